@@ -1,0 +1,1 @@
+"""The demo: two embedded PostgreSQL servers, Korean tables, one real Airflow run."""

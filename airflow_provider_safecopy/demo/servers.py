@@ -1,0 +1,210 @@
+"""Embedded PostgreSQL servers: real ones, for the demo and for the tests. Not for data anybody needs.
+
+A server lives in a temporary directory, listens on 127.0.0.1 and a Unix socket, and demands a password
+that is made up anew each time. It ends, and its directory goes, with `Server.stop` or with this process,
+however that ends. PostgreSQL refuses to run as root; then it runs as ``postgres`` or ``nobody``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from airflow_provider_safecopy.demo.home import Home, environment
+from airflow_provider_safecopy.demo.installation import Installation, executable, installations
+from airflow_provider_safecopy.errors import SafeCopyError
+
+__all__ = ["Installation", "Server", "installations"]
+
+_START_SECONDS = 60.0
+_SPEED_FOR_DURABILITY = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "logging_collector": "off",
+    "log_line_prefix": "%m [%p] %q%d %a ",
+    "shared_buffers": "64MB",
+    "max_wal_size": "2GB",
+}
+
+
+class Server:
+    """A running server. Made by `Server.start`, ended by `stop`; as a context manager, by leaving it.
+
+    `log` is PostgreSQL's own, readable until `stop`. `socket_directory` serves as libpq's ``host``.
+    """
+
+    def __init__(self, installation: Installation, home: Home) -> None:
+        self.installation = installation
+        self.major = installation.major
+        self.port = 0
+        self.log = home.path / "log"
+        self.socket_directory = home.path
+        self._home = home
+        self._password = secrets.token_hex(16)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def start(
+        cls, installation: Installation, *, durable: bool = True, settings: Mapping[str, str] | None = None
+    ) -> Server:
+        """A fresh server of UTF8 databases, ready for connections.
+
+        ``durable=False`` trades every promise about power cuts for speed. `settings` are PostgreSQL's, by name.
+        Raises `SafeCopyError` with the end of the server's log when it does not come up within a minute.
+        """
+        with ExitStack() as undo:
+            home = Home.open()
+            undo.callback(home.close)
+            server = cls(installation, home)
+            undo.callback(server._kill)
+            binaries = executable(installation, home.account).bin
+            server._initdb(binaries / "initdb")
+            chosen = _SETTINGS | ({} if durable else _SPEED_FOR_DURABILITY) | dict(settings or {})
+            server._run(binaries / "postgres", chosen)
+            undo.pop_all()
+        return server
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"Server(major={self.major}, port={self.port})"
+
+    @property
+    def pid(self) -> int | None:
+        """The postmaster's process id; None once it has been stopped."""
+        return self._process.pid if self._process else None
+
+    def conninfo(self, dbname: str = "postgres") -> str:
+        """How to reach a database of this server by TCP, as its superuser. Holds the password."""
+        return make_conninfo(host="127.0.0.1", port=self.port, dbname=dbname, user="postgres", password=self._password)
+
+    def execute(self, dbname: str, sql: str, params: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+        """Run one statement, or without `params` several as one transaction; the rows of the last."""
+        with psycopg.connect(self.conninfo(dbname), autocommit=True, client_encoding="UTF8") as connection:
+            cursor = connection.execute(sql.encode(), params)
+            while cursor.nextset():
+                pass
+            return cursor.fetchall() if cursor.description else []
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The end of PostgreSQL's log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def stop(self) -> None:
+        """End the server, sessions and all, and remove its directory. A second call does nothing."""
+        if (process := self._process) is None:
+            return
+        self._process = None
+        # Not SIGTERM: that waits for the sessions to end of their own accord.
+        for number, seconds in ((signal.SIGINT, 15), (signal.SIGQUIT, 5), (signal.SIGKILL, 5)):
+            process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+                break
+        self._home.close()
+
+    def _initdb(self, initdb: Path) -> None:
+        secret = self._home.path / "password"
+        secret.touch(0o600)
+        os.chown(secret, self._home.account.user, self._home.account.group)
+        secret.write_text(self._password + "\n")
+        options: list[str | Path] = [*("--pgdata", self._home.path / "data", "--username=postgres", "--pwfile", secret)]
+        options += ["--auth=scram-sha-256", "--encoding=UTF8", "--no-sync"]
+        # Some systems lack C.UTF-8; order and case then are those of bytes, which serves as well.
+        complaint = self._complaint_of([initdb, *options, "--locale=C.UTF-8"])
+        if complaint and (complaint := self._complaint_of([initdb, *options, "--locale=C"])):
+            raise SafeCopyError(f"initdb of PostgreSQL {self.major} failed:\n{complaint}")
+        secret.unlink()
+
+    def _complaint_of(self, command: Sequence[str | Path]) -> str:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self._home.path,
+            env=environment(),
+            **self._home.account.options(),
+        )
+        return "" if done.returncode == 0 else f"exit code {done.returncode}: {done.stderr.strip()}"
+
+    def _run(self, postgres: Path, settings: Mapping[str, str]) -> None:
+        """Start postgres and see it answer; again on another port, where somebody else took the first."""
+        for _ in range(5):
+            self.port = _free_port()
+            own = {"port": str(self.port), "unix_socket_directories": f'"{self.socket_directory}"'}
+            options = [part for name, value in (dict(settings) | own).items() for part in ("-c", f"{name}={value}")]
+            self._launch([postgres, "-D", self._home.path / "data", *options])
+            if self._answers():
+                return
+            if self._kill() is None or _is_free(self.port):
+                break
+        raise SafeCopyError(f"PostgreSQL {self.major} did not come up; the end of its log:\n{self.log_tail()}")
+
+    def _launch(self, command: Sequence[str | Path]) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._home.path,
+                env=environment(),
+                process_group=0,  # Ctrl-C is for the demo, which then ends its servers in order.
+                **self._home.account.options(),
+            )
+
+    def _answers(self) -> bool:
+        """Whether a session can be opened before the deadline, and before postgres ends."""
+        assert self._process is not None
+        deadline = time.monotonic() + _START_SECONDS
+        while self._process.poll() is None and time.monotonic() < deadline:
+            with suppress(psycopg.OperationalError):
+                psycopg.connect(self.conninfo(), connect_timeout=5).close()
+                return True
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.05)
+        return False
+
+    def _kill(self) -> int | None:
+        """End postgres without ceremony. The exit code it had by itself; None where it was still running."""
+        if (process := self._process) is None:
+            return None
+        self._process = None
+        ended = process.poll()
+        process.kill()
+        process.wait()
+        return ended
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
