@@ -173,7 +173,7 @@ class Server:
 
     def _answers(self) -> bool:
         """Whether a session can be opened before the deadline, and before postgres ends."""
-        assert self._process is not None
+        assert self._process is not None  # noqa: S101 - launched by the caller
         deadline = time.monotonic() + _START_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
             with suppress(psycopg.OperationalError):

@@ -1,0 +1,1 @@
+"""The suite: real servers, real psql, real Airflow."""
