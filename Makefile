@@ -1,0 +1,86 @@
+# Everything is kept in .venv and .venv-airflow-*; nothing else on the machine is touched.
+# What it takes: Linux, make, and a Python from 3.11 to 3.14 with venv. PYTHON=... names one, else it is found.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+PINS := .ci/pins
+UV := uv==0.13.8
+MATRIX := 2.11 3.2
+export UV_LINK_MODE := copy
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# A surrounding environment has no say in ours.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV UV_PYTHON UV_PROJECT_ENVIRONMENT
+
+.PHONY: help demo test lint test-matrix format pins clean
+
+help: ## Show this help
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | while IFS='|' read -r target text; do \
+	  printf '%-22s %s\n' "$$target" "$$text"; done
+
+demo: .venv/installed ## Copy Korean tables between two real PostgreSQL servers by a real Airflow run
+	.venv/bin/safecopy demo
+
+test: .venv/installed ## Run the whole suite with the newest Airflow
+	.venv/bin/python -m pytest -q
+
+lint: .venv/installed ## Check style, types and floors
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+test-matrix: $(MATRIX:%=.venv-airflow-%/installed) ## Run the Airflow part of the suite with older Airflows
+	set -e; for version in $(MATRIX); do \
+	  echo "Airflow $$version"; ".venv-airflow-$$version/bin/python" -m pytest -q tests/airflow; done
+
+format: .venv/installed ## Format the code, and mend what can be mended by itself
+	.venv/bin/ruff format
+	.venv/bin/ruff check --fix
+
+pins: .venv/installed ## Pin the newest versions of all dependencies anew, for Python 3.11 and later
+	for airflow in 3.3 3.2 2.11; do \
+	  if [ $$airflow = 3.3 ]; then group=dev; else group=test; fi; \
+	  .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	    --extra airflow --extra demo --group $$group \
+	    --output-file $(PINS)/airflow-$$airflow.txt pyproject.toml $(PINS)/airflow-$$airflow.in || exit 1; done
+
+clean: ## Remove the environments and all that tools have left
+	rm -rf .venv .venv-airflow-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment is made anew when its pins change; the checkout itself is installed in place.
+# A recipe has a Python with venv in $python, and fails by naming what is missing.
+define find_python
+python=; for candidate in "$(PYTHON)" python3 python3.13 python3.12 python3.11 python3.14; do \
+  if [ -n "$$candidate" ] && "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= $(1))' 2>/dev/null; \
+  then python=$$candidate; break; fi; done; \
+if [ -z "$$python" ]; then \
+  echo "No Python from 3.11 to $(2) with venv found. Install one (on Debian: python3 and python3-venv), or name it: make PYTHON=..." >&2; exit 1; fi
+endef
+
+# install: the environment's directory, its pins, the newest Python that will do (as a tuple, and in words)
+define install
+$(call find_python,$(3),$(4)); \
+if ! cmp -s $(2) $(1)/pins.txt; then \
+  echo "Making $(1) with $$($$python --version)"; \
+  rm -rf $(1) && "$$python" -m venv $(1) && \
+  { { $(1)/bin/python -m pip install --quiet $(UV) && \
+      $(1)/bin/uv pip install --quiet --python $(1)/bin/python --requirement $(2); } || \
+    $(1)/bin/python -m pip install --quiet --requirement $(2); } && \
+  cp $(2) $(1)/pins.txt; \
+fi
+$(1)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+touch $@
+endef
+
+.venv/installed: $(PINS)/airflow-3.3.txt pyproject.toml
+	@$(call install,.venv,$<,(3, 14),3.14)
+
+.venv-airflow-3.2/installed: $(PINS)/airflow-3.2.txt pyproject.toml
+	@$(call install,.venv-airflow-3.2,$<,(3, 14),3.14)
+
+.venv-airflow-2.11/installed: $(PINS)/airflow-2.11.txt pyproject.toml
+	@$(call install,.venv-airflow-2.11,$<,(3, 12),3.12)
