@@ -1,0 +1,1 @@
+"""Airflow hooks: where the two databases are."""

@@ -1,0 +1,1 @@
+"""Airflow operators: one copy, as a task."""
