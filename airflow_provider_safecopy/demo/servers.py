@@ -174,10 +174,12 @@ class Server:
     def _answers(self) -> bool:
         """Whether a session can be opened before the deadline, and before postgres ends."""
         assert self._process is not None  # noqa: S101 - launched by the caller
+        # By its socket, where nobody else can listen; PostgreSQL listens on TCP before that.
+        conninfo = make_conninfo(self.conninfo(), host=str(self.socket_directory), connect_timeout=5)
         deadline = time.monotonic() + _START_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
             with suppress(psycopg.OperationalError):
-                psycopg.connect(self.conninfo(), connect_timeout=5).close()
+                psycopg.connect(conninfo).close()
                 return True
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.05)
