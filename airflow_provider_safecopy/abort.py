@@ -1,0 +1,61 @@
+"""A one-way stop switch: whatever must end when a run is stopped hangs on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from airflow_provider_safecopy.errors import AbortedError
+
+
+class AbortSwitch:
+    """Thrown once, never back. Safe to throw from a signal handler or another thread.
+
+    `throw` takes no lock, allocates next to nothing and does no I/O but one byte into a pipe, because
+    a signal handler may interrupt the very code that holds any lock (PEP 475 resumes what it stopped).
+    What hangs on the switch must therefore be as simple: a flag, a signal to a child.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._hanging: list[Callable[[], object]] = []
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    @property
+    def thrown(self) -> bool:
+        """Whether somebody has thrown the switch."""
+        return self.reason is not None
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable, for ever, once the switch is thrown."""
+        return self._wake_read
+
+    def throw(self, reason: str) -> None:
+        """Stop the run. The first reason counts; later calls change nothing."""
+        if self.thrown:
+            return
+        self.reason = reason
+        os.write(self._wake_write, b"!")
+        for end in tuple(self._hanging):
+            end()
+
+    def check(self) -> None:
+        """Raise `AbortedError` once the switch has been thrown."""
+        if self.reason is not None:
+            raise AbortedError(self.reason)
+
+    @contextmanager
+    def hang(self, end: Callable[[], object]) -> Iterator[None]:
+        """Call `end` when the switch is thrown inside this block, or at once if it already was."""
+        self._hanging.append(end)
+        try:
+            if self.thrown:
+                end()
+            yield
+        finally:
+            self._hanging.remove(end)

@@ -1,0 +1,145 @@
+"""The doctor: everything a copy between two endpoints needs, looked at at once, touching nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Literal
+from uuid import uuid4
+
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
+from airflow_provider_safecopy.lock import postgres as lock
+from airflow_provider_safecopy.lock.model import application_name
+from airflow_provider_safecopy.transfer import refusal, spool
+from airflow_provider_safecopy.transfer.draft import draft
+from airflow_provider_safecopy.transfer.model import CopySpec
+from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
+from airflow_provider_safecopy.transfer.session import Session, open_session
+
+_CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: `detail` says what was found, `hint` what to do about it."""
+
+    name: str
+    outcome: Literal["ok", "warning", "failed"]
+    detail: str
+    hint: str = ""
+
+
+def examine(
+    source: Endpoint | None,
+    target: Endpoint | None,
+    *,
+    spec: CopySpec | None = None,
+    psql: str | None = None,
+    spool_dir: str | None = None,
+) -> tuple[Check, ...]:
+    """Look at psql, the spool directory and each endpoint given; with `spec`, at that copy as well.
+
+    Never raises for what it finds: a check that failed is an answer, and the rest are still made.
+    """
+    checks = [*_psql(psql), *_spool(spool_dir)]
+    with ExitStack() as stack:
+        ours = _session("source", source, stack, checks)
+        theirs = _session("target", target, stack, checks)
+        checks += _newest(psql, ours, theirs)
+        if theirs:
+            checks += _lock(theirs)
+        if ours and theirs:
+            checks += _pair(ours, theirs)
+            checks += _copy(spec, ours, theirs) if spec else ()
+    return tuple(checks)
+
+
+def _psql(given: str | None) -> Iterator[Check]:
+    try:
+        binary = find(given)
+    except ConfigError as error:
+        yield Check("psql", "failed", error.message, error.hint)
+    else:
+        yield Check("psql", "ok", f"psql {binary.major} at {binary.path}")
+
+
+def _spool(directory: str | None) -> list[Check]:
+    failed = _failures("spool directory", spool.refusals(directory, needed=0, limit=None))
+    return failed or [Check("spool directory", "ok", f"{spool.directory_of(directory)} can be written to")]
+
+
+def _session(side: str, endpoint: Endpoint | None, stack: ExitStack, checks: list[Check]) -> Session | None:
+    if endpoint is None:
+        return None
+    try:
+        session = stack.enter_context(
+            open_session(
+                endpoint,
+                application_name=application_name(uuid4()),
+                connect_timeout=_CONNECT_SECONDS,
+                read_only=side == "source",
+            )
+        )
+    except SafeCopyError as error:
+        checks.append(Check(side, "failed", error.message, error.hint))
+        return None
+    server = session.server
+    checks.append(
+        Check(
+            side,
+            "ok",
+            f"{endpoint}: PostgreSQL {server.version}, database {server.database}, {server.encoding}, as {server.role}",
+        )
+    )
+    checks.extend(_failures(side, list(refusal.of_server(session, writing=side == "target"))))
+    return session
+
+
+def _newest(given: str | None, *sessions: Session | None) -> Iterator[Check]:
+    newest = max((session.server.major for session in sessions if session), default=0)
+    binary = _found(given)
+    if binary and binary.major < newest:
+        detail = f"psql {binary.major} is older than the newest server, {newest}: it will do"
+        yield Check("psql version", "warning", detail, "a psql as new as the newest server is better")
+
+
+def _found(given: str | None) -> PsqlBinary | None:
+    try:
+        return find(given)
+    except ConfigError:  # told by _psql already
+        return None
+
+
+def _lock(target: Session) -> list[Check]:
+    server = target.server
+    found = lock.refusals(target.connection, role=server.role, may_create=server.may_create)
+    ready = f"{server.role} may use the schema safecopy, or make it on the first copy"
+    return _failures("schema safecopy", found) or [Check("schema safecopy", "ok", ready)]
+
+
+def _pair(source: Session, target: Session) -> Iterator[Check]:
+    one, other = source.server, target.server
+    if one.major == other.major:
+        yield Check("majors", "ok", f"both {one.major}: binary can be used for built-in types")
+    else:
+        yield Check("majors", "ok", f"{one.major} and {other.major}: text will be used")
+    if one.encoding != other.encoding:
+        detail = (
+            f"{one.encoding} and {other.encoding}: a character the target lacks fails the import and names its line"
+        )
+        yield Check("encodings", "warning", detail, "nothing is lost: such a copy is refused as a whole")
+    else:
+        yield Check("encodings", "ok", f"both {one.encoding}")
+
+
+def _copy(spec: CopySpec, source: Session, target: Session) -> list[Check]:
+    plan = draft(spec, source, target)
+    decided = [Check("plan", "ok", reason) for reason in plan.reasons]
+    warned = [Check("plan", "warning", warning) for warning in plan.warnings]
+    return (_failures("plan", plan.refusals) or decided) + warned
+
+
+def _failures(name: str, refusals: tuple[Refusal, ...] | list[Refusal]) -> list[Check]:
+    return [Check(name, "failed", refused.message, refused.hint) for refused in refusals]

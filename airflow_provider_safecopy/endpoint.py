@@ -1,0 +1,198 @@
+"""Where a database is, and the only core module that ever sees a password.
+
+An endpoint is libpq's own connection parameters, in libpq's own words. psycopg resolves them (service
+files, password files, several hosts); psql is then sent to the very server psycopg reached, with the
+password in a file that exists in memory alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from airflow_provider_safecopy.errors import ConfigError, StageError
+
+_KNOWN = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
+# psql reads the password from a file of ours; libpq offers no such way for these two.
+_UNSUPPORTED_SECRETS = frozenset({"sslpassword", "oauth_client_secret"})
+# Decided by us, for every session alike, or already settled by the connection psql repeats.
+_OURS = frozenset({"password", "passfile", "service", "application_name", "fallback_application_name"})
+_SETTLED = _OURS | {"client_encoding", "target_session_attrs", "load_balance_hosts", "connect_timeout", "options"}
+# What psql's libpq knows since version 14: newer words go to psql only if the user gave them.
+_SINCE_14 = frozenset(
+    [
+        "host",
+        "hostaddr",
+        "port",
+        "dbname",
+        "user",
+        "channel_binding",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "tcp_user_timeout",
+        "gssencmode",
+        "sslmode",
+        "sslcompression",
+        "sslcert",
+        "sslkey",
+        "sslrootcert",
+        "sslcrl",
+        "sslcrldir",
+        "sslsni",
+        "requirepeer",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+        "krbsrvname",
+        "gsslib",
+    ]
+)
+# A dead peer is noticed in about 25 s, unless the user asks otherwise.
+_KEEPALIVES = {
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "25000",
+}
+# Where the C library and TLS find their files. No PG* variable is ever handed on.
+_HANDED_ON = ("HOME", "KRB5CCNAME", "KRB5_CONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR", "TZDIR")
+# Only a hint for `retryable`: libpq tells no SQLSTATE for a refused connection, and words may be translated.
+_HOPELESS = re.compile(r"password authentication failed|does not exist|no pg_hba\.conf entry|not permitted to log in")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One database. `parameters` are libpq's; they may hold a password and never appear in a repr."""
+
+    parameters: Mapping[str, str] = field(repr=False)
+    label: str = ""
+
+    @classmethod
+    def from_conninfo(cls, conninfo: str) -> Endpoint:
+        """From any libpq conninfo or URI. Raises `ConfigError`, without repeating what may be a secret."""
+        try:
+            parsed = conninfo_to_dict(conninfo)
+        except psycopg.ProgrammingError as error:
+            # libpq's message may quote the part it could not read, which may be the password.
+            detail = "" if "password" in conninfo or "@" in conninfo else f": {str(error).strip()}"
+            raise ConfigError(
+                f"the connection string cannot be read{detail}",
+                hint="write host=… port=… dbname=… user=…, or postgresql://user@host:port/dbname",
+            ) from None
+        return cls.from_parameters(parsed)
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Endpoint:
+        """From libpq's parameters by name; None and empty values are left out. Raises `ConfigError`."""
+        given = {key: str(value) for key, value in parameters.items() if value is not None and value != ""}
+        if unknown := set(given) - _KNOWN:
+            raise ConfigError(f"unknown connection parameter: {', '.join(sorted(unknown))}")
+        if secrets := set(given) & _UNSUPPORTED_SECRETS:
+            raise ConfigError(
+                f"the connection parameter {', '.join(sorted(secrets))} cannot be handed to psql safely",
+                hint="use a key without a passphrase, or a password",
+            )
+        if any("\0" in value for value in given.values()):
+            raise ConfigError("a connection parameter holds a NUL")
+        return cls(given, _label(given))
+
+    def __str__(self) -> str:
+        return self.label
+
+    def connect(self, *, application_name: str, connect_timeout: float) -> psycopg.Connection[Any]:
+        """A new autocommit session. Raises `StageError(stage="connect")`, whose text holds no password.
+
+        Nothing is prepared by name, so that a transaction pooler may stand in between.
+        """
+        parameters = _KEEPALIVES | dict(self.parameters)
+        parameters |= {
+            "application_name": application_name,
+            "client_encoding": "UTF8",
+            "connect_timeout": str(max(2, round(connect_timeout))),
+        }
+        try:
+            return psycopg.connect(make_conninfo(**parameters), autocommit=True, prepare_threshold=None)
+        except psycopg.Error as error:
+            raise self._unreachable(error) from None
+
+    def reached_by(self, connection: psycopg.Connection[Any]) -> Endpoint:
+        """This endpoint, narrowed to the very server, user and password `connection` ended up with."""
+        info = connection.info
+        settled = {key: value for key, value in info.get_parameters().items() if key in _SINCE_14}
+        given = {key: value for key, value in self.parameters.items() if key not in _SETTLED}
+        there = {"host": info.host, "port": str(info.port), "dbname": info.dbname, "user": info.user}
+        password = {"password": info.password} if info.password else {}
+        return replace(self, parameters=given | settled | there | password)
+
+    def psql_conninfo(self) -> str:
+        """What psql gets on its command line: everything but secrets."""
+        return make_conninfo(**_KEEPALIVES | {k: v for k, v in self.parameters.items() if k not in _SETTLED})
+
+    @contextmanager
+    def psql_environment(
+        self, *, application_name: str, connect_timeout: float
+    ) -> Iterator[tuple[dict[str, str], list[int]]]:
+        """Psql's environment, built from nothing, and the descriptors it must inherit.
+
+        The password is a password file in memory: nothing on disk, nothing in any environment.
+        """
+        environment = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
+        environment |= {
+            "LC_ALL": "C",
+            "PGAPPNAME": application_name,
+            "PGCLIENTENCODING": "UTF8",
+            "PGCONNECT_TIMEOUT": str(max(2, round(connect_timeout))),
+        }
+        password = self.parameters.get("password")
+        if password is None:
+            # Without this, psql would look into ~/.pgpass and might find another password than psycopg did.
+            yield environment | {"PGPASSFILE": os.devnull}, []
+            return
+        descriptor = _password_file(password)
+        try:
+            yield environment | {"PGPASSFILE": f"/proc/self/fd/{descriptor}"}, [descriptor]
+        finally:
+            os.close(descriptor)
+
+    def _unreachable(self, error: psycopg.Error) -> StageError:
+        text = str(error).strip()
+        if password := self.parameters.get("password"):
+            text = text.replace(password, "***")
+        refused = error.pgconn is not None and bool(error.pgconn.needs_password)
+        hint = "check the password" if refused or "password authentication" in text else "check host, port and network"
+        return StageError(
+            f"{self.label}: cannot connect: {text}",
+            stage="connect",
+            retryable=not (refused or _HOPELESS.search(text)),
+            hint=hint,
+        )
+
+
+def _password_file(password: str) -> int:
+    """A password file for libpq that any host, database and user matches. The caller closes it."""
+    if "\n" in password or "\r" in password:
+        raise ConfigError("a password with a line break cannot be handed to psql")
+    descriptor = os.memfd_create("safecopy-password", os.MFD_CLOEXEC)
+    os.fchmod(descriptor, 0o600)  # libpq ignores a password file that others may read
+    escaped = password.replace("\\", "\\\\").replace(":", "\\:")
+    os.write(descriptor, f"*:*:*:*:{escaped}\n".encode())
+    return descriptor
+
+
+def _label(parameters: Mapping[str, str]) -> str:
+    """``host:port/dbname``, or the service's name: enough for a person to know which database is meant."""
+    if "service" in parameters and "host" not in parameters:
+        return f"service={parameters['service']}"
+    host = parameters.get("host") or parameters.get("hostaddr") or "local"
+    database = parameters.get("dbname") or parameters.get("user") or ""
+    return f"{host}:{parameters.get('port', '5432')}/{database}"

@@ -1,0 +1,182 @@
+"""Every error SafeCopy raises, one root, drawn as a tree.
+
+::
+
+    SafeCopyError
+    ├── ConfigError           an option or a parameter makes no sense; nothing was connected to
+    ├── PlanError             the copy was refused before anything was touched; `refusals` say why
+    ├── LockStoreError        the token could not be drawn from the target's `safecopy` schema
+    ├── StageError            a stage failed: `stage`, `exit_code`, `sqlstate`, `stderr_tail`
+    │   ├── StageTimeoutError the stage outlived its own timeout
+    │   └── StalledError      no byte moved for the stall timeout
+    ├── VerifyError           the proofs disagree, or a guard (empty source) refused; nothing was published
+    ├── FencedOutError        a newer run holds the lock; this one may not publish
+    ├── PublishUnknownError   COMMIT was sent, its answer is lost, and the receipt cannot be read
+    └── AbortedError          somebody stopped this run
+
+Errors carry data, not prose alone: `as_dict()` is what `--json` prints. They survive pickling.
+`retryable` says whether running the same copy again, unchanged, can help.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One reason why a copy is refused, before anything is touched.
+
+    `code` is a stable word for machines; `table` and `column` are spelled as SQL would quote them;
+    `hint` is the next step for a person.
+    """
+
+    code: str
+    message: str
+    table: str | None = None
+    column: str | None = None
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class SafeCopyError(Exception):
+    """The root. `hint` is the next step for a person; empty when there is none to give."""
+
+    retryable_by_default: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str = "", retryable: bool | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.retryable = self.retryable_by_default if retryable is None else retryable
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The error as plain JSON values: its type, its message and all its data."""
+        data = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        return {"type": type(self).__name__, **data}
+
+
+class ConfigError(SafeCopyError):
+    """An option, parameter or environment variable makes no sense. Never retryable."""
+
+
+class PlanError(SafeCopyError):
+    """The copy was refused before anything was touched. `refusals` holds every reason found."""
+
+    def __init__(self, refusals: tuple[Refusal, ...], *, retryable: bool | None = None) -> None:
+        self.refusals = refusals
+        super().__init__("refused: " + "; ".join(map(str, refusals)), retryable=retryable)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**super().as_dict(), "refusals": [asdict(refusal) for refusal in self.refusals]}
+
+
+class LockStoreError(SafeCopyError):
+    """The `safecopy` schema in the target could not be made, read or written."""
+
+    retryable_by_default = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sqlstate: str | None = None,
+        hint: str = "",
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, retryable=retryable)
+        self.sqlstate = sqlstate
+
+
+class StageError(SafeCopyError):
+    """A stage failed.
+
+    `stage` is one of connect, export, import, verify, publish. `exit_code` is psql's own (negative:
+    the signal that ended it), `sqlstate` the server's five letters, `stderr_tail` psql's last words.
+    """
+
+    retryable_by_default = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stage: str,
+        exit_code: int | None = None,
+        sqlstate: str | None = None,
+        stderr_tail: str = "",
+        hint: str = "",
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, retryable=retryable)
+        self.stage = stage
+        self.exit_code = exit_code
+        self.sqlstate = sqlstate
+        self.stderr_tail = stderr_tail
+
+
+class StageTimeoutError(StageError):
+    """The stage outlived its own timeout; its child and its server session were ended."""
+
+
+class StalledError(StageError):
+    """No byte moved for the stall timeout; the child and its server session were ended."""
+
+
+class VerifyError(SafeCopyError):
+    """The proofs disagree, or a guard refused the result. `proofs` names the numbers compared."""
+
+    def __init__(self, message: str, *, proofs: dict[str, Any], hint: str = "", retryable: bool = False) -> None:
+        super().__init__(message, hint=hint, retryable=retryable)
+        self.stage = "verify"
+        self.proofs = proofs
+
+
+class FencedOutError(SafeCopyError):
+    """A newer run drew a higher token for `lock`: this one (`token`) may not publish any more."""
+
+    def __init__(self, message: str, *, lock: str, token: int) -> None:
+        super().__init__(message, hint="the newer run publishes; nothing to do")
+        self.stage = "publish"
+        self.lock = lock
+        self.token = token
+
+
+class PublishUnknownError(SafeCopyError):
+    """COMMIT was sent and its answer lost, and the receipt that would settle it cannot be read.
+
+    Look for `token` and `attempt` in `safecopy.receipt` of the target: a row there means published.
+    """
+
+    def __init__(self, message: str, *, table: str, token: int, attempt: str) -> None:
+        super().__init__(message, hint=f"look in safecopy.receipt for token {token}, attempt {attempt}")
+        self.stage = "publish"
+        self.table = table
+        self.token = token
+        self.attempt = attempt
+
+
+class AbortedError(SafeCopyError):
+    """Somebody stopped this run: a signal, a killed task, a closed terminal. `reason` says who."""
+
+    retryable_by_default = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"aborted: {reason}")
+        self.reason = reason
+
+
+def _rebuild(cls: type[SafeCopyError], args: tuple[Any, ...], data: dict[str, Any]) -> SafeCopyError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(data)
+    return error

@@ -1,0 +1,26 @@
+"""Static SQL lives here, in files, each statement under a name.
+
+A file holds statements separated by ``-- name: the_name`` lines; `load` returns them by name. What
+needs identifiers composed lives in `transfer/statements.py` instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import LiteralString, cast
+
+_NAME = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
+
+
+@cache
+def load(file: str) -> Mapping[str, LiteralString]:
+    """The statements of `sql/<file>.sql` by name. Raises KeyError later for a name that is not there."""
+    text = files(__package__).joinpath(f"{file}.sql").read_text(encoding="utf-8")
+    _, *parts = _NAME.split(text)
+    # The files are part of this package, hence as literal as a string in the code.
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return MappingProxyType({name: cast("LiteralString", body.strip()) for name, body in pairs})

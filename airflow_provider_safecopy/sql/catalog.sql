@@ -1,0 +1,158 @@
+-- Questions about a server and its tables. Names are compared as text: compared as `name`, a literal
+-- over 63 bytes would be cut silently. Every statement runs under search_path = pg_catalog.
+
+-- name: pin
+SELECT set_config('search_path', 'pg_catalog', false), set_config('client_encoding', 'UTF8', false),
+       set_config('DateStyle', 'ISO, YMD', false), set_config('IntervalStyle', 'postgres', false),
+       set_config('TimeZone', 'UTC', false), set_config('extra_float_digits', '3', false),
+       set_config('bytea_output', 'hex', false), set_config('lc_monetary', 'C', false),
+       set_config('row_security', 'off', false), set_config('xmloption', 'content', false),
+       set_config('standard_conforming_strings', 'on', false),
+       set_config('default_transaction_isolation', 'read committed', false),
+       set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
+       set_config('idle_in_transaction_session_timeout', '0', false)
+
+-- name: read_only
+SELECT set_config('default_transaction_read_only', 'on', false)
+
+-- name: watch_client
+SELECT set_config('client_connection_check_interval', '2s', false)
+
+-- name: no_transaction_timeout
+SELECT set_config('transaction_timeout', '0', false)
+
+-- name: server
+SELECT current_setting('server_version_num')::int / 10000 AS major,
+       current_setting('server_version') AS version,
+       current_setting('server_encoding') AS encoding,
+       (SELECT setting FROM pg_settings WHERE name = 'lc_monetary') AS lc_monetary,
+       current_database()::text AS database,
+       current_user::text AS role,
+       pg_backend_pid() AS backend,
+       pg_is_in_recovery() AS in_recovery,
+       current_setting('transaction_read_only')::bool AS read_only,
+       has_database_privilege(current_database(), 'CREATE') AS may_create,
+       pg_postmaster_start_time()::text || ' ' || (SELECT oid FROM pg_database WHERE datname = current_database()) AS identity
+
+-- name: home
+-- Where an unqualified name is found: the first schema of the session's own search_path that holds it.
+SELECT s.name::text
+FROM unnest(%(path)s::text[]) WITH ORDINALITY AS s(name, position)
+JOIN pg_namespace n ON n.nspname::text = s.name
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname::text = %(name)s::text
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+ORDER BY s.position LIMIT 1
+
+-- name: search_path
+SELECT current_schemas(false)::text[]
+
+-- name: spelling
+-- The names' lengths in the server's own encoding, which is what the 63 bytes are counted in.
+SELECT octet_length(%(name)s::text)
+
+-- name: relation
+SELECT c.oid, c.relkind::text AS kind, c.relpersistence::text AS persistence,
+       GREATEST(c.reltuples, 0)::bigint AS estimated_rows,
+       row_security_active(c.oid) AS filtered,
+       pg_get_userbyid(c.relowner)::text AS owner,
+       has_schema_privilege(n.oid, 'USAGE') AS may_enter,
+       has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid, 'SELECT') AS may_select,
+       has_table_privilege(c.oid, 'INSERT') OR has_any_column_privilege(c.oid, 'INSERT') AS may_insert,
+       has_table_privilege(c.oid, 'DELETE') AS may_delete,
+       has_table_privilege(c.oid, 'TRUNCATE') AS may_truncate,
+       EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) AND c.relkind = 'r' AS has_children,
+       ARRAY(SELECT r.rulename::text FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type <> '1'
+             ORDER BY 1) AS rules,
+       ARRAY(SELECT f.conname::text || ' on ' || f.conrelid::regclass::text FROM pg_constraint f
+             WHERE f.contype = 'f' AND f.confrelid = c.oid AND f.conrelid <> c.oid AND f.conparentid = 0
+             ORDER BY 1) AS referenced_by,
+       ARRAY(SELECT f.conname::text || ' on ' || f.conrelid::regclass::text FROM pg_constraint f
+             WHERE f.contype = 'f' AND f.confrelid = c.oid AND f.conrelid <> c.oid AND f.conparentid = 0
+               AND f.confdeltype IN ('c', 'n', 'd')
+             ORDER BY 1) AS deletes_spread_by,
+       c.relkind IN ('r', 'p')
+         AND EXISTS (SELECT FROM pg_publication_tables t JOIN pg_publication p USING (pubname)
+                     WHERE p.pubdelete AND t.schemaname = n.nspname AND t.tablename = c.relname)
+         AND NOT (c.relreplident = 'f'
+                  OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid
+                             AND (i.indisreplident OR c.relreplident = 'd' AND i.indisprimary))) AS published_without_identity
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname::text = %(schema)s::text AND c.relname::text = %(name)s::text
+
+-- name: columns
+SELECT a.attname::text AS name, a.attnum AS number, a.atttypid AS type_oid,
+       format_type(a.atttypid, a.atttypmod) AS type,
+       a.attnotnull AS not_null,
+       a.atthasdef OR a.attidentity <> '' AS has_default,
+       a.attidentity <> '' AS identity,
+       a.attgenerated <> '' AS generated,
+       has_column_privilege(a.attrelid, a.attnum, 'SELECT') AS may_select,
+       has_column_privilege(a.attrelid, a.attnum, 'INSERT') AS may_insert
+FROM pg_attribute a
+WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum
+
+-- name: types
+-- What two types of equal name must also have in common, one level deep, and whether binary may be used.
+WITH asked AS (
+    SELECT DISTINCT oid FROM unnest(%(oids)s::oid[]) AS oid
+), part AS (
+    SELECT a.oid AS asked, t.* FROM asked a JOIN pg_type t ON t.oid = a.oid
+    UNION ALL
+    SELECT a.oid, e.* FROM asked a JOIN pg_type t ON t.oid = a.oid AND t.typcategory = 'A' JOIN pg_type e ON e.oid = t.typelem
+), shaped AS (
+    SELECT p.*, CASE p.typtype
+        WHEN 'e' THEN (SELECT string_agg(quote_literal(l.enumlabel), ', ' ORDER BY l.enumsortorder)
+                       FROM pg_enum l WHERE l.enumtypid = p.oid)
+        WHEN 'c' THEN (SELECT string_agg(quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod), ', '
+                                         ORDER BY a.attnum)
+                       FROM pg_attribute a WHERE a.attrelid = p.typrelid AND a.attnum > 0 AND NOT a.attisdropped)
+        WHEN 'd' THEN format_type(p.typbasetype, p.typtypmod)
+        END AS made_of
+    FROM part p
+)
+SELECT asked AS oid,
+       bool_or(typname IN ('money', '_money')) AS is_money,
+       bool_and(oid < 16384 AND typsend <> 0 AND typreceive <> 0 AND typtype = 'b'
+                AND typname !~ '^_?reg' AND typname NOT IN ('money', '_money')) AS binary_safe,
+       COALESCE(string_agg(made_of, ' '), '') AS inner_shape
+FROM shaped GROUP BY asked
+
+-- name: type_names
+SELECT oid, format_type(oid, typmod) AS type
+FROM unnest(%(oids)s::oid[], %(typmods)s::int[]) WITH ORDINALITY AS asked(oid, typmod, position)
+ORDER BY position
+
+-- name: tables
+-- What a misspelled name may have meant.
+SELECT n.nspname::text AS schema, c.relname::text AS name
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT LIKE 'pg\_%%' AND n.nspname <> 'information_schema'
+ORDER BY 1, 2 LIMIT 20000
+
+-- name: sessions
+SELECT pid FROM pg_stat_activity
+WHERE application_name = %(application)s AND pid <> ALL (%(spared)s::int[])
+
+-- name: end_sessions
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name = %(application)s AND pid <> ALL (%(spared)s::int[])
+
+-- name: export_snapshot
+SELECT pg_export_snapshot()
+
+-- name: leftovers
+-- Staging tables of runs that are gone: no session of theirs is connected any more.
+SELECT c.relname::text FROM pg_class c
+WHERE c.relnamespace = to_regnamespace('safecopy') AND c.relkind = 'r'
+  AND c.relname ~ '__safecopy_[0-9]+_[0-9a-f]{8}$'
+  AND pg_has_role(c.relowner, 'USAGE')
+  AND NOT EXISTS (SELECT FROM pg_stat_activity a
+                  WHERE left(a.application_name, 17) = 'safecopy:' || right(c.relname::text, 8))
+
+-- name: lockers
+-- Who holds a lock on the table that a publish has to wait for.
+SELECT l.pid, a.usename::text AS role, a.application_name, l.mode, date_trunc('second', clock_timestamp() - a.xact_start)::text AS age
+FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.relation = %(oid)s AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND l.granted AND l.pid <> pg_backend_pid() AND (%(exclusive)s OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))

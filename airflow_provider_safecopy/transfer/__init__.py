@@ -1,0 +1,1 @@
+"""Moving rows: describe, plan, export, load into staging, verify, publish."""

@@ -1,0 +1,147 @@
+"""What is there: a table's, view's or query's shape and what this role may do with it."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.session import Session
+
+_CATALOG = sql.load("catalog")
+
+KINDS = {
+    "r": "table",
+    "p": "partitioned table",
+    "v": "view",
+    "m": "materialized view",
+    "f": "foreign table",
+    "S": "sequence",
+    "i": "index",
+    "I": "partitioned index",
+    "c": "composite type",
+    "t": "toast table",
+    "q": "query",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `type` is spelled with its typmod; `inner_shape` tells enums, domains and composites apart."""
+
+    name: str
+    type: str
+    inner_shape: str = ""
+    binary_safe: bool = False
+    is_money: bool = False
+    not_null: bool = False
+    has_default: bool = False
+    identity: bool = False
+    generated: bool = False
+    may_select: bool = True
+    may_insert: bool = True
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table, a view, a foreign table, … or (`kind` q, `name` None) the result of a query.
+
+    `filtered`: row security would hide rows from this role. `deletes_spread_by`: foreign keys whose ON
+    DELETE action would change other tables. `published_without_identity`: DELETE is refused by a
+    publication that has no key to name the row by.
+    """
+
+    name: TableName | None
+    kind: str
+    columns: tuple[Column, ...]
+    oid: int = 0
+    persistence: str = "p"
+    filtered: bool = False
+    owner: str = ""
+    may_enter: bool = True
+    may_select: bool = True
+    may_insert: bool = False
+    may_delete: bool = False
+    may_truncate: bool = False
+    has_children: bool = False
+    published_without_identity: bool = False
+    rules: tuple[str, ...] = ()
+    referenced_by: tuple[str, ...] = ()
+    deletes_spread_by: tuple[str, ...] = ()
+    estimated_rows: int = 0
+
+    @property
+    def label(self) -> str:
+        """How a person reads it."""
+        return "the query" if self.name is None else str(self.name)
+
+    def column(self, name: str) -> Column | None:
+        """The column of exactly this name, or None."""
+        return next((column for column in self.columns if column.name == name), None)
+
+
+def describe(session: Session, name: TableName) -> Relation | None:
+    """The relation of exactly this name, or None. An unqualified name is looked up along search_path."""
+    schema = name.schema or _home(session, name)
+    if schema is None:
+        return None
+    found = session.one(_CATALOG["relation"], {"schema": schema, "name": name.name})
+    if found is None:
+        return None
+    rows = session.all(_CATALOG["columns"], {"oid": found["oid"]})
+    numbers_and_types = [(row.pop("number"), row.pop("type_oid")) for row in rows]
+    inner = _types(session, [oid for _, oid in numbers_and_types])
+    columns = tuple(Column(**row, **inner[oid]) for row, (_, oid) in zip(rows, numbers_and_types, strict=True))
+    lists: dict[str, Any] = {key: tuple(found.pop(key)) for key in ("rules", "referenced_by", "deletes_spread_by")}
+    return Relation(name=TableName(schema, name.name), columns=columns, **lists, **found)
+
+
+def describe_query(session: Session, source_sql: str) -> Relation:
+    """The shape of a query's result. Raises psycopg.Error when the server cannot make sense of it."""
+    with session.connection.transaction(), session.connection.cursor() as cursor:
+        result = cursor.execute(statements.no_rows(source_sql)).pgresult
+        assert result is not None  # noqa: S101 -- execute returned
+        names = [(result.fname(i) or b"").decode() for i in range(result.nfields)]
+        oids = [result.ftype(i) for i in range(result.nfields)]
+        typmods = [result.fmod(i) for i in range(result.nfields)]
+    types = [row["type"] for row in session.all(_CATALOG["type_names"], {"oids": oids, "typmods": typmods})]
+    inner = _types(session, oids)
+    columns = tuple(Column(name, type_, **inner[oid]) for name, type_, oid in zip(names, types, oids, strict=True))
+    return Relation(name=None, kind="q", columns=columns)
+
+
+def bytes_of(session: Session, identifier: str) -> int | None:
+    """How many bytes the identifier has in the server's encoding; None if it cannot be spelled there."""
+    try:
+        with session.connection.transaction():
+            length: int = session.value(_CATALOG["spelling"], {"name": identifier})
+    except (psycopg.errors.UntranslatableCharacter, psycopg.errors.CharacterNotInRepertoire):
+        return None
+    return length
+
+
+def lookalikes(session: Session, name: TableName) -> tuple[TableName, ...]:
+    """Tables that differ from `name` only in normalisation (NFC, NFD), case or schema, the nearest first."""
+    wanted = _folded(name.name)
+    tables = [TableName(row["schema"], row["name"]) for row in session.all(_CATALOG["tables"], {})]
+    alike = [table for table in tables if _folded(table.name) == wanted]
+    return tuple(sorted(alike, key=lambda table: _folded(table.schema or "") != _folded(name.schema or ""))[:5])
+
+
+def _home(session: Session, name: TableName) -> str | None:
+    home: str | None = session.value(_CATALOG["home"], {"path": list(session.search_path), "name": name.name})
+    return home
+
+
+def _types(session: Session, oids: list[int]) -> dict[int, dict[str, Any]]:
+    rows = session.all(_CATALOG["types"], {"oids": oids})
+    return {row.pop("oid"): row for row in rows}
+
+
+def _folded(identifier: str) -> str:
+    return unicodedata.normalize("NFC", identifier).casefold()

@@ -1,0 +1,205 @@
+"""Drafting the plan: look at both ends and decide, touching nothing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import psycopg
+
+from airflow_provider_safecopy.errors import ConfigError, Refusal
+from airflow_provider_safecopy.transfer import catalog, refusal, spool, statements
+from airflow_provider_safecopy.transfer.catalog import Column, Relation
+from airflow_provider_safecopy.transfer.model import CopySpec, MiB
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
+from airflow_provider_safecopy.transfer.session import Session
+
+SMALL_BYTES = 16 * MiB
+"""Up to here `transfer="auto"` is sequential: the file is small, and the second psql may start late."""
+
+
+def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
+    """Look at both ends and decide. Reads only. What is wrong with the copy becomes `refusals`."""
+    refusals = [
+        *refusal.of_sql(spec),
+        *refusal.of_server(source, writing=False),
+        *refusal.of_server(target, writing=True),
+    ]
+    given = _source(spec, source, refusals)
+    taken = _relation(target, spec.target_table, refusals)
+    pairs = _pairs(spec, given, taken, refusals) if given and taken else ()
+    publish, why_publish = _publish(spec)
+    if given:
+        refusals += refusal.of_source(source, given)
+    if taken:
+        refusals += [*refusal.of_target(target, taken), *refusal.of_publish(target, taken, publish)]
+    if given and taken:
+        refusals += refusal.of_pairs(pairs, source, target, (given.label, taken.label))
+        if source.server.identity == target.server.identity and given.oid == taken.oid:
+            refusals.append(Refusal("onto_itself", f"{taken.label}: source and target are the same table", taken.label))
+    rows, size = _expect(spec, source, given, pairs, refusals)
+    format_, why_format = _format(spec, source, target, pairs, refusals)
+    transfer, why_transfer = _transfer(spec, given, size)
+    binary = _psql(spec, refusals)
+    refusals += _spool(spec, transfer, size)
+    return CopyPlan(
+        spec=spec,
+        source=f"{source.endpoint} {given.label if given else spec.source_table}",
+        target=f"{target.endpoint} {taken.label if taken else spec.target_table}",
+        source_relation=given,
+        target_relation=taken,
+        pairs=pairs,
+        format=format_,
+        transfer=transfer,
+        publish=publish,
+        psql=binary,
+        expected_rows=rows,
+        expected_bytes=size,
+        reasons=(why_format, why_transfer, why_publish),
+        warnings=tuple(_warnings(binary, source, target, taken)),
+        refusals=tuple(refusals),
+    )
+
+
+def _relation(session: Session, name: TableName, refusals: list[Refusal]) -> Relation | None:
+    if wrong := list(refusal.of_name(session, name)):
+        refusals += wrong
+        return None
+    found = catalog.describe(session, name)
+    if found is None:
+        refusals.append(refusal.of_missing(session, name))
+    return found
+
+
+def _source(spec: CopySpec, session: Session, refusals: list[Refusal]) -> Relation | None:
+    if spec.source_table is not None:
+        return _relation(session, spec.source_table, refusals)
+    try:
+        return catalog.describe_query(session, spec.source_sql or "")
+    except psycopg.Error as error:
+        refusals.append(_bad_sql("source_sql", session, error))
+        return None
+
+
+def _pairs(
+    spec: CopySpec, given: Relation, taken: Relation, refusals: list[Refusal]
+) -> tuple[tuple[Column, Column], ...]:
+    computed = {column.name for column in taken.columns if column.generated}
+    everything = {column.name: column.name for column in given.columns if column.name not in computed}
+    chosen = everything if spec.columns is None else dict(spec.columns)
+    if len(everything) < len({column.name for column in given.columns} - computed):
+        refusals.append(Refusal("column_twice", f"{given.label} has two columns of one name", given.label))
+    refusals += refusal.of_columns(given, taken, chosen, all_columns=spec.columns is None)
+    pairs = ((given.column(name), taken.column(wanted)) for name, wanted in chosen.items())
+    return tuple((one, other) for one, other in pairs if one and other)
+
+
+def _expect(
+    spec: CopySpec,
+    session: Session,
+    given: Relation | None,
+    pairs: tuple[tuple[Column, Column], ...],
+    refusals: list[Refusal],
+) -> tuple[int | None, int | None]:
+    if given is None or not given.may_select or not given.may_enter or given.filtered:
+        return None, None
+    columns = [column.name for column, _ in pairs]
+    query = statements.select(columns, given.name or spec.source_sql or "", spec.where)
+    try:
+        with session.connection.transaction():
+            node = session.value(statements.explain(query))[0]["Plan"]
+            empty = given.kind in "rpm" and not spec.allow_empty and not session.value(statements.any_row(query))
+    except psycopg.Error as error:
+        refusals.append(_bad_sql("where" if spec.where else given.label, session, error))
+        return None, None
+    if empty:
+        refusals.append(
+            Refusal(
+                "empty_source",
+                f"{given.label} has no rows to copy: publishing would empty the target",
+                table=given.label,
+                hint="allow it with --allow-empty (allow_empty=True) if that is meant",
+            )
+        )
+    # Text is wider than the planner's idea of it by separators and escapes; this is a guess for a progress bar.
+    return node["Plan Rows"], node["Plan Rows"] * (node["Plan Width"] + len(columns))
+
+
+def _bad_sql(option: str, session: Session, error: psycopg.Error) -> Refusal:
+    unknown = error.sqlstate in {"42P01", "42883", "42704"}
+    hint = (
+        "give names their schema: SafeCopy runs with search_path = pg_catalog" if unknown else "check it on the source"
+    )
+    return Refusal(
+        "bad_sql", f"{option}: {session.endpoint} cannot run it: {str(error).strip()} [{error.sqlstate}]", hint=hint
+    )
+
+
+def _format(
+    spec: CopySpec, source: Session, target: Session, pairs: tuple[tuple[Column, Column], ...], refusals: list[Refusal]
+) -> tuple[Literal["text", "binary"], str]:
+    unsafe = next((taken for given, taken in pairs if not (given.binary_safe and taken.binary_safe)), None)
+    if spec.format == "binary" and unsafe is not None:
+        message = f"format=binary: {unsafe.type} of column {unsafe.name} means something only on its own server"
+        refusals.append(Refusal("binary_unsafe", message, column=unsafe.name, hint="ask for format=auto or text"))
+    if spec.format != "auto":
+        return spec.format, f"format {spec.format}: asked for"
+    if source.server.major != target.server.major:
+        return "text", f"format text: the servers' majors differ ({source.server.major} and {target.server.major})"
+    if unsafe is not None:
+        return "text", f"format text: {unsafe.type} of column {unsafe.name} is not the same in binary on both sides"
+    return "binary", f"format binary: same major ({source.server.major}), built-in types only"
+
+
+def _transfer(spec: CopySpec, given: Relation | None, size: int | None) -> tuple[Literal["sequential", "chunked"], str]:
+    if spec.transfer != "auto":
+        return spec.transfer, f"transfer {spec.transfer}: asked for"
+    if given is None or given.kind not in "rpm" or size is None:
+        return "chunked", "transfer chunked: nobody knows the size beforehand"
+    if size <= SMALL_BYTES:
+        return "sequential", f"transfer sequential: small, about {size / MiB:.1f} MiB"
+    return "chunked", f"transfer chunked: about {size / MiB:,.0f} MiB"
+
+
+def _publish(spec: CopySpec) -> tuple[Literal["delete_insert", "truncate_insert"], str]:
+    if spec.publish == "auto":
+        return (
+            "delete_insert",
+            "publish delete_insert: every reader, with an old snapshot too, sees the old rows or the new ones",
+        )
+    if spec.publish == "truncate_insert":
+        return (
+            spec.publish,
+            "publish truncate_insert: asked for; a reader with an older snapshot may see an empty table",
+        )
+    return spec.publish, f"publish {spec.publish}: asked for"
+
+
+def _psql(spec: CopySpec, refusals: list[Refusal]) -> PsqlBinary | None:
+    try:
+        return find(spec.psql)
+    except ConfigError as error:
+        refusals.append(Refusal("psql", error.message, hint=error.hint))
+        return None
+
+
+def _spool(spec: CopySpec, transfer: str, size: int | None) -> list[Refusal]:
+    needed = (size or 0) if transfer == "sequential" else 0
+    if spec.where is not None or spec.source_sql is not None:
+        needed = 0  # the guess is too rough to refuse by
+    return spool.refusals(spec.spool_dir, needed=needed, limit=spec.spool_limit)
+
+
+def _warnings(binary: PsqlBinary | None, source: Session, target: Session, taken: Relation | None) -> list[str]:
+    found = []
+    newest = max(source.server.major, target.server.major)
+    if binary and binary.major < newest:
+        found.append(f"psql {binary.major} is older than the server ({newest}); it will do, a newer one is better")
+    if taken and taken.referenced_by:
+        found.append(
+            f"{taken.label} is referenced by {', '.join(taken.referenced_by)}: publishing fails while rows refer to it"
+        )
+    if taken and any(column.identity for column in taken.columns):
+        found.append(f"{taken.label}: identity sequences are left where they are")
+    return found

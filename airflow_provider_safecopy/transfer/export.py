@@ -1,0 +1,86 @@
+"""The export stage: one psql writes the source's rows into a pipe, and proves how many they were."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.model import StageReport
+from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.psql import Psql, memory_file, new_nonce, pipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A proven export: exit code 0, and the server's own count. Only `prove` makes one."""
+
+    rows: int
+    bytes: int
+    digest: str
+    report: StageReport
+
+
+@dataclass
+class Export:
+    """A running export. `data` is the pipe's read end; whoever reads it closes it."""
+
+    psql: Psql
+    data: int
+
+
+def start(plan: CopyPlan, source: Endpoint, *, snapshot: str, application_name: str) -> Export:
+    """Start the export psql on the rows of `snapshot`. Raises `StageError`."""
+    assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
+    nonce, (data, into) = new_nonce(), pipe()
+    script = memory_file(
+        statements.export_script(
+            plan.query(),
+            format=plan.format,
+            snapshot=snapshot,
+            output=f"/proc/self/fd/{into}",
+            nonce=nonce,
+            seconds=plan.spec.timeouts.export,
+        )
+    )
+    try:
+        psql = Psql.start(
+            "export",
+            plan.psql,
+            source,
+            nonce=nonce,
+            arguments=["-f", "-"],
+            stdin=script,
+            inherit=[into],
+            application_name=application_name,
+            connect_timeout=plan.spec.timeouts.connect,
+        )
+    except BaseException:
+        os.close(data)
+        raise
+    finally:
+        os.close(into)
+        os.close(script)
+    log.info("export started (PID %d): %s", psql.pid, plan.source)
+    return Export(psql, data)
+
+
+def prove(export: Export, *, size: int, digest: str) -> Exported:
+    """What the ended psql proves. Raises `StageError` unless everything it said fits together."""
+    psql, transcript = export.psql, export.psql.transcript
+    code = psql.process.returncode
+    if code != 0:
+        raise psql.failure(f"failed with exit code {code}")
+    rows = transcript.number("rows")
+    if rows is None or transcript.values("end") != [""]:
+        raise psql.failure("ended with exit code 0 but without the server's row count", retryable=True)
+    if rows > 0 and size == 0:  # even a row without columns is a line, or two bytes
+        raise psql.failure(f"reports {rows} rows, and not a single byte came", retryable=True)
+    seconds = time.monotonic() - psql.started
+    log.info("export done: %d rows, %d bytes, %.2f s (PID %d)", rows, size, seconds, psql.pid)
+    return Exported(rows, size, digest, StageReport("export", seconds, psql.pid, code, rows, size))

@@ -1,0 +1,107 @@
+"""The import stage: one psql loads the stream into staging, and commits only when told to.
+
+Its COMMIT comes through a pipe of its own, written once the export is proven and both row counts agree.
+Whatever happens before (our death included: the pipe then ends empty) rolls back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.model import StageReport
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.psql import Psql, memory_file, new_nonce, pipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A committed staging table: exit code 0, and the server's own count. Only `prove` makes one."""
+
+    staging: TableName
+    rows: int
+    bytes: int
+    digest: str
+    report: StageReport
+
+
+@dataclass
+class Load:
+    """A running import. `data` and `gate` are write ends: the stream's, and the one COMMIT comes through."""
+
+    psql: Psql
+    staging: TableName
+    data: int | None
+    gate: int | None
+
+    def end_data(self) -> None:
+        """Let psql see the end of the stream. Only after the export is proven."""
+        if self.data is not None:
+            os.close(self.data)
+            self.data = None
+
+    def commit(self) -> None:
+        """Tell psql to commit. Only after the row counts agree."""
+        assert self.gate is not None  # noqa: S101 -- told once
+        os.write(self.gate, statements.load_commit(self.psql.transcript.nonce).encode())
+        self.close_gate()
+
+    def close_gate(self) -> None:
+        """Nothing (more) comes through the gate."""
+        if self.gate is not None:
+            os.close(self.gate)
+            self.gate = None
+
+
+def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_name: str) -> Load:
+    """Start the import psql into `staging`. Raises `StageError`."""
+    assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
+    nonce, (stdin, data), (told, gate) = new_nonce(), pipe(), pipe()
+    prologue = memory_file(statements.load_prologue(nonce=nonce, seconds=plan.spec.timeouts.import_))
+    copy = statements.load_copy(staging, plan.target_columns, format=plan.format)
+    try:
+        psql = Psql.start(
+            "import",
+            plan.psql,
+            target,
+            nonce=nonce,
+            arguments=[
+                *("-f", f"/proc/self/fd/{prologue}"),
+                *("-c", copy, "-c", statements.load_rows(nonce)),
+                *("-f", f"/proc/self/fd/{told}"),
+            ],
+            stdin=stdin,
+            inherit=[prologue, told],
+            application_name=application_name,
+            connect_timeout=plan.spec.timeouts.connect,
+        )
+    except BaseException:
+        os.close(data)
+        os.close(gate)
+        raise
+    finally:
+        for descriptor in (stdin, told, prologue):
+            os.close(descriptor)
+    os.set_blocking(data, False)
+    log.info("import started (PID %d): %s", psql.pid, staging)
+    return Load(psql, staging, data, gate)
+
+
+def prove(load: Load, *, rows: int, size: int, digest: str) -> Loaded:
+    """What the ended psql proves. Raises `StageError` unless it committed just these rows."""
+    psql, transcript = load.psql, load.psql.transcript
+    code = psql.process.returncode
+    if code != 0:
+        raise psql.failure(f"failed with exit code {code}")
+    if transcript.number("rows") != rows or transcript.values("committed") != [""]:
+        raise psql.failure("ended with exit code 0 but did not say that it committed", retryable=True)
+    seconds = time.monotonic() - psql.started
+    log.info("import done: %d rows, %d bytes, %.2f s (PID %d)", rows, size, seconds, psql.pid)
+    return Loaded(load.staging, rows, size, digest, StageReport("import", seconds, psql.pid, code, rows, size))

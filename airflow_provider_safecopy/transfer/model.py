@@ -1,0 +1,203 @@
+"""What is asked for, and what came of it: the frozen values at both ends of the line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, cast, get_args
+
+from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.transfer.name import TableName
+
+Transfer = Literal["auto", "sequential", "chunked"]
+Format = Literal["auto", "text", "binary"]
+Publish = Literal["auto", "delete_insert", "truncate_insert"]
+Verify = Literal["counts", "full"]
+Status = Literal["published", "planned"]
+Stage = Literal["connect", "plan", "export", "import", "verify", "publish"]
+
+MiB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long each part may take, in seconds. Every one is always in force; none can be switched off.
+
+    `stall` is how long the export or the import may go without a single byte moving while it could.
+    A query that sorts before its first row needs a `stall` longer than that sort.
+    """
+
+    connect: float = 10
+    export: float = 4 * 3600
+    import_: float = 4 * 3600
+    stall: float = 300
+    verify: float = 3600
+    publish: float = 3600
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            _demand_positive(f"{option.name.rstrip('_')}_timeout", getattr(self, option.name))
+
+
+@dataclass(frozen=True)
+class CopySpec:
+    """One copy, as asked for: everything but where the two databases are.
+
+    Exactly one of `source_table` and `source_sql` is given. `columns` is None (all, by name), a
+    sequence of names, or a mapping of source column to target column; their order is the order of
+    transfer. `where` filters the source's rows. `source_sql` and `where` run on the source, read only,
+    under ``search_path = pg_catalog``: names in them must carry their schema.
+
+    `spool_limit` bounds temporary disk in bytes; None means 1 GiB for chunked and no bound for
+    sequential, which needs the whole table on disk. `lock` is the name the run holds; None means the
+    target table's. `psql` is a path; None means `SAFECOPY_PSQL`, else the one that is found.
+    Raises `ConfigError` for anything that cannot be meant.
+    """
+
+    target_table: TableName
+    source_table: TableName | None = None
+    source_sql: str | None = None
+    columns: Mapping[str, str] | None = None
+    where: str | None = None
+    transfer: Transfer = "auto"
+    format: Format = "auto"
+    publish: Publish = "auto"
+    verify: Verify = "counts"
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    spool_dir: str | None = None
+    spool_limit: int | None = None
+    lock: str | None = None
+    allow_empty: bool = False
+    psql: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.source_table is None) == (self.source_sql is None):
+            raise ConfigError("give either source_table or source_sql, and not both")
+        for option, allowed in (("transfer", Transfer), ("format", Format), ("publish", Publish), ("verify", Verify)):
+            _demand_choice(option, getattr(self, option), get_args(allowed))
+        for option in ("source_sql", "where"):
+            _demand_sql(option, getattr(self, option))
+        _demand_columns(self.columns)
+        if self.spool_limit is not None:
+            _demand_positive("spool_limit", self.spool_limit)
+        if self.lock is not None and not self.lock.strip():
+            raise ConfigError("lock may not be blank")
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        target_table: str | Sequence[str] | TableName,
+        source_table: str | Sequence[str] | TableName | None = None,
+        columns: Sequence[str] | Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> CopySpec:
+        """A spec from what people write: names as strings or pairs, columns as a list or a mapping."""
+        known = {option.name for option in fields(cls)}
+        if unknown := set(options) - known:
+            raise ConfigError(
+                f"unknown option: {', '.join(sorted(unknown))}", hint=f"known: {', '.join(sorted(known))}"
+            )
+        return cls(
+            target_table=TableName.parse(target_table),
+            source_table=None if source_table is None else TableName.parse(source_table),
+            columns=_as_mapping(columns),
+            **options,
+        )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is: `bytes` so far of about `expected_bytes`, None where nobody can know."""
+
+    stage: Stage
+    bytes: int = 0
+    rows: int | None = None
+    expected_rows: int | None = None
+    expected_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What a stage did: seconds of wall time, psql's pid and exit code, the server's own row count."""
+
+    stage: Stage
+    seconds: float
+    pid: int | None = None
+    exit_code: int | None = None
+    rows: int | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """What came of a copy. `as_dict` is the object `--json` prints; `docs/report.md` has its schema.
+
+    `bytes` and `digest` (xxh3, 128 bit, hex) are of the stream. `content_hash` is given for
+    ``verify="full"``. `spool_bytes` is the most temporary disk used at once, `peak_rss_bytes` the most
+    memory this process ever used, the interpreter included.
+    """
+
+    status: Status
+    lock: str
+    source: str
+    target: str
+    format: Format
+    transfer: Transfer
+    publish: Publish
+    token: int | None = None
+    attempt: str | None = None
+    rows: int | None = None
+    previous_rows: int | None = None
+    bytes: int | None = None
+    digest: str | None = None
+    content_hash: str | None = None
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    stages: tuple[StageReport, ...] = ()
+    seconds: float = 0.0
+    spool_bytes: int = 0
+    peak_rss_bytes: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        data = {option.name: getattr(self, option.name) for option in fields(self)}
+        data["stages"] = [vars(stage).copy() for stage in self.stages]
+        return data | {"reasons": list(self.reasons), "warnings": list(self.warnings)}
+
+
+def _as_mapping(columns: Sequence[str] | Mapping[str, str] | None) -> Mapping[str, str] | None:
+    if columns is None or isinstance(columns, Mapping):
+        return columns
+    if isinstance(columns, str):
+        raise ConfigError(f"columns must be a list or a mapping, not the string {columns!r}")
+    if len(set(columns)) != len(columns):
+        raise ConfigError("columns names a column twice")
+    return {column: column for column in columns}
+
+
+def _demand_columns(columns: Mapping[str, str] | None) -> None:
+    if columns is None:
+        return
+    if not columns:
+        raise ConfigError("columns is empty", hint="leave it out to copy all columns")
+    for name in (*columns, *columns.values()):
+        if not isinstance(cast("object", name), str) or not name or "\0" in name:
+            raise ConfigError(f"columns holds {name!r}, which is no column name")
+    if len(set(columns.values())) != len(columns):
+        raise ConfigError("columns sends two source columns to one target column")
+
+
+def _demand_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{option}={value!r} is not one of {', '.join(allowed)}")
+
+
+def _demand_sql(option: str, text: str | None) -> None:
+    if text is not None and (not text.strip() or "\0" in text):
+        raise ConfigError(f"{option} may be neither blank nor hold a NUL")
+
+
+def _demand_positive(option: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ConfigError(f"{option}={value!r} must be a positive number")

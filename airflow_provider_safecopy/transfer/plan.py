@@ -1,0 +1,151 @@
+"""The plan: every decision, made before anything is touched, with its reasons. It can be printed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from psycopg.sql import SQL, Composed
+
+from airflow_provider_safecopy.errors import PlanError, Refusal
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.catalog import Column, Relation
+from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.psql import PsqlBinary
+
+_STAGING = TableName("safecopy", "…__safecopy_<token>_<attempt>")
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One statement of the plan: which stage runs it where, and the strongest lock it takes there."""
+
+    stage: str
+    database: Literal["source", "target"]
+    sql: str
+    lock: str
+
+
+@dataclass(frozen=True)
+class CopyPlan:
+    """What a copy would do, or why it is refused. Only a plan without `refusals` can be carried out.
+
+    `expected_rows` and `expected_bytes` are the source planner's guess, None where it has none.
+    """
+
+    spec: CopySpec
+    source: str
+    target: str
+    source_relation: Relation | None
+    target_relation: Relation | None
+    pairs: tuple[tuple[Column, Column], ...]
+    format: Literal["text", "binary"]
+    transfer: Literal["sequential", "chunked"]
+    publish: Literal["delete_insert", "truncate_insert"]
+    psql: PsqlBinary | None
+    expected_rows: int | None
+    expected_bytes: int | None
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def lock(self) -> str:
+        """The name of the lock this run holds."""
+        return self.spec.lock or str(self.target_name)
+
+    @property
+    def target_name(self) -> TableName:
+        """The target table, with its schema once that is known."""
+        found = self.target_relation and self.target_relation.name
+        return found or self.spec.target_table
+
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        """What is read, in the order of transfer."""
+        return tuple(given.name for given, _ in self.pairs)
+
+    @property
+    def target_columns(self) -> tuple[str, ...]:
+        """What is written, in the order of transfer."""
+        return tuple(taken.name for _, taken in self.pairs)
+
+    @property
+    def keeps_identity(self) -> bool:
+        """Whether an identity column takes the source's values."""
+        return any(taken.identity for _, taken in self.pairs)
+
+    def query(self) -> Composed:
+        """The rows to export."""
+        found = self.source_relation and self.source_relation.name
+        return statements.select(self.source_columns, found or self.spec.source_sql or "", self.spec.where)
+
+    def require(self) -> None:
+        """Raise `PlanError` when there are refusals."""
+        if self.refusals:
+            raise PlanError(self.refusals)
+
+    def shape(self) -> tuple[object, ...]:
+        """What must still be true at the end: another shape is another table."""
+        return (self.source_relation and self.source_relation.columns, self.target_oid, self.pairs)
+
+    @property
+    def target_oid(self) -> int:
+        """The target's identity; a table dropped and made again has another."""
+        return self.target_relation.oid if self.target_relation else 0
+
+    def steps(self) -> tuple[PlannedStep, ...]:
+        """The statements in order. A token that is not drawn yet stands as ``<token>``."""
+        if self.refusals:
+            return ()
+        target, columns = self.target_name, self.target_columns
+        write = {
+            "delete_insert": (statements.delete(target), "SHARE ROW EXCLUSIVE"),
+            "truncate_insert": (statements.truncate(target), "ACCESS EXCLUSIVE"),
+        }
+        empty, lock = write[self.publish]
+        insert = statements.insert(target, _STAGING, columns, identity=self.keeps_identity)
+        stage = statements.create_staging(_STAGING, [(taken.name, taken.type) for _, taken in self.pairs])
+        copy_out = SQL("COPY (\n{}\n) TO STDOUT (FORMAT {})").format(self.query(), SQL(self.format))
+        return (
+            PlannedStep("import", "target", stage.as_string(None), "none on your tables"),
+            PlannedStep("export", "source", copy_out.as_string(None), "ACCESS SHARE"),
+            PlannedStep(
+                "import", "target", statements.load_copy(_STAGING, columns, format=self.format), "none on your tables"
+            ),
+            PlannedStep("publish", "target", empty.as_string(None), lock),
+            PlannedStep("publish", "target", insert.as_string(None), lock),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as plain JSON values."""
+        return {
+            "source": self.source,
+            "target": self.target,
+            "lock": self.lock,
+            "format": self.format,
+            "transfer": self.transfer,
+            "publish": self.publish,
+            "columns": dict(zip(self.source_columns, self.target_columns, strict=True)),
+            "expected_rows": self.expected_rows,
+            "expected_bytes": self.expected_bytes,
+            "reasons": list(self.reasons),
+            "warnings": list(self.warnings),
+            "refusals": [asdict(refused) for refused in self.refusals],
+            "steps": [asdict(step) for step in self.steps()],
+        }
+
+    def as_report(self) -> CopyReport:
+        """The report of a dry run."""
+        return CopyReport(
+            status="planned",
+            lock=self.lock,
+            source=self.source,
+            target=self.target,
+            format=self.format,
+            transfer=self.transfer,
+            publish=self.publish,
+            reasons=self.reasons,
+            warnings=self.warnings,
+        )

@@ -1,0 +1,265 @@
+"""psql: found, started, ended. The only module that starts a process.
+
+*psql moves bytes; psycopg asks questions.* A child gets an environment built from nothing, the real
+binary rather than a distribution's wrapper, its SQL as UTF-8 bytes, and dies with the thread that
+started it (PR_SET_PDEATHSIG follows the thread, not the process: prctl(2)). Where that call does not
+exist its pipes end it: an export cannot write any more, an import is never told to commit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import ConfigError, StageError
+from airflow_provider_safecopy.transfer.transcript import Transcript
+
+OLDEST_MAJOR = 14
+"""The oldest psql whose row count after `\\g` and whose `\\warn` are measured here."""
+
+PIPE_BYTES = 1024 * 1024
+
+_PLACES = (
+    "usr/lib/postgresql/*/bin/psql",
+    "usr/pgsql-*/bin/psql",
+    "usr/local/pgsql*/bin/psql",
+    "opt/homebrew/opt/postgresql*/bin/psql",
+)
+_VERSION = re.compile(r"\(PostgreSQL\)\s+(\d+)")
+_F_SETPIPE_SZ = 1031
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+# How long a child is asked before it is told: Airflow 3 leaves a killed task five seconds in all.
+_LADDER = ((signal.SIGINT, 1.0), (signal.SIGTERM, 0.5), (signal.SIGKILL, 10.0))
+# SQLSTATE classes that the same copy, run again unchanged, will meet again.
+_HOPELESS_CLASSES = frozenset({"0A", "22", "23", "28", "2B", "3D", "3F", "42", "54"})
+
+
+@dataclass(frozen=True)
+class PsqlBinary:
+    """A psql that answered ``--version``."""
+
+    path: str
+    major: int
+
+
+def find(given: str | None = None) -> PsqlBinary:
+    """The psql to use: `given`, else `SAFECOPY_PSQL`, else the one on PATH, else the newest installed.
+
+    Debian's psql on PATH is a script that adds 60 ms and picks a cluster by itself: it is passed over.
+    Raises `ConfigError` when there is none, when the given one is none, or when it is older than 14.
+    """
+    chosen = given or os.environ.get("SAFECOPY_PSQL")
+    if chosen:
+        return _asked(chosen)
+    on_path = shutil.which("psql")
+    if on_path and not _is_script(on_path):
+        return _asked(on_path)
+    found = [_asked(str(path)) for place in _PLACES for path in Path("/").glob(place)]
+    if not found:
+        raise ConfigError(
+            "no psql found: neither on PATH nor where distributions put it",
+            hint="install the PostgreSQL client (package postgresql-client), or name one in SAFECOPY_PSQL",
+        )
+    return max(found, key=lambda binary: binary.major)
+
+
+@dataclass
+class Psql:
+    """One running psql."""
+
+    stage: Literal["export", "import"]
+    process: subprocess.Popen[bytes]
+    transcript: Transcript
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def start(
+        cls,
+        stage: Literal["export", "import"],
+        binary: PsqlBinary,
+        endpoint: Endpoint,
+        *,
+        nonce: str,
+        arguments: Sequence[str],
+        stdin: int,
+        inherit: Sequence[int],
+        application_name: str,
+        connect_timeout: float,
+    ) -> Psql:
+        """Start psql on `endpoint` with `arguments` after the ones every stage shares. Raises `StageError`."""
+        head = [binary.path, "-X", "-w", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
+        command = [*head, "-d", endpoint.psql_conninfo(), *arguments]
+        parent = os.getpid()
+        with endpoint.psql_environment(application_name=application_name, connect_timeout=connect_timeout) as (
+            environment,
+            secret,
+        ):
+            try:
+                process = subprocess.Popen(
+                    [os.fsencode(word) if word.isascii() else word.encode() for word in command],
+                    stdin=stdin,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    env=environment,
+                    pass_fds=[*inherit, *secret],
+                    bufsize=0,
+                    # The same process group: whoever kills the task's group must reach this child too.
+                    preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509 -- two system calls, nothing that locks
+                )
+            except OSError as error:
+                raise StageError(
+                    f"{stage}: cannot start {binary.path}: {error}", stage=stage, retryable=False
+                ) from error
+        assert process.stderr is not None  # noqa: S101 -- asked for above
+        os.set_blocking(process.stderr.fileno(), False)
+        return cls(stage, process, Transcript(nonce))
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    @property
+    def stderr(self) -> int:
+        """The descriptor to poll for reading."""
+        assert self.process.stderr is not None  # noqa: S101 -- asked for in `start`
+        return self.process.stderr.fileno()
+
+    def listen(self) -> bool:
+        """Take what is on stderr now, without waiting, at most 1 MiB of it. False once it has ended."""
+        for _ in range(16):
+            try:
+                data = os.read(self.stderr, 65536)
+            except BlockingIOError:
+                return True
+            self.transcript.feed(data)
+            if not data:
+                return False
+        return True
+
+    def interrupt(self) -> None:
+        """Ask it to stop, as Ctrl-C would: it cancels its statement first. Safe in a signal handler."""
+        self.send(signal.SIGINT)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, unless the child has been reaped."""
+        if self.process.returncode is None:
+            os.kill(self.pid, number)  # not yet reaped, so the pid is still its own
+
+    def close(self) -> None:
+        """Hear the last of stderr and let its descriptor go. Twice is harmless."""
+        if self.process.stderr and not self.process.stderr.closed:
+            self.listen()
+            self.process.stderr.close()
+
+    def failure(
+        self,
+        what: str,
+        *,
+        kind: type[StageError] = StageError,
+        hint: str = "",
+        retryable: bool | None = None,
+    ) -> StageError:
+        """The error that tells what went wrong, in psql's own last words."""
+        said = self.transcript.tail
+        sqlstate = self.transcript.sqlstate
+        return kind(
+            f"{self.stage} {what}" + (f": {said}" if said else ""),
+            stage=self.stage,
+            exit_code=self.process.returncode,
+            sqlstate=sqlstate,
+            stderr_tail=said,
+            hint=hint,
+            retryable=(sqlstate or "")[:2] not in _HOPELESS_CLASSES if retryable is None else retryable,
+        )
+
+
+def end(children: Sequence[Psql], *, at_once: bool = False) -> None:
+    """End the children together and reap them: SIGINT, SIGTERM, SIGKILL, each with its grace.
+
+    `at_once` starts with SIGKILL: the session loses its client and rolls back.
+    """
+    for number, grace in _LADDER[-1:] if at_once else _LADDER:
+        deadline = time.monotonic() + grace
+        for child in children:
+            child.send(number)
+        ended = [_ended(child, deadline) for child in children]  # each gets its chance, hence the list
+        if all(ended):
+            break
+    for child in children:
+        child.close()
+
+
+def pipe() -> tuple[int, int]:
+    """A pipe of 1 MiB where the system allows: (read end, write end), neither inherited by default."""
+    ends = os.pipe2(os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(ends[1], _F_SETPIPE_SZ, PIPE_BYTES)
+    except OSError:  # the user's share of pipe memory is spent: 64 KiB do as well, slower
+        return ends
+    return ends
+
+
+def memory_file(text: str) -> int:
+    """A file in memory that holds `text` in UTF-8, read from its start. The caller closes it."""
+    descriptor = os.memfd_create("safecopy", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(text.encode())
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def new_nonce() -> str:
+    """What marks our own lines in psql's stderr."""
+    return secrets.token_hex(8)
+
+
+@cache
+def _asked(path: str) -> PsqlBinary:
+    try:
+        answer = subprocess.run([path, "--version"], capture_output=True, timeout=30, check=True, env={"LC_ALL": "C"})
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ConfigError(f"{path} does not answer --version: {error}", hint="name a working psql") from error
+    version = _VERSION.search(answer.stdout.decode("utf-8", "replace"))
+    if version is None:
+        raise ConfigError(f"{path} is not PostgreSQL's psql", hint="name a working psql")
+    if int(version[1]) < OLDEST_MAJOR:
+        raise ConfigError(
+            f"{path} is psql {version[1]}, and {OLDEST_MAJOR} is the oldest that will do",
+            hint="install a newer PostgreSQL client, or name one in SAFECOPY_PSQL",
+        )
+    return PsqlBinary(path, int(version[1]))
+
+
+def _is_script(path: str) -> bool:
+    with Path(path).open("rb") as file:
+        return file.read(2) == b"#!"
+
+
+def _die_with(parent: int) -> None:
+    """In the child, before exec: die when the parent does, or now if it already has (Linux)."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os._exit(127)
+
+
+def _ended(child: Psql, deadline: float) -> bool:
+    try:
+        child.process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True

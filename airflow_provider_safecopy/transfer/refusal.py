@@ -1,0 +1,257 @@
+"""Why a copy is refused before anything is touched: every reason found, each with its next step."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.transfer import catalog
+from airflow_provider_safecopy.transfer.catalog import KINDS, Column, Relation
+from airflow_provider_safecopy.transfer.model import CopySpec
+from airflow_provider_safecopy.transfer.name import TableName, spell
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.statements import psql_would_replace
+
+NAME_BYTES = 63
+_SOURCES = "rpvmf"
+_TARGETS = "rp"
+
+Pair = tuple[Column, Column]
+
+
+def of_name(session: Session, name: TableName) -> Iterator[Refusal]:
+    """A name the server would cut silently, or cannot spell at all."""
+    for part in (name.schema, name.name):
+        length = 0 if part is None else catalog.bytes_of(session, part)
+        encoding = session.server.encoding
+        if length is None:
+            yield Refusal(
+                "name_not_in_encoding",
+                f"{name}: the name cannot be spelled in {encoding}, the encoding of {session.endpoint}",
+                table=str(name),
+                hint="no table there can have this name; check it",
+            )
+        elif length > NAME_BYTES:
+            yield Refusal(
+                "name_too_long",
+                f"{name}: the name is {length} bytes long in {encoding}; PostgreSQL would silently cut it at {NAME_BYTES}",
+                table=str(name),
+                hint="give the name as the server stores it",
+            )
+
+
+def of_missing(session: Session, name: TableName) -> Refusal:
+    """No such table, and what it may have been meant to be."""
+    alike = catalog.lookalikes(session, name)
+    hint = "check schema and spelling"
+    if alike:
+        shown = ", ".join(f"{table}{_how_it_differs(name, table)}" for table in alike)
+        hint = f"there is {shown}; give the name exactly as it is stored"
+    return Refusal("no_such_table", f"{name}: no such table in {session.endpoint}", table=str(name), hint=hint)
+
+
+def of_sql(spec: CopySpec) -> Iterator[Refusal]:
+    """SQL that psql, which executes it, would read differently than the server."""
+    for option, text in (("source_sql", spec.source_sql), ("where", spec.where)):
+        if text is not None and (place := psql_would_replace(text)):
+            yield Refusal(
+                "psql_variable",
+                f"{option}: psql would replace {place!r} by a variable of its own",
+                hint="put a blank after the colon, or write the text in another way",
+            )
+
+
+def of_server(session: Session, *, writing: bool) -> Iterator[Refusal]:
+    """A server whose text cannot be trusted, or that cannot be written to."""
+    where = str(session.endpoint)
+    if session.server.encoding == "SQL_ASCII":
+        yield Refusal(
+            "sql_ascii",
+            f"{where}: the database {session.server.database} is SQL_ASCII: nobody knows what its bytes mean",
+            hint="copy into or from a database with a real encoding, for example UTF8 or EUC_KR",
+        )
+    if writing and (session.server.in_recovery or session.server.read_only):
+        yield Refusal("read_only", f"{where}: the server is read only", hint="give the primary as the target")
+
+
+def of_source(session: Session, relation: Relation) -> Iterator[Refusal]:
+    """A source that cannot be read whole by this role."""
+    label, role = relation.label, session.server.role
+    if relation.kind not in _SOURCES + "q":
+        yield Refusal("not_a_source", f"{label} is a {KINDS[relation.kind]}: it cannot be copied from", table=label)
+    if relation.persistence == "t":
+        yield Refusal("temporary", f"{label} is temporary: psql's session cannot see it", table=label)
+    if not relation.may_enter:
+        yield _lacks(label, role, f"USAGE on schema {_schema(relation)}")
+    if not relation.may_select:
+        yield _lacks(label, role, "SELECT")
+    if relation.filtered:
+        yield Refusal(
+            "row_security",
+            f"{label}: row security would hide rows from {role}",
+            table=label,
+            hint=f"copy as a role with BYPASSRLS or as the owner, or say which rows you want through a view of {role}'s",
+        )
+
+
+def of_target(session: Session, relation: Relation) -> Iterator[Refusal]:
+    """A target that cannot be replaced whole by this role."""
+    label, role = relation.label, session.server.role
+    if relation.kind not in _TARGETS:
+        yield Refusal(
+            "not_a_target",
+            f"{label} is a {KINDS[relation.kind]}: rows can be published into a table only",
+            table=label,
+            hint="name the table itself",
+        )
+    if relation.persistence == "t":
+        yield Refusal("temporary", f"{label} is temporary: nobody else would see the rows", table=label)
+    if relation.has_children:
+        yield Refusal(
+            "inheritance",
+            f"{label} has inheritance children: replacing its rows would delete theirs",
+            table=label,
+            hint="name the child table, or use partitions",
+        )
+    if relation.rules:
+        yield Refusal(
+            "rules",
+            f"{label} has rules ({', '.join(relation.rules)}): they would rewrite what is published",
+            table=label,
+            hint="drop the rules, or copy into the table they write to",
+        )
+    if relation.filtered:
+        yield Refusal(
+            "row_security",
+            f"{label}: row security would hide rows from {role}, which would then survive a replace",
+            table=label,
+            hint="publish as the owner, or as a role with BYPASSRLS",
+        )
+    if not relation.may_enter:
+        yield _lacks(label, role, f"USAGE on schema {_schema(relation)}")
+    for right, granted in (("SELECT", relation.may_select), ("INSERT", relation.may_insert)):
+        if not granted:
+            yield _lacks(label, role, right)
+
+
+def of_publish(session: Session, relation: Relation, publish: str) -> Iterator[Refusal]:
+    """A way to publish that this table does not bear."""
+    label, role = relation.label, session.server.role
+    if publish == "delete_insert":
+        if not relation.may_delete:
+            yield _lacks(label, role, "DELETE")
+        if relation.deletes_spread_by:
+            yield Refusal(
+                "delete_spreads",
+                f"{label}: deleting its rows would change other tables by {', '.join(relation.deletes_spread_by)}",
+                table=label,
+                hint="drop the ON DELETE action of that foreign key first",
+            )
+        if relation.published_without_identity:
+            yield Refusal(
+                "no_replica_identity",
+                f"{label} is published to subscribers and has no replica identity: DELETE is refused",
+                table=label,
+                hint="add a primary key or a REPLICA IDENTITY, or ask for publish=truncate_insert",
+            )
+    elif publish == "truncate_insert":
+        if not relation.may_truncate:
+            yield _lacks(label, role, "TRUNCATE")
+        if relation.referenced_by:
+            yield Refusal(
+                "referenced",
+                f"{label} is referenced by {', '.join(relation.referenced_by)}: it cannot be truncated alone",
+                table=label,
+                hint="ask for publish=delete_insert",
+            )
+
+
+def of_columns(source: Relation, target: Relation, chosen: dict[str, str], *, all_columns: bool) -> Iterator[Refusal]:
+    """Columns that are missing, left over, computed, or out of this role's reach."""
+    for name, wanted in chosen.items():
+        if source.column(name) is None:
+            yield _column(
+                "column_missing", source, name, f"is not in the source {source.label}", "check the spelling in columns"
+            )
+        found = target.column(wanted)
+        if found is None:
+            hint = "add it to the target, or leave it out with columns"
+            yield _column("column_extra", target, wanted, f"is not in the target {target.label}", hint)
+        elif found.generated:
+            hint = "leave it out: the target computes it"
+            yield _column("column_generated", target, wanted, f"is generated in the target {target.label}", hint)
+    for column in target.columns:
+        if column.name in chosen.values() or column.generated:
+            continue
+        if all_columns:
+            hint = "add it to the source, or choose with columns"
+            yield _column(
+                "column_missing", target, column.name, f"of the target is not in the source {source.label}", hint
+            )
+        elif column.not_null and not column.has_default:
+            hint = "copy it too, or give it a default"
+            yield _column("column_required", target, column.name, "may not be NULL and has no default", hint)
+
+
+def of_pairs(pairs: Sequence[Pair], source: Session, target: Session, labels: tuple[str, str]) -> Iterator[Refusal]:
+    """Column pairs whose values would not mean the same on the other side, or that may not be touched."""
+    for given, taken in pairs:
+        where = {"table": labels[1], "column": spell(taken.name)}
+        if given.type != taken.type:
+            yield Refusal(
+                "type_differs",
+                f"{labels[1]}.{spell(taken.name)} is {taken.type}, but the source's {spell(given.name)} is {given.type}",
+                hint=f"make them equal, or cast in source_sql: {spell(given.name)}::{taken.type}",
+                **where,
+            )
+        elif given.inner_shape != taken.inner_shape:
+            yield Refusal(
+                "type_differs",
+                f"{labels[1]}.{spell(taken.name)}: the type {taken.type} is made differently on the two sides",
+                hint=f"source: {given.inner_shape}; target: {taken.inner_shape}",
+                **where,
+            )
+        elif given.is_money and source.server.lc_monetary != target.server.lc_monetary:
+            yield Refusal(
+                "money",
+                f"{labels[1]}.{spell(taken.name)} is money, which means another amount under another lc_monetary "
+                f"({source.server.lc_monetary} and {target.server.lc_monetary})",
+                hint="use numeric, or give both databases one lc_monetary",
+                **where,
+            )
+        if not given.may_select:
+            yield _lacks(labels[0], source.server.role, f"SELECT on column {spell(given.name)}", given.name)
+        for right, granted in (("SELECT", taken.may_select), ("INSERT", taken.may_insert)):
+            if not granted:
+                yield _lacks(labels[1], target.server.role, f"{right} on column {spell(taken.name)}", taken.name)
+
+
+def _how_it_differs(asked: TableName, there: TableName) -> str:
+    if there.name == asked.name:
+        return ""
+    if there.name.casefold() == asked.name.casefold():
+        return " (in other letter case)"
+    return f" (in {_normalisation(there.name)}, you gave {_normalisation(asked.name)}: they only look alike)"
+
+
+def _normalisation(name: str) -> str:
+    return next((form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)), "mixed Unicode forms")
+
+
+def _schema(relation: Relation) -> str:
+    return spell(relation.name.schema) if relation.name and relation.name.schema else ""
+
+
+def _lacks(label: str, role: str, right: str, column: str | None = None) -> Refusal:
+    return Refusal(
+        "privilege",
+        f"{label}: role {role} lacks {right}",
+        table=label,
+        column=None if column is None else spell(column),
+        hint=f"grant it to {spell(role)}",
+    )
+
+
+def _column(code: str, relation: Relation, name: str, problem: str, hint: str) -> Refusal:
+    return Refusal(code, f"column {spell(name)} {problem}", table=relation.label, column=spell(name), hint=hint)

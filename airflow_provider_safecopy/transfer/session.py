@@ -1,0 +1,141 @@
+"""One control session per database: psycopg asks questions here while psql moves bytes elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.sql import Composed
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import StageError
+
+log = logging.getLogger(__name__)
+
+_CATALOG = sql.load("catalog")
+_GONE_WITHIN = 10.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a server says of itself. `identity` is equal for two sessions in one database, and unequal else."""
+
+    major: int
+    version: str
+    encoding: str
+    lc_monetary: str
+    database: str
+    role: str
+    backend: int
+    in_recovery: bool
+    read_only: bool
+    may_create: bool
+    identity: str
+
+
+@dataclass(frozen=True)
+class Session:
+    """A connected control session, its settings pinned, and where psql can reach the same server."""
+
+    endpoint: Endpoint
+    connection: psycopg.Connection[Any]
+    server: Server
+    search_path: tuple[str, ...]
+
+    def one(
+        self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
+        """The first row as a dict, or None."""
+        with self.connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(query, parameters).fetchone()
+
+    def all(self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """All rows as dicts."""
+        with self.connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(query, parameters).fetchall()
+
+    def value(self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None) -> Any:
+        """The first column of the first row."""
+        row = self.one(query, parameters)
+        return None if row is None else next(iter(row.values()))
+
+    @contextmanager
+    def obeys(self, abort: AbortSwitch) -> Iterator[None]:
+        """Cancel what this session runs when the switch is thrown inside the block: `AbortedError`."""
+        with abort.hang(self._cancel):
+            try:
+                yield
+            except psycopg.errors.QueryCanceled:
+                abort.check()
+                raise
+
+    def _cancel(self) -> None:
+        # In a signal handler, and the statement has its own timeout: a cancel that fails costs time, not safety.
+        with suppress(psycopg.Error):
+            self.connection.cancel_safe(timeout=2.0)
+
+
+@contextmanager
+def open_session(
+    endpoint: Endpoint, *, application_name: str, connect_timeout: float, read_only: bool = False
+) -> Iterator[Session]:
+    """Connect, pin the settings that change what text means, and ask who is there. Raises `StageError`.
+
+    `read_only` sessions cannot write, whatever SQL a user hands them.
+    """
+    connection = endpoint.connect(application_name=application_name, connect_timeout=connect_timeout)
+    try:
+        try:
+            session = _introduced(endpoint, connection)
+            if read_only:
+                connection.execute(_CATALOG["read_only"])
+        except psycopg.Error as error:
+            raise StageError(
+                f"{endpoint}: connected, but the server cannot be asked: {error}",
+                stage="connect",
+                sqlstate=error.sqlstate,
+            ) from error
+        yield session
+    finally:
+        connection.close()
+
+
+def end_stage_sessions(session: Session, *, application_name: str, spared: tuple[int, ...]) -> None:
+    """End what the run still has on this server, and see it gone.
+
+    Called when a stage failed and its psql has been ended. `spared` are the control sessions' backends.
+    Raises `StageError` when one of them is still there after ten seconds.
+    """
+    asked = {"application": application_name, "spared": list(spared)}
+    deadline = time.monotonic() + _GONE_WITHIN
+    session.connection.execute(_CATALOG["end_sessions"], asked)
+    while left := session.all(_CATALOG["sessions"], asked):
+        if time.monotonic() > deadline:
+            backends = ", ".join(str(row["pid"]) for row in left)
+            raise StageError(f"{session.endpoint}: server session {backends} does not end", stage="connect")
+        time.sleep(0.01)
+    log.debug("%s: no session of %s is left", session.endpoint, application_name)
+
+
+def _introduced(endpoint: Endpoint, connection: psycopg.Connection[Any]) -> Session:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        path = cursor.execute(_CATALOG["search_path"]).fetchone()
+        cursor.execute(_CATALOG["pin"])
+        facts = cursor.execute(_CATALOG["server"]).fetchone()
+        assert path is not None  # noqa: S101 -- a SELECT without FROM has one row
+        assert facts is not None  # noqa: S101 -- likewise
+        server = Server(**facts)
+        # Ends a statement whose client is gone; unknown before 14, which psql's floor excludes anyway.
+        if server.major >= 14:
+            cursor.execute(_CATALOG["watch_client"])
+        if server.major >= 17:
+            cursor.execute(_CATALOG["no_transaction_timeout"])
+    return Session(endpoint.reached_by(connection), connection, server, tuple(path["current_schemas"]))

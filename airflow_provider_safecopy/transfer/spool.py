@@ -1,0 +1,150 @@
+"""The bounded window between export and import: memory first, then chunk files on disk, first in first out.
+
+The chunk files have no name (they are unlinked while open), so that nothing is left even by SIGKILL, and
+each is given back to the disk as soon as it has been read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections import deque
+from dataclasses import dataclass, field
+from typing import IO
+
+from airflow_provider_safecopy.errors import Refusal
+
+CHUNK_BYTES = 16 * 1024 * 1024
+READ_BYTES = 1024 * 1024
+
+
+class SpoolFullError(Exception):
+    """No room: the spool's limit, or the disk's. Internal: the stages turn it into what users see."""
+
+
+@dataclass
+class _ChunkFile:
+    file: IO[bytes]
+    written: int = 0
+    read: int = 0
+
+
+@dataclass
+class Spool:
+    """A queue of bytes. `memory` and `limit` bound what it holds in memory and on disk, in bytes.
+
+    Once anything is on disk everything goes there until the disk part is empty again: order is kept,
+    and chunk files are filled rather than sprinkled.
+    """
+
+    directory: str
+    limit: int
+    memory: int
+    most_on_disk: int = 0
+    _queue: deque[bytes | memoryview | _ChunkFile] = field(default_factory=deque)
+    _in_memory: int = 0
+    _on_disk: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._queue)
+
+    @property
+    def full(self) -> bool:
+        """Whether one more read would not fit."""
+        return self._goes_to_disk() and self._on_disk + READ_BYTES > self.limit
+
+    def put(self, data: bytes) -> None:
+        """Append. Raises `SpoolFullError` where the limit is reached, OSError where the disk refuses."""
+        if not self._goes_to_disk():
+            self._queue.append(data)
+            self._in_memory += len(data)
+            return
+        if self._on_disk + len(data) > self.limit:
+            raise SpoolFullError
+        tail = self._tail()
+        _write_all(tail.file.fileno(), data)
+        tail.written += len(data)
+        self._on_disk += len(data)
+        self.most_on_disk = max(self.most_on_disk, self._on_disk)
+
+    def head(self) -> bytes | memoryview:
+        """The next bytes, at most 1 MiB, left in place until `advance`. Raises IndexError when empty."""
+        first = self._queue[0]
+        if not isinstance(first, _ChunkFile):
+            return first
+        data = os.pread(first.file.fileno(), min(READ_BYTES, first.written - first.read), first.read)
+        if not data:
+            raise OSError(errno.EIO, "a spool file is shorter than what was written to it")
+        first.read += len(data)
+        self._in_memory += len(data)
+        if first.read == first.written:
+            self._queue.popleft()
+            self._give_back(first)
+        self._queue.appendleft(data)
+        return data
+
+    def advance(self, count: int) -> None:
+        """Forget the first `count` bytes of `head()`."""
+        first = self._queue.popleft()
+        assert not isinstance(first, _ChunkFile)  # noqa: S101 -- head() has turned it into bytes
+        self._in_memory -= count
+        if count < len(first):
+            self._queue.appendleft(memoryview(first)[count:])
+
+    def close(self) -> None:
+        """Give back memory and disk. Twice is harmless."""
+        for item in self._queue:
+            if isinstance(item, _ChunkFile):
+                self._give_back(item)
+        self._queue.clear()
+
+    def _goes_to_disk(self) -> bool:
+        return self._on_disk > 0 or self._in_memory + READ_BYTES > self.memory
+
+    def _give_back(self, chunk: _ChunkFile) -> None:
+        chunk.file.close()
+        self._on_disk -= chunk.written
+
+    def _tail(self) -> _ChunkFile:
+        last = self._queue[-1] if self._queue else None
+        if isinstance(last, _ChunkFile) and last.written < CHUNK_BYTES:
+            return last
+        chunk = _ChunkFile(tempfile.TemporaryFile(prefix="safecopy-", dir=self.directory, buffering=0))  # noqa: SIM115
+        self._queue.append(chunk)
+        return chunk
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def directory_of(given: str | None) -> str:
+    """Where chunk files go: `given`, else the system's temporary directory (`TMPDIR`)."""
+    return given or tempfile.gettempdir()
+
+
+def refusals(given: str | None, *, needed: int, limit: int | None) -> list[Refusal]:
+    """Why the spool directory will not do: not there, not writable, or without room for `needed` bytes."""
+    directory = directory_of(given)
+    try:
+        with tempfile.TemporaryFile(prefix="safecopy-", dir=directory) as probe:
+            probe.write(b"?")
+            probe.flush()
+        free = shutil.disk_usage(directory).free
+    except OSError as error:
+        hint = "name a writable directory with spool_dir"
+        return [Refusal("spool_dir", f"spool directory {directory}: {error.strerror or error}", hint=hint)]
+    least = max(needed, CHUNK_BYTES)
+    if free < least:
+        message = f"spool directory {directory}: {free:,} bytes are free, about {least:,} are needed"
+        return [
+            Refusal("spool_full", message, hint="free some, name another with spool_dir, or ask for transfer=chunked")
+        ]
+    if limit is not None and needed > limit:
+        message = f"spool_limit is {limit:,} bytes, and a sequential copy needs about {needed:,}"
+        return [Refusal("spool_limit", message, hint="raise spool_limit, or ask for transfer=chunked")]
+    return []

@@ -1,0 +1,101 @@
+"""Staging: where rows wait, unseen, until they are proven. One table an attempt, in our own schema.
+
+Unlogged and never replicated; needs no right on the user's schema. Its name carries token and attempt, so
+that nobody writes into another run's, and the next run knows which ones nobody needs any more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import psycopg
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import StageError
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.session import Session
+
+log = logging.getLogger(__name__)
+
+_CATALOG = sql.load("catalog")
+_NAME_BYTES = 63
+_SCHEMA = "safecopy"
+# Names are counted in the server's encoding; where unsure in UTF-8, which no server encoding outgrows.
+_CODECS = {"EUC_KR": "euc_kr"}
+
+
+def name_of(target: TableName, *, token: int, attempt: UUID, encoding: str) -> TableName:
+    """``<target>…__safecopy_<token>_<attempt>``, within 63 bytes of the server's encoding.
+
+    The target's name is shortened at a letter's border and told apart by a hash when it does not fit, or
+    when it holds control characters.
+    """
+    suffix = f"__safecopy_{token}_{attempt.hex[:8]}"
+    room = _NAME_BYTES - len(suffix)
+    codec = _CODECS.get(encoding, "utf-8")
+    readable = target.name.isprintable() and _length(target.name, codec) <= room
+    if readable:
+        return TableName(_SCHEMA, target.name + suffix)
+    digest = hashlib.sha256(str(target).encode()).hexdigest()[:6]
+    kept = "".join(letter for letter in target.name if letter.isprintable())
+    while kept and _length(kept, codec) + len(digest) + 1 > room:
+        kept = kept[:-1]
+    return TableName(_SCHEMA, f"{kept}_{digest}{suffix}")
+
+
+@contextmanager
+def staging(plan: CopyPlan, target: Session, *, token: int, attempt: UUID) -> Iterator[TableName]:
+    """The attempt's staging table, for the time of the block. Raises `StageError` when it cannot be made."""
+    name = name_of(plan.target_name, token=token, attempt=attempt, encoding=target.server.encoding)
+    columns = [(taken.name, taken.type) for _, taken in plan.pairs]
+    try:
+        target.connection.execute(statements.create_staging(name, columns))
+    except psycopg.Error as error:
+        raise StageError(
+            f"import: staging table {name} cannot be made: {str(error).strip()}",
+            stage="import",
+            sqlstate=error.sqlstate,
+        ) from error
+    try:
+        yield name
+    finally:
+        _drop(target, name)
+
+
+def sweep(target: Session) -> tuple[str, ...]:
+    """Drop the staging tables of runs that are gone, never those of a living one. Returns their names."""
+    swept = []
+    for row in target.all(_CATALOG["leftovers"]):
+        name = TableName(_SCHEMA, row["relname"])
+        with target.connection.transaction():
+            target.connection.execute(statements.set_local("lock_timeout", "200ms"))
+            try:
+                with target.connection.transaction():
+                    target.connection.execute(statements.drop_staging(name))
+            except psycopg.errors.LockNotAvailable:
+                log.info("%s: left alone, somebody is still using it", name)
+                continue
+        log.warning("%s: dropped, its run is gone", name)
+        swept.append(str(name))
+    return tuple(swept)
+
+
+def _drop(target: Session, name: TableName) -> None:
+    """Drop our staging table; where the session is lost, the next run's sweep does it."""
+    if target.connection.closed:
+        log.warning("%s is left behind: the connection is lost; the next run drops it", name)
+        return
+    try:
+        target.connection.execute(statements.drop_staging(name))
+    except psycopg.Error as error:
+        log.warning("%s is left behind: %s; the next run drops it", name, error)
+
+
+def _length(text: str, codec: str) -> int:
+    return len(text.encode(codec, "replace"))

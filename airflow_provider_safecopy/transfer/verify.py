@@ -1,0 +1,101 @@
+"""Verify: nothing is published unless every proof agrees."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from airflow_provider_safecopy.errors import StageError, StageTimeoutError, VerifyError
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.export import Exported
+from airflow_provider_safecopy.transfer.load import Loaded
+from airflow_provider_safecopy.transfer.model import StageReport
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.session import Session
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Proofs that agree. `publish` demands one, and only `verify` makes one."""
+
+    staging: TableName
+    rows: int
+    proof: dict[str, Any]
+    content_hash: str | None
+    report: StageReport
+
+
+def verify(plan: CopyPlan, exported: Exported, loaded: Loaded, *, source: Session, target: Session) -> Verification:
+    """Compare what was exported, imported, and is in staging; with ``verify="full"`` the content too.
+
+    The source is read in the snapshot it was exported from, which `source` still holds. Raises
+    `VerifyError` when proofs differ or the source was empty, `StageTimeoutError` past `verify_timeout`.
+    """
+    started = time.monotonic()
+    if exported.rows == 0 and not plan.spec.allow_empty:
+        raise VerifyError(
+            f"{plan.source} gave no rows: publishing would empty {plan.target_name}; nothing was changed",
+            proofs={"rows": 0},
+            hint="allow it with --allow-empty (allow_empty=True) if that is meant",
+        )
+    columns = plan.target_columns
+    if plan.spec.verify == "full":
+        there = _hash(plan, target, columns, statements.select(columns, loaded.staging, None))
+        here = _hash(plan, source, plan.source_columns, plan.query())
+        staged, content_hash = there["rows"], there["hash"]
+    else:
+        here, content_hash = None, None
+        staged = _ask(plan, target, statements.count(loaded.staging))["count"]
+    proofs: dict[str, Any] = {
+        "rows": {"exported": exported.rows, "imported": loaded.rows, "staging": staged},
+        "bytes": {"exported": exported.bytes, "imported": loaded.bytes},
+        "digest": {"exported": exported.digest, "imported": loaded.digest},
+    }
+    if here is not None:
+        proofs["source rows"] = {"exported": exported.rows, "counted": here["rows"]}
+        proofs["content hash"] = {"source": here["hash"], "staging": content_hash}
+    _demand_agreement(proofs, plan)
+    seconds = time.monotonic() - started
+    log.info("verify done: %d rows agree (%s), %.2f s", staged, plan.spec.verify, seconds)
+    return Verification(loaded.staging, staged, proofs, content_hash, StageReport("verify", seconds, rows=staged))
+
+
+def _demand_agreement(proofs: dict[str, Any], plan: CopyPlan) -> None:
+    for proof, sides in proofs.items():
+        if len(set(sides.values())) != 1:
+            told = ", ".join(f"{side} {value}" for side, value in sides.items())
+            raise VerifyError(
+                f"{proof} differ ({told}); nothing was published into {plan.target_name}", proofs=proofs, retryable=True
+            )
+
+
+def _hash(plan: CopyPlan, session: Session, columns: tuple[str, ...], rows: psycopg.sql.Composed) -> dict[str, Any]:
+    return _ask(plan, session, statements.content_hash(columns, rows))
+
+
+def _ask(plan: CopyPlan, session: Session, query: psycopg.sql.Composed) -> dict[str, Any]:
+    """One row, within `verify_timeout`. A savepoint keeps the source's snapshot as it is."""
+    try:
+        with session.connection.transaction():
+            session.connection.execute(statements.set_timeout("statement_timeout", plan.spec.timeouts.verify))
+            row = session.one(query)
+    except psycopg.errors.QueryCanceled as error:
+        raise StageTimeoutError(
+            f"verify on {session.endpoint} took longer than its timeout of {plan.spec.timeouts.verify:g} s",
+            stage="verify",
+            sqlstate=error.sqlstate,
+            hint="raise verify_timeout, or use verify=counts",
+        ) from error
+    except psycopg.Error as error:
+        raise StageError(
+            f"verify on {session.endpoint} failed: {str(error).strip()}", stage="verify", sqlstate=error.sqlstate
+        ) from error
+    assert row is not None  # noqa: S101 -- an aggregate has one row
+    return row
