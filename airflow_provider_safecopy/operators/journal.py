@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
 from datetime import timedelta
-from logging import Logger
-from types import TracebackType
-from typing import Self
+from typing import Any, Protocol
 
-from airflow_provider_safecopy.transfer.model import CopyReport, Progress, Stage, StageReport
+from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec, Progress, Stage, StageReport
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 
-# Stages that overlap share a group: Airflow cannot nest them.
-_GROUPS: dict[Stage, str] = {
-    "connect": "Plan",
-    "plan": "Plan",
-    "export": "Transfer",
-    "import": "Transfer",
-    "verify": "Verify and publish",
-    "publish": "Verify and publish",
-}
+_PUBLISH = "Verify and publish"
+_TRANSFER = "Transfer"
+# Export and import overlap, so they share a group: Airflow cannot nest them.
+_GROUPS: Mapping[Stage, str] = {"verify": _PUBLISH, "publish": _PUBLISH}
+
+
+class Log(Protocol):
+    """What Airflow 2's logger and Airflow 3's have in common."""
+
+    def info(self, message: str, /, *values: Any) -> Any:
+        """Write one line."""
 
 
 class Journal:
-    """Tells the log of one task how a copy goes. As a context manager it closes the last group.
+    """Tells the log of one task how a copy goes. `every`: seconds between two lines of progress, at least."""
 
-    `every` is the number of seconds between two lines of progress.
-    """
-
-    def __init__(self, log: Logger, *, every: float = 10, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, log: Log, *, every: float = 10, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
         self._every = every
         self._clock = clock
@@ -37,37 +36,50 @@ class Journal:
         self._stage: Stage | None = None
         self._started = self._told = 0.0
 
-    def __enter__(self) -> Self:
-        self._open("Plan")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def asked(self, spec: CopySpec) -> None:
+        """What was asked for, templates rendered; what was left to its default is left out."""
+        self._open("Asked for")
+        self._lines(_asked(spec))
         self._open(None)
+
+    @contextmanager
+    def copying(self) -> Iterator[Callable[[Progress], None]]:
+        """Around the copy: groups its lines, and gives what it is to call with its progress."""
+        self._open(_TRANSFER)
+        try:
+            yield self.progress
+        finally:
+            self._open(None)
 
     def progress(self, progress: Progress) -> None:
         """Called often; writes a line when `every` seconds have passed."""
         now = self._clock()
         if progress.stage != self._stage:
             self._stage, self._started, self._told = progress.stage, now, now
-            self._open(_GROUPS[progress.stage])
+            self._open(_GROUPS.get(progress.stage, _TRANSFER))
         elif now - self._told >= self._every:
             self._told = now
             self._log.info("%s: %s", progress.stage, ", ".join(_progress(progress, now - self._started)))
 
     def plan(self, plan: CopyPlan) -> None:
         """What would be done and why, what would be refused, and the exact SQL in its order."""
-        self._log.info("planned: format %s, transfer %s, publish %s", plan.format, plan.transfer, plan.publish)
-        for kind, lines in (("because", plan.reasons), ("warning", plan.warnings), ("refused", plan.refusals)):
-            for line in lines:
-                self._log.info("%s: %s", kind, line)
+        self._log.info("planned: %s → %s", plan.source, plan.target)
+        self._log.info("  how       %s, %s, %s", plan.format, plan.transfer, plan.publish)
+        self._lines(f"  refused   {refusal}" for refusal in plan.refusals)
+        self._lines(_because(plan))
         self._open("Exact SQL")
         for step in plan.steps():
-            self._log.info("%s, in the %s%s:\n%s", step.stage, step.database, step.lock and f" ({step.lock})", step.sql)
+            self._log.info("%s, in the %s, lock %s:", step.stage, step.database, step.lock)
+            self._lines(f"  {line}" for line in step.sql.splitlines())
         self._open(None)
 
     def report(self, report: CopyReport) -> None:
         """What came of it, for a person."""
-        self._log.info("%s", "\n".join(_report(report)))
+        self._lines(_report(report))
+
+    def _lines(self, lines: Iterator[str]) -> None:
+        for line in lines:
+            self._log.info("%s", line)
 
     def _open(self, group: str | None) -> None:
         if group == self._group:
@@ -77,6 +89,21 @@ class Journal:
         if group is not None:
             self._log.info("::group::%s", group)
         self._group = group
+
+
+def _asked(spec: CopySpec) -> Iterator[str]:
+    for option in fields(spec):
+        value = getattr(spec, option.name)
+        if value != option.default and option.name != "timeouts":
+            first, *more = _written(value).splitlines()
+            yield f"{option.name:<12} {first}"
+            yield from (f"{'':<12} {line}" for line in more)
+
+
+def _written(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(name if name == to else f"{name} → {to}" for name, to in value.items())
+    return str(value)
 
 
 def _progress(progress: Progress, seconds: float) -> Iterator[str]:
@@ -94,15 +121,15 @@ def _progress(progress: Progress, seconds: float) -> Iterator[str]:
 
 def _report(report: CopyReport) -> Iterator[str]:
     yield f"{report.status}: {report.source} → {report.target}"
-    yield f"  rows      {_count(report.rows)} (before: {_count(report.previous_rows)})"
-    yield f"  stream    {_size(report.bytes or 0)}, {report.format}, {report.transfer}; xxh3 {report.digest}"
+    yield f"  rows      {_count(report.previous_rows)} → {_count(report.rows)}"
+    yield f"  stream    {_size(report.bytes or 0)}, digest {report.digest}"
     if report.content_hash:
-        yield f"  content   {report.content_hash} on both sides"
-    yield f"  published by {report.publish}; receipt: token {report.token}, attempt {report.attempt}"
+        yield f"  content   {report.content_hash}, the same on both sides"
+    yield f"  how       {report.format}, {report.transfer}, {report.publish}"
+    yield f"  receipt   token {report.token} of lock {report.lock}, attempt {report.attempt}"
     yield from map(_stage, report.stages)
-    yield f"  in all    {report.seconds:.1f} s, {_size(report.spool_bytes)} of temporary disk"
-    yield from (f"  because   {reason}" for reason in report.reasons)
-    yield from (f"  warning   {warning}" for warning in report.warnings)
+    yield f"  in all    {report.seconds:.1f} s, {_size(report.spool_bytes)} of temporary disk at most"
+    yield from _because(report)
 
 
 def _stage(stage: StageReport) -> str:
@@ -116,8 +143,13 @@ def _stage(stage: StageReport) -> str:
     return f"  {stage.stage:<9} {', '.join(parts)}"
 
 
+def _because(decided: CopyPlan | CopyReport) -> Iterator[str]:
+    yield from (f"  because   {reason}" for reason in decided.reasons)
+    yield from (f"  warning   {warning}" for warning in decided.warnings)
+
+
 def _count(rows: int | None) -> str:
-    return "not known" if rows is None else f"{rows:,}"
+    return "not counted" if rows is None else f"{rows:,}"
 
 
 def _size(size: float) -> str:

@@ -79,10 +79,10 @@ class SafeCopyOperator(BaseOperator):
     the same copy would meet again raise `AirflowFailException`, others `AirflowException`, to be retried.
     """
 
-    template_fields: ClassVar[Sequence[str]] = ("source_conn_id", "target_conn_id", *_STAND_INS)
+    template_fields: Sequence[str] = ("source_conn_id", "target_conn_id", *_STAND_INS)
     template_fields_renderers: ClassVar[dict[str, str]] = {"source_sql": "sql", "where": "sql", "columns": "json"}
     # A table may well be called x.sql, so only `source_sql` is ever taken for a file: see `_as_include`.
-    template_ext: ClassVar[Sequence[str]] = ()
+    template_ext: Sequence[str] = ()
     ui_color = "#cfe8dc"
 
     _abort: AbortSwitch | None = None
@@ -161,15 +161,19 @@ class SafeCopyOperator(BaseOperator):
             self._abort.throw("the task was killed")
 
     def _copy(self, hook: SafeCopyHook, context: Context, abort: AbortSwitch) -> CopyReport:
-        with Journal(self.log) as journal:
-            report = hook.copy(self._spec(), owner=_owner(context), abort=abort, progress=journal.progress)
+        spec, journal = self._spec(), Journal(self.log)
+        journal.asked(spec)
+        with journal.copying() as progress:
+            report = hook.copy(spec, owner=_owner(context), abort=abort, progress=progress)
         journal.report(report)
         self._tell_outlets(context, report)
         return report
 
     def _plan(self, hook: SafeCopyHook) -> CopyReport:
-        plan = hook.plan(self._spec())
-        Journal(self.log).plan(plan)
+        spec, journal = self._spec(), Journal(self.log)
+        journal.asked(spec)
+        plan = hook.plan(spec)
+        journal.plan(plan)
         plan.require()
         return plan.as_report()
 
