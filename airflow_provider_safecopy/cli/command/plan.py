@@ -1,0 +1,34 @@
+"""`safecopy plan`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from airflow_provider_safecopy.cli import exitcode, guide, option
+from airflow_provider_safecopy.cli.output import Output
+from airflow_provider_safecopy.cli.speaking import endpoints, speaking
+
+
+@click.command(
+    help=guide.PLAN,
+    short_help="Show what a copy would do, and why.",
+    epilog=guide.NAMES + guide.PASSWORDS + guide.EXIT_CODES,
+)
+@option.endpoint("source")
+@option.endpoint("target")
+@option.table(required=True)
+@option.manner
+@option.output
+@speaking
+def plan(output: Output, *, source: str | None, target: str | None, **options: Any) -> int:
+    """Print the plan."""
+    from airflow_provider_safecopy import pipeline
+    from airflow_provider_safecopy.cli import report
+
+    both, spec = endpoints(output, source=source, target=target), option.spec_of(options)
+    planned = pipeline.plan(spec, *both)
+    status = "refused" if planned.refusals else "planned"
+    output.result({"status": status, **planned.as_dict()}, report.of_plan(planned))
+    return exitcode.REFUSED if planned.refusals else exitcode.DONE

@@ -1,0 +1,44 @@
+"""Where the command begins: streams, signals, the words of the command line, and the exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from airflow_provider_safecopy.cli import encoding, exitcode
+from airflow_provider_safecopy.cli.output import Output
+from airflow_provider_safecopy.cli.signals import interrupting
+from airflow_provider_safecopy.errors import AbortedError, ConfigError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `safecopy` with `arguments` (default: the command line's); the exit code. Main thread only."""
+    encoding.settle_streams()
+    words = encoding.arguments() if arguments is None else list(arguments)
+    asked = Output(as_json="--json" in words)  # for errors met before a command knows its options
+    try:
+        with interrupting():
+            return _run(words, asked)
+    except (KeyboardInterrupt, click.Abort) as interrupt:
+        return asked.fail(AbortedError(str(interrupt) or "SIGINT"))
+
+
+def _run(words: Sequence[str], asked: Output) -> int:
+    from airflow_provider_safecopy.cli.group import safecopy
+
+    try:
+        code = safecopy.main(args=list(words), prog_name="safecopy", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        return asked.fail(_bad_request(error))
+    except OSError as error:
+        return asked.break_down(error)
+    return code if isinstance(code, int) else exitcode.DONE
+
+
+def _bad_request(error: click.ClickException) -> ConfigError:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context else "safecopy"
+    return ConfigError(error.format_message(), hint=f"see {command} --help")

@@ -1,0 +1,42 @@
+"""What the command's exit code says. Scripts rely on these numbers; they never change meaning."""
+
+from __future__ import annotations
+
+from airflow_provider_safecopy.errors import (
+    AbortedError,
+    ConfigError,
+    FencedOutError,
+    LockStoreError,
+    PlanError,
+    PublishUnknownError,
+    SafeCopyError,
+    StageError,
+    VerifyError,
+)
+
+DONE = 0
+"""Published; or planned, initialised, examined without a failed check."""
+INTERNAL = 1
+"""A mistake of SafeCopy itself, or an error of the demo. Nothing is known about it; please report it."""
+REFUSED = 2
+"""A bad request, a refused plan, a failed check of `doctor`."""
+ABORTED = 130
+"""Stopped by SIGINT, SIGTERM or SIGHUP."""
+
+_OF_ERRORS: dict[type[SafeCopyError], int] = {
+    ConfigError: REFUSED,
+    PlanError: REFUSED,
+    # 3 is for a busy lock.
+    FencedOutError: 4,
+    StageError: 5,
+    # No token could be drawn, because the target's `safecopy` schema failed us: a stage like the others.
+    LockStoreError: 5,
+    VerifyError: 6,
+    PublishUnknownError: 7,
+    AbortedError: ABORTED,
+}
+
+
+def of(error: BaseException) -> int:
+    """The exit code `error` ends the command with."""
+    return next((_OF_ERRORS[kind] for kind in type(error).__mro__ if kind in _OF_ERRORS), INTERNAL)

@@ -1,0 +1,87 @@
+"""An error, written for a person: which table, which stage, what happened, what it did, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from airflow_provider_safecopy.cli.encoding import shown
+from airflow_provider_safecopy.errors import (
+    AbortedError,
+    ConfigError,
+    FencedOutError,
+    LockStoreError,
+    PlanError,
+    PublishUnknownError,
+    SafeCopyError,
+    StageError,
+    VerifyError,
+)
+
+_TITLES: dict[type[SafeCopyError], str] = {
+    ConfigError: "bad request",
+    PlanError: "refused",
+    LockStoreError: "no token from the target",
+    VerifyError: "verification failed",
+    FencedOutError: "fenced out",
+    PublishUnknownError: "publish outcome unknown",
+    AbortedError: "aborted",
+}
+_UNCHANGED = "unchanged, nothing was published"
+_UNKNOWN = "old rows or new rows, whole in either case; which of them is not known"
+
+
+def block(error: SafeCopyError, *, subject: str = "") -> str:
+    """`error` as a block of lines. `subject` is what was being done, such as ``영업.고객 -> 분석.고객``."""
+    lines = [f"safecopy: {_title(error)}: {_first(error)}"]
+    width = max((len(name) for name, _ in _fields(error, subject)), default=0)
+    for name, value in _fields(error, subject):
+        first, *more = shown(value).splitlines() or [""]
+        lines += [f"  {name:<{width}}  {first}", *(f"  {'':<{width}}  {line}" for line in more)]
+    return "\n".join(lines)
+
+
+def _title(error: SafeCopyError) -> str:
+    if isinstance(error, StageError):
+        return f"{error.stage} failed"
+    return next((_TITLES[kind] for kind in type(error).__mro__ if kind in _TITLES), "failed")
+
+
+def _first(error: SafeCopyError) -> str:
+    if isinstance(error, PlanError):
+        count = len(error.refusals)
+        return "nothing was touched, for this reason" if count == 1 else f"nothing was touched, for {count} reasons"
+    return shown(error.message).strip().removeprefix("aborted: ")
+
+
+def _fields(error: SafeCopyError, subject: str) -> Iterator[tuple[str, str]]:
+    if subject:
+        yield "copy", subject
+    if isinstance(error, StageError):
+        details = {"psql exit code": error.exit_code, "SQLSTATE": error.sqlstate}
+        told = ", ".join(f"{name} {value}" for name, value in details.items() if value is not None)
+        yield "stage", f"{error.stage} ({told})" if told else error.stage
+        if error.stderr_tail.strip():
+            yield "psql", error.stderr_tail.strip()
+    elif isinstance(error, LockStoreError) and error.sqlstate:
+        yield "SQLSTATE", error.sqlstate
+    elif isinstance(error, VerifyError):
+        yield "stage", error.stage
+        yield from (("proof", f"{name}: {value}") for name, value in error.proofs.items())
+    elif isinstance(error, PlanError):
+        for refusal in error.refusals:
+            yield "because", refusal.message
+            if refusal.hint:
+                yield "next", refusal.hint
+    yield from (("and", note) for note in getattr(error, "__notes__", ()))
+    if subject:
+        yield "target", _UNKNOWN if isinstance(error, PublishUnknownError) else _UNCHANGED
+    if not isinstance(error, PlanError):
+        yield "next", error.hint or _advice(error)
+
+
+def _advice(error: SafeCopyError) -> str:
+    if isinstance(error, ConfigError):
+        return "see safecopy COMMAND --help"
+    if error.retryable:
+        return "the same command may succeed when run again"
+    return "the same command will fail again: change what is named above first"

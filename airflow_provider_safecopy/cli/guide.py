@@ -1,0 +1,71 @@
+"""The help texts. A backspace before a paragraph keeps click from filling its lines."""
+
+COPY = """
+Copy one table, view or query into a table of another database, and prove it before it is seen.
+
+\b
+safecopy copy --source 'host=erp dbname=erp user=reader' \\
+    --target postgresql://loader@dw/dw --source-table 영업.고객 --target-table 분석.고객
+
+\b
+safecopy copy --source-sql @orders.sql --target-table 분석.주문_내역 --verify full --json
+"""
+PLAN = """
+Show what a copy would do: decisions and their reasons, refusals, lock levels, the exact SQL.
+
+Nothing is touched. Exit code 2 when the copy would be refused.
+"""
+INIT = """
+Create the schema safecopy in the target: locks, receipts, staging tables. May be run again.
+
+A copy creates it by itself where its role may create schemas. Where it may not, somebody who may
+runs this once, and grants the role what it needs.
+
+\b
+safecopy init --target 'host=dw dbname=dw user=admin' --grant loader
+"""
+DOCTOR = """
+Examine a pair of databases, or one of them, and this host; show all findings at once.
+
+With --target-table and a source, that copy is examined too. Exit code 2 when a check failed.
+
+\b
+safecopy doctor --target 'host=dw dbname=dw user=loader'
+"""
+DEMO = """
+Copy Korean tables between two PostgreSQL servers by a real Airflow run, and compare.
+
+Starts two embedded servers, fills one, runs the example DAG, compares both sides, and leaves nothing
+behind. Needs airflow-provider-safecopy[airflow,demo].
+
+\b
+safecopy demo
+safecopy demo --run 'airflow tasks test 영업_복사 고객_복사'
+"""
+
+NAMES = """
+\b
+Names are case-sensitive and taken as they are; a dot separates schema and table:
+  영업.고객          schema 영업, table 고객
+  '"주문.내역"'      a table whose name holds a dot, in double quotes
+
+\b
+--columns takes names, or source=target, separated by commas, and may be repeated:
+  --columns 고객번호,이름
+  --columns 고객번호=cust_no --columns 이름=cust_name
+  --columns '"금액,원"=amount'   a name with a comma, an equals sign or a double quote
+                               stands in double quotes, a double quote inside it twice
+
+\b
+TIME is in seconds, or 90s, 15min, 4h. BYTES is a number, or 512MiB (of 1024), 2GB (of 1000).
+"""
+PASSWORDS = """
+\b
+Passwords belong in a password file (~/.pgpass, PGPASSFILE), a service file, or the variables
+SAFECOPY_SOURCE and SAFECOPY_TARGET: what stands on a command line, every user of the host can read.
+"""
+EXIT_CODES = """
+\b
+Exit codes: 0 done, 2 bad request or refused, 4 fenced out by a newer run, 5 a stage failed or
+timed out, 6 verification failed, 7 publish outcome unknown, 130 aborted, 1 a mistake in safecopy.
+"""

@@ -1,0 +1,186 @@
+"""The options of the commands, each declared once, in groups a command takes whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+from click.core import ParameterSource
+
+from airflow_provider_safecopy.cli import columns as column_list
+from airflow_provider_safecopy.cli import encoding, parameter, quantity
+from airflow_provider_safecopy.transfer.model import CopySpec, Format, Publish, Timeouts, Transfer, Verify
+
+if TYPE_CHECKING:
+    from airflow_provider_safecopy.endpoint import Endpoint
+
+_Command = Callable[..., Any]
+_Decorator = Callable[[_Command], _Command]
+
+_TIMEOUTS = {
+    "connect": "to open one session",
+    "export": "for the whole export",
+    "import": "for the whole import",
+    "stall": "without a single byte moving while it could",
+    "verify": "to compare both sides",
+    "publish": "to write the rows, waiting for locks included",
+}
+
+
+def _environment(name: str) -> Callable[[], str | None]:
+    return lambda: encoding.read(os.environ[name]) if os.environ.get(name) else None
+
+
+def endpoint(which: str) -> _Decorator:
+    """``--source`` or ``--target``."""
+    variable = f"SAFECOPY_{which.upper()}"
+    return click.option(
+        f"--{which}",
+        metavar="CONNINFO",
+        callback=parameter.text,
+        default=_environment(variable),
+        help=f"The {which} database: any libpq conninfo or URI.  [env: {variable}]",
+    )
+
+
+def table(*, required: bool) -> _Decorator:
+    """What is copied, and where to."""
+    query = "A query instead, or @file with one, @- for standard input. Names in it carry their schema."
+    return _all(
+        click.option(
+            "--source-table", metavar="NAME", callback=parameter.text, help="Table, view or the like to read."
+        ),
+        click.option("--source-sql", metavar="SQL|@FILE", callback=parameter.sql, help=query),
+        click.option(
+            "--target-table", metavar="NAME", callback=parameter.text, required=required, help="Table to publish into."
+        ),
+        click.option(
+            "--columns",
+            metavar="LIST",
+            multiple=True,
+            callback=parameter.texts,
+            help="Columns to copy: a,b or source=target. See below.  [default: all, by name]",
+        ),
+        click.option("--where", metavar="SQL", callback=parameter.text, help="Copy only the rows this is true for."),
+    )
+
+
+def manner(function: _Command) -> _Command:
+    """How it is copied."""
+    return _all(
+        _choice("transfer", Transfer, "Finish the export before the import starts, or let them overlap."),
+        _choice("format", Format, "COPY format. auto: binary only where it is safe."),
+        _choice("publish", Publish, "How the rows get into the target table."),
+        _choice("verify", Verify, "Compare counts and digest, or the content of both sides as well."),
+        *(_timeout(name, purpose) for name, purpose in _TIMEOUTS.items()),
+        click.option("--spool-dir", metavar="DIR", callback=parameter.path, help="Temporary files.  [default: TMPDIR]"),
+        click.option(
+            "--spool-limit",
+            metavar="BYTES",
+            callback=parameter.size,
+            help="Most temporary disk to use, such as 512MiB.  [default: 1GiB chunked, no bound sequential]",
+        ),
+        click.option("--lock", metavar="NAME", callback=parameter.text, help="Lock to hold.  [default: target table]"),
+        click.option("--allow-empty", is_flag=True, help="Publish even if the source has no row."),
+        psql,
+    )(function)
+
+
+def owner(function: _Command) -> _Command:
+    """``--owner``."""
+    return click.option(
+        "--owner",
+        metavar="TEXT",
+        callback=parameter.text,
+        default=_user_at_host,
+        help="Who runs this, for people; kept in the receipt.  [default: user@host]",
+    )(function)
+
+
+def psql(function: _Command) -> _Command:
+    """``--psql``."""
+    return click.option(
+        "--psql", metavar="PATH", callback=parameter.path, help="psql to use.  [env: SAFECOPY_PSQL; default: found]"
+    )(function)
+
+
+def output(function: _Command) -> _Command:
+    """How much is said, and to whom."""
+    return _all(
+        click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, UTF-8; all else on stderr."),
+        verbose,
+        click.option("-q", "--quiet", is_flag=True, help="Nothing but warnings, errors and --json."),
+    )(function)
+
+
+def verbose(function: _Command) -> _Command:
+    """``-v``."""
+    return click.option("-v", "--verbose", count=True, help="Log lines; twice: details and tracebacks.")(function)
+
+
+def connect_timeout(function: _Command) -> _Command:
+    """``--connect-timeout`` alone."""
+    return _timeout("connect", _TIMEOUTS["connect"])(function)
+
+
+def endpoint_of(which: str, conninfo: str | None) -> Endpoint:
+    """The endpoint that was given. Raises click's usage error when none was, `ConfigError` for nonsense."""
+    from airflow_provider_safecopy.endpoint import Endpoint
+
+    if not conninfo or not conninfo.strip():
+        raise click.UsageError(f"Missing option '--{which}' (or set SAFECOPY_{which.upper()}).")
+    return Endpoint.from_conninfo(conninfo)
+
+
+def betrayed(which: str, endpoint: Endpoint) -> bool:
+    """Whether the password of `endpoint` stands on the command line, for all users of the host to read."""
+    source = click.get_current_context().get_parameter_source(which)
+    return source is ParameterSource.COMMANDLINE and "password" in endpoint.parameters
+
+
+def spec_of(options: dict[str, Any]) -> CopySpec:
+    """The spec meant by `table`'s and `manner`'s options. Raises `ConfigError`."""
+    timeouts = Timeouts(**{field.name: options[f"{field.name.rstrip('_')}_timeout"] for field in fields(Timeouts)})
+    asked = {field.name: options[field.name] for field in fields(CopySpec) if field.name in options}
+    return CopySpec.of(**asked | {"columns": column_list.parse(options["columns"]), "timeouts": timeouts})
+
+
+def _user_at_host() -> str:
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in many containers
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _choice(name: str, literal: Any, purpose: str) -> _Decorator:
+    default = next(field.default for field in fields(CopySpec) if field.name == name)
+    return click.option(
+        f"--{name}", type=click.Choice(get_args(literal)), default=default, show_default=True, help=purpose
+    )
+
+
+def _timeout(name: str, purpose: str) -> _Decorator:
+    default: float = getattr(Timeouts, name if hasattr(Timeouts, name) else f"{name}_")
+    return click.option(
+        f"--{name}-timeout",
+        metavar="TIME",
+        callback=parameter.seconds,
+        default=str(default),
+        help=f"Longest time {purpose}.  [default: {quantity.show_seconds(default)}]",
+    )
+
+
+def _all(*options: Callable[[_Command], _Command]) -> _Decorator:
+    def decorate(function: _Command) -> _Command:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate

@@ -1,0 +1,101 @@
+"""Where a command's words go: the result to stdout, everything else to stderr.
+
+With ``--json`` stdout gets exactly one JSON object, in UTF-8 whatever the locale, also on failure.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_provider_safecopy.cli import exitcode, failure
+from airflow_provider_safecopy.cli.encoding import is_terminal, shown
+from airflow_provider_safecopy.errors import SafeCopyError
+
+
+@dataclass(frozen=True)
+class Output:
+    """How much a command says. `verbose` counts the -v."""
+
+    as_json: bool = False
+    verbose: int = 0
+    quiet: bool = False
+
+    def result(self, data: Mapping[str, Any], text: str) -> None:
+        """Say what came of the command: `data` to a machine, `text` to a person who wants to hear."""
+        if self.as_json:
+            _write_json(data)
+        elif not self.quiet:
+            _write(f"{text}\n")
+
+    def warn(self, text: str) -> None:
+        """Say something on stderr that even a quiet command says."""
+        sys.stderr.write(f"safecopy: warning: {shown(text)}\n")
+
+    def fail(self, error: SafeCopyError, *, subject: str = "") -> int:
+        """Report `error`; the exit code to end with."""
+        sys.stderr.write(failure.block(error, subject=subject) + "\n")
+        if self.verbose > 1:
+            sys.stderr.write("".join(traceback.format_exception(error)))
+        if self.as_json:
+            _write_json({"status": "error", "error": error.as_dict()})
+        return exitcode.of(error)
+
+    def break_down(self, error: Exception) -> int:
+        """Report a mistake of our own, with all that is known of it."""
+        sys.stderr.write("".join(traceback.format_exception(error)))
+        sys.stderr.write("safecopy: internal error: this is a mistake in SafeCopy; please report the lines above\n")
+        if self.as_json:
+            told = {"type": "InternalError", "message": f"{type(error).__name__}: {error}", "retryable": False}
+            _write_json({"status": "error", "error": {**told, "hint": "please report this"}})
+        return exitcode.INTERNAL
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """Inside, the package's log goes to stderr: from INFO where no bars show the stages, or with -v."""
+        told = logging.WARNING if self.quiet or (is_terminal(sys.stderr) and not self.verbose) else logging.INFO
+        logger, handler = logging.getLogger("airflow_provider_safecopy"), _ToStderr()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s" if self.verbose else "%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG if self.verbose > 1 else told)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
+
+class _ToStderr(logging.Handler):
+    """The stderr of the moment: while bars are shown, rich puts lines above them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(shown(self.format(record)) + "\n")
+        except OSError:
+            self.setLevel(logging.CRITICAL + 1)  # whoever read the log has gone; the copy goes on
+
+
+def _write_json(data: Mapping[str, Any]) -> None:
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    # A lone surrogate, of a word that was not text, becomes the \udcxx that JSON reads back.
+    _write(text + "\n", raw=(text + "\n").encode("utf-8", "backslashreplace"))
+
+
+def _write(text: str, *, raw: bytes | None = None) -> None:
+    """Write to stdout and see it go. A report nobody takes changes nothing about what it reports."""
+    try:
+        if raw is None:
+            sys.stdout.write(text)
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(raw)
+        sys.stdout.flush()
+    except OSError as error:
+        sys.stderr.write(f"safecopy: the result could not be written to stdout: {error.strerror}\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it ends

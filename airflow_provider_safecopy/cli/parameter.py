@@ -1,0 +1,77 @@
+"""Values of options, read from what a person types. Each function is a click callback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from airflow_provider_safecopy.cli import quantity
+
+
+def text(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Text in UTF-8 or the locale's encoding; bytes that are neither are refused, not guessed at."""
+    if value is not None and any(0xD800 <= ord(character) < 0xE000 for character in value):
+        encoding = sys.getfilesystemencoding()
+        choices = "UTF-8" if encoding == "utf-8" else f"UTF-8 or {encoding}"
+        raise click.BadParameter(f"the text is not valid {choices}", ctx, param)
+    return value
+
+
+def texts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """As `text`, for an option that may be repeated."""
+    for value in values:
+        text(ctx, param, value)
+    return values
+
+
+def sql(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """SQL text, or ``@file`` for the text in a file (UTF-8), ``@-`` for standard input."""
+    text(ctx, param, value)
+    if value is None or not value.startswith("@"):
+        return value
+    try:
+        raw = sys.stdin.buffer.read() if value == "@-" else Path(existing(value[1:])).read_bytes()
+        return raw.decode("utf-8-sig")
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {value[1:]}: {error.strerror}", ctx, param) from None
+    except UnicodeDecodeError as error:
+        raise click.BadParameter(f"{value[1:]} is not UTF-8 (byte {error.start + 1})", ctx, param) from None
+
+
+def seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """A time above zero: ``90``, ``90s``, ``15min``, ``4h``, ``1d``, ``500ms``."""
+    if number := quantity.parse_seconds(value):
+        return number
+    raise click.BadParameter(f"{value!r} is no time above zero, such as 90, 90s, 15min or 4h", ctx, param)
+
+
+def size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """A number of bytes above zero: ``1000000``, ``512MiB`` (of 1024), ``2GB`` (of 1000)."""
+    if value is None:
+        return None
+    if number := quantity.parse_bytes(value):
+        return number
+    raise click.BadParameter(f"{value!r} is no size above zero, such as 1000000, 512MiB or 2GB", ctx, param)
+
+
+def path(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 -- click's signature
+    """A path. Typed in UTF-8 or in the locale's encoding, it means the one that exists."""
+    return None if value is None else existing(value)
+
+
+def existing(path: str) -> str:
+    """`path` under the spelling, the locale's or UTF-8, that exists; as it is where neither does."""
+    for spelling in (_encoded_by_locale(path), path.encode("utf-8", "surrogateescape")):
+        if spelling is not None and os.path.lexists(spelling):
+            return os.fsdecode(spelling)
+    return path
+
+
+def _encoded_by_locale(path: str) -> bytes | None:
+    try:
+        return os.fsencode(path)
+    except UnicodeEncodeError:
+        return None

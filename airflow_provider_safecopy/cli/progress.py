@@ -1,0 +1,133 @@
+"""How far a copy is: a bar for each stage on a terminal, a line now and then elsewhere.
+
+Whoever reads the progress may go away, a closed pipe say, without the copy failing for it: then nothing
+more is written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, TextIO
+
+from airflow_provider_safecopy.cli.encoding import is_terminal
+from airflow_provider_safecopy.cli.quantity import show_bytes, show_seconds
+from airflow_provider_safecopy.transfer.model import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+LINE_SECONDS = 5.0
+"""How often a stage that goes on says so where there is no terminal."""
+
+_MOVING = frozenset({"export", "import"})
+
+Listener = Callable[[Progress], None]
+Clock = Callable[[], float]
+
+
+def open_progress(stream: TextIO, *, quiet: bool) -> AbstractContextManager[Listener]:
+    """What shows progress on `stream`: nothing if `quiet`, bars on a terminal, lines elsewhere."""
+    if quiet:
+        return nullcontext(lambda _: None)
+    return _open_bars(stream) if is_terminal(stream) else nullcontext(Lines(stream))
+
+
+class Lines:
+    """A line every `LINE_SECONDS` while a stage goes on. That one begins or ends is in the log."""
+
+    def __init__(self, stream: TextIO, clock: Clock = time.monotonic) -> None:
+        self._stream: TextIO | None = stream
+        self._clock = clock
+        self._begun: dict[str, float] = {}
+        self._told: dict[str, float] = {}
+
+    def __call__(self, progress: Progress) -> None:
+        now = self._clock()
+        begun = self._begun.setdefault(progress.stage, now)
+        if now - self._told.setdefault(progress.stage, begun) >= LINE_SECONDS:
+            self._told[progress.stage] = now
+            self._write(f"{progress.stage}: {figures(progress, now - begun) or f'{now - begun:.0f} s'}\n")
+
+    def _write(self, line: str) -> None:
+        if self._stream is None:
+            return
+        try:
+            self._stream.write(line)
+            self._stream.flush()
+        except OSError:
+            self._stream = None
+
+
+class Bars:
+    """A bar for each stage. Those of the transfer are full once what follows it has begun."""
+
+    def __init__(self, rich: RichProgress, clock: Clock = time.monotonic) -> None:
+        self._rich = rich
+        self._clock = clock
+        self._begun: dict[str, float] = {}
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage not in self._tasks:
+            self._begin(progress)
+        done, expected = measure(progress)
+        told = figures(progress, self._clock() - self._begun[progress.stage])
+        self._rich.update(self._tasks[progress.stage], completed=done, total=expected, told=told)
+
+    def finish(self) -> None:
+        """Fill every bar: what they show has ended."""
+        for task in self._tasks.values():
+            done = max(self._rich.tasks[task].completed, 1)
+            told = self._rich.tasks[task].fields["told"].partition(", about")[0]
+            self._rich.update(task, completed=done, total=done, told=told)
+
+    def _begin(self, progress: Progress) -> None:
+        if progress.stage != "import":  # which overlaps with the export
+            self.finish()
+        self._begun[progress.stage] = self._clock()
+        self._tasks[progress.stage] = self._rich.add_task(progress.stage, total=None, told="")
+
+
+def figures(progress: Progress, seconds: float) -> str:
+    """What is known of a stage that has gone on for `seconds`: rows, bytes, bytes per second, time left."""
+    parts = [] if progress.rows is None else [f"{progress.rows:,} rows"]
+    if progress.stage in _MOVING and progress.bytes:
+        parts.append(show_bytes(progress.bytes))
+        if seconds > 0:
+            parts.append(f"{show_bytes(progress.bytes / seconds)}/s")
+    done, expected = measure(progress)
+    if done and expected is not None and seconds > 1:
+        parts.append(f"about {show_seconds(seconds * (expected - done) / done)} left")
+    return ", ".join(parts)
+
+
+def measure(progress: Progress) -> tuple[int, int | None]:
+    """What is done, of how much: in rows where both are known, else in bytes.
+
+    Verify and publish are single statements: nobody can know how far they are. What an export is expected
+    to bring comes from statistics; one that goes past it has no known end.
+    """
+    if progress.stage not in _MOVING:
+        return 0, None
+    done, expected = progress.bytes, progress.expected_bytes
+    if progress.rows is not None and progress.expected_rows is not None:
+        done, expected = progress.rows, progress.expected_rows
+    return done, None if expected is None or done > expected else expected
+
+
+@contextmanager
+def _open_bars(stream: TextIO) -> Iterator[Listener]:
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    console = Console(file=stream, highlight=False, markup=False)
+    spinner = SpinnerColumn("dots" if console.encoding.startswith("utf") else "line", finished_text=" ")
+    columns = (spinner, TextColumn("{task.description:<8}"), BarColumn(24), TextColumn("{task.fields[told]}"))
+    with RichProgress(*columns, console=console) as rich:
+        bars = Bars(rich)
+        yield bars
+        bars.finish()

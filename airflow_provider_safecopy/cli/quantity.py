@@ -1,0 +1,56 @@
+"""Times and sizes: read from what a person types, written as a person reads them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+_QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d+)?|\.\d+)\s*(?P<unit>[A-Za-z]*)")
+_SECONDS = {"": 1, "ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86400}
+_BYTES = {"": 1, "b": 1} | {
+    unit.lower(): base**power
+    for base, units in ((1000, ("kB", "MB", "GB", "TB")), (1024, ("KiB", "MiB", "GiB", "TiB")))
+    for power, unit in enumerate(units, start=1)
+}
+
+
+def parse_seconds(text: str) -> float | None:
+    """The seconds in ``90``, ``90s``, ``15min``, ``4h``, ``1d`` or ``500ms``; None where `text` is no time."""
+    return _parse(text, _SECONDS)
+
+
+def parse_bytes(text: str) -> int | None:
+    """The bytes in ``1000000``, ``2GB`` (of 1000) or ``512MiB`` (of 1024); None where `text` is no size.
+
+    ``512M`` is none: half the world means 512,000,000 by it and half 536,870,912.
+    """
+    number = _parse(text, _BYTES)
+    return None if number is None else int(number)
+
+
+def show_bytes(number: float) -> str:
+    """A number of bytes as people read it: ``34.5 MiB``."""
+    if number < 1024:
+        return f"{number:,.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        number /= 1024
+        if number < 1000:
+            return f"{number:,.1f} {unit}"
+    return f"{number / 1024:,.1f} TiB"
+
+
+def show_seconds(seconds: float) -> str:
+    """A time as people read it: ``0.8 s``, ``95 s``, ``12 min``, ``1.5 h``."""
+    if seconds < 10:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    for unit, length, until in (("s", 1, 120), ("min", 60, 3600)):
+        if seconds < until:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 3600:.1f}".removesuffix(".0") + " h"
+
+
+def _parse(text: str, units: Mapping[str, float]) -> float | None:
+    match = _QUANTITY.fullmatch(text.strip())
+    if match is None or match["unit"].lower() not in units:
+        return None
+    return float(match["number"]) * units[match["unit"].lower()]

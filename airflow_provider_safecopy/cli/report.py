@@ -1,0 +1,123 @@
+"""Results, written for a person: what a copy did, what a plan would do, what the doctor found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from airflow_provider_safecopy.cli.encoding import shown
+from airflow_provider_safecopy.cli.quantity import show_bytes
+from airflow_provider_safecopy.cli.table import aligned
+from airflow_provider_safecopy.transfer.model import CopyReport
+
+if TYPE_CHECKING:
+    from airflow_provider_safecopy.doctor import Check
+    from airflow_provider_safecopy.transfer.plan import CopyPlan
+
+_NUMBERS = frozenset(range(1, 6))
+
+
+def of_copy(report: CopyReport) -> str:
+    """What a copy did."""
+    facts = [
+        ("from", report.source),
+        ("to", report.target),
+        ("rows", f"{_count(report.previous_rows)} -> {_count(report.rows)}"),
+        ("bytes", _size(report.bytes)),
+        ("digest", f"{report.digest} (xxh3, 128 bit)" if report.digest else "-"),
+        *([("content", f"{report.content_hash} (the same on both sides)")] if report.content_hash else []),
+        ("how", f"{report.transfer}, {report.format}, {report.publish}"),
+        ("token", f"{report.token} of lock {report.lock}, attempt {report.attempt}"),
+        ("memory", f"{show_bytes(report.peak_rss_bytes)} at most, {show_bytes(report.spool_bytes)} of temporary disk"),
+        *_because(report.reasons, report.warnings),
+    ]
+    return "\n".join([f"published in {report.seconds:.1f} s", *_facts(facts), "", *_stages(report)])
+
+
+def of_plan(plan: CopyPlan) -> str:
+    """What a copy would do, statement by statement, or why it is refused."""
+    facts = [
+        ("from", plan.source),
+        ("to", plan.target),
+        (
+            "columns",
+            ", ".join(_pair(a, b) for a, b in zip(plan.source_columns, plan.target_columns, strict=True)) or "-",
+        ),
+        ("how", f"{plan.transfer}, {plan.format}, {plan.publish}"),
+        ("expected", f"about {_count(plan.expected_rows)} rows, {_size(plan.expected_bytes)}"),
+        ("lock", plan.lock),
+        *_because(plan.reasons, plan.warnings),
+    ]
+    if plan.refusals:
+        told = [
+            pair
+            for refusal in plan.refusals
+            for pair in (("refused", refusal.message), ("next", refusal.hint))
+            if pair[1]
+        ]
+        return "\n".join(["refused: nothing was touched", *_facts([*facts, *told])])
+    return "\n".join(["planned: nothing was touched", *_facts(facts), *_steps(plan)])
+
+
+def of_checks(checks: Sequence[Check]) -> str:
+    """What the doctor found, the next step below each finding that needs one."""
+    rows = [(shown(check.outcome), shown(check.name), shown(check.detail).replace("\n", " ")) for check in checks]
+    lines: list[str] = []
+    for check, line in zip(checks, aligned(rows, indent=""), strict=True):
+        lines.append(line)
+        if check.hint:
+            lines.append(f"         next: {shown(check.hint)}")
+    count = {outcome: sum(check.outcome == outcome for check in checks) for outcome in ("ok", "warning", "failed")}
+    return "\n".join([*lines, "", ", ".join(f"{number} {outcome}" for outcome, number in count.items())])
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> list[str]:
+    return [line for name, value in facts for line in _fact(name, shown(value).splitlines() or [""])]
+
+
+def _fact(name: str, lines: Sequence[str]) -> list[str]:
+    return [f"  {name if at == 0 else '':<9} {line}" for at, line in enumerate(lines)]
+
+
+def _because(reasons: Sequence[str], warnings: Sequence[str]) -> list[tuple[str, str]]:
+    return [*(("because", reason) for reason in reasons), *(("warning", warning) for warning in warnings)]
+
+
+def _stages(report: CopyReport) -> list[str]:
+    head = ("stage", "seconds", "rows", "bytes", "PID", "exit code")
+    body = [
+        (
+            stage.stage,
+            f"{stage.seconds:.2f}",
+            _count(stage.rows),
+            _size(stage.bytes),
+            _plain(stage.pid),
+            _plain(stage.exit_code),
+        )
+        for stage in report.stages
+    ]
+    return aligned([head, *body], right=_NUMBERS)
+
+
+def _steps(plan: CopyPlan) -> list[str]:
+    lines = ["", "  SQL, in order:"]
+    for step in plan.steps():
+        lines += ["", f"  -- {step.stage}, on the {step.database}; lock: {shown(step.lock)}"]
+        lines += [f"  {line}" for line in f"{shown(step.sql)};".splitlines()]
+    return lines
+
+
+def _pair(source: str, target: str) -> str:
+    return source if source == target else f"{source} -> {target}"
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def _size(number: int | None) -> str:
+    return "-" if number is None else show_bytes(number)
+
+
+def _plain(number: int | None) -> str:
+    return "-" if number is None else str(number)
