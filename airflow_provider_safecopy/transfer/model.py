@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast, get_args
@@ -17,6 +18,9 @@ Status = Literal["published", "planned"]
 Stage = Literal["connect", "plan", "export", "import", "verify", "publish"]
 
 MiB = 1024 * 1024
+
+# What people end a statement with, and a part of one may not.
+_END = re.compile(r"[;\s]+$")
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,9 @@ class CopySpec:
         **options: Any,
     ) -> CopySpec:
         """A spec from what people write: names as strings or pairs, columns as a list or a mapping."""
+        for option in ("source_sql", "where"):
+            if isinstance(options.get(option), str):
+                options[option] = _END.sub("", options[option])
         known = {option.name for option in fields(cls)}
         if unknown := set(options) - known:
             raise ConfigError(

@@ -23,7 +23,7 @@ from airflow_provider_safecopy.transfer import export as exporting
 from airflow_provider_safecopy.transfer import load as loading
 from airflow_provider_safecopy.transfer.export import Export, Exported
 from airflow_provider_safecopy.transfer.load import Load, Loaded
-from airflow_provider_safecopy.transfer.model import Progress, Timeouts
+from airflow_provider_safecopy.transfer.model import Progress, Stage, Timeouts
 from airflow_provider_safecopy.transfer.psql import Psql, end
 from airflow_provider_safecopy.transfer.spool import READ_BYTES, Spool, SpoolFullError
 
@@ -77,7 +77,8 @@ class Stream:
         self._abort = abort
         self._report = report
         self._on_export = on_export
-        self._reported = 0.0
+        self._told: tuple[Stage | None, float] = None, 0.0
+        self._proven = False
         self._export_ended = False
         self._silent: set[int] = set()
         self._out = _Side(xxhash.xxh3_128(), moved=time.monotonic())
@@ -88,10 +89,13 @@ class Stream:
         with self._abort.hang(self._interrupt):
             if self._overlapping:
                 self._start_load()
+            self._tell()
             self._pump(self._export_is_over)
             size, digest = self._out.size, self._out.digest.hexdigest()
             exported = exporting.prove(self._export, size=size, digest=digest)
+            self._proven = True
             self._on_export()
+            self._tell()
             if self._load is None:
                 self._start_load()
             return exported, self._finish(exported)
@@ -238,13 +242,13 @@ class Stream:
             _demand_life(load.psql, now, self._in.moved, limits.import_, limits.stall)
 
     def _tell(self) -> None:
+        """Report progress: at once when the stage has changed, else a few times a second."""
         now = time.monotonic()
-        if now - self._reported >= _REPORT_SECONDS:
-            self._reported = now
-            exporting_now = not self._export_ended or self._load is None
-            self._report(
-                Progress("export" if exporting_now else "import", (self._out if exporting_now else self._in).size)
-            )
+        stage: Stage = "import" if self._proven else "export"
+        if stage == self._told[0] and now - self._told[1] < _REPORT_SECONDS:
+            return
+        self._told = stage, now
+        self._report(Progress(stage, (self._in if self._proven else self._out).size))
 
     def _interrupt(self) -> None:
         for psql in self._children():
