@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
+from inspect import cleandoc
 from typing import Any, Protocol
 
 from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec, Progress, Stage, StageReport
@@ -95,7 +96,7 @@ def _asked(spec: CopySpec) -> Iterator[str]:
     for option in fields(spec):
         value = getattr(spec, option.name)
         if value != option.default and option.name != "timeouts":
-            first, *more = _written(value).splitlines()
+            first, *more = cleandoc(_written(value)).splitlines()
             yield f"{option.name:<12} {first}"
             yield from (f"{'':<12} {line}" for line in more)
 
