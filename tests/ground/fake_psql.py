@@ -84,6 +84,7 @@ class Stand:
         self.behaviour = behaviour
         self.command = [real, *arguments]
         self.child: subprocess.Popen[bytes] | None = None
+        self.told, self._tell = os.pipe()
 
     def run(self) -> NoReturn:
         """Do as psql does, but for the behaviour."""
@@ -158,6 +159,8 @@ class Stand:
             yield trailing
 
     def _relay_stderr(self) -> None:
+        # A signal taken by this thread would not wake the other, which alone may act on it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         assert self.child is not None
         assert self.child.stderr is not None
         for line in self.child.stderr:
@@ -190,17 +193,17 @@ class Stand:
         _end(self.behaviour.exit_code)
 
     def _hang(self) -> NoReturn:
-        while True:
-            signal.pause()
+        """Until told to end; then as the real one ends."""
+        number = os.read(self.told, 1)[0]
+        _end((self.child.wait() if self.child else 0) or -number)
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
+        """Pass a signal on. Nothing here may wait: it interrupts whatever else is waiting."""
         if self.behaviour.stubborn:
             return
-        if self.child is None or self.child.poll() is not None:
-            _end(-number)
-        self.child.send_signal(number)
-        if number == signal.SIGTERM or self.behaviour.hang_at or self.behaviour.hang_after is not None:
-            _end(self.child.wait())
+        if self.child is not None and self.child.returncode is None:
+            os.kill(self.child.pid, number)
+        os.write(self._tell, bytes([number]))
 
 
 def _script() -> str:

@@ -77,7 +77,5 @@ def orphans(database: Database) -> list[int]:
 def _is_psql(process: psutil.Process) -> bool:
     try:
         return process.name() == "psql" or any(word.endswith("fake_psql.py") for word in process.cmdline())
-    except psutil.ZombieProcess:
-        return process.name() == "psql"
-    except psutil.NoSuchProcess:
+    except psutil.NoSuchProcess:  # gone since it was listed, or a zombie by another name
         return False
