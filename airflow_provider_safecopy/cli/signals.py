@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
 
 from airflow_provider_safecopy.abort import AbortSwitch
 
@@ -17,13 +16,17 @@ _STOPPING = b"\nsafecopy: stopping, please wait: children and server sessions ar
 
 @contextmanager
 def interrupting() -> Iterator[None]:
-    """Inside, each ending signal raises KeyboardInterrupt with its name.
+    """Inside, the first ending signal raises KeyboardInterrupt with its name; later ones change nothing.
 
-    For what leaves nothing behind by ending at once.
+    So what is being cleaned up on the way out is cleaned up, however often Ctrl-C is pressed.
     """
+    heard = False
 
-    def interrupt(number: int, _: FrameType | None) -> NoReturn:
-        raise KeyboardInterrupt(signal.Signals(number).name)
+    def interrupt(number: int, _: FrameType | None) -> None:
+        nonlocal heard
+        if not heard:
+            heard = True
+            raise KeyboardInterrupt(signal.Signals(number).name)
 
     with _handled_by(interrupt):
         yield
