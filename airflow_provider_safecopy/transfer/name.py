@@ -28,6 +28,11 @@ class TableName:
         for part in (self.schema, self.name):
             if part is not None and (not part or "\0" in part):
                 raise ConfigError(f"a table name may be neither empty nor hold a NUL: {part!r}")
+            if part is not None and not is_text(part):
+                raise ConfigError(
+                    f"the table name {part!r} is not a text: it holds bytes of another encoding",
+                    hint="give it in UTF-8, or in the encoding of your locale",
+                )
 
     @classmethod
     def parse(cls, value: str | Sequence[str] | TableName) -> TableName:
@@ -50,10 +55,14 @@ class TableName:
         return cls._of_parts(parts)
 
     @classmethod
-    def _of_parts(cls, parts: Sequence[str]) -> TableName:
-        if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
-            raise ConfigError(f"a table is a name or a pair (schema, table), not {parts!r}")
-        return cls(parts[0] if len(parts) == 2 else None, parts[-1])
+    def _of_parts(cls, parts: object) -> TableName:
+        match parts:
+            case [str(name)]:
+                return cls(None, name)
+            case [str(schema), str(name)]:
+                return cls(schema, name)
+            case _:
+                raise ConfigError(f"a table is a name or a pair (schema, table), not {parts!r}")
 
     def __str__(self) -> str:
         """The spelling `parse` reads back, quoted only where it must be."""
@@ -65,6 +74,11 @@ def spell(identifier: str) -> str:
     if _PLAIN.fullmatch(identifier):
         return identifier
     return '"' + identifier.replace('"', '""') + '"'
+
+
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can spell it: what was decoded wrongly, as from a command line, holds lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _split(text: str) -> list[str]:
