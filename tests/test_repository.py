@@ -10,7 +10,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -149,10 +149,10 @@ def _imported_by(module: str) -> set[str]:
 
 
 def test_what_is_installed_starts() -> None:
-    (command,) = entry_points(group="console_scripts", name="safecopy")
-    (provider,) = entry_points(group="apache_airflow_provider", name="provider_info")
-    assert callable(command.load())
-    assert provider.load()()["package-name"] == "airflow-provider-safecopy" == (provider.dist and provider.dist.name)
+    ours = {each.name: each.load() for each in distribution("airflow-provider-safecopy").entry_points}
+    assert set(ours) == {"safecopy", "provider_info"}
+    assert callable(ours["safecopy"])
+    assert ours["provider_info"]()["package-name"] == "airflow-provider-safecopy"
 
 
 def test_the_wheel_holds_all_that_is_needed_to_run(tmp_path: Path) -> None:
