@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from airflow_provider_safecopy.errors import ConfigError
-from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.name import TableName, is_text
 
 Transfer = Literal["auto", "sequential", "chunked"]
 Format = Literal["auto", "text", "binary"]
@@ -79,13 +79,15 @@ class CopySpec:
             raise ConfigError("give either source_table or source_sql, and not both")
         for option, allowed in (("transfer", Transfer), ("format", Format), ("publish", Publish), ("verify", Verify)):
             _demand_choice(option, getattr(self, option), get_args(allowed))
-        for option in ("source_sql", "where"):
-            _demand_sql(option, getattr(self, option))
+        for option in ("source_sql", "where", "lock"):
+            _demand_text(option, getattr(self, option))
         _demand_columns(self.columns)
         if self.spool_limit is not None:
             _demand_positive("spool_limit", self.spool_limit)
-        if self.lock is not None and not self.lock.strip():
-            raise ConfigError("lock may not be blank")
+        # Not every word for false is false in Python, and a template may give any: demand the thing itself.
+        for option, kind in (("allow_empty", bool), ("timeouts", Timeouts)):
+            if not isinstance(getattr(self, option), kind):
+                raise ConfigError(f"{option}={getattr(self, option)!r} must be {kind.__name__}")
 
     @classmethod
     def of(
@@ -173,11 +175,12 @@ class CopyReport:
         return data | {"reasons": list(self.reasons), "warnings": list(self.warnings)}
 
 
-def _as_mapping(columns: Sequence[str] | Mapping[str, str] | None) -> Mapping[str, str] | None:
+def _as_mapping(columns: object) -> Mapping[str, str] | None:
     if columns is None or isinstance(columns, Mapping):
         return columns
-    if isinstance(columns, str):
-        raise ConfigError(f"columns must be a list or a mapping, not the string {columns!r}")
+    if isinstance(columns, str) or not isinstance(columns, Sequence):
+        raise ConfigError(f"columns must be a list or a mapping, not {columns!r}")
+    _demand_column_names(columns)
     if len(set(columns)) != len(columns):
         raise ConfigError("columns names a column twice")
     return {column: column for column in columns}
@@ -188,11 +191,15 @@ def _demand_columns(columns: Mapping[str, str] | None) -> None:
         return
     if not columns:
         raise ConfigError("columns is empty", hint="leave it out to copy all columns")
-    for name in (*columns, *columns.values()):
-        if not isinstance(cast("object", name), str) or not name or "\0" in name:
-            raise ConfigError(f"columns holds {name!r}, which is no column name")
+    _demand_column_names((*columns, *columns.values()))
     if len(set(columns.values())) != len(columns):
         raise ConfigError("columns sends two source columns to one target column")
+
+
+def _demand_column_names(names: Iterable[object]) -> None:
+    for name in names:
+        if not isinstance(name, str) or not name or "\0" in name or not is_text(name):
+            raise ConfigError(f"columns holds {name!r}, which is no column name")
 
 
 def _demand_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -200,8 +207,12 @@ def _demand_choice(option: str, value: object, allowed: tuple[str, ...]) -> None
         raise ConfigError(f"{option}={value!r} is not one of {', '.join(allowed)}")
 
 
-def _demand_sql(option: str, text: str | None) -> None:
-    if text is not None and (not text.strip() or "\0" in text):
+def _demand_text(option: str, text: object) -> None:
+    if text is None:
+        return
+    if not isinstance(text, str) or not is_text(text):
+        raise ConfigError(f"{option} must be a text, and spelled in its encoding")
+    if not text.strip() or "\0" in text:
         raise ConfigError(f"{option} may be neither blank nor hold a NUL")
 
 
