@@ -15,6 +15,7 @@ TAIL_BYTES = 8192
 _MARKS_KEPT = 32
 # "ERROR:  42P01: …", with "psql:<stdin>:7: " before it in a script. Classes 00 to 02 are no errors.
 _SQLSTATE = re.compile(rb"(?:psql:.*?:\d+: )?[^:]+:  (?!0[012])([0-9A-Z]{5}): ")
+_NUMBER = re.compile(r"[0-9]{1,19}")  # the server's are bigint
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Transcript:
     @property
     def tail(self) -> str:
         """The last words, without our own lines; bytes that are not UTF-8 are escaped."""
-        return (self._tail + self._line).decode("utf-8", "backslashreplace").strip()
+        return (self._tail + self._line)[-TAIL_BYTES:].decode("utf-8", "backslashreplace").strip()
 
     def values(self, mark: str) -> list[str]:
         """Every value reported under `mark`, in order (of the first 32 marks in all)."""
@@ -39,14 +40,14 @@ class Transcript:
     def number(self, mark: str) -> int | None:
         """The one number reported under `mark`; None if there is none, more than one, or no number."""
         values = self.values(mark)
-        return int(values[0]) if len(values) == 1 and values[0].isascii() and values[0].isdigit() else None
+        return int(values[0]) if len(values) == 1 and _NUMBER.fullmatch(values[0]) else None
 
     def feed(self, data: bytes) -> None:
         """Take the next piece of stderr."""
         *lines, rest = (self._line + data).split(b"\n")
-        self._line = rest[-TAIL_BYTES:]
+        self._line = _shortened(rest)
         for line in lines:
-            self._hear(line)
+            self._hear(_shortened(line))
 
     def _hear(self, line: bytes) -> None:
         ours = f"safecopy {self.nonce} ".encode()
@@ -58,3 +59,8 @@ class Transcript:
         if self.sqlstate is None and (match := _SQLSTATE.match(line)):
             self.sqlstate = match[1].decode()
         self._tail = (self._tail + line + b"\n")[-TAIL_BYTES:]
+
+
+def _shortened(line: bytes) -> bytes:
+    """Both ends of a long line: it begins with its SQLSTATE. In whatever pieces it came, it ends up the same."""
+    return line if len(line) <= 2 * TAIL_BYTES else line[:TAIL_BYTES] + line[-TAIL_BYTES:]
