@@ -48,8 +48,8 @@ _UNBOUNDED = 1 << 62
 
 def plan(spec: CopySpec, source: Endpoint, target: Endpoint) -> CopyPlan:
     """What `copy` would do, decided and not done. Refusals are in the plan; raises `StageError` if unreachable."""
-    with _sessions(spec, source, target, uuid4()) as (source_session, target_session):
-        return _drafted(spec, source_session, target_session)
+    with _sessions(spec, source, target, uuid4()) as (ours, theirs), _answering(spec, ours, theirs):
+        return _drafted(spec, ours, theirs)
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,14 @@ def copy(
     attempt, started = uuid4(), time.monotonic()
     with _sessions(spec, source, target, attempt) as (ours, theirs):
         abort.check()
-        _drafted(spec, ours, theirs).require()
-        lease = _lease(spec, theirs, owner=owner, attempt=attempt)
+        with ours.obeys(abort), theirs.obeys(abort), _answering(spec, ours, theirs):
+            _drafted(spec, ours, theirs).require()
+            lease = _lease(spec, theirs, owner=owner, attempt=attempt)
         with _snapshot(ours) as snapshot:
             # Once more, now under the token and in the very snapshot that is exported.
-            decided = _drafted(spec, ours, theirs)
+            with ours.obeys(abort), theirs.obeys(abort), _answering(spec, ours, theirs):
+                decided = _drafted(spec, ours, theirs)
+                staging.sweep(theirs)
             decided.require()
             run = _Run(decided, lease, ours, theirs, snapshot, abort, progress or (lambda _: None))
             report = _carried_out(run)
@@ -104,7 +107,6 @@ def copy(
 def _carried_out(run: _Run) -> CopyReport:
     plan, token, target = run.plan, run.lease.token, run.target
     log.info("copy %s into %s: token %d, %s, %s", plan.source, plan.target, token, plan.transfer, plan.format)
-    staging.sweep(target)
     spool = _spool(plan)
     with staging.staging(plan, target, token=token, attempt=run.lease.attempt) as table:
         exported, loaded = _transferred(run, table, spool)
@@ -181,7 +183,7 @@ def _end_sessions(session: Session, name: str, own: tuple[int, ...]) -> None:
 def _let_go(run: _Run) -> None:
     """End the source's transaction as soon as nothing needs its snapshot."""
     if run.plan.spec.verify != "full":
-        run.source.connection.rollback()
+        run.source.end_transaction()
 
 
 def _drafted(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
@@ -200,11 +202,23 @@ def _lease(spec: CopySpec, target: Session, *, owner: str, attempt: UUID) -> Lea
 def _sessions(spec: CopySpec, source: Endpoint, target: Endpoint, attempt: UUID) -> Iterator[tuple[Session, Session]]:
     """Both control sessions; the source's cannot write."""
     name, timeout = application_name(attempt), spec.timeouts.connect
-    with (
-        open_session(source, application_name=name, connect_timeout=timeout, read_only=True) as ours,
-        open_session(target, application_name=name, connect_timeout=timeout) as theirs,
-    ):
-        yield ours, theirs
+    try:
+        with (
+            open_session(source, application_name=name, connect_timeout=timeout, read_only=True) as ours,
+            open_session(target, application_name=name, connect_timeout=timeout) as theirs,
+        ):
+            yield ours, theirs
+    except psycopg.Error as error:
+        # Every stage translates what it asks; what is left is a control session lost between two of them.
+        message = f"a control session failed: {str(error).strip()}; nothing was changed"
+        raise StageError(message, stage="connect", sqlstate=error.sqlstate) from error
+
+
+@contextmanager
+def _answering(spec: CopySpec, source: Session, target: Session) -> Iterator[None]:
+    """Questions about what is there may take as long as verifying may, and no longer."""
+    with source.within(spec.timeouts.verify), target.within(spec.timeouts.verify):
+        yield
 
 
 @contextmanager
@@ -219,8 +233,7 @@ def _snapshot(source: Session) -> Iterator[str]:
     try:
         yield name
     finally:
-        if not connection.closed:
-            connection.rollback()
+        source.end_transaction()
 
 
 def _spool(decided: CopyPlan) -> Spool:

@@ -78,17 +78,17 @@ def test_a_copy_replaces_the_rows(
 
 
 @pytest.mark.parametrize("transfer", ["sequential", "chunked"])
-@pytest.mark.parametrize("format", ["text", "binary"])
+@pytest.mark.parametrize("form", ["text", "binary"])
 @pytest.mark.parametrize("majors", [(one, other) for one in PRESENT for other in PRESENT])
 def test_every_major_reaches_every_other(
-    database: MakeDatabase, nothing_left: NothingLeft, majors: tuple[int, int], format: str, transfer: str
+    database: MakeDatabase, nothing_left: NothingLeft, majors: tuple[int, int], form: str, transfer: str
 ) -> None:
     source, target = (database(major=major) for major in majors)
     for each in (source, target):
         each.execute(SHAPE)
     fill(source, 500)
-    report = pipeline.copy(spec(format=format, transfer=transfer, verify="full"), source.endpoint, target.endpoint)
-    assert report.format == format
+    report = pipeline.copy(spec(format=form, transfer=transfer, verify="full"), source.endpoint, target.endpoint)
+    assert report.format == form
     assert same(source, target)
     nothing_left(source, target)
 

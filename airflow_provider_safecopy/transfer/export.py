@@ -15,6 +15,8 @@ from airflow_provider_safecopy.transfer.psql import Psql, memory_file, new_nonce
 
 log = logging.getLogger(__name__)
 
+_SNAPSHOT_LOST = "22023"
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -75,7 +77,9 @@ def prove(export: Export, *, size: int, digest: str) -> Exported:
     psql, transcript = export.psql, export.psql.transcript
     code = psql.process.returncode
     if code != 0:
-        raise psql.failure(f"failed with exit code {code}")
+        # Invalid snapshot: the control session that held it was lost, the next run has another.
+        lost = True if transcript.sqlstate == _SNAPSHOT_LOST else None
+        raise psql.failure(f"failed with exit code {code}", retryable=lost)
     rows = transcript.number("rows")
     if rows is None or transcript.values("end") != [""]:
         raise psql.failure("ended with exit code 0 but without the server's row count", retryable=True)

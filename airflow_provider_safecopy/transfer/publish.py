@@ -95,13 +95,14 @@ def publish(
     started = time.monotonic()
     job = _Job(plan, verification, receipt, target, fence, abort, started + plan.spec.timeouts.publish)
     try:
-        previous = _until_locked(job)
-        _commit(job)
+        with target.within(plan.spec.timeouts.publish + 10):
+            previous = _until_locked(job)
+            _commit(job)
     except psycopg.Error as error:
-        _roll_back(target)
+        target.end_transaction()
         raise _translated(plan, error) from error
     except BaseException:
-        _roll_back(target)
+        target.end_transaction()
         raise
     rows, seconds = verification.rows, time.monotonic() - started
     log.info("publish done: %s holds %d rows (before: %d), %.2f s", plan.target_name, rows, previous, seconds)
@@ -118,7 +119,7 @@ def _until_locked(job: _Job) -> int:
                 previous = _write(job)
             job.abort.check()
         except psycopg.errors.LockNotAvailable as error:
-            _roll_back(job.target)
+            job.target.end_transaction()
             if time.monotonic() > job.deadline:
                 raise _still_locked(job) from error
             select.select([job.abort.fileno()], [], [], random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
@@ -235,11 +236,6 @@ def _unknown(job: _Job) -> PublishUnknownError:
         token=job.receipt.token,
         attempt=str(job.receipt.attempt),
     )
-
-
-def _roll_back(target: Session) -> None:
-    if not target.connection.closed:
-        target.connection.rollback()
 
 
 def _still_locked(job: _Job) -> StageTimeoutError:

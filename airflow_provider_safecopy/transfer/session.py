@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _CATALOG = sql.load("catalog")
 _GONE_WITHIN = 10.0
+_ANSWER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,36 @@ class Session:
         """The first column of the first row."""
         row = self.one(query, parameters)
         return None if row is None else next(iter(row.values()))
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Cut the connection when the block takes longer: psycopg.OperationalError.
+
+        The server's own timeouts end what the server does; this one ends waiting for a server, a pooler or
+        a network that no longer answers at all while its TCP connection lives.
+        """
+        timer = threading.Timer(seconds, self._cut)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()  # no thread of ours is left when psql is forked
+
+    def _cut(self) -> None:
+        # Closed meanwhile: nothing waits any more.
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.connection.fileno())) as wire:
+            wire.shutdown(socket.SHUT_RDWR)
+
+    def end_transaction(self) -> None:
+        """Roll back whatever is open. A session that is lost, or silent, has nothing open: it is closed."""
+        try:
+            if not self.connection.closed:
+                with self.within(_ANSWER_SECONDS):
+                    self.connection.rollback()
+        except psycopg.Error as error:
+            log.debug("%s: the control session is lost: %s", self.endpoint, error)
+            self.connection.close()
 
     @contextmanager
     def obeys(self, abort: AbortSwitch) -> Iterator[None]:
@@ -116,12 +150,13 @@ def end_stage_sessions(session: Session, *, application_name: str, spared: tuple
     """
     asked = {"application": application_name, "spared": list(spared)}
     deadline = time.monotonic() + _GONE_WITHIN
-    session.connection.execute(_CATALOG["end_sessions"], asked)
-    while left := session.all(_CATALOG["sessions"], asked):
-        if time.monotonic() > deadline:
-            backends = ", ".join(str(row["pid"]) for row in left)
-            raise StageError(f"{session.endpoint}: server session {backends} does not end", stage="connect")
-        time.sleep(0.01)
+    with session.within(_GONE_WITHIN + _ANSWER_SECONDS):
+        session.connection.execute(_CATALOG["end_sessions"], asked)
+        while left := session.all(_CATALOG["sessions"], asked):
+            if time.monotonic() > deadline:
+                backends = ", ".join(str(row["pid"]) for row in left)
+                raise StageError(f"{session.endpoint}: server session {backends} does not end", stage="connect")
+            time.sleep(0.01)
     log.debug("%s: no session of %s is left", session.endpoint, application_name)
 
 

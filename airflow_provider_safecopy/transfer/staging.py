@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _CATALOG = sql.load("catalog")
 _NAME_BYTES = 63
+_DROP_SECONDS = 15.0
 _SCHEMA = "safecopy"
 # Names are counted in the server's encoding; where unsure in UTF-8, which no server encoding outgrows.
 _CODECS = {"EUC_KR": "euc_kr"}
@@ -92,7 +93,8 @@ def _drop(target: Session, name: TableName) -> None:
         log.warning("%s is left behind: the connection is lost; the next run drops it", name)
         return
     try:
-        target.connection.execute(statements.drop_staging(name))
+        with target.within(_DROP_SECONDS):
+            target.connection.execute(statements.drop_staging(name))
     except psycopg.Error as error:
         log.warning("%s is left behind: %s; the next run drops it", name, error)
 

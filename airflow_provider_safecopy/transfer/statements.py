@@ -27,7 +27,7 @@ _REPLACED_BY_PSQL = re.compile(rf"(?<!:):['\"]?(?:{_PSQL_VARIABLES}|safecopy_bac
 
 # The settings that change what a text means, or whether a session may hang, in one transaction so that a
 # pooler keeps no trace of them. Our own watchdogs end a stage; the server's own timeouts are the second net.
-_PINS: tuple[tuple[LiteralString, str], ...] = (
+_PINS: tuple[tuple[LiteralString, LiteralString], ...] = (
     ("search_path", "pg_catalog"),
     ("DateStyle", "ISO, YMD"),
     ("IntervalStyle", "postgres"),
@@ -91,9 +91,11 @@ def content_hash(columns: Sequence[str], rows: Composable) -> Composed:
 def export_script(query: Composable, *, format: str, snapshot: str, output: str, nonce: str, seconds: float) -> str:  # noqa: A002 -- SQL's own word
     """What the export psql runs: the rows of `query`, under `snapshot`, into the file `output`."""
     lines = [
-        SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"),
-        SQL("SET TRANSACTION SNAPSHOT {};").format(Literal(snapshot)),
-        *_pins(seconds),
+        _begin(
+            SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+            SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)),
+            seconds=seconds,
+        ),
         *_backend(nonce),
         SQL("COPY (\n{}\n) TO STDOUT (FORMAT {}) \\g {}").format(query, SQL(_format(format)), Literal(output)),
         _mark(nonce, "rows :ROW_COUNT"),
@@ -105,7 +107,7 @@ def export_script(query: Composable, *, format: str, snapshot: str, output: str,
 
 def load_prologue(*, nonce: str, seconds: float) -> str:
     """What the import psql runs before its COPY."""
-    return _script([SQL("BEGIN READ WRITE;"), *_pins(seconds), *_backend(nonce)])
+    return _script([_begin(SQL("BEGIN READ WRITE"), seconds=seconds), *_backend(nonce)])
 
 
 def load_copy(staging: TableName, columns: Sequence[str], *, format: str) -> str:  # noqa: A002 -- SQL's own word
@@ -178,10 +180,12 @@ def set_timeout(setting: LiteralString, seconds: float) -> Composed:
     return set_local(setting, f"{max(1, round(seconds * 1000))}ms")
 
 
-def _pins(seconds: float) -> list[Composed]:
+def _begin(*first: Composable, seconds: float) -> Composed:
+    """Begin and pin in one message: a role's own idle timeout finds no gap to strike in."""
     # Two minutes later than our own timeout: it must never be the one that cuts a healthy stage.
-    own = (("statement_timeout", f"{round(seconds) + 120}s"),)
-    return [SQL("{};").format(set_local(name, value)) for name, value in (*_PINS, *own)]
+    pins = (*_PINS, ("statement_timeout", f"{round(seconds) + 120}s"))
+    together = SQL(" \\; ").join([*first, *(set_local(setting, value) for setting, value in pins)])
+    return SQL("{};").format(together)
 
 
 def _backend(nonce: str) -> list[Composable]:

@@ -83,7 +83,7 @@ def _hash(plan: CopyPlan, session: Session, columns: tuple[str, ...], rows: psyc
 def _ask(plan: CopyPlan, session: Session, query: psycopg.sql.Composed) -> dict[str, Any]:
     """One row, within `verify_timeout`. A savepoint keeps the source's snapshot as it is."""
     try:
-        with session.connection.transaction():
+        with session.within(plan.spec.timeouts.verify + 10), session.connection.transaction():
             session.connection.execute(statements.set_timeout("statement_timeout", plan.spec.timeouts.verify))
             row = session.one(query)
     except psycopg.errors.QueryCanceled as error:

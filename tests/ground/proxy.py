@@ -80,11 +80,17 @@ class Proxy:
 
     def lose_answer_after(self, pattern: bytes) -> None:
         """Once a client sends `pattern`, pass it on, lose the server's answer to it, and reset that connection."""
-        self._order(lambda: setattr(self, "_lose", pattern))
+        self._order(lambda: self._listen_for("_lose", pattern))
 
     def cut_before(self, pattern: bytes) -> None:
         """Once a client sends `pattern`, reset that connection without passing it on."""
-        self._order(lambda: setattr(self, "_cut", pattern))
+        self._order(lambda: self._listen_for("_cut", pattern))
+
+    def _listen_for(self, what: str, pattern: bytes) -> None:
+        """From now on: what was said before does not count."""
+        setattr(self, what, pattern)
+        for wire in self._wires:
+            wire.said = b""
 
     def close(self) -> None:
         """End the proxy and all connections through it."""
