@@ -64,7 +64,7 @@ endef
 # install: the environment's directory, its pins, the newest Python that will do (as a tuple, and in words)
 define install
 $(call find_python,$(3),$(4)); \
-if ! cmp -s $(2) $(1)/pins.txt; then \
+if [ "$$(cat $(2))" != "$$(cat $(1)/pins.txt 2>/dev/null)" ]; then \
   echo "Making $(1) with $$($$python --version)"; \
   rm -rf $(1) && "$$python" -m venv $(1) && \
   { { $(1)/bin/python -m pip install --quiet $(UV) && \
@@ -73,7 +73,7 @@ if ! cmp -s $(2) $(1)/pins.txt; then \
   cp $(2) $(1)/pins.txt; \
 fi
 $(1)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-touch $@
+touch $(1)/installed
 endef
 
 .venv/installed: $(PINS)/airflow-3.3.txt pyproject.toml

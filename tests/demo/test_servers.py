@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -112,6 +113,18 @@ def test_nobody_runs_it_as_root() -> None:
         assert process.uids().real != 0
         assert process.ppid() == os.getpid()
         assert os.geteuid() in (0, process.uids().real)
+
+
+def test_where_there_is_no_user_postgres_it_is_nobody_and_without_either_root_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = {"nobody": pwd.getpwnam("nobody")}
+    monkeypatch.setattr(pwd, "getpwnam", known.__getitem__)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert Account.of_servers() == Account(known["nobody"].pw_uid, known["nobody"].pw_gid)
+    known.clear()
+    with pytest.raises(SafeCopyError, match="refuses to run as root.*ordinary user"):
+        Account.of_servers()
 
 
 def test_stop_does_not_wait_for_sessions() -> None:
