@@ -123,7 +123,7 @@ def test_where_there_is_no_user_postgres_it_is_nobody_and_without_either_root_is
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert Account.of_servers() == Account(known["nobody"].pw_uid, known["nobody"].pw_gid)
     known.clear()
-    with pytest.raises(SafeCopyError, match="refuses to run as root.*ordinary user"):
+    with pytest.raises(SafeCopyError, match=r"refuses to run as root.*ordinary user"):
         Account.of_servers()
 
 
