@@ -168,7 +168,7 @@ class Stream:
         for psql in self._children():
             if psql.stderr not in self._silent:
                 waiting[psql.stderr] = (select.POLLIN, lambda psql=psql: self._listen(psql))  # type: ignore[misc]
-        if self._spool.full:
+        if self._spool.full and self._load is not None:
             self._out.moved = now  # it is we who do not read: no stall of the export's
         elif not self._export_ended and self._out.resting <= now:
             waiting[self._export.data] = (select.POLLIN, self._read)
