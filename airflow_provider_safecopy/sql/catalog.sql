@@ -25,7 +25,7 @@ SELECT set_config('transaction_timeout', '0', false)
 SELECT current_setting('server_version_num')::int / 10000 AS major,
        current_setting('server_version') AS version,
        current_setting('server_encoding') AS encoding,
-       (SELECT setting FROM pg_settings WHERE name = 'lc_monetary') AS lc_monetary,
+       (SELECT reset_val FROM pg_settings WHERE name = 'lc_monetary') AS lc_monetary,
        current_database()::text AS database,
        current_user::text AS role,
        pg_backend_pid() AS backend,
@@ -63,20 +63,30 @@ SELECT c.oid, c.relkind::text AS kind, c.relpersistence::text AS persistence,
        EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) AND c.relkind = 'r' AS has_children,
        ARRAY(SELECT r.rulename::text FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type <> '1'
              ORDER BY 1) AS rules,
-       ARRAY(SELECT f.conname::text || ' on ' || f.conrelid::regclass::text FROM pg_constraint f
-             WHERE f.contype = 'f' AND f.confrelid = c.oid AND f.conrelid <> c.oid AND f.conparentid = 0
-             ORDER BY 1) AS referenced_by,
-       ARRAY(SELECT f.conname::text || ' on ' || f.conrelid::regclass::text FROM pg_constraint f
-             WHERE f.contype = 'f' AND f.confrelid = c.oid AND f.conrelid <> c.oid AND f.conparentid = 0
-               AND f.confdeltype IN ('c', 'n', 'd')
-             ORDER BY 1) AS deletes_spread_by,
-       c.relkind IN ('r', 'p')
-         AND EXISTS (SELECT FROM pg_publication_tables t JOIN pg_publication p USING (pubname)
-                     WHERE p.pubdelete AND t.schemaname = n.nspname AND t.tablename = c.relname)
-         AND NOT (c.relreplident = 'f'
-                  OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid
-                             AND (i.indisreplident OR c.relreplident = 'd' AND i.indisprimary))) AS published_without_identity
+       inbound.referenced_by, inbound.deletes_spread_by,
+       EXISTS (SELECT FROM pg_class leaf
+               WHERE leaf.oid = ANY (tree.oids) AND leaf.relkind = 'r'
+                 AND NOT (leaf.relreplident = 'f'
+                          OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = leaf.oid
+                                     AND (i.indisreplident OR leaf.relreplident = 'd' AND i.indisprimary)))
+                 AND EXISTS (SELECT FROM pg_publication_tables t JOIN pg_publication p USING (pubname)
+                             JOIN pg_namespace tn ON tn.nspname = t.schemaname
+                             JOIN pg_class tc ON tc.relnamespace = tn.oid AND tc.relname = t.tablename
+                             WHERE p.pubdelete
+                               AND (tc.oid = leaf.oid OR tc.oid IN (SELECT relid FROM pg_partition_ancestors(leaf.oid))))
+              ) AS published_without_identity
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+-- The table with its partitions: a foreign key may refer to any of them, or to the parent of the one that is asked for.
+CROSS JOIN LATERAL (SELECT ARRAY(SELECT relid::oid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) AS oids) AS tree
+CROSS JOIN LATERAL (
+    SELECT COALESCE(array_agg(DISTINCT name), '{}') AS referenced_by,
+           COALESCE(array_agg(DISTINCT name) FILTER (WHERE confdeltype IN ('c', 'n', 'd')), '{}') AS deletes_spread_by
+    FROM (SELECT f.conname::text || ' on ' || f.conrelid::regclass::text AS name, f.confdeltype
+          FROM pg_constraint f
+          WHERE f.contype = 'f' AND f.confrelid = ANY (tree.oids) AND f.conrelid <> ALL (tree.oids)
+            AND NOT EXISTS (SELECT FROM pg_constraint p
+                            WHERE p.oid = f.conparentid AND p.confrelid = ANY (tree.oids))) AS f
+) AS inbound
 WHERE n.nspname::text = %(schema)s::text AND c.relname::text = %(name)s::text
 
 -- name: columns

@@ -7,14 +7,19 @@
 SELECT pg_advisory_xact_lock(hashtextextended('safecopy.schema', 0))
 
 -- name: present
-SELECT to_regclass('safecopy.lock') IS NOT NULL AND to_regclass('safecopy.receipt') IS NOT NULL AS made,
-       to_regnamespace('safecopy') IS NOT NULL AS schema_made
+-- Read from the catalog: a role without USAGE may not even ask to_regclass for what is in the schema.
+SELECT count(c.oid) = 2 AS made, count(n.oid) > 0 AS schema_made
+FROM pg_namespace n
+LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname IN ('lock', 'receipt')
+WHERE n.nspname = 'safecopy'
 
 -- name: usable
-SELECT has_schema_privilege('safecopy', 'USAGE') AND has_schema_privilege('safecopy', 'CREATE')
-   AND has_table_privilege('safecopy.lock', 'SELECT') AND has_table_privilege('safecopy.lock', 'INSERT')
-   AND has_table_privilege('safecopy.lock', 'UPDATE')
-   AND has_table_privilege('safecopy.receipt', 'SELECT') AND has_table_privilege('safecopy.receipt', 'INSERT')
+SELECT CASE WHEN has_schema_privilege('safecopy', 'USAGE') THEN
+           has_schema_privilege('safecopy', 'CREATE')
+           AND has_table_privilege('safecopy.lock', 'SELECT') AND has_table_privilege('safecopy.lock', 'INSERT')
+           AND has_table_privilege('safecopy.lock', 'UPDATE')
+           AND has_table_privilege('safecopy.receipt', 'SELECT') AND has_table_privilege('safecopy.receipt', 'INSERT')
+       ELSE false END
 
 -- name: schema
 CREATE SCHEMA IF NOT EXISTS safecopy
