@@ -43,9 +43,13 @@ class Refusal:
 
 
 class SafeCopyError(Exception):
-    """The root. `hint` is the next step for a person; empty when there is none to give."""
+    """The root. `hint` is the next step for a person; empty when there is none to give.
+
+    `stage` is where it happened, None where that is no stage's.
+    """
 
     retryable_by_default: ClassVar[bool] = False
+    stage: str | None = None
 
     def __init__(self, message: str, *, hint: str = "", retryable: bool | None = None) -> None:
         super().__init__(message)

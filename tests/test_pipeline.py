@@ -297,6 +297,22 @@ def test_a_trigger_that_swallows_rows_is_noticed(filled: tuple[Database, Databas
     nothing_left(source, target)
 
 
+def test_triggers_of_the_target_run_as_they_always_did(filled: tuple[Database, Database]) -> None:
+    source, target = filled
+    target.execute(
+        f"ALTER DATABASE \"{target.name}\" SET TimeZone = 'Asia/Seoul';"
+        'CREATE SCHEMA "감사"; CREATE TABLE "감사"."기록" (zone text, how text);'
+        f'ALTER DATABASE "{target.name}" SET search_path = "감사"'
+    )
+    target.execute(
+        'CREATE FUNCTION "감사".note() RETURNS trigger LANGUAGE plpgsql AS '
+        "$$BEGIN INSERT INTO \"기록\" VALUES (current_setting('TimeZone'), TG_OP); RETURN NULL; END$$;"
+        f'CREATE TRIGGER note AFTER INSERT OR DELETE ON {TABLE} FOR EACH STATEMENT EXECUTE FUNCTION "감사".note()'
+    )
+    pipeline.copy(spec(), source.endpoint, target.endpoint)
+    assert target.rows('SELECT * FROM "기록"') == [("Asia/Seoul", "DELETE"), ("Asia/Seoul", "INSERT")]
+
+
 def test_a_constraint_of_the_target_refuses_the_publish_whole(
     filled: tuple[Database, Database], nothing_left: NothingLeft
 ) -> None:

@@ -12,6 +12,13 @@ SELECT set_config('search_path', 'pg_catalog', false), set_config('client_encodi
        set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
        set_config('idle_in_transaction_session_timeout', '0', false)
 
+-- name: as_the_role
+-- For the rest of the transaction what the role and the database say: triggers, checks and defaults of the
+-- user's run in a publish, and may look up names, the date or the time as they always did.
+SET LOCAL search_path TO DEFAULT; SET LOCAL TimeZone TO DEFAULT; SET LOCAL DateStyle TO DEFAULT;
+SET LOCAL IntervalStyle TO DEFAULT; SET LOCAL extra_float_digits TO DEFAULT; SET LOCAL bytea_output TO DEFAULT;
+SET LOCAL lc_monetary TO DEFAULT; SET LOCAL xmloption TO DEFAULT; SET LOCAL standard_conforming_strings TO DEFAULT
+
 -- name: read_only
 SELECT set_config('default_transaction_read_only', 'on', false)
 

@@ -10,7 +10,7 @@ from airflow_provider_safecopy.errors import ConfigError, Refusal
 from airflow_provider_safecopy.transfer import catalog, refusal, spool, statements
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.model import CopySpec, MiB
-from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
 from airflow_provider_safecopy.transfer.session import Session
@@ -88,8 +88,10 @@ def _pairs(
     computed = {column.name for column in taken.columns if column.generated}
     everything = {column.name: column.name for column in given.columns if column.name not in computed}
     chosen = everything if spec.columns is None else dict(spec.columns)
-    if len(everything) < len({column.name for column in given.columns} - computed):
-        refusals.append(Refusal("column_twice", f"{given.label} has two columns of one name", given.label))
+    names = [column.name for column in given.columns]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        message = f"{given.label} has two columns of one name: {', '.join(map(spell, twice))}"
+        refusals.append(Refusal("column_twice", message, given.label, spell(twice[0]), "give each a name of its own"))
     refusals += refusal.of_columns(given, taken, chosen, all_columns=spec.columns is None)
     pairs = ((given.column(name), taken.column(wanted)) for name, wanted in chosen.items())
     return tuple((one, other) for one, other in pairs if one and other)

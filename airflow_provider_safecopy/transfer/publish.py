@@ -150,6 +150,7 @@ def _emptied(job: _Job) -> int:
     truncating = job.plan.publish == "truncate_insert"
     connection.execute(statements.lock(table, "ACCESS EXCLUSIVE" if truncating else "SHARE ROW EXCLUSIVE"))
     _demand_same_table(job.plan, job.target)
+    connection.execute(_CATALOG["as_the_role"])
     if not truncating:
         return connection.execute(statements.delete(table)).rowcount
     previous = int(job.target.value(statements.count(table)))

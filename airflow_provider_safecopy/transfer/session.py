@@ -47,7 +47,11 @@ class Server:
 
 @dataclass(frozen=True)
 class Session:
-    """A connected control session, its settings pinned, and where psql can reach the same server."""
+    """A connected control session, its settings pinned, and where psql can reach the same server.
+
+    Asked in binary, because that takes the protocol's one-statement way: SQL of a user's that closes our
+    parenthesis and goes on with COMMIT and a DELETE is a syntax error then, not a list of statements.
+    """
 
     endpoint: Endpoint
     connection: psycopg.Connection[Any]
@@ -58,12 +62,12 @@ class Session:
         self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None
     ) -> dict[str, Any] | None:
         """The first row as a dict, or None."""
-        with self.connection.cursor(row_factory=dict_row) as cursor:
+        with self.connection.cursor(row_factory=dict_row, binary=True) as cursor:
             return cursor.execute(query, parameters).fetchone()
 
     def all(self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """All rows as dicts."""
-        with self.connection.cursor(row_factory=dict_row) as cursor:
+        with self.connection.cursor(row_factory=dict_row, binary=True) as cursor:
             return cursor.execute(query, parameters).fetchall()
 
     def value(self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None) -> Any:

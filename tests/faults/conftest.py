@@ -42,6 +42,11 @@ class Ground:
         """As before the first copy."""
         self.target.execute(f"DELETE FROM {TABLE}; {_OLD}")
 
+    def staged(self) -> int:
+        """How many rows a dead run has committed to its staging table."""
+        query = "SELECT quote_ident(relname) FROM pg_class WHERE strpos(relname, '__safecopy_') > 0 AND relkind = 'r'"
+        return sum(self.target.value(f"SELECT count(*) FROM safecopy.{name}") for (name,) in self.target.rows(query))
+
     def holds(self) -> str:
         """``old`` or ``new``; anything else fails."""
         held = rows_of(self.target, f"SELECT * FROM {TABLE}")

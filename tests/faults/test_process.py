@@ -74,6 +74,7 @@ def test_a_killed_copy_takes_its_children_and_sessions_along(
         assert process.wait(10) == -number
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
+    assert ground.staged() == 0, "nothing is committed to staging either"
     ground.demand("old", swept_by_next_run=True)
 
 
