@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import click
 
 from airflow_provider_safecopy.cli import encoding, exitcode
-from airflow_provider_safecopy.cli.output import Output
+from airflow_provider_safecopy.cli.output import Output, hush
 from airflow_provider_safecopy.cli.signals import interrupting
 from airflow_provider_safecopy.errors import AbortedError, ConfigError
 
@@ -23,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(words, asked)
     except (KeyboardInterrupt, click.Abort) as interrupt:
         return asked.fail(AbortedError(str(interrupt) or "SIGINT"))
+    finally:
+        hush()
 
 
 def _run(words: Sequence[str], asked: Output) -> int:
@@ -30,11 +31,8 @@ def _run(words: Sequence[str], asked: Output) -> int:
 
     try:
         code = safecopy.main(args=list(words), prog_name="safecopy", standalone_mode=False)
-        sys.stdout.flush()
     except click.ClickException as error:
         return asked.fail(_bad_request(error))
-    except OSError as error:
-        return asked.break_down(error)
     return code if isinstance(code, int) else exitcode.DONE
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,21 +37,21 @@ class Output:
 
     def warn(self, text: str) -> None:
         """Say something on stderr that even a quiet command says."""
-        sys.stderr.write(f"safecopy: warning: {shown(text)}\n")
+        tell(f"safecopy: warning: {shown(text)}")
 
     def fail(self, error: SafeCopyError, *, subject: str = "") -> int:
         """Report `error`; the exit code to end with."""
-        sys.stderr.write(failure.block(error, subject=subject) + "\n")
+        tell(failure.block(error, subject=subject))
         if self.verbose > 1:
-            sys.stderr.write("".join(traceback.format_exception(error)))
+            tell("".join(traceback.format_exception(error)))
         if self.as_json:
             _write_json({"status": "error", "error": error.as_dict()})
         return exitcode.of(error)
 
     def break_down(self, error: Exception) -> int:
         """Report a mistake of our own, with all that is known of it."""
-        sys.stderr.write("".join(traceback.format_exception(error)))
-        sys.stderr.write("safecopy: internal error: this is a mistake in SafeCopy; please report the lines above\n")
+        tell("".join(traceback.format_exception(error)))
+        tell("safecopy: internal error: this is a mistake in SafeCopy; please report the lines above")
         if self.as_json:
             told = {"type": "InternalError", "message": f"{type(error).__name__}: {error}", "retryable": False}
             _write_json({"status": "error", "error": {**told, "hint": "please report this"}})
@@ -75,10 +75,23 @@ class _ToStderr(logging.Handler):
     """The stderr of the moment: while bars are shown, rich puts lines above them."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        tell(shown(self.format(record)))
+
+
+def tell(text: str) -> None:
+    """Write a line to stderr. That whoever read it has gone is no reason to stop a copy, or to fail."""
+    with suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+def hush() -> None:
+    """Last of all: let go of what a stream could not write, or Python would fail over it when it ends."""
+    for stream in (sys.stdout, sys.stderr):
         try:
-            sys.stderr.write(shown(self.format(record)) + "\n")
+            stream.flush()
         except OSError:
-            self.setLevel(logging.CRITICAL + 1)  # whoever read the log has gone; the copy goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _write_json(data: Mapping[str, Any]) -> None:
@@ -97,5 +110,4 @@ def _write(text: str, *, raw: bytes | None = None) -> None:
             sys.stdout.buffer.write(raw)
         sys.stdout.flush()
     except OSError as error:
-        sys.stderr.write(f"safecopy: the result could not be written to stdout: {error.strerror}\n")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails again when it ends
+        tell(f"safecopy: the result could not be written to stdout: {error.strerror}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from airflow_provider_safecopy.cli.encoding import is_terminal
 from airflow_provider_safecopy.cli.quantity import show_bytes, show_seconds
-from airflow_provider_safecopy.transfer.model import Progress
+from airflow_provider_safecopy.transfer.model import Progress, Stage
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 5.0
 """How often a stage that goes on says so where there is no terminal."""
 
-_MOVING = frozenset({"export", "import"})
+_MOVING: frozenset[Stage] = frozenset({"export", "import"})
 
 Listener = Callable[[Progress], None]
 Clock = Callable[[], float]
@@ -68,7 +68,7 @@ class Bars:
         self._rich = rich
         self._clock = clock
         self._begun: dict[str, float] = {}
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[Stage, TaskID] = {}
 
     def __call__(self, progress: Progress) -> None:
         if progress.stage not in self._tasks:
@@ -80,15 +80,20 @@ class Bars:
     def finish(self) -> None:
         """Fill every bar: what they show has ended."""
         for task in self._tasks.values():
-            done = max(self._rich.tasks[task].completed, 1)
-            told = self._rich.tasks[task].fields["told"].partition(", about")[0]
-            self._rich.update(task, completed=done, total=done, told=told)
+            self._rich.update(task, completed=1, total=1)
 
     def _begin(self, progress: Progress) -> None:
-        if progress.stage != "import":  # which overlaps with the export
+        if progress.stage not in _MOVING:
             self.finish()
+            self._sum_up(progress)
         self._begun[progress.stage] = self._clock()
         self._tasks[progress.stage] = self._rich.add_task(progress.stage, total=None, told="")
+
+    def _sum_up(self, progress: Progress) -> None:
+        """What follows the transfer knows all that was carried over."""
+        for stage in _MOVING & self._tasks.keys():
+            told = figures(Progress(stage, progress.bytes, progress.rows), 0)
+            self._rich.update(self._tasks[stage], told=told)
 
 
 def figures(progress: Progress, seconds: float) -> str:

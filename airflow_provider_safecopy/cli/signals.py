@@ -35,9 +35,12 @@ def interrupting() -> Iterator[None]:
 @contextmanager
 def throwing(switch: AbortSwitch) -> Iterator[None]:
     """Inside, each ending signal throws `switch`: the run ends in order. A second one changes nothing."""
+    told = False
 
     def throw(number: int, _: FrameType | None) -> None:
-        if not switch.thrown:
+        nonlocal told
+        if not told:
+            told = True
             with suppress(OSError):  # the terminal may be what has gone
                 os.write(2, _STOPPING)  # no stream: the signal may have interrupted a write to it
         switch.throw(signal.Signals(number).name)

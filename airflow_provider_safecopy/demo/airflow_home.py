@@ -28,6 +28,7 @@ from airflow_provider_safecopy.errors import ConfigError, SafeCopyError
 
 DAG = "영업_복사"
 _INSTALL = "pip install 'airflow-provider-safecopy[airflow,demo]'"
+_GRACE_SECONDS = 2
 _SETTINGS = {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "1",  # seconds: nobody waits five minutes for a demo to fail
@@ -173,15 +174,15 @@ def _drained(output: IO[str]) -> Iterator[SimpleQueue[str | None]]:
 
 @contextmanager
 def _ended(process: subprocess.Popen[bytes], *, group: bool = True) -> Iterator[None]:
-    """On leaving, the process has ended: by itself, or asked to, or made to.
+    """On leaving, the process has ended: by itself, or asked to, or made to, its children with it.
 
-    The process leads a `group` of its own, which is asked as a whole; or it does not. It is not asked by
-    SIGINT: ``airflow dags test`` takes that for a failed task, and tries it again.
+    The process leads a `group` of its own, which is asked as a whole; or it does not. Airflow is given
+    little time: ``dags test`` takes a signal for one failed task, and goes on with the next.
     """
     try:
         yield
     finally:
-        for number, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+        for number, seconds in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, 10)):
             if process.poll() is None:
                 with suppress(ProcessLookupError):
                     (os.killpg if group else os.kill)(process.pid, number)
