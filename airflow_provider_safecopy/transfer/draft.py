@@ -88,7 +88,7 @@ def _pairs(
     computed = {column.name for column in taken.columns if column.generated}
     everything = {column.name: column.name for column in given.columns if column.name not in computed}
     chosen = everything if spec.columns is None else dict(spec.columns)
-    names = [column.name for column in given.columns]
+    names = [column.name for column in given.columns if column.name in chosen]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         message = f"{given.label} has two columns of one name: {', '.join(map(spell, twice))}"
         refusals.append(Refusal("column_twice", message, given.label, spell(twice[0]), "give each a name of its own"))
