@@ -51,7 +51,7 @@ def fill(source: Server, target: Server, mib: int) -> str:
     source.execute(
         "postgres",
         f"INSERT INTO \"{table}\" SELECT g, (SELECT string_agg(md5(g::text || i), '') FROM generate_series(1, 31) i) "
-        f"FROM generate_series(1, {rows}) g",
+        f"FROM generate_series(1, {rows}) g",  # noqa: S608 -- a name and a number of our own
     )
     target.execute("postgres", shape)
     return table
