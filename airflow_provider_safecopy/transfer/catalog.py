@@ -127,10 +127,10 @@ def bytes_of(session: Session, identifier: str) -> int | None:
 
 def lookalikes(session: Session, name: TableName) -> tuple[TableName, ...]:
     """Tables that differ from `name` only in normalisation (NFC, NFD), case or schema, the nearest first."""
-    wanted = _folded(name.name)
+    wanted = folded(name.name)
     tables = [TableName(row["schema"], row["name"]) for row in session.all(_CATALOG["tables"], {})]
-    alike = [table for table in tables if _folded(table.name) == wanted]
-    return tuple(sorted(alike, key=lambda table: _folded(table.schema or "") != _folded(name.schema or ""))[:5])
+    alike = [table for table in tables if folded(table.name) == wanted]
+    return tuple(sorted(alike, key=lambda table: folded(table.schema or "") != folded(name.schema or ""))[:5])
 
 
 def _home(session: Session, name: TableName) -> str | None:
@@ -143,5 +143,6 @@ def _types(session: Session, oids: list[int]) -> dict[int, dict[str, Any]]:
     return {row.pop("oid"): row for row in rows}
 
 
-def _folded(identifier: str) -> str:
+def folded(identifier: str) -> str:
+    """What is equal for names that look alike, or differ in letter case only."""
     return unicodedata.normalize("NFC", identifier).casefold()

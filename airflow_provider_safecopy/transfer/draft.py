@@ -35,9 +35,10 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
     if taken:
         refusals += [*refusal.of_target(target, taken), *refusal.of_publish(target, taken, publish)]
     if given and taken:
-        refusals += refusal.of_pairs(pairs, source, target, (given.label, taken.label))
+        refusals += refusal.of_pairs(pairs, source, target, (given, taken))
         if source.server.identity == target.server.identity and given.oid == taken.oid:
-            refusals.append(Refusal("onto_itself", f"{taken.label}: source and target are the same table", taken.label))
+            message = f"{taken.label}: source and target are the same table"
+            refusals.append(Refusal("onto_itself", message, taken.label, hint="name another table, or another target"))
     rows, size = _expect(spec, source, given, pairs, refusals)
     format_, why_format = _format(spec, source, target, pairs, refusals)
     transfer, why_transfer = _transfer(spec, given, size)
@@ -104,8 +105,9 @@ def _expect(
     pairs: tuple[tuple[Column, Column], ...],
     refusals: list[Refusal],
 ) -> tuple[int | None, int | None]:
-    if given is None or not given.may_select or not given.may_enter or given.filtered:
-        return None, None
+    readable = given and given.may_enter and given.may_select and not given.filtered
+    if given is None or not readable or not all(column.may_select for column, _ in pairs):
+        return None, None  # refused already, for a better reason than the server would give
     columns = [column.name for column, _ in pairs]
     query = statements.select(columns, given.name or spec.source_sql or "", spec.where)
     try:

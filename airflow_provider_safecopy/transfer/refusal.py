@@ -79,9 +79,19 @@ def of_source(session: Session, relation: Relation) -> Iterator[Refusal]:
     """A source that cannot be read whole by this role."""
     label, role = relation.label, session.server.role
     if relation.kind not in _SOURCES + "q":
-        yield Refusal("not_a_source", f"{label} is a {KINDS[relation.kind]}: it cannot be copied from", table=label)
+        yield Refusal(
+            "not_a_source",
+            f"{label} is {_a(KINDS[relation.kind])}: it cannot be copied from",
+            table=label,
+            hint="name a table, a view or a foreign table, or give source_sql",
+        )
     if relation.persistence == "t":
-        yield Refusal("temporary", f"{label} is temporary: psql's session cannot see it", table=label)
+        yield Refusal(
+            "temporary",
+            f"{label} is temporary: psql's session cannot see it",
+            table=label,
+            hint="give a permanent table, or what it was made from in source_sql",
+        )
     if not relation.may_enter:
         yield _lacks(label, role, f"USAGE on schema {_schema(relation)}")
     if not relation.may_select:
@@ -101,12 +111,17 @@ def of_target(session: Session, relation: Relation) -> Iterator[Refusal]:
     if relation.kind not in _TARGETS:
         yield Refusal(
             "not_a_target",
-            f"{label} is a {KINDS[relation.kind]}: rows can be published into a table only",
+            f"{label} is {_a(KINDS[relation.kind])}: rows can be published into a table only",
             table=label,
             hint="name the table itself",
         )
     if relation.persistence == "t":
-        yield Refusal("temporary", f"{label} is temporary: nobody else would see the rows", table=label)
+        yield Refusal(
+            "temporary",
+            f"{label} is temporary: nobody else would see the rows",
+            table=label,
+            hint="name a permanent table",
+        )
     if relation.has_children:
         yield Refusal(
             "inheritance",
@@ -171,68 +186,88 @@ def of_columns(source: Relation, target: Relation, chosen: dict[str, str], *, al
     """Columns that are missing, left over, computed, or out of this role's reach."""
     for name, wanted in chosen.items():
         if source.column(name) is None:
-            yield _column(
-                "column_missing", source, name, f"is not in the source {source.label}", "check the spelling in columns"
-            )
+            problem = f"is not in the source {source.label}"
+            yield _column("column_missing", source, name, problem, "check the spelling in columns", among=source)
         found = target.column(wanted)
         if found is None:
             hint = "add it to the target, or leave it out with columns"
-            yield _column("column_extra", target, wanted, f"is not in the target {target.label}", hint)
+            yield _column("column_extra", target, wanted, f"is not in the target {target.label}", hint, among=target)
         elif found.generated:
-            hint = "leave it out: the target computes it"
-            yield _column("column_generated", target, wanted, f"is generated in the target {target.label}", hint)
+            problem, hint = f"is generated in the target {target.label}", "leave it out: the target computes it"
+            yield _column("column_generated", target, wanted, problem, hint, among=target)
     for column in target.columns:
         if column.name in chosen.values() or column.generated:
             continue
         if all_columns:
+            problem = f"of the target is not in the source {source.label}"
             hint = "add it to the source, or choose with columns"
-            yield _column(
-                "column_missing", target, column.name, f"of the target is not in the source {source.label}", hint
-            )
+            yield _column("column_missing", target, column.name, problem, hint, among=source)
         elif column.not_null and not column.has_default:
             hint = "copy it too, or give it a default"
-            yield _column("column_required", target, column.name, "may not be NULL and has no default", hint)
+            problem = "may not be NULL and has no default"
+            yield _column("column_required", target, column.name, problem, hint, among=target)
 
 
-def of_pairs(pairs: Sequence[Pair], source: Session, target: Session, labels: tuple[str, str]) -> Iterator[Refusal]:
+def of_pairs(
+    pairs: Sequence[Pair], source: Session, target: Session, relations: tuple[Relation, Relation]
+) -> Iterator[Refusal]:
     """Column pairs whose values would not mean the same on the other side, or that may not be touched."""
+    read, written = relations
     for given, taken in pairs:
-        where = {"table": labels[1], "column": spell(taken.name)}
+        where = {"table": written.label, "column": spell(taken.name)}
         if given.type != taken.type:
             yield Refusal(
                 "type_differs",
-                f"{labels[1]}.{spell(taken.name)} is {taken.type}, but the source's {spell(given.name)} is {given.type}",
+                f"{written.label}.{spell(taken.name)} is {taken.type}, but the source's {spell(given.name)} is {given.type}",
                 hint=f"make them equal, or cast in source_sql: {spell(given.name)}::{taken.type}",
                 **where,
             )
         elif given.inner_shape != taken.inner_shape:
             yield Refusal(
                 "type_differs",
-                f"{labels[1]}.{spell(taken.name)}: the type {taken.type} is made differently on the two sides",
+                f"{written.label}.{spell(taken.name)}: the type {taken.type} is made differently on the two sides",
                 hint=f"source: {given.inner_shape}; target: {taken.inner_shape}",
                 **where,
             )
-        elif given.is_money and source.server.lc_monetary != target.server.lc_monetary:
+        elif given.is_money and _amounts(source) != _amounts(target):
             yield Refusal(
                 "money",
-                f"{labels[1]}.{spell(taken.name)} is money, which means another amount under another lc_monetary "
+                f"{written.label}.{spell(taken.name)} is money, which means another amount under another lc_monetary "
                 f"({source.server.lc_monetary} and {target.server.lc_monetary})",
                 hint="use numeric, or give both databases one lc_monetary",
                 **where,
             )
-        if not given.may_select:
-            yield _lacks(labels[0], source.server.role, f"SELECT on column {spell(given.name)}", given.name)
-        for right, granted in (("SELECT", taken.may_select), ("INSERT", taken.may_insert)):
-            if not granted:
-                yield _lacks(labels[1], target.server.role, f"{right} on column {spell(taken.name)}", taken.name)
+        # A right that is lacking on the whole table has been told once, and is not told again of each column.
+        if read.may_select and not given.may_select:
+            yield _lacks(read.label, source.server.role, f"SELECT on column {spell(given.name)}", given.name)
+        rights = (("SELECT", written.may_select, taken.may_select), ("INSERT", written.may_insert, taken.may_insert))
+        for right, somewhere, granted in rights:
+            if somewhere and not granted:
+                yield _lacks(written.label, target.server.role, f"{right} on column {spell(taken.name)}", taken.name)
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+def _amounts(session: Session) -> str:
+    """The part of lc_monetary that amounts depend on: the codeset does not count, and POSIX is C."""
+    name = session.server.lc_monetary.partition(".")[0]
+    return "C" if name == "POSIX" else name
 
 
 def _how_it_differs(asked: TableName, there: TableName) -> str:
-    if there.name == asked.name:
+    # Where the schema was not given, or is another one altogether, it is seen without a word.
+    return _difference(asked.name, there.name) or _difference(asked.schema or "", there.schema or "")
+
+
+def _difference(given: str, stored: str) -> str:
+    """Why two names that look alike are two; empty where they are one, or nobody could mistake them."""
+    if given == stored or catalog.folded(given) != catalog.folded(stored):
         return ""
-    if there.name.casefold() == asked.name.casefold():
+    if given.casefold() == stored.casefold():
         return " (in other letter case)"
-    return f" (in {_normalisation(there.name)}, you gave {_normalisation(asked.name)}: they only look alike)"
+    return f" (in {_normalisation(stored)}, you gave {_normalisation(given)}: they only look alike)"
 
 
 def _normalisation(name: str) -> str:
@@ -253,5 +288,7 @@ def _lacks(label: str, role: str, right: str, column: str | None = None) -> Refu
     )
 
 
-def _column(code: str, relation: Relation, name: str, problem: str, hint: str) -> Refusal:
-    return Refusal(code, f"column {spell(name)} {problem}", table=relation.label, column=spell(name), hint=hint)
+def _column(code: str, relation: Relation, name: str, problem: str, hint: str, *, among: Relation) -> Refusal:
+    alike = [spell(each.name) + why for each in among.columns if (why := _difference(name, each.name))]
+    step = f"there is {', '.join(alike)}; name each in columns exactly as it is stored" if alike else hint
+    return Refusal(code, f"column {spell(name)} {problem}", table=relation.label, column=spell(name), hint=step)
