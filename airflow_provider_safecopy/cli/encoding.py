@@ -99,7 +99,13 @@ def _search(name: str) -> codecs.CodecInfo | None:
     if name != _ESCAPING_EUC_KR:
         return None
     plain = codecs.lookup("euc_kr")
-    return codecs.CodecInfo(_encode_euc_kr, plain.decode, incrementalencoder=_Encoder, name=_ESCAPING_EUC_KR)
+    return codecs.CodecInfo(
+        _encode_euc_kr,
+        plain.decode,
+        incrementalencoder=_Encoder,
+        incrementaldecoder=plain.incrementaldecoder,
+        name=_ESCAPING_EUC_KR,
+    )
 
 
 def _encode_euc_kr(text: str, errors: str = "strict") -> tuple[bytes, int]:

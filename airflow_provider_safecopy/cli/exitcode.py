@@ -17,13 +17,13 @@ from airflow_provider_safecopy.errors import (
 DONE = 0
 """Published; or planned, initialised, examined without a failed check."""
 INTERNAL = 1
-"""A mistake of SafeCopy itself, or an error of the demo. Nothing is known about it; please report it."""
+"""A mistake of SafeCopy itself, to be reported; or the demo failed."""
 REFUSED = 2
 """A bad request, a refused plan, a failed check of `doctor`."""
 ABORTED = 130
 """Stopped by SIGINT, SIGTERM or SIGHUP."""
 
-_OF_ERRORS: dict[type[SafeCopyError], int] = {
+OF_ERRORS: dict[type[SafeCopyError], int] = {
     ConfigError: REFUSED,
     PlanError: REFUSED,
     # 3 is for a busy lock.
@@ -35,8 +35,9 @@ _OF_ERRORS: dict[type[SafeCopyError], int] = {
     PublishUnknownError: 7,
     AbortedError: ABORTED,
 }
+"""Of each kind of error; a kind that is not here has its parent's."""
 
 
 def of(error: BaseException) -> int:
     """The exit code `error` ends the command with."""
-    return next((_OF_ERRORS[kind] for kind in type(error).__mro__ if kind in _OF_ERRORS), INTERNAL)
+    return next((OF_ERRORS[kind] for kind in type(error).__mro__ if kind in OF_ERRORS), INTERNAL)

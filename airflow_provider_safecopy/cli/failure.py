@@ -56,16 +56,15 @@ def _first(error: SafeCopyError) -> str:
 def _fields(error: SafeCopyError, subject: str) -> Iterator[tuple[str, str]]:
     if subject:
         yield "copy", subject
-    if isinstance(error, StageError):
-        details = {"psql exit code": error.exit_code, "SQLSTATE": error.sqlstate}
-        told = ", ".join(f"{name} {value}" for name, value in details.items() if value is not None)
+    details = {"psql exit code": getattr(error, "exit_code", None), "SQLSTATE": getattr(error, "sqlstate", None)}
+    told = ", ".join(f"{name} {value}" for name, value in details.items() if value is not None)
+    if error.stage:
         yield "stage", f"{error.stage} ({told})" if told else error.stage
-        if error.stderr_tail.strip():
-            yield "psql", error.stderr_tail.strip()
-    elif isinstance(error, LockStoreError) and error.sqlstate:
-        yield "SQLSTATE", error.sqlstate
+    elif told:
+        yield "server", told
+    if isinstance(error, StageError) and error.stderr_tail.strip():
+        yield "psql", error.stderr_tail.strip()
     elif isinstance(error, VerifyError):
-        yield "stage", error.stage
         yield from (("proof", f"{name}: {value}") for name, value in error.proofs.items())
     elif isinstance(error, PlanError):
         for refusal in error.refusals:
@@ -82,6 +81,8 @@ def _fields(error: SafeCopyError, subject: str) -> Iterator[tuple[str, str]]:
 def _advice(error: SafeCopyError) -> str:
     if isinstance(error, ConfigError):
         return "see safecopy COMMAND --help"
+    if isinstance(error, AbortedError):
+        return "run it again when you like"
     if error.retryable:
         return "the same command may succeed when run again"
     return "the same command will fail again: change what is named above first"

@@ -64,21 +64,17 @@ class Command:
     environment: Mapping[str, str] = field(repr=False)
     command: Sequence[Word] = COMMAND
 
-    def run(self, *words: Word, stdin: bytes = b"", **variables: str | None) -> Ran:
+    def run(self, *words: Word, **variables: str | None) -> Ran:
         """Run it to its end. A variable of None is taken away."""
-        done = subprocess.run(
-            [*self.command, *words],
-            input=stdin,
-            capture_output=True,
-            check=False,
-            timeout=100,
-            env=self._environment(variables),
-        )
-        return Ran(done.returncode, done.stdout, done.stderr)
+        return self._run(words, b"", variables)
+
+    def fed(self, stdin: bytes, *words: Word) -> Ran:
+        """Run it to its end, with something on its standard input."""
+        return self._run(words, stdin, {})
 
     def copy(self, *words: Word, **variables: str | None) -> Ran:
         """Copy the customers."""
-        return self.run("copy", *self.tables, *words, stdin=b"", **variables)
+        return self.run("copy", *self.tables, *words, **variables)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -113,6 +109,17 @@ class Command:
             return "new"
         assert held == ['(-1,"옛 고객",1.00)']
         return "old"
+
+    def _run(self, words: Sequence[Word], stdin: bytes, variables: Mapping[str, str | None]) -> Ran:
+        done = subprocess.run(
+            [*self.command, *words],
+            input=stdin,
+            capture_output=True,
+            check=False,
+            timeout=100,
+            env=self._environment(variables),
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
 
     def _environment(self, variables: Mapping[str, str | None]) -> dict[str, str]:
         chosen = {**self.environment, **variables}

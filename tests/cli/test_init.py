@@ -1,0 +1,41 @@
+"""`safecopy init`: the schema is made once, and a role may be let in."""
+
+from __future__ import annotations
+
+from tests.cli.conftest import Command
+from tests.conftest import MakeRole
+
+
+def test_the_schema_is_made_and_made_again_without_harm(safecopy: Command) -> None:
+    for _ in range(2):
+        ran = safecopy.run("init", SAFECOPY_SOURCE=None)
+        assert (ran.code, ran.err) == (0, "")
+        assert "schema safecopy is ready in 127.0.0.1:" in ran.out
+    assert safecopy.target.value("SELECT count(*) FROM safecopy.receipt") == 0
+
+
+def test_a_role_that_may_create_nothing_can_copy_after_a_grant(safecopy: Command, role: MakeRole) -> None:
+    loader = role(safecopy.target)
+    rights = f'GRANT USAGE ON SCHEMA "분석" TO "{loader.role}"; GRANT SELECT, INSERT, DELETE ON "분석"."고객" TO "{loader.role}"'
+    safecopy.target.execute(rights)
+    refused = safecopy.copy(SAFECOPY_TARGET=loader.conninfo)
+    assert refused.code == 2
+    assert f"safecopy init --target … --grant {loader.role}" in refused.err
+    ran = safecopy.run("init", "--grant", str(loader.role))
+    assert ran.code == 0, ran.err
+    assert f"granted to {loader.role}" in ran.out
+    assert safecopy.copy(SAFECOPY_TARGET=loader.conninfo).code == 0
+    assert safecopy.holds() == "new"
+
+
+def test_a_role_that_is_not_there_is_an_error(safecopy: Command) -> None:
+    ran = safecopy.run("init", "--grant", "아무도 아님", "--json")
+    assert (ran.code, ran.json["error"]["type"]) == (5, "LockStoreError")
+    assert ran.json["error"]["sqlstate"] == "42704"
+    assert not safecopy.target.value("SELECT to_regnamespace('safecopy') IS NOT NULL")
+
+
+def test_without_a_target_there_is_nothing_to_prepare(safecopy: Command) -> None:
+    ran = safecopy.run("init", SAFECOPY_TARGET=None)
+    assert ran.code == 2
+    assert "Missing option '--target'" in ran.err

@@ -1,0 +1,55 @@
+"""Times and sizes, read and written."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_safecopy.cli import quantity
+
+
+@pytest.mark.parametrize(
+    "text, seconds",
+    [("90", 90), ("1.5", 1.5), (".5", 0.5), ("90s", 90), ("500ms", 0.5), ("15min", 900), ("4 h", 14400), ("1d", 86400)],
+)
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert quantity.parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text, size",
+    [
+        *(("1000", 1000), ("1 B", 1), ("2kB", 2000), ("2GB", 2 * 10**9), ("1tb", 10**12)),
+        *(("512MiB", 512 * 2**20), ("1.5gib", 3 * 2**29), ("4KiB", 4096), ("1TiB", 2**40)),
+    ],
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert quantity.parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "+1", "1e3", "nan", "inf", "1,000", "10m", "1 hour ago", "٣"])
+def test_what_is_no_time_is_none(text: str) -> None:
+    assert quantity.parse_seconds(text) is None
+
+
+@pytest.mark.parametrize("text", ["", "512M", "1K", "2G", "-1", "1e9", "1 s"])
+def test_what_is_no_size_or_could_be_two_is_none(text: str) -> None:
+    assert quantity.parse_bytes(text) is None
+
+
+@pytest.mark.parametrize(
+    "size, text",
+    [
+        *((0, "0 B"), (1023, "1,023 B"), (1024, "1.0 KiB"), (999.9 * 1024, "999.9 KiB"), (1000 * 1024, "1.0 MiB")),
+        *((36 * 2**20, "36.0 MiB"), (5 * 2**30, "5.0 GiB"), (3 * 2**40, "3.0 TiB")),
+    ],
+)
+def test_sizes_are_written(size: float, text: str) -> None:
+    assert quantity.show_bytes(size) == text
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(0.04, "0 s"), (0.83, "0.8 s"), (5, "5 s"), (95, "95 s"), (300, "5 min"), (3600, "1 h"), (5400, "1.5 h")],
+)
+def test_times_are_written(seconds: float, text: str) -> None:
+    assert quantity.show_seconds(seconds) == text
