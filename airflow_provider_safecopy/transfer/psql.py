@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -68,12 +68,23 @@ def find(given: str | None = None) -> PsqlBinary:
     on_path = shutil.which("psql")
     if on_path and not _is_script(on_path):
         return _asked(on_path)
-    found = [_asked(str(path)) for place in _PLACES for path in Path("/").glob(place)]
+    return _newest(str(path) for place in _PLACES for path in Path("/").glob(place))
+
+
+def _newest(paths: Iterable[str]) -> PsqlBinary:
+    """The newest that will do: an old or a broken one beside it does no harm."""
+    found: list[PsqlBinary] = []
+    error = ConfigError(
+        "no psql found: neither on PATH nor where distributions put it",
+        hint="install the PostgreSQL client (package postgresql-client), or name one in SAFECOPY_PSQL",
+    )
+    for path in paths:
+        try:
+            found.append(_asked(path))
+        except ConfigError as other:
+            error = other
     if not found:
-        raise ConfigError(
-            "no psql found: neither on PATH nor where distributions put it",
-            hint="install the PostgreSQL client (package postgresql-client), or name one in SAFECOPY_PSQL",
-        )
+        raise error
     return max(found, key=lambda binary: binary.major)
 
 
