@@ -18,23 +18,25 @@ from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec, Progr
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 
 # What PostgresHook and the hook below it read from a connection's extra for themselves: not libpq's words.
-POSTGRES_HOOK_EXTRAS = frozenset({
-    "aws_conn_id",
-    "azure_conn_id",
-    "cluster-identifier",
-    "cursor",
-    "escape_column_names",
-    "escape_word_format",
-    "iam",
-    "insert_statement_format",
-    "placeholder",
-    "redshift",
-    "redshift-serverless",
-    "replace_statement_format",
-    "sqlalchemy_query",
-    "sqlalchemy_scheme",
-    "workgroup-name",
-})
+POSTGRES_HOOK_EXTRAS = frozenset(
+    {
+        "aws_conn_id",
+        "azure_conn_id",
+        "cluster-identifier",
+        "cursor",
+        "escape_column_names",
+        "escape_word_format",
+        "iam",
+        "insert_statement_format",
+        "placeholder",
+        "redshift",
+        "redshift-serverless",
+        "replace_statement_format",
+        "sqlalchemy_query",
+        "sqlalchemy_scheme",
+        "workgroup-name",
+    }
+)
 
 
 class SafeCopyHook(BaseHook):

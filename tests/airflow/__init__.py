@@ -1,0 +1,1 @@
+"""The Airflow doors, opened by Airflow itself."""

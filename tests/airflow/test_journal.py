@@ -1,0 +1,125 @@
+"""What a task's log says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec, MiB, Progress, Stage, StageReport
+
+
+class Lines(list[str]):
+    """A log that remembers."""
+
+    def info(self, message: str, /, *values: Any) -> None:
+        self.append(message % values)
+
+
+@pytest.fixture
+def lines() -> Lines:
+    return Lines()
+
+
+def _journal(lines: Lines, seconds: Iterator[float]) -> Any:
+    from airflow_provider_safecopy.operators.journal import Journal
+
+    return Journal(lines, every=10, clock=lambda: next(seconds))
+
+
+def test_progress_is_told_every_ten_seconds_with_rate_and_time_left(lines: Lines) -> None:
+    journal = _journal(lines, iter([0.0, 4.0, 10.0, 19.9, 20.0]))
+    with journal.copying() as progress:
+        for done in (0, 5, 10, 15, 20):
+            progress(Progress("export", done * MiB, expected_rows=1000, expected_bytes=100 * MiB))
+    assert lines == [
+        "::group::Transfer",
+        "export: 10.0 MiB, about 10 %, 1.0 MiB/s, about 0:01:30 left",
+        "export: 20.0 MiB, about 20 %, 1.0 MiB/s, about 0:01:20 left",
+        "::endgroup::",
+    ]
+
+
+def test_a_stage_has_a_clock_of_its_own(lines: Lines) -> None:
+    journal = _journal(lines, iter([0.0, 100.0, 109.0, 110.0]))
+    with journal.copying() as progress:
+        progress(Progress("export"))
+        for done in (0, 9, 10):
+            progress(Progress("import", done * MiB, rows=done))
+    assert lines == ["::group::Transfer", "import: 10 rows, 10.0 MiB, 1.0 MiB/s", "::endgroup::"]
+
+
+def test_a_guess_that_proved_wrong_is_not_repeated(lines: Lines) -> None:
+    journal = _journal(lines, iter([0.0, 10.0]))
+    with journal.copying() as progress:
+        for done in (0, 200):
+            progress(Progress("export", done * MiB, expected_bytes=100 * MiB))
+    assert lines[1] == "export: 200.0 MiB, 20.0 MiB/s"
+
+
+def test_groups_follow_the_stages_and_are_never_nested(lines: Lines) -> None:
+    journal = _journal(lines, iter(range(6)))
+    with journal.copying() as progress:
+        stages: tuple[Stage, ...] = ("export", "import", "export", "verify", "publish")
+        for stage in stages:
+            progress(Progress(stage))
+    assert lines == ["::group::Transfer", "::endgroup::", "::group::Verify and publish", "::endgroup::"]
+
+
+def test_a_group_is_closed_when_the_copy_fails(lines: Lines) -> None:
+    with pytest.raises(KeyboardInterrupt), _journal(lines, iter([0.0])).copying():
+        raise KeyboardInterrupt
+    assert lines[-1] == "::endgroup::"
+
+
+def test_what_was_asked_for_is_told_without_the_defaults(lines: Lines) -> None:
+    spec = CopySpec.of(
+        target_table=("분석", "x.y"), source_sql="\n  SELECT *\n    FROM 영업.고객\n", columns={"a": "a", "b": "나"}
+    )
+    _journal(lines, iter([])).asked(spec)
+    assert lines == [
+        "::group::Asked for",
+        'target_table 분석."x.y"',
+        "source_sql   SELECT *",
+        "               FROM 영업.고객",
+        "columns      a, b → 나",
+        "::endgroup::",
+    ]
+
+
+def test_the_report_is_readable(lines: Lines) -> None:
+    report = CopyReport(
+        status="published",
+        lock="분석.고객",
+        source="erp:5432/erp 영업.고객",
+        target="dw:5432/dw 분석.고객",
+        format="binary",
+        transfer="chunked",
+        publish="delete_insert",
+        token=7,
+        attempt="a1",
+        rows=1_234_567,
+        previous_rows=None,
+        bytes=5 * 1024 * MiB,
+        digest="d1",
+        content_hash="c1",
+        reasons=("the tables are alike",),
+        warnings=("psql is old",),
+        stages=(StageReport("export", 1.25, pid=11, exit_code=0, rows=1_234_567, bytes=999), StageReport("publish", 2)),
+        seconds=61.04,
+    )
+    _journal(lines, iter([])).report(report)
+    assert lines == [
+        "published: erp:5432/erp 영업.고객 → dw:5432/dw 분석.고객",
+        "  rows      not counted → 1,234,567",
+        "  stream    5.0 GiB, digest d1",
+        "  content   c1, the same on both sides",
+        "  how       binary, chunked, delete_insert",
+        "  receipt   token 7 of lock 분석.고객, attempt a1",
+        "  export    1.2 s, 1,234,567 rows, 999 bytes, PID 11, exit code 0",
+        "  publish   2.0 s",
+        "  in all    61.0 s, 0 bytes of temporary disk at most",
+        "  because   the tables are alike",
+        "  warning   psql is old",
+    ]
