@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -40,10 +40,10 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class AirflowHome:
-    """An AIRFLOW_HOME, and what a process needs to use it."""
+    """An AIRFLOW_HOME, and what a process needs to use it: `environment`, which may hold passwords."""
 
     path: Path
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
 
     @classmethod
     @contextmanager

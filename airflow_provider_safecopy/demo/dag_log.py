@@ -42,6 +42,8 @@ class DagLog:
 
 
 def _details(entry: dict[str, Any]) -> str:
-    """What kind of exception an entry reports, and its message: its traceback is for ``-v``."""
-    told = [f"\n  {each.get('exc_type')}: {each.get('exc_value')}" for each in entry.get("error_detail") or ()]
-    return "".join(told)
+    """The exception an entry reports, without the chain and the traceback below it: those are for ``-v``."""
+    chain = entry.get("exception")
+    if not isinstance(chain, list) or not chain:
+        return ""
+    return f"\n  {chain[0].get('exc_type')}: {chain[0].get('exc_value')}"
