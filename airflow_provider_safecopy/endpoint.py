@@ -21,11 +21,11 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from airflow_provider_safecopy.errors import ConfigError, StageError
 
 _KNOWN = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
-# psql reads the password from a file of ours; libpq offers no such way for these two.
-_UNSUPPORTED_SECRETS = frozenset({"sslpassword", "oauth_client_secret"})
+# psql reads the password from a file of ours; libpq offers no such way for these.
+_UNSUPPORTED_SECRETS = frozenset({"sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
 # Decided by us, for every session alike, or already settled by the connection psql repeats.
-_OURS = frozenset({"password", "passfile", "service", "application_name", "fallback_application_name"})
-_SETTLED = _OURS | {"client_encoding", "target_session_attrs", "load_balance_hosts", "connect_timeout", "options"}
+_OURS = frozenset({"password", "passfile", "service", "servicefile", "application_name", "fallback_application_name"})
+_SETTLED = _OURS | {"client_encoding", "target_session_attrs", "load_balance_hosts", "connect_timeout"}
 # What psql's libpq knows since version 14: newer words go to psql only if the user gave them.
 _SINCE_14 = frozenset(
     [
@@ -34,6 +34,7 @@ _SINCE_14 = frozenset(
         "port",
         "dbname",
         "user",
+        "options",
         "channel_binding",
         "keepalives",
         "keepalives_idle",
@@ -82,7 +83,7 @@ class Endpoint:
         """From any libpq conninfo or URI. Raises `ConfigError`, without repeating what may be a secret."""
         try:
             parsed = conninfo_to_dict(conninfo)
-        except psycopg.ProgrammingError as error:
+        except (psycopg.ProgrammingError, UnicodeEncodeError) as error:
             # libpq's message may quote the part it could not read, which may be the password.
             detail = "" if "password" in conninfo or "@" in conninfo else f": {str(error).strip()}"
             raise ConfigError(
@@ -102,8 +103,10 @@ class Endpoint:
                 f"the connection parameter {', '.join(sorted(secrets))} cannot be handed to psql safely",
                 hint="use a key without a passphrase, or a password",
             )
-        if any("\0" in value for value in given.values()):
-            raise ConfigError("a connection parameter holds a NUL")
+        for key, value in given.items():
+            if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise ConfigError(f"the connection parameter {key} is not a text: it holds a NUL, or another encoding")
+        _demand_one_line(given.get("password", ""))
         return cls(given, _label(given))
 
     def __str__(self) -> str:
@@ -178,10 +181,14 @@ class Endpoint:
         )
 
 
-def _password_file(password: str) -> int:
-    """A password file for libpq that any host, database and user matches. The caller closes it."""
+def _demand_one_line(password: str) -> None:
     if "\n" in password or "\r" in password:
         raise ConfigError("a password with a line break cannot be handed to psql")
+
+
+def _password_file(password: str) -> int:
+    """A password file for libpq that any host, database and user matches. The caller closes it."""
+    _demand_one_line(password)  # once more: this one may come from the environment
     descriptor = os.memfd_create("safecopy-password", os.MFD_CLOEXEC)
     os.fchmod(descriptor, 0o600)  # libpq ignores a password file that others may read
     escaped = password.replace("\\", "\\\\").replace(":", "\\:")
