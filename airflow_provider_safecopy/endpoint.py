@@ -127,6 +127,13 @@ class Endpoint:
             return psycopg.connect(make_conninfo(**parameters), autocommit=True, prepare_threshold=None)
         except psycopg.Error as error:
             raise self._unreachable(error) from None
+        except UnicodeError as error:  # psycopg looks hosts up by Python's own rules for their names
+            raise StageError(
+                f"{self.label}: cannot connect: no host can have such a name: {error}",
+                stage="connect",
+                retryable=False,
+                hint="check host, port and network",
+            ) from None
 
     def reached_by(self, connection: psycopg.Connection[Any]) -> Endpoint:
         """This endpoint, narrowed to the very server, user and password `connection` ended up with."""

@@ -468,7 +468,7 @@ def test_a_missing_password_is_told_as_that(target: Database) -> None:
     "conninfo, retryable",
     [
         ("host=127.0.0.1 port=1 dbname=erp user=u", True),
-        ("host=no..such..name dbname=erp user=u", True),  # malformed: no resolver is asked
+        ("host=no..such..name dbname=erp user=u", False),
         ("host=/nonexistent dbname=erp user=u", True),
     ],
 )
