@@ -326,9 +326,7 @@ def test_make_does_what_is_listed(page: Page) -> None:
 
 @both
 def test_the_versions_are_those_the_suite_runs_with(page: Page) -> None:
-    rows = {row[0]: row[2] for row in page.tables[[row[0][0] for row in page.tables].index("PostgreSQL servers")]} if (
-        page is ENGLISH
-    ) else {row[0]: row[2] for row in page.table("PostgreSQL 서버")}
+    rows = {row[0]: row[2] for row in page.table("psql")}
     pinned = [re.search(r"^apache-airflow==(.+)$", path.read_text(), re.MULTILINE) for path in _pins()]
     airflow = next(tested for name, tested in rows.items() if name.startswith("Airflow"))
     assert airflow == ", ".join(sorted(match[1] for match in pinned if match))
