@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import socket
@@ -18,6 +17,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.cli.conftest import COMMAND, ROWS, Command, ended, wait_for_line
+from tests.cli.terminal import on_a_terminal
 from tests.conftest import MakePsql, MakeRole, NothingLeft
 from tests.ground.database import Database
 from tests.ground.fake_psql import Behaviour
@@ -369,19 +369,39 @@ def test_a_reader_of_the_log_who_leaves_does_not_stop_the_copy(safecopy: Command
 
 
 def test_a_terminal_shows_a_bar_for_each_stage(safecopy: Command) -> None:
-    code, said = on_a_terminal([*COMMAND, "copy", *safecopy.tables], {**safecopy.environment, "TERM": "xterm"})
-    assert code == 0, said
+    with on_a_terminal([*COMMAND, "copy", *safecopy.tables], {**safecopy.environment, "TERM": "xterm"}) as terminal:
+        assert terminal.ends() == 0, terminal.said
     for stage in ("export", "import", "verify", "publish"):
-        assert re.search(rf"{stage} +(\x1b\[[\d;]*m)*━", said), said
-    assert re.search(rf"export[^\r\n]* {ROWS:,} rows, [^\r\n]* KiB", said), said
-    assert "export started" not in said
+        assert re.search(rf"{stage} +(\x1b\[[\d;]*m)*━", terminal.said), terminal.said
+    assert re.search(rf"export[^\r\n]* {ROWS:,} rows, [^\r\n]* KiB", terminal.said), terminal.said
+    assert "export started" not in terminal.said
 
 
-def test_a_bar_shows_bytes_and_rate_while_the_stage_goes_on(safecopy: Command, fake_psql: MakePsql) -> None:
-    command = [*COMMAND, "copy", *safecopy.tables, "--psql", fake_psql(HANGING), "--stall-timeout", "1"]
-    code, said = on_a_terminal(command, {**safecopy.environment, "TERM": "xterm"})
-    assert code == 5, said
-    assert re.search(r"export[^\r\n]* 97\.7 KiB, [\d.]+ KiB/s", said), said
+def test_a_bar_shows_bytes_and_rate_and_ctrl_c_on_a_terminal_ends_the_copy_in_order(
+    safecopy: Command, fake_psql: MakePsql, nothing_left: NothingLeft
+) -> None:
+    command = [*COMMAND, "copy", *safecopy.tables, "--psql", fake_psql(HANGING)]
+    with on_a_terminal(command, {**safecopy.environment, "TERM": "xterm"}) as terminal:
+        terminal.wait_for("KiB/s")
+        terminal.press_ctrl_c()  # which psql gets as well
+        assert terminal.ends() == 130, terminal.said
+    assert re.search(r"export[^\r\n]* 97\.7 KiB, [\d.]+ KiB/s", terminal.said), terminal.said
+    assert "safecopy: aborted: SIGINT" in terminal.said
+    assert terminal.said.count("\x1b[?25l") == terminal.said.count("\x1b[?25h")  # the cursor is back
+    assert safecopy.holds() == "old"
+    nothing_left(safecopy.source, safecopy.target)
+
+
+def test_ctrl_c_while_connecting_is_an_abort_too(safecopy: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        nowhere = f"host=127.0.0.1 port={silent.getsockname()[1]} user=nobody dbname=dw"
+        words = ("--target", nowhere, "--connect-timeout", "2", "--json")
+        with safecopy.started("copy", *safecopy.tables, *words) as process:
+            connection, _ = silent.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                ran = ended(process)
+    assert (ran.code, ran.json["error"]["type"]) == (130, "AbortedError")
 
 
 def test_what_is_no_terminal_shows_plain_lines(safecopy: Command) -> None:
@@ -405,22 +425,3 @@ def test_a_role_without_rights_is_refused_with_what_it_lacks(safecopy: Command, 
 
 def password_of(database: Database) -> str:
     return str(conninfo_to_dict(database.conninfo)["password"])
-
-
-def on_a_terminal(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
-    """Run a command on a terminal of its own; its exit code and all that stood there."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    said = b""
-    while data := _read(ours):
-        said += data
-    os.close(ours)
-    return process.wait(60), said.decode()
-
-
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 65536)
-    except OSError:  # how a terminal says that nobody is left
-        return b""

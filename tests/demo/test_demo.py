@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import shlex
 import shutil
@@ -12,8 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from airflow_provider_safecopy.cli.demo_screen import Lines
 from airflow_provider_safecopy.demo import tables, tour
 from airflow_provider_safecopy.demo.tour import Setting
 from airflow_provider_safecopy.errors import SafeCopyError, VerifyError
+from tests.cli.terminal import on_a_terminal
 
 COMMAND = (sys.executable, "-m", "airflow_provider_safecopy.cli", "demo")
 LONG = "월별지역별상품군별매출실적및재고현황집계표"
@@ -229,60 +228,3 @@ def test_a_dag_that_fails_fails_the_demo_and_says_why(stage: Setting, capsys: py
     assert "고객_복사: " in told
     assert "비고" in told
     assert "DagRun Finished" in caught.value.message
-
-
-class Terminal:
-    """A command on a terminal of its own."""
-
-    def __init__(self, ours: int, process: subprocess.Popen[bytes]) -> None:
-        self._ours = ours
-        self._process = process
-        self._raw = b""
-
-    @property
-    def said(self) -> str:
-        return self._raw.decode(errors="replace")
-
-    def wait_for(self, words: str) -> str:
-        """Read until it has said this; all it has said. Fails if it ends before."""
-        while words not in self.said:
-            if not self._read():
-                pytest.fail(f"never said {words!r}, but: {self.said}")
-        return self.said
-
-    def press_ctrl_c(self) -> None:
-        os.write(self._ours, b"\x03")
-
-    def ends(self) -> int:
-        """Its exit code, once it has ended and all it said is read."""
-        while self._read():
-            pass
-        return self._process.wait(60)
-
-    def _read(self) -> bool:
-        try:
-            data = os.read(self._ours, 65536)
-        except OSError:  # how a terminal says that nobody is left
-            return False
-        self._raw += data
-        return bool(data)
-
-
-@contextmanager
-def on_a_terminal(command: tuple[str, ...] | list[str], environment: Mapping[str, str]) -> Iterator[Terminal]:
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        command,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=dict(environment),
-        preexec_fn=lambda: os.login_tty(theirs),  # noqa: PLW1509 -- Ctrl-C goes to the terminal's own session
-    )
-    os.close(theirs)
-    try:
-        yield Terminal(ours, process)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)

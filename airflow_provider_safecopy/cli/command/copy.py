@@ -10,6 +10,7 @@ import click
 from airflow_provider_safecopy.cli import exitcode, guide, option
 from airflow_provider_safecopy.cli.output import Output
 from airflow_provider_safecopy.cli.speaking import endpoints, speaking
+from airflow_provider_safecopy.errors import AbortedError, StageError
 
 if TYPE_CHECKING:
     from airflow_provider_safecopy.endpoint import Endpoint
@@ -44,8 +45,14 @@ def _copy(output: Output, spec: CopySpec, source: Endpoint, target: Endpoint, *,
 
     switch = AbortSwitch()
     with throwing(switch):
-        with open_progress(sys.stderr, quiet=output.quiet) as progress:
-            done = pipeline.copy(spec, source, target, owner=owner, abort=switch, progress=progress)
+        try:
+            with open_progress(sys.stderr, quiet=output.quiet) as progress:
+                done = pipeline.copy(spec, source, target, owner=owner, abort=switch, progress=progress)
+        except StageError as error:
+            # A terminal sends Ctrl-C to psql as well: that it failed is then no news.
+            if switch.reason is None:
+                raise
+            raise AbortedError(switch.reason) from error
         output.result(done.as_dict(), report.of_copy(done))
     return exitcode.DONE
 
