@@ -11,6 +11,7 @@ from typing import Protocol
 import pytest
 
 from airflow_provider_safecopy.demo.servers import installations
+from tests.ground.customers import OLD, SHAPE, fill
 from tests.ground.database import Database, Servers
 from tests.ground.fake_psql import Behaviour, write
 from tests.ground.proxy import Proxy
@@ -97,6 +98,16 @@ def source(database: MakeDatabase, _majors: tuple[int, int]) -> Database:
 def target(database: MakeDatabase, _majors: tuple[int, int]) -> Database:
     """An empty database to copy to, on another server than `source` unless the marker says otherwise."""
     return database(major=_majors[1])
+
+
+@pytest.fixture
+def filled(source: Database, target: Database) -> tuple[Database, Database]:
+    """A source of 2,000 customers and a target that holds two old ones."""
+    for database in (source, target):
+        database.execute(SHAPE)
+    fill(source, 2000)
+    target.execute(OLD)
+    return source, target
 
 
 @pytest.fixture

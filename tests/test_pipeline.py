@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from typing import Any
 
 import psycopg
 import pytest
@@ -16,47 +15,13 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import (
     AbortedError,
     FencedOutError,
-    PlanError,
-    StageError,
-    StageTimeoutError,
     VerifyError,
 )
-from airflow_provider_safecopy.transfer.model import CopySpec, Progress, Timeouts
+from airflow_provider_safecopy.transfer.model import CopySpec, Progress
 from tests.conftest import MakeDatabase, NothingLeft
 from tests.ground.content import rows_of
+from tests.ground.customers import SHAPE, TABLE, fill, same, spec
 from tests.ground.database import PRESENT, Database
-
-TABLE = '"영업"."고객"'
-SHAPE = f"""
-CREATE SCHEMA "영업";
-CREATE TABLE {TABLE} ("번호" bigint PRIMARY KEY, "이름" varchar(40) NOT NULL, "금액" numeric(12,2), "가입" timestamptz);
-"""
-OLD = f"INSERT INTO {TABLE} VALUES (-1, '옛 고객', 0, now()), (-2, '더 옛 고객', NULL, NULL)"
-
-
-def fill(database: Database, rows: int) -> None:
-    database.execute(
-        f"INSERT INTO {TABLE} SELECT g, '고객 ' || g, CASE WHEN g % 7 = 0 THEN NULL ELSE g * 1.25 END, "
-        f"'2026-01-01 09:00+09'::timestamptz + g * interval '1 minute' FROM generate_series(1, {rows}) g"
-    )
-
-
-def spec(**options: Any) -> CopySpec:
-    return CopySpec.of(**{"source_table": "영업.고객", "target_table": "영업.고객"} | options)
-
-
-@pytest.fixture
-def filled(source: Database, target: Database) -> tuple[Database, Database]:
-    """A source of 2,000 customers and a target that holds two old ones."""
-    for database in (source, target):
-        database.execute(SHAPE)
-    fill(source, 2000)
-    target.execute(OLD)
-    return source, target
-
-
-def same(source: Database, target: Database, query: str = f"SELECT * FROM {TABLE}") -> bool:
-    return rows_of(source, query) == rows_of(target, query)
 
 
 @pytest.mark.parametrize("publish", ["delete_insert", "truncate_insert"])
@@ -269,96 +234,6 @@ def test_what_changed_on_the_source_meanwhile_is_not_seen(filled: tuple[Database
 
     pipeline.copy(spec(verify="full"), source.endpoint, target.endpoint, progress=disturb)
     assert rows_of(target, f"SELECT * FROM {TABLE}") == before
-
-
-def test_a_target_that_changes_meanwhile_is_refused(filled: tuple[Database, Database]) -> None:
-    source, target = filled
-
-    def disturb(at: Progress) -> None:
-        if at.stage == "verify":
-            target.execute(f'ALTER TABLE {TABLE} ALTER "금액" TYPE numeric(14,4)')
-
-    with pytest.raises(PlanError, match="not the table it was") as caught:
-        pipeline.copy(spec(), source.endpoint, target.endpoint, progress=disturb)
-    assert caught.value.retryable
-    assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
-
-
-def test_a_trigger_that_swallows_rows_is_noticed(filled: tuple[Database, Database], nothing_left: NothingLeft) -> None:
-    source, target = filled
-    target.execute(
-        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS "
-        '$$BEGIN IF NEW."번호" = 7 THEN RETURN NULL; END IF; RETURN NEW; END$$;'
-        f"CREATE TRIGGER swallow BEFORE INSERT ON {TABLE} FOR EACH ROW EXECUTE FUNCTION swallow()"
-    )
-    with pytest.raises(VerifyError, match="trigger"):
-        pipeline.copy(spec(), source.endpoint, target.endpoint)
-    assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
-    nothing_left(source, target)
-
-
-def test_triggers_of_the_target_run_as_they_always_did(filled: tuple[Database, Database]) -> None:
-    source, target = filled
-    target.execute(
-        f"ALTER DATABASE \"{target.name}\" SET TimeZone = 'Asia/Seoul';"
-        'CREATE SCHEMA "감사"; CREATE TABLE "감사"."기록" (zone text, how text);'
-        f'ALTER DATABASE "{target.name}" SET search_path = "감사"'
-    )
-    target.execute(
-        'CREATE FUNCTION "감사".note() RETURNS trigger LANGUAGE plpgsql AS '
-        "$$BEGIN INSERT INTO \"기록\" VALUES (current_setting('TimeZone'), TG_OP); RETURN NULL; END$$;"
-        f'CREATE TRIGGER note AFTER INSERT OR DELETE ON {TABLE} FOR EACH STATEMENT EXECUTE FUNCTION "감사".note()'
-    )
-    pipeline.copy(spec(), source.endpoint, target.endpoint)
-    assert target.rows('SELECT * FROM "기록"') == [("Asia/Seoul", "DELETE"), ("Asia/Seoul", "INSERT")]
-
-
-def test_a_constraint_of_the_target_refuses_the_publish_whole(
-    filled: tuple[Database, Database], nothing_left: NothingLeft
-) -> None:
-    source, target = filled
-    target.execute(f'ALTER TABLE {TABLE} ADD CHECK ("번호" < 1500)')
-    with pytest.raises(StageError) as caught:
-        pipeline.copy(spec(), source.endpoint, target.endpoint)
-    assert (caught.value.stage, caught.value.sqlstate, caught.value.retryable) == ("publish", "23514", False)
-    assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
-    nothing_left(source, target)
-
-
-def test_a_locked_target_is_waited_for(filled: tuple[Database, Database]) -> None:
-    source, target = filled
-    with target.connect() as holder:
-        holder.execute("BEGIN")
-        holder.execute(f"LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE".encode())
-        release = threading.Timer(1.0, holder.rollback)
-        release.start()
-        report = pipeline.copy(spec(), source.endpoint, target.endpoint)
-        release.join()
-    assert report.rows == 2000
-
-
-def test_a_target_locked_too_long_names_who_holds_it(
-    filled: tuple[Database, Database], nothing_left: NothingLeft
-) -> None:
-    source, target = filled
-    with target.connect() as holder:
-        holder.execute("SET application_name = 'nightly batch'; BEGIN")
-        holder.execute(f"LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE".encode())
-        with pytest.raises(StageTimeoutError, match="nightly batch") as caught:
-            pipeline.copy(spec(timeouts=Timeouts(publish=1.5)), source.endpoint, target.endpoint)
-        assert str(holder.info.backend_pid) in str(caught.value)
-    assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
-    nothing_left(source, target)
-
-
-def test_readers_with_an_old_snapshot_see_the_old_rows_after_delete_insert(filled: tuple[Database, Database]) -> None:
-    source, target = filled
-    with target.connect() as reader:
-        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
-        pipeline.copy(spec(publish="delete_insert"), source.endpoint, target.endpoint)
-        assert reader.execute(f"SELECT count(*) FROM {TABLE}".encode()).fetchall() == [(2,)]
-        reader.rollback()
-        assert reader.execute(f"SELECT count(*) FROM {TABLE}".encode()).fetchall() == [(2000,)]
 
 
 @pytest.mark.parametrize("stage", ["export", "import", "verify", "publish"])

@@ -1,0 +1,109 @@
+"""Publish: old rows or new ones for every reader, whatever hangs on the table or holds it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from airflow_provider_safecopy import pipeline
+from airflow_provider_safecopy.errors import (
+    PlanError,
+    StageError,
+    StageTimeoutError,
+    VerifyError,
+)
+from airflow_provider_safecopy.transfer.model import Progress, Timeouts
+from tests.conftest import NothingLeft
+from tests.ground.customers import TABLE, spec
+from tests.ground.database import Database
+
+
+def test_a_target_that_changes_meanwhile_is_refused(filled: tuple[Database, Database]) -> None:
+    source, target = filled
+
+    def disturb(at: Progress) -> None:
+        if at.stage == "verify":
+            target.execute(f'ALTER TABLE {TABLE} ALTER "금액" TYPE numeric(14,4)')
+
+    with pytest.raises(PlanError, match="not the table it was") as caught:
+        pipeline.copy(spec(), source.endpoint, target.endpoint, progress=disturb)
+    assert caught.value.retryable
+    assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
+
+
+def test_a_trigger_that_swallows_rows_is_noticed(filled: tuple[Database, Database], nothing_left: NothingLeft) -> None:
+    source, target = filled
+    target.execute(
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS "
+        '$$BEGIN IF NEW."번호" = 7 THEN RETURN NULL; END IF; RETURN NEW; END$$;'
+        f"CREATE TRIGGER swallow BEFORE INSERT ON {TABLE} FOR EACH ROW EXECUTE FUNCTION swallow()"
+    )
+    with pytest.raises(VerifyError, match="trigger"):
+        pipeline.copy(spec(), source.endpoint, target.endpoint)
+    assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
+    nothing_left(source, target)
+
+
+def test_triggers_of_the_target_run_as_they_always_did(filled: tuple[Database, Database]) -> None:
+    source, target = filled
+    target.execute(
+        f"ALTER DATABASE \"{target.name}\" SET TimeZone = 'Asia/Seoul';"
+        'CREATE SCHEMA "감사"; CREATE TABLE "감사"."기록" (zone text, how text);'
+        f'ALTER DATABASE "{target.name}" SET search_path = "감사"'
+    )
+    target.execute(
+        'CREATE FUNCTION "감사".note() RETURNS trigger LANGUAGE plpgsql AS '
+        "$$BEGIN INSERT INTO \"기록\" VALUES (current_setting('TimeZone'), TG_OP); RETURN NULL; END$$;"
+        f'CREATE TRIGGER note AFTER INSERT OR DELETE ON {TABLE} FOR EACH STATEMENT EXECUTE FUNCTION "감사".note()'
+    )
+    pipeline.copy(spec(), source.endpoint, target.endpoint)
+    assert target.rows('SELECT * FROM "기록"') == [("Asia/Seoul", "DELETE"), ("Asia/Seoul", "INSERT")]
+
+
+def test_a_constraint_of_the_target_refuses_the_publish_whole(
+    filled: tuple[Database, Database], nothing_left: NothingLeft
+) -> None:
+    source, target = filled
+    target.execute(f'ALTER TABLE {TABLE} ADD CHECK ("번호" < 1500)')
+    with pytest.raises(StageError) as caught:
+        pipeline.copy(spec(), source.endpoint, target.endpoint)
+    assert (caught.value.stage, caught.value.sqlstate, caught.value.retryable) == ("publish", "23514", False)
+    assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
+    nothing_left(source, target)
+
+
+def test_a_locked_target_is_waited_for(filled: tuple[Database, Database]) -> None:
+    source, target = filled
+    with target.connect() as holder:
+        holder.execute("BEGIN")
+        holder.execute(f"LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE".encode())
+        release = threading.Timer(1.0, holder.rollback)
+        release.start()
+        report = pipeline.copy(spec(), source.endpoint, target.endpoint)
+        release.join()
+    assert report.rows == 2000
+
+
+def test_a_target_locked_too_long_names_who_holds_it(
+    filled: tuple[Database, Database], nothing_left: NothingLeft
+) -> None:
+    source, target = filled
+    with target.connect() as holder:
+        holder.execute("SET application_name = 'nightly batch'; BEGIN")
+        holder.execute(f"LOCK TABLE {TABLE} IN ROW EXCLUSIVE MODE".encode())
+        with pytest.raises(StageTimeoutError, match="nightly batch") as caught:
+            pipeline.copy(spec(timeouts=Timeouts(publish=1.5)), source.endpoint, target.endpoint)
+        assert str(holder.info.backend_pid) in str(caught.value)
+    assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
+    nothing_left(source, target)
+
+
+def test_readers_with_an_old_snapshot_see_the_old_rows_after_delete_insert(filled: tuple[Database, Database]) -> None:
+    source, target = filled
+    with target.connect() as reader:
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        pipeline.copy(spec(publish="delete_insert"), source.endpoint, target.endpoint)
+        assert reader.execute(f"SELECT count(*) FROM {TABLE}".encode()).fetchall() == [(2,)]
+        reader.rollback()
+        assert reader.execute(f"SELECT count(*) FROM {TABLE}".encode()).fetchall() == [(2000,)]

@@ -1,0 +1,105 @@
+"""A control session: pinned, read-only where asked, and never waited for in vain."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.errors import AbortedError
+from airflow_provider_safecopy.transfer.session import end_stage_sessions, open_session
+from tests.ground.database import Database
+from tests.ground.proxy import Proxy
+
+SETTINGS = "SELECT current_setting('search_path') AS path, current_setting('TimeZone') AS zone"
+
+
+def test_settings_that_change_what_text_means_are_pinned_whatever_the_database_says(target: Database) -> None:
+    target.execute(f"ALTER DATABASE \"{target.name}\" SET TimeZone = 'Asia/Seoul'")
+    with open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session:
+        assert session.one(SETTINGS) == {"path": "pg_catalog", "zone": "UTC"}
+        assert session.search_path == ("public",), "what the role itself would have looked through"
+
+
+def test_a_read_only_session_cannot_write(target: Database) -> None:
+    target.execute("CREATE TABLE t (a int)")
+    with (
+        open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5, read_only=True) as session,
+        pytest.raises(psycopg.errors.ReadOnlySqlTransaction),
+    ):
+        session.connection.execute("INSERT INTO public.t VALUES (1)")
+
+
+def test_two_sessions_in_one_database_have_one_identity_and_other_databases_another(
+    source: Database, target: Database
+) -> None:
+    identities = []
+    for database in (source, source, target):
+        with open_session(database.endpoint, application_name="safecopy:test", connect_timeout=5) as session:
+            identities.append(session.server.identity)
+    assert identities[0] == identities[1] != identities[2]
+
+
+def test_an_abort_cancels_what_the_session_runs(target: Database) -> None:
+    abort = AbortSwitch()
+    started = time.monotonic()
+    with open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session:
+        threading.Timer(0.3, abort.throw, ["enough"]).start()
+        with pytest.raises(AbortedError, match="enough"), session.obeys(abort):
+            session.connection.execute("SELECT pg_sleep(60)")
+    assert time.monotonic() - started < 10
+
+
+def test_a_cancel_that_is_not_ours_stays_what_it_is(target: Database) -> None:
+    with (
+        open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session,
+        pytest.raises(psycopg.errors.QueryCanceled),
+        session.obeys(AbortSwitch()),
+    ):
+        session.connection.execute("SET statement_timeout = 100")
+        session.connection.execute("SELECT pg_sleep(60)")
+
+
+def test_a_server_that_never_answers_is_waited_for_no_longer_than_asked(
+    target: Database, proxy: Callable[[Database], Proxy]
+) -> None:
+    wire = proxy(target)
+    endpoint = target.through(wire.port).endpoint
+    with open_session(endpoint, application_name="safecopy:test", connect_timeout=5) as session:
+        wire.stall()
+        with pytest.raises(psycopg.OperationalError), session.within(0.5):
+            session.connection.execute("SELECT 1")
+        session.end_transaction()
+        assert session.connection.closed
+
+
+def test_no_thread_is_left_by_a_deadline_that_was_kept(target: Database) -> None:
+    before = threading.active_count()
+    with (
+        open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session,
+        session.within(60),
+    ):
+        session.connection.execute("SELECT 1")
+    assert threading.active_count() == before
+
+
+def test_the_sessions_of_a_run_are_ended_and_seen_gone_and_nobody_elses(target: Database) -> None:
+    name, other = f"safecopy:{uuid4()}", f"safecopy:{uuid4()}"
+
+    def pids(application: str) -> int:
+        count: int = target.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", [application])
+        return count
+
+    with (
+        open_session(target.endpoint, application_name=name, connect_timeout=5) as own,
+        open_session(target.endpoint, application_name=name, connect_timeout=5),
+        open_session(target.endpoint, application_name=other, connect_timeout=5),
+    ):
+        assert (pids(name), pids(other)) == (2, 1)
+        end_stage_sessions(own, application_name=name, spared=(own.server.backend,))
+        assert (pids(name), pids(other)) == (1, 1)
