@@ -61,8 +61,7 @@ def test_a_cancel_that_is_not_ours_stays_what_it_is(target: Database) -> None:
         pytest.raises(psycopg.errors.QueryCanceled),
         session.obeys(AbortSwitch()),
     ):
-        session.connection.execute("SET statement_timeout = 100")
-        session.connection.execute("SELECT pg_sleep(60)")
+        session.connection.execute("SET statement_timeout = 100; SELECT pg_sleep(60)")
 
 
 def test_a_server_that_never_answers_is_waited_for_no_longer_than_asked(
