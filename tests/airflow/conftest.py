@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ HERE = Path(__file__).parent
 Connect = Callable[..., None]
 RunDag = Callable[..., Ran]
 RunCopy = Callable[..., Ran]
-RunFile = Callable[[Path, str], Ran]
+RunFile = Callable[..., Ran]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -51,7 +53,15 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHome]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import airflow.models  # noqa: F401 -- what it warns of while it is imported is not ours
+        _make_the_api_once(patch)
         yield home
+
+
+def _make_the_api_once(patch: pytest.MonkeyPatch) -> None:
+    """As Airflow 3.3 does. Airflow 3.2 makes its API anew for each task of ``dag.test()``, for seconds each."""
+    if importlib.util.find_spec("airflow.sdk") is not None:
+        supervisor = importlib.import_module("airflow.sdk.execution_time.supervisor")
+        patch.setattr(supervisor, "in_process_api_server", cache(supervisor.in_process_api_server))
 
 
 @pytest.fixture(autouse=True)
@@ -97,13 +107,13 @@ def run_dag(airflow: AirflowHome) -> RunDag:
 
 @pytest.fixture
 def run_file(airflow: AirflowHome) -> RunFile:
-    """Run a DAG of a given file by ``dag.test()``, in this process."""
+    """Run a DAG of a given file by ``dag.test()``, in this process, for a given logical date."""
 
-    def run(file: Path, dag_id: str) -> Ran:
+    def run(file: Path, dag_id: str, at: datetime | None = None) -> Ran:
         copied = airflow.dags / file.name
         shutil.copyfile(file, copied)
         try:
-            return _ran(airflow, dag_id)
+            return _ran(airflow, dag_id, at)
         finally:
             copied.unlink()
 
@@ -129,14 +139,16 @@ def dag_bag(folder: Path) -> Any:
     return module.DagBag(str(folder))
 
 
-def _ran(airflow: AirflowHome, dag_id: str) -> Ran:
+def _ran(airflow: AirflowHome, dag_id: str, at: datetime | None = None) -> Ran:
     from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
     found = dag_bag(airflow.dags)
     assert not found.import_errors, found.import_errors
     dag = found.dags[dag_id]
+    date = "logical_date"
     if hasattr(dag, "sync_to_db"):  # Airflow 2 does not do so by itself, and knows no dataset before
         dag.sync_to_db()
+        date = "execution_date"
     with contextlib.suppress(AirflowTaskTimeout):  # Airflow 2 lets it out, when the task has failed
-        dag.test()
+        dag.test(**({date: at} if at else {}))
     return airflow.ran(dag_id)

@@ -82,9 +82,9 @@ class AirflowHome:
         return process.returncode, said
 
     @contextmanager
-    def dag(self, body: str, **dag: Any) -> Iterator[str]:
-        """A DAG file in this home while the block lasts; gives the DAG's id, which is Korean."""
-        dag_id = f"시험_{secrets.token_hex(4)}"
+    def dag(self, body: str, *, name: str = "시험", **dag: Any) -> Iterator[str]:
+        """A DAG file in this home while the block lasts; gives the DAG's id, which begins with `name`."""
+        dag_id = f"{name}_{secrets.token_hex(4)}"
         file = self.dags / f"{dag_id.encode().hex()}.py"
         file.write_text(_HEAD.format(dag_id=dag_id, dag=dag) + "".join(f"    {line}\n" for line in body.splitlines()))
         try:

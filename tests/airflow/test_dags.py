@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,19 +82,16 @@ def test_tasks_test_copies_one_of_them(airflow: AirflowHome, sales: tuple[Databa
     assert target.value(count.format("분석")) == source.value(count.format("영업")) > 0, said
 
 
-def test_a_day_of_orders_is_the_run_s_data_interval(airflow: AirflowHome, sales: tuple[Database, Database]) -> None:
+def test_a_day_of_orders_is_the_run_s_data_interval(sales: tuple[Database, Database], run_file: RunFile) -> None:
     source, target = sales
-    exit_code, said = airflow.run("dags", "test", "일별_주문_복사", "2024-01-03", dags=DAGS)
-    assert exit_code == 0, said
-    ran = airflow.ran("일별_주문_복사")
+    ran = run_file(DAGS / "sales_orders_of_the_day.py", "일별_주문_복사", datetime(2024, 1, 3, tzinfo=UTC))
     assert ran.states == {"표_준비": "success", "주문_복사": "success"}
     # At midnight in London it is nine in Seoul: the last day that has ended there is the second.
-    first, last, count = target.rows("SELECT min(주문일시), max(주문일시), count(*) FROM 분석.일별_주문")[0]
+    asked = "SELECT count(*), min(주문일시), max(주문일시) FROM "
     in_the_day = "주문일시 >= '2024-01-02 00:00+09' AND 주문일시 < '2024-01-03 00:00+09'"
-    assert source.rows(f"SELECT min(주문일시), max(주문일시), count(*) FROM 영업.주문_내역 WHERE {in_the_day}") == [
-        (first, last, count)
-    ]
-    assert count > 100
+    (orders,) = source.rows(f"{asked} 영업.주문_내역 WHERE {in_the_day}")
+    assert target.rows(f"{asked} 분석.일별_주문") == [orders]
+    assert orders[0] > 100
 
 
 def test_the_mapped_dag_copies_every_table_of_its_list(
