@@ -156,8 +156,7 @@ def _anchor(title: str) -> str:
 @everywhere
 def test_tests_that_are_named_exist(page: Page) -> None:
     for file, name in _TEST.findall(page.text):
-        tree = ast.parse((ROOT / file).read_text("utf-8"))
-        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{file}::{name}"
+        assert re.search(rf"^(def {name}\(|{name} = )", (ROOT / file).read_text("utf-8"), re.MULTILINE), f"{file}::{name}"
 
 
 @everywhere
