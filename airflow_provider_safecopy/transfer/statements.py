@@ -184,7 +184,9 @@ def _begin(*first: Composable, seconds: float) -> Composed:
     """Begin and pin in one message: a role's own idle timeout finds no gap to strike in."""
     # Two minutes later than our own timeout: it must never be the one that cuts a healthy stage.
     pins = (*_PINS, ("statement_timeout", f"{round(seconds) + 120}s"))
-    together = SQL(" \\; ").join([*first, *(set_local(setting, value) for setting, value in pins)])
+    # Known from 17 on; where it is not, there is no row.
+    unlimited = SQL("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'")
+    together = SQL(" \\; ").join([*first, *(set_local(setting, value) for setting, value in pins), unlimited])
     return SQL("{};").format(together)
 
 
