@@ -25,7 +25,7 @@ from airflow_provider_safecopy.cli import exitcode
 from airflow_provider_safecopy.cli.group import safecopy
 from airflow_provider_safecopy.demo.installation import Installation, installations
 from airflow_provider_safecopy.errors import SafeCopyError
-from airflow_provider_safecopy.transfer.model import CopySpec
+from airflow_provider_safecopy.transfer.model import CopySpec, Progress
 from tests.conftest import MakeRole
 from tests.ground.content import rows_of
 from tests.ground.database import Database
@@ -405,11 +405,18 @@ def test_plain_python_copies(sales: tuple[Database, Database], capsys: pytest.Ca
     assert rows_of(target, "SELECT * FROM 분석.고객") == rows_of(source, "SELECT * FROM 영업.고객")
 
 
-def test_every_query_runs(sales: tuple[Database, Database]) -> None:
+def test_every_query_shows_what_the_page_says(sales: tuple[Database, Database]) -> None:
     source, target = sales
-    pipeline.copy(CUSTOMERS, source.endpoint, target.endpoint, owner="읽는 사람")
-    for statement in sql_with("pg_stat_activity").splitlines():
-        assert target.rows(statement) == []
+    sessions, progress = sql_with("pg_stat_activity").splitlines()
+    seen: list[str] = []
+
+    def look(at: Progress) -> None:
+        if at.stage == "publish":
+            seen.extend(name for _, name, *_ in target.rows(sessions))
+            target.rows(progress)
+
+    report = pipeline.copy(CUSTOMERS, source.endpoint, target.endpoint, owner="읽는 사람", progress=look)
+    assert set(seen) == {f"safecopy:{report.attempt}"}
     (row,) = target.rows(sql_with("owner_key"))
     assert row[:5] == ("분석.고객", 1, "읽는 사람", 3, 1)
 
