@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
@@ -54,15 +56,25 @@ def plan(spec: CopySpec, source: Endpoint, target: Endpoint) -> CopyPlan:
 
 @dataclass(frozen=True)
 class _Run:
-    """What every step of one copy needs."""
+    """What every step of one copy needs. The first of `leases` is the run's own; its token names everything."""
 
     plan: CopyPlan
-    lease: Lease
+    leases: tuple[Lease, ...]
     source: Session
     target: Session
     snapshot: str
     abort: AbortSwitch
     progress: Callable[[Progress], None]
+
+    @property
+    def lease(self) -> Lease:
+        """The run's own."""
+        return self.leases[0]
+
+    def fence(self, connection: psycopg.Connection[Any]) -> None:
+        """Raise `FencedOutError` unless every lease is still this run's. Always in one order: no deadlock."""
+        for lease in sorted(self.leases, key=attrgetter("name")):
+            lock.fence(connection, lease)
 
     @property
     def name(self) -> str:
@@ -91,15 +103,16 @@ def copy(
     with _sessions(spec, source, target, attempt) as (ours, theirs):
         abort.check()
         with ours.obeys(abort), theirs.obeys(abort), _answering(spec, ours, theirs):
-            _drafted(spec, ours, theirs).require()
-            lease = _lease(spec, theirs, owner=owner, attempt=attempt)
+            first = _drafted(spec, ours, theirs)
+            first.require()
+            leases = _drawn(first, theirs, owner=owner, attempt=attempt)
         with _snapshot(ours) as snapshot:
             # Once more, now under the token and in the very snapshot that is exported.
             with ours.obeys(abort), theirs.obeys(abort), _answering(spec, ours, theirs):
                 decided = _drafted(spec, ours, theirs)
                 staging.sweep(theirs)
             decided.require()
-            run = _Run(decided, lease, ours, theirs, snapshot, abort, progress or (lambda _: None))
+            run = _Run(decided, leases, ours, theirs, snapshot, abort, progress or (lambda _: None))
             report = _carried_out(run)
     return replace(report, seconds=time.monotonic() - started, peak_rss_bytes=_peak_rss())
 
@@ -119,7 +132,7 @@ def _carried_out(run: _Run) -> CopyReport:
             verification,
             _receipt(run.lease),
             target=target,
-            fence=lambda connection: lock.fence(connection, run.lease),
+            fence=run.fence,
             abort=run.abort,
         )
     return replace(
@@ -192,10 +205,14 @@ def _drafted(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
     return replace(drafted, refusals=drafted.refusals + found)
 
 
-def _lease(spec: CopySpec, target: Session, *, owner: str, attempt: UUID) -> Lease:
+def _drawn(plan: CopyPlan, target: Session, *, owner: str, attempt: UUID) -> tuple[Lease, ...]:
+    """A token for the lock that was asked for, and always one for the table: two runs may call it differently."""
     lock.init(target.connection)
-    name = spec.lock or str(spec.target_table)
-    return lock.draw(target.connection, name, owner=owner or "unnamed", attempt=attempt)
+    names = dict.fromkeys([plan.lock, str(plan.target_name)])
+    leases = {
+        name: lock.draw(target.connection, name, owner=owner or "unnamed", attempt=attempt) for name in sorted(names)
+    }
+    return tuple(leases[name] for name in names)
 
 
 @contextmanager

@@ -53,8 +53,9 @@ class CopySpec:
     under ``search_path = pg_catalog``: names in them must carry their schema.
 
     `spool_limit` bounds temporary disk in bytes; None means 1 GiB for chunked and no bound for
-    sequential, which needs the whole table on disk. `lock` is the name the run holds; None means the
-    target table's. `psql` is a path; None means `SAFECOPY_PSQL`, else the one that is found.
+    sequential, which needs the whole table on disk. `lock` is the name the run holds beside the target
+    table's own; None means the table's alone. `psql` is a path; None means `SAFECOPY_PSQL`, else the one
+    that is found.
     Raises `ConfigError` for anything that cannot be meant.
     """
 
