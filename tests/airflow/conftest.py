@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -149,6 +150,10 @@ def _ran(airflow: AirflowHome, dag_id: str, at: datetime | None = None) -> Ran:
     if hasattr(dag, "sync_to_db"):  # Airflow 2 does not do so by itself, and knows no dataset before
         dag.sync_to_db()
         date = "execution_date"
-    with contextlib.suppress(AirflowTaskTimeout):  # Airflow 2 lets it out, when the task has failed
-        dag.test(**({date: at} if at else {}))
+    terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        with contextlib.suppress(AirflowTaskTimeout):  # Airflow 2 lets it out, when the task has failed
+            dag.test(**({date: at} if at else {}))
+    finally:
+        signal.signal(signal.SIGTERM, terminate)  # Airflow leaves its own there, and nobody could end the suite
     return airflow.ran(dag_id)
