@@ -86,10 +86,6 @@ class CopyPlan:
         if self.refusals:
             raise PlanError(self.refusals)
 
-    def shape(self) -> tuple[object, ...]:
-        """What must still be true at the end: another shape is another table."""
-        return (self.source_relation and self.source_relation.columns, self.target_oid, self.pairs)
-
     @property
     def target_oid(self) -> int:
         """The target's identity; a table dropped and made again has another."""

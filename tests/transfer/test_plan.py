@@ -165,14 +165,3 @@ def test_identity_columns_keep_the_sources_values(plan: Callable[..., CopyPlan],
     assert "OVERRIDING" not in plan().steps()[-1].sql
     target.execute('ALTER TABLE "영업"."고객" ALTER "번호" ADD GENERATED ALWAYS AS IDENTITY')
     assert "OVERRIDING SYSTEM VALUE" in plan().steps()[-1].sql
-
-
-def test_another_shape_is_another_table(plan: Callable[..., CopyPlan], source: Database, target: Database) -> None:
-    before = plan().shape()
-    assert plan().shape() == before
-    target.execute('ALTER TABLE "영업"."고객" RENAME TO 옛것')
-    target.execute('CREATE TABLE "영업"."고객" (LIKE 영업.옛것)')
-    assert plan().shape() != before
-    before = plan(columns=["번호", "이름"]).shape()
-    source.execute('ALTER TABLE "영업"."고객" ALTER "금액" TYPE numeric(13,2)')
-    assert plan(columns=["번호", "이름"]).shape() != before
