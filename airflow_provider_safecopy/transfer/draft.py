@@ -18,6 +18,10 @@ from airflow_provider_safecopy.transfer.session import Session
 SMALL_BYTES = 16 * MiB
 """Up to here `transfer="auto"` is sequential: the file is small, and the second psql may start late."""
 
+_LOST = "08"
+# Classes of SQLSTATE that say nothing of the SQL: a lost connection, a cancelled statement, a server in need.
+_NOT_ITS_FAULT = frozenset({_LOST, "40", "53", "57", "58", "XX"})
+
 
 def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
     """Look at both ends and decide. Reads only. What is wrong with the copy becomes `refusals`."""
@@ -131,6 +135,9 @@ def _expect(
 
 
 def _bad_sql(option: str, session: Session, error: psycopg.Error) -> Refusal:
+    """Why the server will not run it. Raises the error itself where the SQL is not to blame."""
+    if (error.sqlstate or _LOST)[:2] in _NOT_ITS_FAULT:
+        raise error
     unknown = error.sqlstate in {"42P01", "42883", "42704"}
     hint = (
         "give names their schema: SafeCopy runs with search_path = pg_catalog" if unknown else "check it on the source"

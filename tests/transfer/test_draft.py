@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_safecopy import pipeline
+from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.demo.servers import installations
+from airflow_provider_safecopy.errors import AbortedError, StageError
 from airflow_provider_safecopy.transfer import draft as module
 from airflow_provider_safecopy.transfer.model import CopySpec
 from airflow_provider_safecopy.transfer.name import TableName
@@ -248,3 +252,34 @@ def test_between_databases_of_different_encodings(database: MakeDatabase) -> Non
     fill(korean, 3)
     made = pipeline.plan(spec(), korean.endpoint, target.endpoint)
     assert (made.refusals, made.format) == ((), "binary")
+
+
+# Interrupted
+
+
+@pytest.mark.parametrize("by", ["an abort", "a lost connection"])
+def test_what_interrupts_it_is_no_refusal_of_the_table(
+    plan: Callable[..., CopyPlan], source: Database, target: Database, by: str
+) -> None:
+    assert plan().refusals == ()
+    abort = AbortSwitch()
+
+    def interrupt() -> None:
+        waiting = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+        deadline = time.monotonic() + 30
+        while not (found := source.rows(waiting, [source.name])) and time.monotonic() < deadline:
+            pass
+        if by == "an abort":
+            abort.throw("SIGTERM")
+        else:
+            source.execute("SELECT pg_terminate_backend(%s)", [found[0][0]])
+
+    thread = threading.Thread(target=interrupt)
+    with source.connect() as other, other.transaction():
+        other.execute(f"LOCK TABLE {TABLE}".encode())
+        thread.start()
+        with pytest.raises(AbortedError if by == "an abort" else StageError) as caught:
+            pipeline.copy(spec(), source.endpoint, target.endpoint, abort=abort)
+        thread.join()
+    assert caught.value.retryable
+    assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
