@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import uuid4
 
+import psycopg
+
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import postgres as lock
@@ -19,6 +21,7 @@ from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
 from airflow_provider_safecopy.transfer.session import Session, open_session
 
 _CONNECT_SECONDS = 10.0
+_PLAN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,13 @@ def _pair(source: Session, target: Session) -> Iterator[Check]:
 
 
 def _copy(spec: CopySpec, source: Session, target: Session) -> list[Check]:
-    plan = draft(spec, source, target)
+    try:
+        with source.within(_PLAN_SECONDS), target.within(_PLAN_SECONDS):
+            plan = draft(spec, source, target)
+    except psycopg.Error as error:
+        hint = "see whether a table is locked, or a server busy or gone"
+        detail = f"a server did not answer all that was asked within {_PLAN_SECONDS:g} s: {str(error).strip()}"
+        return [Check("plan", "failed", detail, hint)]
     decided = [Check("plan", "ok", reason) for reason in plan.reasons]
     warned = [Check("plan", "warning", warning) for warning in plan.warnings]
     return (_failures("plan", plan.refusals) or decided) + warned
