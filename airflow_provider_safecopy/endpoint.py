@@ -115,7 +115,8 @@ class Endpoint:
     def connect(self, *, application_name: str, connect_timeout: float) -> psycopg.Connection[Any]:
         """A new autocommit session. Raises `StageError(stage="connect")`, whose text holds no password.
 
-        Nothing is prepared by name, so that a transaction pooler may stand in between.
+        Nothing is prepared by name. A transaction pooler in between is not promised to work: settings are
+        pinned for the session.
         """
         parameters = _KEEPALIVES | dict(self.parameters)
         parameters |= {

@@ -39,7 +39,8 @@ class Refusal:
     hint: str = ""
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.hint})" if self.hint else self.message
+        told = f"{self.message} [{self.code}]"
+        return f"{told} ({self.hint})" if self.hint else told
 
 
 class SafeCopyError(Exception):

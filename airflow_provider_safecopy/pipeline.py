@@ -21,7 +21,7 @@ import psycopg
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import SafeCopyError, StageError
+from airflow_provider_safecopy.errors import AbortedError, SafeCopyError, StageError
 from airflow_provider_safecopy.lock import postgres as lock
 from airflow_provider_safecopy.lock.model import Lease, application_name
 from airflow_provider_safecopy.transfer import export, load, staging
@@ -100,7 +100,7 @@ def copy(
     """
     abort = abort or AbortSwitch()
     attempt, started = uuid4(), time.monotonic()
-    with _sessions(spec, source, target, attempt) as (ours, theirs):
+    with _telling_aborts(abort), _sessions(spec, source, target, attempt) as (ours, theirs):
         abort.check()
         with ours.obeys(abort), theirs.obeys(abort), _answering(spec, ours, theirs):
             first = _drafted(spec, ours, theirs)
@@ -117,9 +117,27 @@ def copy(
     return replace(report, seconds=time.monotonic() - started, peak_rss_bytes=_peak_rss())
 
 
+@contextmanager
+def _telling_aborts(abort: AbortSwitch) -> Iterator[None]:
+    """Whoever stops a run may have stopped psql as well (a terminal, a process group): its failure is no news."""
+    try:
+        yield
+    except StageError as error:
+        if abort.reason is None:
+            raise
+        told = AbortedError(abort.reason)
+        for note in getattr(error, "__notes__", ()):
+            told.add_note(note)
+        raise told from error
+
+
 def _carried_out(run: _Run) -> CopyReport:
     plan, token, target = run.plan, run.lease.token, run.target
     log.info("copy %s into %s: token %d, %s, %s", plan.source, plan.target, token, plan.transfer, plan.format)
+    for reason in plan.reasons:
+        log.info("because %s", reason)
+    for warning in plan.warnings:
+        log.warning("%s", warning)
     spool = _spool(plan)
     with staging.staging(plan, target, token=token, attempt=run.lease.attempt) as table:
         exported, loaded = _transferred(run, table, spool)

@@ -137,7 +137,7 @@ def test_retryable_can_be_said_where_it_is_known_better(retryable: bool) -> None
 def test_the_message_ends_with_the_next_step() -> None:
     assert str(ConfigError("lock may not be blank", hint="leave it out")) == "lock may not be blank (leave it out)"
     assert str(ConfigError("lock may not be blank")) == "lock may not be blank"
-    assert str(REFUSALS[0]) == "영업.고객: no such table (check the spelling)"
+    assert str(REFUSALS[0]) == "영업.고객: no such table [no_such_table] (check the spelling)"
     assert str(REFUSALS[1]) == "영업.고객: role 철수 lacks SELECT"
 
 

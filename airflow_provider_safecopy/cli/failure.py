@@ -68,7 +68,7 @@ def _fields(error: SafeCopyError, subject: str) -> Iterator[tuple[str, str]]:
         yield from (("proof", f"{name}: {value}") for name, value in error.proofs.items())
     elif isinstance(error, PlanError):
         for refusal in error.refusals:
-            yield "because", refusal.message
+            yield "because", f"{refusal.message} [{refusal.code}]"
             if refusal.hint:
                 yield "next", refusal.hint
     yield from (("and", note) for note in getattr(error, "__notes__", ()))

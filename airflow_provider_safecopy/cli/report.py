@@ -52,7 +52,7 @@ def of_plan(plan: CopyPlan) -> str:
         told = [
             pair
             for refusal in plan.refusals
-            for pair in (("refused", refusal.message), ("next", refusal.hint))
+            for pair in (("refused", f"{refusal.message} [{refusal.code}]"), ("next", refusal.hint))
             if pair[1]
         ]
         return "\n".join(["refused: nothing was touched", *_facts([*facts, *told])])

@@ -132,6 +132,7 @@ SELECT asked AS oid,
        bool_or(typname IN ('money', '_money')) AS is_money,
        bool_and(oid < 16384 AND typsend <> 0 AND typreceive <> 0 AND typtype = 'b'
                 AND typname !~ '^_?reg' AND typname NOT IN ('money', '_money')) AS binary_safe,
+       bool_and(has_type_privilege(oid, 'USAGE') AND has_schema_privilege(typnamespace, 'USAGE')) AS may_use,
        COALESCE(string_agg(made_of, ' '), '') AS inner_shape
 FROM shaped GROUP BY asked
 

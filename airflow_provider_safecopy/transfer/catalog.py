@@ -32,7 +32,10 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `type` is spelled with its typmod; `inner_shape` tells enums, domains and composites apart."""
+    """One column. `type` is spelled with its typmod; `inner_shape` tells enums, domains and composites apart.
+
+    `may_use`, `may_select`, `may_insert`: this role's rights on the type and on the column.
+    """
 
     name: str
     type: str
@@ -43,6 +46,7 @@ class Column:
     has_default: bool = False
     identity: bool = False
     generated: bool = False
+    may_use: bool = True
     may_select: bool = True
     may_insert: bool = True
 

@@ -50,7 +50,7 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
     refusals += _spool(spec, transfer, size)
     return CopyPlan(
         spec=spec,
-        source=f"{source.endpoint} {given.label if given else spec.source_table}",
+        source=f"{source.endpoint} {given.label if given else spec.source_table or 'the query'}",
         target=f"{target.endpoint} {taken.label if taken else spec.target_table}",
         source_relation=given,
         target_relation=taken,

@@ -237,6 +237,8 @@ def of_pairs(
                 hint="use numeric, or give both databases one lc_monetary",
                 **where,
             )
+        if not taken.may_use:
+            yield _lacks(written.label, target.server.role, f"USAGE on type {taken.type} or on its schema", taken.name)
         # A right that is lacking on the whole table has been told once, and is not told again of each column.
         if read.may_select and not given.may_select:
             yield _lacks(read.label, source.server.role, f"SELECT on column {spell(given.name)}", given.name)

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _CATALOG = sql.load("catalog")
 _GONE_WITHIN = 10.0
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,9 @@ def test_a_refused_plan_gives_each_reason_with_its_next_step() -> None:
     assert block(PlanError(refusals), subject=COPY) == (
         "safecopy: refused: nothing was touched, for 2 reasons\n"
         "  copy     영업.고객 -> 분석.고객\n"
-        "  because  분석.고객: no such table\n"
+        "  because  분석.고객: no such table [no_such_table]\n"
         "  next     check the spelling\n"
-        "  because  분석.고객.이름 is text\n"
+        "  because  분석.고객.이름 is text [type_differs]\n"
         "  next     cast it\n"
         "  target   unchanged, nothing was published"
     )

@@ -10,7 +10,6 @@ import click
 from airflow_provider_safecopy.cli import exitcode, guide, option
 from airflow_provider_safecopy.cli.output import Output
 from airflow_provider_safecopy.cli.speaking import endpoints, speaking
-from airflow_provider_safecopy.errors import AbortedError, StageError
 
 if TYPE_CHECKING:
     from airflow_provider_safecopy.endpoint import Endpoint
@@ -45,14 +44,8 @@ def _copy(output: Output, spec: CopySpec, source: Endpoint, target: Endpoint, *,
 
     switch = AbortSwitch()
     with throwing(switch):
-        try:
-            with open_progress(sys.stderr, quiet=output.quiet) as progress:
-                done = pipeline.copy(spec, source, target, owner=owner, abort=switch, progress=progress)
-        except StageError as error:
-            # A terminal sends Ctrl-C to psql as well: that it failed is then no news.
-            if switch.reason is None:
-                raise
-            raise AbortedError(switch.reason) from error
+        with open_progress(sys.stderr, quiet=output.quiet) as progress:
+            done = pipeline.copy(spec, source, target, owner=owner, abort=switch, progress=progress)
         output.result(done.as_dict(), report.of_copy(done))
     return exitcode.DONE
 
