@@ -48,11 +48,8 @@ def fill(source: Server, target: Server, mib: int) -> str:
     rows = mib * 1024 * 1024 // _ROW_BYTES
     source.execute("postgres", shape)
     # Text that hardly compresses, so that it is as large on disk as in the stream.
-    source.execute(
-        "postgres",
-        f"INSERT INTO \"{table}\" SELECT g, (SELECT string_agg(md5(g::text || i), '') FROM generate_series(1, 31) i) "
-        f"FROM generate_series(1, {rows}) g",  # noqa: S608 -- a name and a number of our own
-    )
+    text = "(SELECT string_agg(md5(g::text || i), '') FROM generate_series(1, 31) i)"
+    source.execute("postgres", f'INSERT INTO "{table}" SELECT g, {text} FROM generate_series(1, {rows}) g')  # noqa: S608 -- names and numbers of our own
     target.execute("postgres", shape)
     return table
 

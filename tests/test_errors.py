@@ -138,7 +138,7 @@ def test_the_message_ends_with_the_next_step() -> None:
     assert str(ConfigError("lock may not be blank", hint="leave it out")) == "lock may not be blank (leave it out)"
     assert str(ConfigError("lock may not be blank")) == "lock may not be blank"
     assert str(REFUSALS[0]) == "영업.고객: no such table [no_such_table] (check the spelling)"
-    assert str(REFUSALS[1]) == "영업.고객: role 철수 lacks SELECT"
+    assert str(REFUSALS[1]) == "영업.고객: role 철수 lacks SELECT [privilege]"
 
 
 def test_a_plan_error_tells_every_refusal_with_its_next_step() -> None:
