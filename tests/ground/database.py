@@ -89,7 +89,9 @@ class Servers:
         server = self.of(major)
         name = f"시험_{secrets.token_hex(4)}" if encoding == "UTF8" else f"test_{secrets.token_hex(4)}"
         chosen = f"ENCODING '{encoding}'" + (f" LOCALE '{locale}'" if locale else "")
-        server.execute("postgres", f'CREATE DATABASE "{name}" TEMPLATE template0 {chosen}')
+        # Writing no WAL about it takes a sixth of the time.
+        copied = " STRATEGY file_copy" if major >= 15 else ""
+        server.execute("postgres", f'CREATE DATABASE "{name}" TEMPLATE template0{copied} {chosen}')
         return Database(server, name)
 
     def drop(self, database: Database) -> None:
