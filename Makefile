@@ -8,6 +8,8 @@ SHELL := /bin/sh
 PINS := .ci/pins
 UV := uv==0.13.8
 MATRIX := 2.11 3.2
+# A file's tests stay with one worker; each worker has its own servers, so more than four cost more than they gain.
+WORKERS := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 export UV_LINK_MODE := copy
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A surrounding environment has no say in ours.
@@ -23,7 +25,7 @@ demo: .venv/installed ## Copy Korean tables between two real PostgreSQL servers 
 	.venv/bin/safecopy demo
 
 test: .venv/installed ## Run the whole suite with the newest Airflow
-	.venv/bin/python -m pytest -q
+	.venv/bin/python -m pytest -q $(WORKERS)
 
 memory: .venv/installed ## Show that memory stays flat from a table of 20 MiB to one of 2 GiB (minutes, 10 GB of disk)
 	.venv/bin/python -m benchmarks.memory
@@ -36,7 +38,7 @@ lint: .venv/installed ## Check style, types and floors
 
 test-matrix: $(MATRIX:%=.venv-airflow-%/installed) ## Run the Airflow part of the suite with older Airflows
 	set -e; for version in $(MATRIX); do \
-	  echo "Airflow $$version"; ".venv-airflow-$$version/bin/python" -m pytest -q tests/airflow; done
+	  echo "Airflow $$version"; ".venv-airflow-$$version/bin/python" -m pytest -q $(WORKERS) tests/airflow; done
 
 format: .venv/installed ## Format the code, and mend what can be mended by itself
 	.venv/bin/ruff format

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -556,6 +557,23 @@ def test_a_right_is_missing_on_a_column_of_the_target(source: Database, target: 
     assert told == ["INSERT on column 금액", "SELECT on column 가입", "INSERT on column 가입"]
     assert [each.column for each in found] == ["금액", "가입", "가입"]
     assert refused(source, writer, columns=["번호", "이름"]) == ()
+
+
+@pytest.mark.parametrize("array", ["", "[]"])
+@pytest.mark.parametrize("missing", ["on the type", "on its schema"])
+def test_a_type_may_not_be_used(source: Database, target: Database, role: MakeRole, missing: str, array: str) -> None:
+    for each in (source, target):
+        each.execute(
+            f"CREATE SCHEMA 자료형; CREATE TYPE 자료형.등급 AS ENUM ('금'); ALTER TABLE {TABLE} ADD 등급 자료형.등급{array}"
+        )
+    if missing == "on the type":
+        target.execute("REVOKE USAGE ON TYPE 자료형.등급 FROM PUBLIC; GRANT USAGE ON SCHEMA 자료형 TO PUBLIC")
+    writer = granted(role(target), WRITES)
+    found = only("privilege", source, writer)
+    assert (found.table, found.column) == (TABLE, "등급")
+    assert re.search(rf"lacks USAGE on type .*등급.*{re.escape(array)} or on its schema", found.message)
+    target.execute("GRANT USAGE ON TYPE 자료형.등급 TO PUBLIC; GRANT USAGE ON SCHEMA 자료형 TO PUBLIC")
+    assert refused(source, writer) == ()
 
 
 def test_row_security_that_would_hide_rows_of_the_source(source: Database, target: Database, role: MakeRole) -> None:
