@@ -498,7 +498,7 @@ def test_a_server_that_never_answers_is_given_up_in_time() -> None:
         began = time.monotonic()
         with pytest.raises(StageError, match="timeout") as caught:
             endpoint.connect(application_name="safecopy:test", connect_timeout=0.1)
-        assert time.monotonic() - began < 6  # libpq counts in whole seconds, and never less than two
+        assert time.monotonic() - began < 20  # libpq counts in whole seconds, and never less than two
     assert caught.value.retryable
 
 

@@ -307,7 +307,7 @@ IGNORING = {"nothing": "", "SIGINT": "trap '' INT", "SIGINT and SIGTERM": "trap 
 def test_each_is_asked_then_told_then_killed_and_all_of_them_together(script: Callable[..., str]) -> None:
     children = [
         start(script(f"psql {number}", trap, "echo ready >&2", "exec sleep 600"), NOWHERE)
-        for number, trap in enumerate(IGNORING.values())
+        for number, trap in enumerate([*IGNORING.values()] * 3)
     ]
     for child in children:
         heard(child, "ready")
@@ -315,8 +315,8 @@ def test_each_is_asked_then_told_then_killed_and_all_of_them_together(script: Ca
     end(children)
     took = time.monotonic() - began
     codes = [child.process.returncode for child in children]
-    assert codes == [-signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL]
-    assert 1.4 < took < 4  # one ladder for all, and not one each
+    assert codes == [-signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL] * 3
+    assert 1.4 < took < 7  # one ladder for all: one each would take 7.5
     assert not any(psutil.pid_exists(child.pid) for child in children)
     assert all(child.process.stderr is not None and child.process.stderr.closed for child in children)
     end(children)  # twice is harmless
@@ -342,11 +342,8 @@ def test_a_busy_session_is_cancelled_when_it_is_asked(target: Database, psql: st
     child = start(psql, target.endpoint, "-c", "\\warn ready", "-c", "SELECT pg_sleep(600)")
     heard(child, "ready")
     _await_session(target, "PgSleep")
-    began = time.monotonic()
     end([child])
-    assert time.monotonic() - began < 1
-    assert "57014" in child.transcript.tail
-    assert child.transcript.sqlstate == "57014"
+    assert child.transcript.sqlstate == "57014"  # cancelled, and not merely cut off
     nothing_left(target)
 
 
