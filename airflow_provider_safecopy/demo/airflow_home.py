@@ -14,12 +14,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Thread
 from typing import IO
 
 from psycopg.conninfo import conninfo_to_dict
@@ -86,12 +86,15 @@ class AirflowHome:
         On a terminal Ctrl-C is for the line, not for us. Elsewhere it ends with us, its children too.
         """
         terminal = sys.stdin.isatty()
-        process = subprocess.Popen(
-            ["/bin/sh", "-c", line.encode()],
-            env={**self._inherited(), **self.environment},
-            process_group=None if terminal else 0,
-        )
-        with _ended(process, group=not terminal), _interrupts_ignored() if terminal else nullcontext():
+        with ExitStack() as stack:
+            with _signals_held():
+                process = subprocess.Popen(
+                    ["/bin/sh", "-c", line.encode()],
+                    env={**self._inherited(), **self.environment},
+                    process_group=None if terminal else 0,
+                )
+                stack.enter_context(_ended(process, group=not terminal))
+            stack.enter_context(_interrupts_ignored() if terminal else nullcontext())
             code = process.wait()
         return code if code >= 0 else 128 - code
 
@@ -105,15 +108,18 @@ class AirflowHome:
 
     @contextmanager
     def _running(self, *arguments: str, output: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "airflow", *(argument.encode() for argument in arguments)],
-            env={**self._inherited(), **self.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            process_group=0,  # Ctrl-C reaches it through us, once
-        )
-        with process, _ended(process):
+        with ExitStack() as stack:
+            with _signals_held():
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "airflow", *(argument.encode() for argument in arguments)],
+                    env={**self._inherited(), **self.environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    process_group=0,  # Ctrl-C reaches it through us, once
+                )
+                stack.enter_context(process)
+                stack.enter_context(_ended(process))
             yield process
 
     @staticmethod
@@ -164,7 +170,7 @@ def _drained(output: IO[str]) -> Iterator[SimpleQueue[str | None]]:
             lines.put(line)
         lines.put(None)
 
-    thread = Thread(target=drain, name="dag-log", daemon=True)
+    thread = threading.Thread(target=drain, name="dag-log", daemon=True)
     thread.start()
     try:
         yield lines
@@ -188,6 +194,32 @@ def _ended(process: subprocess.Popen[bytes], *, group: bool = True) -> Iterator[
                     (os.killpg if group else os.kill)(process.pid, number)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(seconds)
+        if group:
+            # What it started may outlive it, and would write into a directory that is being removed.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Inside, no signal interrupts us: one that arrives is raised on leaving.
+
+    An exception between fork and `_ended` would leave a child that nobody ends: it would go on, and write into
+    a home that is gone. Only the main thread is ever interrupted, so only there is there anything to do.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda told, _: heard.append(told)) for number in ending}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for told in heard[:1]:
+            signal.raise_signal(told)
 
 
 @contextmanager

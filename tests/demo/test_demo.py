@@ -53,7 +53,7 @@ class Place:
 
     def demand_nothing_left(self) -> None:
         """No file, and no process that works there."""
-        assert list(self.path.iterdir()) == []
+        assert list(self.path.rglob("*")) == []
         working = [
             process.info for process in psutil.process_iter(["pid", "cmdline", "cwd"]) if self._works_here(process)
         ]
