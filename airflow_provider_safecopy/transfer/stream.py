@@ -106,9 +106,10 @@ class Stream:
             end([self._load.psql], at_once=True)
             self._load.end_data()
             self._load.close_gate()
-        end([self._export.psql])
         if not self._export_ended:
+            # Before its psql is asked to end: blocked in writing, it would not hear.
             self._end_export_data()
+        end([self._export.psql])
         self._spool.close()
 
     def _finish(self, exported: Exported) -> Loaded:
