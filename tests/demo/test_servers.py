@@ -185,11 +185,19 @@ def test_binaries_under_a_closed_home_are_made_executable_for_the_server(tmp_pat
         assert server.execute("postgres", "SELECT 1") == [(1,)]
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A temporary directory short enough for a socket, which pytest's own need not be."""
+    with tempfile.TemporaryDirectory(prefix="s", dir="/tmp") as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
+
+
 @pytest.mark.parametrize("flaw", ["closed to others", "too deep for a socket"])
 def test_a_temporary_directory_of_no_use_is_passed_over(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flaw: str
+    monkeypatch: pytest.MonkeyPatch, short_path: Path, flaw: str
 ) -> None:
-    place = tmp_path / ("깊" * 30 if flaw == "too deep for a socket" else "closed")
+    place = short_path / ("깊" * 30 if flaw == "too deep for a socket" else "closed")
     place.mkdir(0o700)
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     with Server.start(WHEEL, durable=False) as server:
