@@ -12,7 +12,7 @@ import psycopg
 
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
-from airflow_provider_safecopy.lock import postgres as lock
+from airflow_provider_safecopy.lock import schema as lock
 from airflow_provider_safecopy.lock.model import application_name
 from airflow_provider_safecopy.transfer import refusal, spool
 from airflow_provider_safecopy.transfer.draft import draft

@@ -5,12 +5,14 @@
     SafeCopyError
     ├── ConfigError           an option or a parameter makes no sense; nothing was connected to
     ├── PlanError             the copy was refused before anything was touched; `refusals` say why
-    ├── LockStoreError        the token could not be drawn from the target's `safecopy` schema
+    ├── LockStoreError        the store of locks, in the target the schema `safecopy`, could not be used
+    ├── LockBusyError         somebody else holds the lock: `holder` says who, since when, until when
+    ├── LockLostError         this run's lock was lost, or would have been: it stopped itself
     ├── StageError            a stage failed: `stage`, `exit_code`, `sqlstate`, `stderr_tail`
     │   ├── StageTimeoutError the stage outlived its own timeout
     │   └── StalledError      no byte moved for the stall timeout
     ├── VerifyError           the proofs disagree, or a guard (empty source) refused; nothing was published
-    ├── FencedOutError        a newer run holds the lock; this one may not publish
+    ├── FencedOutError        the lock was lost before the publish, which refused this run
     ├── PublishUnknownError   COMMIT was sent, its answer is lost, and the receipt cannot be read
     └── AbortedError          somebody stopped this run
 
@@ -86,7 +88,7 @@ class PlanError(SafeCopyError):
 
 
 class LockStoreError(SafeCopyError):
-    """The `safecopy` schema in the target could not be made, read or written."""
+    """The store of locks (in the target the schema `safecopy`, else a directory) could not be made, read or written."""
 
     retryable_by_default = True
 
@@ -100,6 +102,35 @@ class LockStoreError(SafeCopyError):
     ) -> None:
         super().__init__(message, hint=hint, retryable=retryable)
         self.sqlstate = sqlstate
+
+
+class LockBusyError(SafeCopyError):
+    """Somebody else holds `lock`; nothing was touched.
+
+    `holder` is what is known of them as plain JSON values: ``owner``, ``members`` (task, try, host), ``since``,
+    ``last_progress``, ``due``, ``takeable_in`` (seconds), ``refused`` (how many were sent away since).
+    """
+
+    retryable_by_default = True
+
+    def __init__(self, message: str, *, lock: str, holder: dict[str, Any], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.lock = lock
+        self.holder = holder
+
+
+class LockLostError(SafeCopyError):
+    """The lock was lost, or could no more be shown to be held, and the run stopped itself; nothing was published.
+
+    `token` is what this run held. A retry is a new contender, and finds the lock free or busy.
+    """
+
+    retryable_by_default = True
+
+    def __init__(self, message: str, *, lock: str, token: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.lock = lock
+        self.token = token
 
 
 class StageError(SafeCopyError):
@@ -147,10 +178,10 @@ class VerifyError(SafeCopyError):
 
 
 class FencedOutError(SafeCopyError):
-    """A newer run drew a higher token for `lock`: this one (`token`) may not publish any more."""
+    """`lock` is held by somebody else, or by a later attempt: this one (`token`) may not publish any more."""
 
     def __init__(self, message: str, *, lock: str, token: int) -> None:
-        super().__init__(message, hint="the newer run publishes; nothing to do")
+        super().__init__(message, hint="whoever holds the lock now publishes; nothing to do")
         self.stage = "publish"
         self.lock = lock
         self.token = token

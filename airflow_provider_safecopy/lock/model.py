@@ -1,26 +1,218 @@
-"""What a run holds: a name, a token that only grows, and who it is."""
+"""The values of a lock: who wants it, under which promise, what is held, and what a contender is told."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from uuid import UUID
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.lock.process import Place
+
+STALE_AFTER = 600.0
+"""Seconds without progress after which a lock may be taken, when nobody says otherwise."""
+
+CRASH_GRACE = 30.0
+"""Seconds without a heartbeat after which a holder without any session counts as crashed."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a holder promises, in seconds. Contenders never bring their own: the holder's is kept with the lock.
+
+    `stale_after`: whoever makes no progress for so long may be displaced. `crash_grace`: so may, after so long
+    without a heartbeat, whoever has no session on the server either; longer than a restart of the server, and None
+    behind a transaction pooler, where living clients have no session.
+    """
+
+    stale_after: float = STALE_AFTER
+    crash_grace: float | None = CRASH_GRACE
+
+    def __post_init__(self) -> None:
+        for option in ("stale_after", "crash_grace"):
+            value = getattr(self, option)
+            if option == "crash_grace" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise ConfigError(f"{option}={value!r} must be a positive number of seconds")
+
+    @property
+    def interval(self) -> float:
+        """Seconds between heartbeats: often enough for both promises, and never more than needed."""
+        grace = self.crash_grace or self.stale_after
+        return max(0.05, min(5.0, self.stale_after / 5, grace / 5))
+
+    @property
+    def margin(self) -> float:
+        """Seconds before the promise ends at which the holder stops itself."""
+        return min(30.0, self.stale_after / 10)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who wants a lock: one attempt (`attempt`, random) of one member (`member`) of a run (`owner_key`).
+
+    Attempts of one owner share the lock: another member joins, a higher `try_number` of the same member supersedes,
+    an equal or lower one is busy. `owner` is for people: what is told to whoever finds the lock busy. `place` is the
+    process it lives in; a `detached` member lives in none, as the setup task of a DAG run that has ended.
+    """
+
+    owner_key: str
+    owner: Mapping[str, str] = field(default_factory=dict)
+    member: str = "main"
+    try_number: int = 1
+    attempt: UUID = field(default_factory=uuid4)
+    place: Place | None = field(default_factory=Place.here)
+    detached: bool = False
+
+    @classmethod
+    def alone(cls, owner: str = "") -> Contender:
+        """A process that shares its lock with nobody; `owner` says for people whose it is."""
+        attempt = uuid4()
+        name = owner or "unnamed"
+        return cls(f"{name}|{attempt}", {"owner": name, "host": socket.gethostname()}, attempt=attempt)
+
+    @property
+    def label(self) -> str:
+        """The owner in one line, as it is kept with a receipt."""
+        return self.owner.get("owner") or self.owner_key
+
+
+@dataclass(frozen=True)
+class Displaced:
+    """Who held the lock before it was taken over, or the attempt that was superseded."""
+
+    owner_key: str
+    owner: Mapping[str, str]
+    token: int
+    attempts: tuple[str, ...]
+    places: tuple[Place, ...]
+
+    def __str__(self) -> str:
+        return told_owner(self.owner, self.owner_key)
 
 
 @dataclass(frozen=True)
 class Lease:
-    """Proof of the right to publish under `name`, good until somebody draws a higher token.
+    """Proof of the right to publish under `name`, good until somebody else is granted it.
 
-    The token alone would not do: restored from a backup, a server issues one twice. `lease_id` is
-    random for each grant, `attempt` for each process; sessions are called ``safecopy:<attempt>``.
+    The token alone would not do: restored from a backup, a server issues one twice. `lease_id` is random for each
+    grant, `contender.attempt` for each process; sessions are called ``safecopy:<attempt>``. `kind` is how it came:
+    grant, join, supersede, takeover-stale, takeover-crash or takeover-dead; `remaining` the seconds until it is due.
     """
 
     name: str
     token: int
     lease_id: UUID
-    attempt: UUID
-    owner: str
+    contender: Contender
+    kind: str = "grant"
+    remaining: float = STALE_AFTER
+    displaced: Displaced | None = None
+
+    @property
+    def attempt(self) -> UUID:
+        """The attempt that holds it."""
+        return self.contender.attempt
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One living member of a holder: its key, attempt, try, where it runs, and how far it has come."""
+
+    member: str
+    attempt: str
+    try_number: int
+    place: Place | None
+    phase: int
+    count: int
+    progressed_at: datetime
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What a contender is told of a busy lock. Times are the store's own, `asked_at` among them.
+
+    `due_at` is when it will be taken if nothing moves until then, `refused` how many were sent away since `since`.
+    `owner_key` is None while the lock is free but not to be taken before `not_before`.
+    """
+
+    name: str
+    token: int
+    owner_key: str | None
+    owner: Mapping[str, str]
+    members: tuple[Seen, ...]
+    since: datetime
+    alive_at: datetime
+    progressed_at: datetime
+    due_at: datetime
+    asked_at: datetime
+    not_before: datetime | None = None
+    stale_after: float = STALE_AFTER
+    stale: bool = False
+    refused: int = 0
+
+    @property
+    def takeable_in(self) -> float:
+        """Seconds until somebody else may take it, if nothing moves; 0 when it is overdue already."""
+        at = self.due_at if self.owner_key is not None else self.not_before or self.asked_at
+        return max(0.0, (at - self.asked_at).total_seconds())
+
+    def __str__(self) -> str:
+        return told_owner(self.owner, self.owner_key or "nobody")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON values, for `--json` and for errors."""
+        return {
+            "name": self.name,
+            "token": self.token,
+            "owner": dict(self.owner),
+            "owner_key": self.owner_key,
+            "members": [
+                {
+                    "member": seen.member,
+                    "try": seen.try_number,
+                    "attempt": seen.attempt,
+                    "host": seen.place.host if seen.place else None,
+                    "pid": seen.place.pid if seen.place else None,
+                    "progressed_at": seen.progressed_at.isoformat(),
+                }
+                for seen in self.members
+            ],
+            "since": self.since.isoformat(),
+            "last_progress": self.progressed_at.isoformat(),
+            "due": self.due_at.isoformat(),
+            "takeable_in": round(self.takeable_in, 3),
+            "stale": self.stale,
+            "refused": self.refused,
+        }
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of a lock's history."""
+
+    at: datetime
+    name: str
+    token: int
+    kind: str
+    owner_key: str | None
+    owner: Mapping[str, str]
+    member: str | None
+    attempt: str | None
+    prev_owner_key: str | None
+    detail: Mapping[str, Any]
 
 
 def application_name(attempt: UUID) -> str:
     """What every session of one attempt is called, by psycopg and psql alike."""
     return f"safecopy:{attempt}"
+
+
+def told_owner(owner: Mapping[str, str], key: str) -> str:
+    """An owner in one line for people: its parts by name, without those that only tell machines apart."""
+    told = [f"{part} {value}" for part, value in owner.items() if part not in ("owner", "deployment", "started")]
+    named = owner.get("owner")
+    return ", ".join(([named] if named else []) + told) or key

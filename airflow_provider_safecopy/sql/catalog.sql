@@ -156,6 +156,12 @@ WHERE application_name = %(application)s AND pid <> ALL (%(spared)s::int[])
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = %(application)s AND pid <> ALL (%(spared)s::int[])
 
+-- name: working
+-- Whether a statement of this run is being worked on: neither waiting for a lock, nor for its client.
+SELECT EXISTS (SELECT FROM pg_stat_activity
+               WHERE application_name = %(application)s AND pid <> pg_backend_pid() AND state = 'active'
+                 AND COALESCE(wait_event_type, '') NOT IN ('Lock', 'Client'))
+
 -- name: export_snapshot
 SELECT pg_export_snapshot()
 

@@ -8,9 +8,11 @@ SELECT pg_advisory_xact_lock(hashtextextended('safecopy.schema', 0))
 
 -- name: present
 -- Read from the catalog: a role without USAGE may not even ask to_regclass for what is in the schema.
-SELECT count(c.oid) = 2 AS made, count(n.oid) > 0 AS schema_made
+SELECT count(c.oid) = 4 AND count(a.attname) = 1 AS made, count(n.oid) > 0 AS schema_made
 FROM pg_namespace n
-LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname IN ('lock', 'receipt')
+LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'r'
+                    AND c.relname IN ('lock', 'member', 'lock_event', 'receipt')
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND c.relname = 'lock' AND a.attname = 'members'
 WHERE n.nspname = 'safecopy'
 
 -- name: usable
@@ -18,6 +20,11 @@ SELECT CASE WHEN has_schema_privilege('safecopy', 'USAGE') THEN
            has_schema_privilege('safecopy', 'CREATE')
            AND has_table_privilege('safecopy.lock', 'SELECT') AND has_table_privilege('safecopy.lock', 'INSERT')
            AND has_table_privilege('safecopy.lock', 'UPDATE')
+           AND has_table_privilege('safecopy.member', 'SELECT') AND has_table_privilege('safecopy.member', 'INSERT')
+           AND has_table_privilege('safecopy.member', 'UPDATE') AND has_table_privilege('safecopy.member', 'DELETE')
+           AND has_table_privilege('safecopy.lock_event', 'SELECT')
+           AND has_table_privilege('safecopy.lock_event', 'INSERT')
+           AND has_table_privilege('safecopy.lock_event', 'DELETE')
            AND has_table_privilege('safecopy.receipt', 'SELECT') AND has_table_privilege('safecopy.receipt', 'INSERT')
        ELSE false END
 
@@ -25,11 +32,10 @@ SELECT CASE WHEN has_schema_privilege('safecopy', 'USAGE') THEN
 CREATE SCHEMA IF NOT EXISTS safecopy
 
 -- name: comment
-COMMENT ON SCHEMA safecopy IS 'SafeCopy: lock, receipts and staging tables. Layout 1.'
+COMMENT ON SCHEMA safecopy IS 'SafeCopy: lock, receipts and staging tables. Layout 2.'
 
 -- name: lock
--- One row per lock name, never deleted. `token` only grows. UNIQUE (name, token, lease_id) makes these key
--- columns: changing them conflicts with the FOR KEY SHARE that a publish holds until its COMMIT.
+-- One row per lock name, never deleted. `token` only grows: by one with each change of owner.
 CREATE TABLE IF NOT EXISTS safecopy.lock (
     name       text PRIMARY KEY,
     token      bigint NOT NULL DEFAULT 0,
@@ -38,6 +44,65 @@ CREATE TABLE IF NOT EXISTS safecopy.lock (
     granted_at timestamptz,
     UNIQUE (name, token, lease_id)
 ) WITH (fillfactor = 50)
+
+-- name: lock_columns
+-- Apart, because layout 1 had the table without them. UNIQUE (name, token, lease_id) makes these key columns:
+-- changing them conflicts with the FOR KEY SHARE that a publish holds until its COMMIT. `stale_after` and
+-- `crash_grace` are the holder's promise: contenders never bring their own.
+ALTER TABLE safecopy.lock
+    ADD COLUMN IF NOT EXISTS owner          jsonb,
+    ADD COLUMN IF NOT EXISTS members        jsonb NOT NULL DEFAULT '{}',
+    ADD COLUMN IF NOT EXISTS alive_at       timestamptz,
+    ADD COLUMN IF NOT EXISTS due_at         timestamptz,
+    ADD COLUMN IF NOT EXISTS stale_after    interval,
+    ADD COLUMN IF NOT EXISTS crash_grace    interval,
+    ADD COLUMN IF NOT EXISTS not_before     timestamptz NOT NULL DEFAULT '-infinity',
+    ADD COLUMN IF NOT EXISTS last_kind      text,
+    ADD COLUMN IF NOT EXISTS prev_owner_key text,
+    ADD COLUMN IF NOT EXISTS prev_owner     jsonb,
+    ADD COLUMN IF NOT EXISTS prev_token     bigint,
+    ADD COLUMN IF NOT EXISTS prev_members   jsonb
+
+-- name: lock_of_layout_1
+-- Its holders had no members and beat no heart: fence them out.
+UPDATE safecopy.lock SET token = token + 1, lease_id = NULL, owner_key = NULL
+WHERE lease_id IS NOT NULL AND members = '{}'
+
+-- name: member
+-- The attempts of the present owner. UNIQUE with `member_id`: the same trick for the fence of one attempt.
+CREATE TABLE IF NOT EXISTS safecopy.member (
+    name          text NOT NULL,
+    token         bigint NOT NULL,
+    member_key    text NOT NULL,
+    member_id     uuid NOT NULL,
+    try_number    int NOT NULL,
+    place         jsonb,
+    joined_at     timestamptz NOT NULL,
+    heartbeat_at  timestamptz NOT NULL,
+    progressed_at timestamptz NOT NULL,
+    phase         int NOT NULL DEFAULT 0,
+    count         bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (name, token, member_key),
+    UNIQUE (name, token, member_key, member_id)
+) WITH (fillfactor = 50)
+
+-- name: lock_event
+CREATE TABLE IF NOT EXISTS safecopy.lock_event (
+    id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name           text NOT NULL,
+    token          bigint NOT NULL,
+    kind           text NOT NULL,
+    owner_key      text,
+    owner          jsonb,
+    member_key     text,
+    attempt        uuid,
+    prev_owner_key text,
+    at             timestamptz NOT NULL DEFAULT clock_timestamp(),
+    detail         jsonb
+)
+
+-- name: lock_event_index
+CREATE INDEX IF NOT EXISTS lock_event_name ON safecopy.lock_event (name, id)
 
 -- name: receipt
 -- The proof of a publish, committed with the data it proves.
@@ -64,6 +129,12 @@ GRANT USAGE, CREATE ON SCHEMA safecopy TO {}
 
 -- name: grant_lock
 GRANT SELECT, INSERT, UPDATE ON safecopy.lock TO {}
+
+-- name: grant_member
+GRANT SELECT, INSERT, UPDATE, DELETE ON safecopy.member TO {}
+
+-- name: grant_lock_event
+GRANT SELECT, INSERT, DELETE ON safecopy.lock_event TO {}
 
 -- name: grant_receipt
 GRANT SELECT, INSERT ON safecopy.receipt TO {}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import time
 from dataclasses import dataclass
 
+from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.model import StageReport
@@ -70,6 +72,18 @@ def start(plan: CopyPlan, source: Endpoint, *, snapshot: str, application_name: 
         os.close(script)
     log.info("export started (PID %d): %s", psql.pid, plan.source)
     return Export(psql, data)
+
+
+def opened(export: Export, *, seconds: float, abort: AbortSwitch) -> None:
+    """Wait until the export's psql has its session, has ended, or `seconds` are over: its stream tells which."""
+    deadline = time.monotonic() + seconds
+    poll = select.poll()
+    poll.register(export.psql.stderr, select.POLLIN)
+    poll.register(abort.fileno(), select.POLLIN)
+    while not export.psql.transcript.values("backend") and (left := deadline - time.monotonic()) > 0:
+        poll.poll(left * 1000)
+        if abort.thrown or not export.psql.listen():
+            return
 
 
 def prove(export: Export, *, size: int, digest: str) -> Exported:

@@ -14,7 +14,7 @@ Transfer = Literal["auto", "sequential", "chunked"]
 Format = Literal["auto", "text", "binary"]
 Publish = Literal["auto", "delete_insert", "truncate_insert"]
 Verify = Literal["counts", "full"]
-Status = Literal["published", "planned"]
+Status = Literal["published", "planned", "skipped"]
 Stage = Literal["connect", "plan", "export", "import", "verify", "publish"]
 
 MiB = 1024 * 1024
@@ -54,7 +54,9 @@ class CopySpec:
 
     `spool_limit` bounds temporary disk in bytes; None means 1 GiB for chunked and no bound for
     sequential, which needs the whole table on disk. `lock` is the name the run holds beside the target
-    table's own; None means the table's alone. `psql` is a path; None means `SAFECOPY_PSQL`, else the one
+    table's own; None means the table's alone. `stale_after` is how many seconds without progress the run may
+    keep its locks; None means ten minutes, or twice the stall timeout where that is longer. `launch_interval`
+    opens connections to the source one after the other, so many seconds apart. `psql` is a path; None means `SAFECOPY_PSQL`, else the one
     that is found.
     Raises `ConfigError` for anything that cannot be meant.
     """
@@ -72,6 +74,8 @@ class CopySpec:
     spool_dir: str | None = None
     spool_limit: int | None = None
     lock: str | None = None
+    stale_after: float | None = None
+    launch_interval: float | None = None
     allow_empty: bool = False
     psql: str | None = None
 
@@ -83,12 +87,18 @@ class CopySpec:
         for option in ("source_sql", "where", "lock"):
             _demand_text(option, getattr(self, option))
         _demand_columns(self.columns)
-        if self.spool_limit is not None:
-            _demand_positive("spool_limit", self.spool_limit)
+        for option in ("spool_limit", "stale_after", "launch_interval"):
+            if getattr(self, option) is not None:
+                _demand_positive(option, getattr(self, option))
         # Not every word for false is false in Python, and a template may give any: demand the thing itself.
         for option, kind in (("allow_empty", bool), ("timeouts", Timeouts)):
             if not isinstance(getattr(self, option), kind):
                 raise ConfigError(f"{option}={getattr(self, option)!r} must be {kind.__name__}")
+
+    @property
+    def patience(self) -> float:
+        """Seconds without progress after which the run's locks may be taken."""
+        return self.stale_after or max(600.0, 2 * self.timeouts.stall)
 
     @classmethod
     def of(

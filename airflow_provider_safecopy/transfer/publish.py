@@ -75,6 +75,7 @@ class _Job:
     target: Session
     fence: Callable[[psycopg.Connection[Any]], None]
     abort: AbortSwitch
+    trying: Callable[[], None]
     deadline: float
 
 
@@ -86,14 +87,17 @@ def publish(
     target: Session,
     fence: Callable[[psycopg.Connection[Any]], None],
     abort: AbortSwitch,
+    trying: Callable[[], None] = lambda: None,
 ) -> Published:
     """Publish what `verification` proves. `fence` must raise inside the transaction when the lock is lost.
+
+    `trying` is called before each try at a table that others have locked.
 
     Raises `FencedOutError`, `StageError` and its kinds, `VerifyError` when the table does not hold what was
     written (a trigger?), `PublishUnknownError` when nobody can tell. In all but the last nothing changed.
     """
     started = time.monotonic()
-    job = _Job(plan, verification, receipt, target, fence, abort, started + plan.spec.timeouts.publish)
+    job = _Job(plan, verification, receipt, target, fence, abort, trying, started + plan.spec.timeouts.publish)
     try:
         with target.within(plan.spec.timeouts.publish + 10):
             previous = _until_locked(job)
@@ -113,6 +117,7 @@ def _until_locked(job: _Job) -> int:
     """Everything but COMMIT; again from the start as long as somebody else holds the table."""
     while True:
         job.abort.check()
+        job.trying()
         try:
             with job.target.obeys(job.abort):
                 job.target.connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")

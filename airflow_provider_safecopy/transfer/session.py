@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,7 +13,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.sql import Composed
 
-from airflow_provider_safecopy import sql
+from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import StageError
@@ -77,23 +74,9 @@ class Session:
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Cut the connection when the block takes longer: psycopg.OperationalError.
-
-        The server's own timeouts end what the server does; this one ends waiting for a server, a pooler or
-        a network that no longer answers at all while its TCP connection lives.
-        """
-        timer = threading.Timer(seconds, self._cut)
-        timer.start()
-        try:
+        """Cut the connection when the block takes longer: psycopg.OperationalError."""
+        with wire.within(self.connection, seconds):
             yield
-        finally:
-            timer.cancel()
-            timer.join()  # no thread of ours is left when psql is forked
-
-    def _cut(self) -> None:
-        # Closed meanwhile: nothing waits any more.
-        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.connection.fileno())) as wire:
-            wire.shutdown(socket.SHUT_RDWR)
 
     def end_transaction(self) -> None:
         """Roll back whatever is open. A session that is lost, or silent, has nothing open: it is closed."""

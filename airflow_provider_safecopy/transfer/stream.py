@@ -54,7 +54,10 @@ class _Side:
 
 
 class Stream:
-    """One copy's stream. `run` once, `close` always; `on_export` is called once the source may be let go."""
+    """One copy's stream. `run` once, `close` always; `on_export` is called once the source may be let go.
+
+    `moved` is told, all the time, how many bytes have passed on both sides together.
+    """
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class Stream:
         abort: AbortSwitch,
         report: Callable[[Progress], None],
         on_export: Callable[[], None] = lambda: None,
+        moved: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._export = export
         self._load: Load | None = None
@@ -77,6 +81,7 @@ class Stream:
         self._abort = abort
         self._report = report
         self._on_export = on_export
+        self._moved = moved
         self._told: tuple[Stage | None, float] = None, 0.0
         self._proven = False
         self._export_ended = False
@@ -244,6 +249,7 @@ class Stream:
 
     def _tell(self) -> None:
         """Report progress: at once when the stage has changed, else a few times a second."""
+        self._moved(self._out.size + self._in.size)
         now = time.monotonic()
         stage: Stage = "import" if self._proven else "export"
         if stage == self._told[0] and now - self._told[1] < _REPORT_SECONDS:

@@ -18,11 +18,11 @@ from airflow_provider_safecopy.cli.speaking import endpoints, speaking
 @speaking
 def init(output: Output, *, target: str | None, grant: str | None, connect_timeout: float) -> int:
     """Make the schema."""
-    from airflow_provider_safecopy.lock import postgres
+    from airflow_provider_safecopy.lock import schema
 
     (endpoint,) = endpoints(output, target=target)
     with endpoint.connect(application_name="safecopy", connect_timeout=connect_timeout) as connection:
-        postgres.init(connection, grant=grant)
+        schema.init(connection, grant=grant)
     granted = f", granted to {shown(grant)}" if grant else ""
     output.result(
         {"status": "initialised", "target": str(endpoint), "grant": grant},

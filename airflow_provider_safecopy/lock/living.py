@@ -1,0 +1,253 @@
+"""The living lock: alive only while its holder makes progress.
+
+For copies, and for any other scheduled job::
+
+    with LivingLock("야간_집계", "host=dw dbname=dw") as lock:
+        for batch in batches:
+            work(batch)
+            lock.heartbeat()
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import ConfigError, LockBusyError, LockLostError, LockStoreError
+from airflow_provider_safecopy.lock import postgres
+from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
+from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.lock.store import Store
+
+log = logging.getLogger(__name__)
+
+# A holder that beat its heart within so many seconds has not crashed.
+_SURELY_ALIVE = 10.0
+
+Judge = Callable[[Holder], Collection[str]]
+"""Who knows more of a holder than its store: the attempts it is certain are gone."""
+
+
+def gone(holder: Holder) -> set[str]:
+    """The attempts of `holder` whose process lived on this machine and has ended for certain."""
+    return {seen.attempt for seen in holder.members if seen.place is not None and seen.place.gone}
+
+
+class LivingLock:
+    """One or several locks, held together or not at all, by one attempt.
+
+    `where` is the database they live in (a conninfo or an `Endpoint`), or any `Store`. `contender` is who asks, by
+    default a process that shares its locks with nobody; of one owner's attempts each is a member. `promise` says when
+    others may take the locks over: after ``stale_after`` seconds without progress, or ``crash_grace`` seconds after
+    the holder has vanished. `judge` may know that a holder is gone when this machine does not.
+
+    Progress is what `heartbeat` is told of: call it where something was done, never from a timer. Calls closer
+    together than `promise.interval` cost nothing. There is no thread in here.
+
+    Not promised: that a holder which does not call `heartbeat` or `check` notices that it lost the lock. What is
+    written by SQL in the database of the lock is safe nevertheless if its transaction calls `fence`.
+    """
+
+    def __init__(
+        self,
+        names: str | Iterable[str],
+        where: str | Endpoint | Store,
+        *,
+        contender: Contender | None = None,
+        promise: Promise | None = None,
+        judge: Judge | None = None,
+    ) -> None:
+        self.names = tuple(sorted({names} if isinstance(names, str) else set(names)))
+        for name in self.names:
+            if not name.strip() or "\0" in name:
+                raise ConfigError("the name of a lock may be neither blank nor hold a NUL")
+        self.contender = contender or Contender.alone()
+        self.promise = promise or Promise()
+        self.store = _store(where, self.contender)
+        self.leases: tuple[Lease, ...] = ()
+        self.lost: LockLostError | None = None
+        self._judge = judge
+        self._count = 0
+        self._beaten = 0.0
+        self._until = 0.0
+
+    def acquire(self) -> Self:
+        """Hold all the locks. Raises `LockBusyError` (holding none), `LockStoreError`. Held already: nothing."""
+        if self.leases:
+            return self
+        taken: list[Lease] = []
+        started = time.monotonic()
+        try:
+            for name in self.names:
+                taken.append(self._taken(name))  # noqa: PERF401 -- what was taken before an error is given back
+        except BaseException:
+            self._give_back(taken)
+            raise
+        self.leases, self.lost = tuple(taken), None
+        self._beaten, self._until = started, self._end_of(started, (lease.remaining for lease in taken))
+        for lease in taken:
+            self._clear_away(lease)
+        return self
+
+    def peek(self) -> None:
+        """Raise `LockBusyError` if a lock is busy for certain, changing nothing. Silence promises nothing."""
+        for name in self.names:
+            try:
+                holder = self.store.holder(name)
+            except LockStoreError as error:
+                log.debug("not known yet: %s", error)
+                return
+            if holder is not None and self._is_alive(holder):
+                self.store.refused(name, self.contender)
+                raise busy(holder)
+
+    def heartbeat(self, progress: int | None = None) -> None:
+        """Something was done: `progress` of it in all so far, or by default one step more.
+
+        Raises `LockLostError` when the lock is somebody else's, or has not been extended in time.
+        """
+        self._count = self._count + 1 if progress is None else progress
+        if time.monotonic() - self._beaten >= self.promise.interval:
+            self.beat(phase=0, count=self._count)
+        self.check()
+
+    def check(self) -> None:
+        """Raise `LockLostError` if the lock is lost, or its promise is about to end. Asks nobody."""
+        if self.lost is None and self.leases and self.seconds_left <= 0:
+            first = self.leases[0]
+            self.lost = LockLostError(
+                f"lock {first.name}: no progress was confirmed for nearly {self.promise.stale_after:g} s; this run "
+                "stopped itself before another takes over, and published nothing",
+                lock=first.name,
+                token=first.token,
+                hint="see what it waited for, or raise stale_after",
+            )
+        if self.lost is not None:
+            raise self.lost
+
+    @property
+    def seconds_left(self) -> float:
+        """How long this holder may go on without any confirmed progress, before it stops itself."""
+        return self._until - time.monotonic()
+
+    @property
+    def backends(self) -> tuple[int, ...]:
+        """The server sessions the lock itself uses, by their process ids."""
+        return self.store.backends
+
+    def beat(self, *, phase: int, count: int) -> None:
+        """Send a heartbeat now. Raises `LockLostError`; a store that cannot be asked is only told to the log."""
+        started = time.monotonic()
+        try:
+            remaining = [self.store.heartbeat(lease, phase=phase, count=count) for lease in self.leases]
+        except LockLostError as error:
+            self.lost = error
+            raise
+        except LockStoreError as error:
+            log.warning("no heartbeat: %s", error)
+            return
+        self._beaten = started
+        self._until = self._end_of(started, remaining)
+
+    def fence(self, connection: psycopg.Connection[Any]) -> None:
+        """Inside a transaction in the locks' database: nobody takes them before its COMMIT. Raises `FencedOutError`."""
+        if not isinstance(self.store, PostgresStore):
+            raise ConfigError("only locks in a database can fence a transaction of it")
+        for lease in self.leases:
+            postgres.fence(connection, lease)
+
+    def release(self) -> None:
+        """Let go of the locks and of the store. Twice, or after they were lost, is harmless."""
+        leases, self.leases = self.leases, ()
+        try:
+            self._give_back(leases)
+        finally:
+            self.store.close()
+
+    def __enter__(self) -> Self:
+        return self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _taken(self, name: str) -> Lease:
+        answer = self.store.acquire(name, self.contender, self.promise)
+        if isinstance(answer, Holder) and (dead := gone(answer) | set(self._judge(answer) if self._judge else ())):
+            answer = self.store.acquire(name, self.contender, self.promise, dead=dead)
+        if isinstance(answer, Lease):
+            return answer
+        self.store.refused(name, self.contender)
+        raise busy(answer)
+
+    def _is_alive(self, holder: Holder) -> bool:
+        """Whether it is another run's and by no rule to be displaced now."""
+        quiet = (holder.asked_at - holder.alive_at).total_seconds()
+        dead = gone(holder) | set(self._judge(holder) if self._judge else ())
+        return holder.owner_key != self.contender.owner_key and not (holder.stale or dead or quiet > _SURELY_ALIVE)
+
+    def _clear_away(self, lease: Lease) -> None:
+        """End what whoever was displaced still has: sessions in the store's server, and processes on this machine."""
+        log.info("lock %s: token %d (%s)", lease.name, lease.token, lease.kind)
+        if lease.displaced is None:
+            return
+        ended = self.store.end_sessions(lease.displaced)
+        killed = [place.pid for place in lease.displaced.places if place.end()]
+        log.warning(
+            "lock %s: %s from %s; ended %d server sessions and %s",
+            lease.name,
+            lease.kind,
+            lease.displaced,
+            ended,
+            f"processes {', '.join(map(str, killed))}" if killed else "no process",
+        )
+
+    def _give_back(self, leases: Iterable[Lease]) -> None:
+        for lease in leases:
+            try:
+                self.store.release(lease)
+            except LockStoreError as error:
+                log.warning("lock %s could not be released, and will be taken over when due: %s", lease.name, error)
+
+    def _end_of(self, started: float, remaining: Iterable[float]) -> float:
+        """When to stop, by this process's own clock, counted from before the store was asked."""
+        return started + min(remaining) - self.promise.margin
+
+
+def busy(holder: Holder) -> LockBusyError:
+    """What a contender is told: who holds the lock, since when, its last progress, and when it will be taken."""
+    if holder.owner_key is None:
+        told = f"was released a moment ago and rests for {holder.takeable_in:.1f} s more"
+    else:
+        quiet = (holder.asked_at - holder.progressed_at).total_seconds()
+        told = (
+            f"is held by {holder} ({_members(holder)}) since {holder.since:%Y-%m-%d %H:%M:%S%z}; last progress "
+            f"{quiet:.0f} s ago; it will be taken in {holder.takeable_in:.0f} s if nothing moves until then"
+        )
+    return LockBusyError(
+        f"lock {holder.name} {told}",
+        lock=holder.name,
+        holder=holder.as_dict(),
+        hint="wait for it, or see safecopy locks" if holder.owner_key is not None else "",
+    )
+
+
+def _members(holder: Holder) -> str:
+    told = [
+        f"{seen.member}, try {seen.try_number}" + (f", pid {seen.place.pid} on {seen.place.host}" if seen.place else "")
+        for seen in holder.members
+    ]
+    return "; ".join(told) or "no member"
+
+
+def _store(where: str | Endpoint | Store, contender: Contender) -> Store:
+    if isinstance(where, str):
+        where = Endpoint.from_conninfo(where)
+    return PostgresStore(where, attempt=contender.attempt) if isinstance(where, Endpoint) else where

@@ -1,0 +1,130 @@
+"""Where a process is, whether it is gone for certain, and how to end it: by pid, start time and boot, never by pid alone.
+
+Linux: read from /proc. Elsewhere nothing can be known of a process, and so nothing is claimed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process, named so that no other can be meant: not after a reboot, nor in another container.
+
+    `started` is in clock ticks since boot, `namespace` the inode of the pid namespace. `may_end`: whoever takes the
+    lock over may end the process too, because it does nothing else.
+    """
+
+    host: str
+    pid: int
+    boot_id: str | None = None
+    namespace: int | None = None
+    started: int | None = None
+    may_end: bool = False
+
+    @classmethod
+    def here(cls, *, may_end: bool = False) -> Place:
+        """This process."""
+        pid = os.getpid()
+        boot_id, namespace = _here()
+        return cls(socket.gethostname(), pid, boot_id, namespace, _started(pid), may_end)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any] | None) -> Place | None:
+        """From what `as_dict` made of it."""
+        return None if data is None else cls(**data)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the process has ended for certain. False where that cannot be known: elsewhere, or another boot."""
+        return self._is_known() and _started(self.pid) != self.started
+
+    def end(self) -> bool:
+        """End the process: SIGTERM, then SIGKILL. False when it is not known here, not ours, or may not be ended."""
+        if not self.may_end or not self._is_known() or self.gone or self.pid == os.getpid():
+            return False
+        try:
+            descriptor = os.pidfd_open(self.pid)  # from here on no other process can be meant
+        except (ProcessLookupError, PermissionError):
+            return False
+        try:
+            return self._end(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _end(self, descriptor: int) -> bool:
+        try:
+            if _started(self.pid) != self.started:
+                return False
+            for number, grace in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
+                signal.pidfd_send_signal(descriptor, number)
+                if self._ended_within(0.2 if _stopped(self.pid) else grace):
+                    return True
+        except (ProcessLookupError, PermissionError):
+            pass
+        return self.gone
+
+    def _ended_within(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while not self.gone and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return self.gone
+
+    def _is_known(self) -> bool:
+        known = self.boot_id is not None and self.namespace is not None and self.started is not None
+        return known and (self.boot_id, self.namespace) == _here()
+
+
+def _here() -> tuple[str | None, int | None]:
+    return _boot_id(), _namespace()
+
+
+@cache
+def _boot_id() -> str | None:
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def _namespace() -> int | None:
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return None
+
+
+def _started(pid: int) -> int | None:
+    """When the process started, in ticks since boot; None when there is none, or only what is left of one."""
+    fields = _stat(pid)
+    # A zombie has ended; only its parent has not heard of it yet.
+    return None if not fields or fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _stopped(pid: int) -> bool:
+    fields = _stat(pid)
+    return bool(fields) and fields[0] in (b"T", b"t")
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/<pid>/stat from the state on: proc(5). What comes before may hold anything."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return []

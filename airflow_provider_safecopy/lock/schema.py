@@ -1,0 +1,80 @@
+"""The schema `safecopy` in the target: made by whoever comes first, and who may use it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import sql as compose
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import LockStoreError, Refusal
+
+_SCHEMA = sql.load("schema")
+_MADE = (
+    "schema",
+    "comment",
+    "lock",
+    "lock_columns",
+    "lock_of_layout_1",
+    "member",
+    "lock_event",
+    "lock_event_index",
+    "receipt",
+    "receipt_index",
+)
+_GRANTS = ("grant_schema", "grant_lock", "grant_member", "grant_lock_event", "grant_receipt")
+
+
+def init(connection: psycopg.Connection[Any], *, grant: str | None = None) -> None:
+    """Make the schema `safecopy`, or leave it as it is; let the role `grant` use it. Raises `LockStoreError`.
+
+    Creating it needs CREATE on the database, once. Two at a time do no harm.
+    """
+    try:
+        with connection.transaction():
+            connection.execute(_SCHEMA["guard"])
+            if not _made(connection):
+                for statement in _MADE:
+                    connection.execute(_SCHEMA[statement])
+            for privilege in _grants(grant) if grant else ():
+                connection.execute(privilege)
+    except psycopg.Error as error:
+        raise failed("the schema safecopy cannot be made", error) from error
+
+
+def refusals(connection: psycopg.Connection[Any], *, role: str, may_create: bool) -> tuple[Refusal, ...]:
+    """Why this role cannot hold a lock and keep a receipt here; empty when it can."""
+    hint = f"have an owner of the database run: safecopy init --target … --grant {role}"
+    row = connection.execute(_SCHEMA["present"]).fetchone()
+    made, schema_made = row or (False, False)
+    if made:
+        usable = connection.execute(_SCHEMA["usable"]).fetchone()
+        missing = not (usable and usable[0])
+        return (Refusal("not_granted", f"role {role} may not use the schema safecopy", hint=hint),) if missing else ()
+    if schema_made or not may_create:
+        return (
+            Refusal("not_initialised", "the target has no schema safecopy, which holds lock and receipts", hint=hint),
+        )
+    return ()
+
+
+def failed(what: str, error: psycopg.Error) -> LockStoreError:
+    """The error of a store in a database, with the next step where a right or the schema is missing."""
+    denied = error.sqlstate in {"42501", "42703", "42704", "3F000", "42P01"}
+    return LockStoreError(
+        f"{what}: {str(error).strip()}",
+        sqlstate=error.sqlstate,
+        hint="run safecopy init as a role that may, with --grant for this one" if denied else "",
+        retryable=not denied,
+    )
+
+
+def _made(connection: psycopg.Connection[Any]) -> bool:
+    row = connection.execute(_SCHEMA["present"]).fetchone()
+    return bool(row and row[0])
+
+
+def _grants(role: str) -> tuple[compose.Composed, ...]:
+    to = compose.Identifier(role)
+    return tuple(compose.SQL(_SCHEMA[name]).format(to) for name in _GRANTS)

@@ -1,0 +1,136 @@
+"""One attempt at a copy: what was asked for, by whom, under which lock, and how its failures are told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import psycopg
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import AbortedError, SafeCopyError, StageError
+from airflow_provider_safecopy.lock import gate
+from airflow_provider_safecopy.lock.living import Judge, LivingLock
+from airflow_provider_safecopy.lock.model import Contender, Promise, application_name
+from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.transfer import catalog, refusal
+from airflow_provider_safecopy.transfer.model import CopySpec, Progress
+from airflow_provider_safecopy.transfer.session import Session, end_stage_sessions, open_session
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What was asked for, and by whom."""
+
+    spec: CopySpec
+    contender: Contender
+    abort: AbortSwitch
+    progress: Callable[[Progress], None]
+
+    @property
+    def name(self) -> str:
+        """What all sessions of this attempt are called."""
+        return application_name(self.contender.attempt)
+
+    def session(self, endpoint: Endpoint, *, read_only: bool = False) -> AbstractContextManager[Session]:
+        """A control session."""
+        timeout = self.spec.timeouts.connect
+        return open_session(endpoint, application_name=self.name, connect_timeout=timeout, read_only=read_only)
+
+    def lock(self, target: Session, judge: Judge | None) -> LivingLock:
+        """The lock that was asked for, and always the table's own: two runs may call it differently. Not held yet."""
+        table = self.spec.target_table
+        with target.obeys(self.abort), target.within(self.spec.timeouts.verify):
+            if not any(refusal.of_name(target, table)) and (found := catalog.describe(target, table)):
+                table = found.name or table
+        store = PostgresStore(
+            target.endpoint, attempt=self.contender.attempt, connect_timeout=self.spec.timeouts.connect
+        )
+        names, promise = {self.spec.lock or str(table), str(table)}, Promise(stale_after=self.spec.patience)
+        return LivingLock(names, store, contender=self.contender, promise=promise, judge=judge)
+
+    def launching(
+        self, lock: LivingLock, source: Endpoint, waiting: Callable[[], None] = lambda: None
+    ) -> AbstractContextManager[None]:
+        """The turn to open a connection to the source."""
+        return gate.launch(
+            lock.store,
+            str(source),
+            interval=self.spec.launch_interval,
+            contender=self.contender,
+            opening_seconds=self.spec.timeouts.connect,
+            abort=self.abort,
+            waiting=waiting,
+        )
+
+
+@contextmanager
+def telling_aborts(abort: AbortSwitch) -> Iterator[None]:
+    """Whoever stops a run may have stopped psql as well (a terminal, a process group): its failure is no news."""
+    try:
+        yield
+    except StageError as error:
+        if abort.reason is None:
+            raise
+        told = AbortedError(abort.reason)
+        for note in getattr(error, "__notes__", ()):
+            told.add_note(note)
+        raise told from error
+
+
+@contextmanager
+def telling_losses() -> Iterator[None]:
+    """Every stage translates what it asks; what is left is a control session lost between two of them."""
+    try:
+        yield
+    except psycopg.Error as error:
+        message = f"a control session failed: {str(error).strip()}; nothing was changed"
+        raise StageError(message, stage="connect", sqlstate=error.sqlstate) from error
+
+
+@contextmanager
+def telling_the_lost_lock(lock: LivingLock) -> Iterator[None]:
+    """The abort by which a lost lock stops its run is told as what it is."""
+    try:
+        yield
+    except (AbortedError, StageError) as error:
+        if lock.lost is None:
+            raise
+        raise lock.lost from error
+
+
+@contextmanager
+def answering(spec: CopySpec, source: Session, target: Session) -> Iterator[None]:
+    """Questions about what is there may take as long as verifying may, and no longer."""
+    with source.within(spec.timeouts.verify), target.within(spec.timeouts.verify):
+        yield
+
+
+def end_displaced(lock: LivingLock, source: Session) -> None:
+    """What a displaced run still reads from the source; its sessions in the target are ended already."""
+    names = [f"safecopy:{attempt}" for lease in lock.leases if lease.displaced for attempt in lease.displaced.attempts]
+    if names and (ended := source.all(sql.load("lock")["end_sessions"], {"names": names})):
+        log.warning("%s: ended %d sessions of the run that held the lock before", source.endpoint, len(ended))
+
+
+def see_them_gone(error: BaseException, attempt: Attempt, lock: LivingLock, *sessions: Session) -> None:
+    """End what a failed run still has on the servers of its control `sessions`; a failure is noted on `error`."""
+    own = (*(session.server.backend for session in sessions), *lock.backends)
+    for session in sessions:
+        try:
+            _end_sessions(session, attempt.name, own)
+        except (SafeCopyError, psycopg.Error) as other:
+            error.add_note(f"and the server sessions of this run on {session.endpoint} could not be ended: {other}")
+            log.warning("%s: server sessions of %s could not be ended: %s", session.endpoint, attempt.name, other)
+
+
+def _end_sessions(session: Session, name: str, own: tuple[int, ...]) -> None:
+    """By a session of its own: the run's may be in a failed transaction, or be lost itself."""
+    with open_session(session.endpoint, application_name=name, connect_timeout=5) as fresh:
+        end_stage_sessions(fresh, application_name=name, spared=(*own, fresh.server.backend))

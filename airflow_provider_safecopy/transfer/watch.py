@@ -1,0 +1,46 @@
+"""Whether a server is working for this run: asked only when no byte moves, and answered by the server itself."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import psycopg
+
+from airflow_provider_safecopy import sql, wire
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import StageError
+
+log = logging.getLogger(__name__)
+
+_CATALOG = sql.load("catalog")
+_ANSWER_SECONDS = 3.0
+
+
+class Watch:
+    """Looks at the sessions named `application_name` on one server, from a connection of its own, made when needed."""
+
+    def __init__(self, endpoint: Endpoint, *, application_name: str) -> None:
+        self._endpoint = endpoint
+        self._name = application_name
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def works(self) -> bool:
+        """Whether one of them runs a statement, and waits neither for a lock nor for its client. False if unknown.
+
+        A session of the watched name that only asks about the others does not count. Never raises.
+        """
+        try:
+            if self._connection is None or self._connection.closed:
+                self._connection = self._endpoint.connect(application_name=self._name, connect_timeout=_ANSWER_SECONDS)
+            with wire.within(self._connection, _ANSWER_SECONDS):
+                row = self._connection.execute(_CATALOG["working"], {"application": self._name}).fetchone()
+        except (StageError, psycopg.Error) as error:
+            log.info("%s cannot be asked whether it works: %s", self._endpoint, error)
+            return False
+        return bool(row and row[0])
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._connection is not None:
+            self._connection.close()
