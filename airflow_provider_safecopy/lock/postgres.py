@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID, uuid4
 
@@ -30,10 +29,9 @@ from airflow_provider_safecopy.lock.model import (
     Holder,
     Lease,
     Promise,
-    Seen,
     application_name,
 )
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.rows import asked_by, displaced_of, event_of, held, holder_of, interval, lease_of
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +77,13 @@ class PostgresStore:
         self, name: str, contender: Contender, promise: Promise, *, dead: Collection[str] = ()
     ) -> Lease | Holder:
         """See `Store`. Waits for an open publish only of somebody who may be displaced, and ends it."""
-        asked = _asked(contender) | {
+        asked = asked_by(contender) | {
             "name": name,
             "lease_id": uuid4(),
             "place": Jsonb(contender.place.as_dict()) if contender.place else None,
             "detached": contender.detached,
-            "stale_after": _interval(promise.stale_after),
-            "crash_grace": _interval(promise.crash_grace),
+            "stale_after": interval(promise.stale_after),
+            "crash_grace": interval(promise.crash_grace),
             "dead": list(dead),
         }
         deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -101,23 +99,23 @@ class PostgresStore:
                 if time.monotonic() < deadline:
                     continue
                 row = None
-            return _lease(name, contender, row) if row else self._seen(name)
+            return lease_of(name, contender, row) if row else self._seen(name)
 
     def heartbeat(self, lease: Lease, *, phase: int, count: int) -> float:
         """See `Store`."""
-        row = self._one("heartbeat", _held(lease) | {"phase": phase, "count": count})
+        row = self._one("heartbeat", held(lease) | {"phase": phase, "count": count})
         if row is None:
             raise lost(lease)
         return float(row["remaining"])
 
     def release(self, lease: Lease, *, at_least: float = 0) -> bool:
         """See `Store`."""
-        row = self._one("release", _held(lease) | {"at_least": _interval(at_least)})
+        row = self._one("release", held(lease) | {"at_least": interval(at_least)})
         return bool(row and row["freed"])
 
     def revoke(self, lease: Lease) -> bool:
         """See `Store`."""
-        return self._one("revoke", _held(lease)) is not None
+        return self._one("revoke", held(lease)) is not None
 
     def force_release(self, name: str, *, reason: str) -> Displaced | None:
         """See `Store`."""
@@ -142,23 +140,23 @@ class PostgresStore:
     def holder(self, name: str) -> Holder | None:
         """See `Store`."""
         row = self._one("holders", {"name": name})
-        return _holder(row) if row and row["owner_key"] is not None else None
+        return holder_of(row) if row and row["owner_key"] is not None else None
 
     def holders(self) -> tuple[Holder, ...]:
         """See `Store`."""
-        return tuple(map(_holder, self._all("holders", {"name": None})))
+        return tuple(map(holder_of, self._all("holders", {"name": None})))
 
     def refused(self, name: str, contender: Contender) -> None:
         """See `Store`."""
-        self._one("refused", _asked(contender) | {"name": name})
+        self._one("refused", asked_by(contender) | {"name": name})
 
     def history(self, name: str | None = None, *, limit: int = 100) -> tuple[Event, ...]:
         """See `Store`."""
-        return tuple(_event(row) for row in self._all("history", {"name": name, "limit": limit}))
+        return tuple(event_of(row) for row in self._all("history", {"name": name, "limit": limit}))
 
     def forget(self, *, keep: float) -> int:
         """See `Store`."""
-        row = self._one("forget", {"keep": _interval(keep)})
+        row = self._one("forget", {"keep": interval(keep)})
         return int(row["members"] + row["events"]) if row else 0
 
     def close(self) -> None:
@@ -168,7 +166,7 @@ class PostgresStore:
             self._connection = None
 
     def _forced(self, name: str, *, kind: str, overdue: float, dead: Collection[str], reason: str) -> Displaced | None:
-        asked = {"name": name, "kind": kind, "overdue": _interval(overdue), "dead": list(dead), "reason": reason}
+        asked = {"name": name, "kind": kind, "overdue": interval(overdue), "dead": list(dead), "reason": reason}
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
@@ -178,14 +176,14 @@ class PostgresStore:
                     raise
                 self._end_publishers(name, dead, whoever=kind == "force-release")
             else:
-                return _displaced(row, row["prev_members"], row["prev_owner_key"], row["prev_owner"]) if row else None
+                return displaced_of(row, row["prev_members"], row["prev_owner_key"], row["prev_owner"]) if row else None
 
     def _end_publishers(self, name: str, dead: Collection[str], *, whoever: bool) -> None:
         """End the sessions of a holder that may be displaced, or whose lock a person wants free in any case."""
         holder = self.holder(name) if whoever else None
         ended = [seen.attempt for seen in holder.members] if holder else list(dead)
         nobody = Contender("", member="", place=None)
-        self._all("terminate", _asked(nobody) | {"name": name, "dead": ended})
+        self._all("terminate", asked_by(nobody) | {"name": name, "dead": ended})
 
     def _ensured(self, name: str) -> bool:
         """Make the lock's row. False when it was there already: then it is busy."""
@@ -195,7 +193,7 @@ class PostgresStore:
         row = self._one("holders", {"name": name})
         if row is None:
             raise LockStoreError(f"the row of the lock {name} vanished while it was asked for")
-        return _holder(row)
+        return holder_of(row)
 
     def _one(self, statement: str, asked: Mapping[str, Any]) -> DictRow | None:
         rows = self._all(statement, asked)
@@ -240,7 +238,7 @@ class PostgresStore:
 
 def fence(connection: psycopg.Connection[Any], lease: Lease) -> None:
     """Inside the publishing transaction: hold the lock until COMMIT. Raises `FencedOutError`."""
-    if connection.execute(_LOCK["fence"], _held(lease)).fetchone() is None:
+    if connection.execute(_LOCK["fence"], held(lease)).fetchone() is None:
         raise FencedOutError(
             f"lock {lease.name}: it is held by somebody else now; token {lease.token} may not publish any more",
             lock=lease.name,
@@ -255,87 +253,4 @@ def lost(lease: Lease) -> LockLostError:
         lock=lease.name,
         token=lease.token,
         hint="see safecopy locks history for who took it, and why",
-    )
-
-
-def _asked(contender: Contender) -> dict[str, Any]:
-    return {
-        "owner_key": contender.owner_key,
-        "owner": Jsonb(dict(contender.owner)),
-        "member_key": contender.member,
-        "attempt": str(contender.attempt),
-        "try": contender.try_number,
-    }
-
-
-def _held(lease: Lease) -> dict[str, Any]:
-    return _asked(lease.contender) | {"name": lease.name, "token": lease.token, "lease_id": lease.lease_id}
-
-
-def _interval(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{seconds:.6f} s"
-
-
-def _lease(name: str, contender: Contender, row: DictRow) -> Lease:
-    kind: str = row["kind"]
-    displaced = None
-    if kind == "supersede":
-        former = {contender.member: row["prev_members"][contender.member]}
-        displaced = _displaced(row, former, contender.owner_key, contender.owner)
-    elif kind.startswith("takeover"):
-        displaced = _displaced(row, row["prev_members"], row["prev_owner_key"], row["prev_owner"])
-    return Lease(name, row["token"], row["lease_id"], contender, kind, row["remaining"], displaced)
-
-
-def _displaced(row: DictRow, members: Mapping[str, Any], owner_key: str, owner: Mapping[str, str] | None) -> Displaced:
-    attempts = tuple(member["id"] for member in members.values())
-    places = tuple(place for attempt in attempts if (place := Place.of(row["places"].get(attempt))) is not None)
-    return Displaced(owner_key, owner or {}, row["prev_token"], attempts, places)
-
-
-def _member(data: Mapping[str, Any]) -> Seen:
-    return Seen(
-        member=data["key"],
-        attempt=data["attempt"],
-        try_number=data["try"],
-        place=Place.of(data["place"]),
-        phase=data["phase"],
-        count=data["count"],
-        progressed_at=datetime.fromisoformat(data["progressed_at"]),
-    )
-
-
-def _event(row: DictRow) -> Event:
-    return Event(
-        at=row["at"],
-        name=row["name"],
-        token=row["token"],
-        kind=row["kind"],
-        owner_key=row["owner_key"],
-        owner=row["owner"] or {},
-        member=row["member_key"],
-        attempt=row["attempt"],
-        prev_owner_key=row["prev_owner_key"],
-        detail=row["detail"] or {},
-    )
-
-
-def _holder(row: DictRow) -> Holder:
-    """A free lock has no times; it is told of only while nobody may have it yet."""
-    now = row["asked_at"]
-    return Holder(
-        name=row["name"],
-        token=row["token"],
-        owner_key=row["owner_key"],
-        owner=row["owner"] or {},
-        members=tuple(_member(member) for member in row["members"]) if row["owner_key"] is not None else (),
-        since=row["granted_at"] or now,
-        alive_at=row["alive_at"] or now,
-        progressed_at=row["progressed_at"] or now,
-        due_at=row["due_at"] or now,
-        asked_at=now,
-        not_before=row["not_before"],
-        stale_after=row["stale_after"] or 0.0,
-        stale=row["stale"],
-        refused=row["refused"],
     )
