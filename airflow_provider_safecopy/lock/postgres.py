@@ -43,6 +43,8 @@ _LOCK_STEP_SECONDS = 0.2
 _ANSWER_SECONDS = 5.0
 _PATIENCE_SECONDS = 5.0
 _LOCKED = "55P03"
+# Whose answer, lost with the connection, cannot be had by asking again.
+_ONCE = frozenset({"acquire", "force_release"})
 
 
 class PostgresStore:
@@ -203,24 +205,35 @@ class PostgresStore:
         return self._run(statement, asked, lambda cursor: cursor.fetchall() if cursor.description else [])
 
     def _run(self, statement: str, asked: Mapping[str, Any], read: Callable[[psycopg.Cursor[DictRow]], _T]) -> _T:
+        """The answer to the statement. A connection found lost is made anew, where asking twice does no harm."""
+        was_open = self._connection is not None
+        try:
+            try:
+                return self._said(statement, asked, read)
+            except psycopg.OperationalError:
+                lost = self._connection is None or self._connection.closed
+                if statement in _ONCE or not (was_open and lost):
+                    raise
+                return self._said(statement, asked, read)
+        except psycopg.Error as error:
+            raise schema.failed(f"{self.endpoint}: the lock cannot be asked ({statement})", error) from error
+
+    def _said(self, statement: str, asked: Mapping[str, Any], read: Callable[[psycopg.Cursor[DictRow]], _T]) -> _T:
         """One message: the settings, then the statement; the answer to the statement."""
         settings = {
             "lock_timeout": f"{round(_LOCK_STEP_SECONDS * 1000)}ms",
             "statement_timeout": f"{round(_ANSWER_SECONDS * 1000)}ms",
         }
         message = self._statements["settings"] + self._statements[statement]
-        try:
-            with (
-                self._turn,
-                self._connected() as connection,
-                psycopg.ClientCursor(connection, row_factory=dict_row) as cursor,
-            ):
-                cursor.execute(message, {**asked, **settings})
-                while cursor.nextset():
-                    pass
-                return read(cursor)
-        except psycopg.Error as error:
-            raise schema.failed(f"{self.endpoint}: the lock cannot be asked ({statement})", error) from error
+        with (
+            self._turn,
+            self._connected() as connection,
+            psycopg.ClientCursor(connection, row_factory=dict_row) as cursor,
+        ):
+            cursor.execute(message, {**asked, **settings})
+            while cursor.nextset():
+                pass
+            return read(cursor)
 
     @contextmanager
     def _connected(self) -> Iterator[psycopg.Connection[Any]]:

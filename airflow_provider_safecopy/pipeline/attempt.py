@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -12,7 +12,7 @@ import psycopg
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import AbortedError, SafeCopyError, StageError
+from airflow_provider_safecopy.errors import AbortedError, LockLostError, SafeCopyError, StageError
 from airflow_provider_safecopy.lock import gate
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise, application_name
@@ -96,10 +96,13 @@ def telling_losses() -> Iterator[None]:
 
 @contextmanager
 def telling_the_lost_lock(lock: LivingLock) -> Iterator[None]:
-    """The abort by which a lost lock stops its run is told as what it is."""
+    """What a lost lock brings about is told as what it is: the abort that stops the run, or sessions ended by others."""
     try:
         yield
     except (AbortedError, StageError) as error:
+        if isinstance(error, StageError) and lock.lost is None:
+            with suppress(LockLostError):
+                lock.beat(phase=0, count=0)
         if lock.lost is None:
             raise
         raise lock.lost from error
