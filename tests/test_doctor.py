@@ -12,7 +12,7 @@ from airflow_provider_safecopy import doctor
 from airflow_provider_safecopy.demo.servers import installations
 from airflow_provider_safecopy.doctor import Check, examine
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.lock import postgres as lock
+from airflow_provider_safecopy.lock import schema as lock
 from airflow_provider_safecopy.transfer.draft import draft
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from tests.conftest import MakeDatabase, MakeRole

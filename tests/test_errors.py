@@ -13,6 +13,8 @@ from airflow_provider_safecopy.errors import (
     AbortedError,
     ConfigError,
     FencedOutError,
+    LockBusyError,
+    LockLostError,
     LockStoreError,
     PlanError,
     PublishUnknownError,
@@ -34,6 +36,8 @@ ERRORS = [
     PlanError(REFUSALS),
     PlanError(REFUSALS[:1], retryable=True),
     LockStoreError("no token can be drawn", sqlstate="42501", hint="run safecopy init", retryable=False),
+    LockBusyError("held", lock="영업.고객", holder={"owner": {"dag": "영업_복사"}, "takeable_in": 12.5}, hint="wait"),
+    LockLostError("lost", lock="영업.고객", token=7, hint="raise stale_after"),
     StageError("export failed", stage="export", exit_code=-9, sqlstate="57P01", stderr_tail="끝", hint="look there"),
     StageTimeoutError("import took longer than 5 s", stage="import", exit_code=None, hint="raise import_timeout"),
     StalledError("export stalled", stage="export", retryable=False),
@@ -117,6 +121,8 @@ def test_as_dict_spells_refusals_out() -> None:
         (StageTimeoutError("x", stage="export"), True),
         (StalledError("x", stage="export"), True),
         (VerifyError("x", proofs={}), False),
+        (LockBusyError("x", lock="l", holder={}), True),
+        (LockLostError("x", lock="l", token=1), True),
         (FencedOutError("x", lock="l", token=1), False),
         (PublishUnknownError("x", table="t", token=1, attempt="a"), False),
         (AbortedError("x"), True),
@@ -153,7 +159,7 @@ def test_an_unknown_publish_says_where_to_look() -> None:
 
 
 def test_fenced_out_says_that_nothing_is_to_be_done() -> None:
-    assert "the newer run publishes" in str(FencedOutError("x", lock="l", token=1))
+    assert "whoever holds the lock now publishes" in str(FencedOutError("x", lock="l", token=1))
 
 
 def test_an_abort_says_who() -> None:

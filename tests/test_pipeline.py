@@ -12,11 +12,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.errors import (
-    AbortedError,
-    FencedOutError,
-    VerifyError,
-)
+from airflow_provider_safecopy.errors import AbortedError, VerifyError
 from airflow_provider_safecopy.transfer.model import CopySpec, Progress
 from tests.conftest import MakeDatabase, NothingLeft
 from tests.ground.content import rows_of
@@ -204,55 +200,6 @@ def test_an_empty_source_empties_the_target_when_that_is_meant(filled: tuple[Dat
     report = pipeline.copy(spec(allow_empty=True), source.endpoint, target.endpoint)
     assert (report.rows, report.previous_rows) == (0, 2)
     assert target.value(f"SELECT count(*) FROM {TABLE}") == 0
-
-
-def test_an_older_run_is_fenced_out_by_a_newer_one(
-    filled: tuple[Database, Database], nothing_left: NothingLeft
-) -> None:
-    source, target = filled
-    newer: list[int | None] = []
-
-    def overtake(at: Progress) -> None:
-        if at.stage == "publish" and not newer:
-            newer.append(0)
-            newer.append(pipeline.copy(spec(), source.endpoint, target.endpoint).token)
-
-    with pytest.raises(FencedOutError) as caught:
-        pipeline.copy(spec(where='"번호" < 5'), source.endpoint, target.endpoint, progress=overtake)
-    assert (caught.value.token, newer[1]) == (1, 2)
-    assert same(source, target), "the newer run's rows stand"
-    nothing_left(source, target)
-
-
-@pytest.mark.parametrize("options", [{"lock": "야간 배치"}, {"target_table": "고객"}], ids=["a lock", "a spelling"])
-def test_runs_into_one_table_fence_each_other_whatever_they_call_it(
-    filled: tuple[Database, Database], options: dict[str, str]
-) -> None:
-    source, target = filled
-    target.execute(f'ALTER DATABASE "{target.name}" SET search_path = "영업"')
-
-    def overtake(at: Progress) -> None:
-        if at.stage == "verify":
-            pipeline.copy(spec(), source.endpoint, target.endpoint)
-
-    with pytest.raises(FencedOutError):
-        pipeline.copy(spec(where='"번호" < 5', **options), source.endpoint, target.endpoint, progress=overtake)
-    assert same(source, target)
-
-
-def test_a_lock_of_its_own_name_fences_older_runs_into_other_tables(filled: tuple[Database, Database]) -> None:
-    source, target = filled
-    target.execute(f'CREATE TABLE "다른_고객" (LIKE {TABLE})')
-
-    def overtake(at: Progress) -> None:
-        if at.stage == "verify":
-            report = pipeline.copy(spec(lock="야간", target_table="public.다른_고객"), source.endpoint, target.endpoint)
-            assert report.lock == "야간"
-
-    with pytest.raises(FencedOutError) as caught:
-        pipeline.copy(spec(lock="야간"), source.endpoint, target.endpoint, progress=overtake)
-    assert caught.value.lock == "야간"
-    assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
 
 
 def test_what_changed_on_the_source_meanwhile_is_not_seen(filled: tuple[Database, Database]) -> None:

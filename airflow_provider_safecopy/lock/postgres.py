@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, LiteralString, TypeVar
 from uuid import UUID, uuid4
 
@@ -43,6 +42,8 @@ _LOCK_STEP_SECONDS = 0.2
 _ANSWER_SECONDS = 5.0
 _PATIENCE_SECONDS = 5.0
 _LOCKED = "55P03"
+# No schema, no table, or one of an older layout.
+_NOT_MADE = frozenset({"3F000", "42P01", "42703"})
 # Whose answer, lost with the connection, cannot be had by asking again.
 _ONCE = frozenset({"acquire", "force_release"})
 
@@ -78,7 +79,10 @@ class PostgresStore:
     def acquire(
         self, name: str, contender: Contender, promise: Promise, *, dead: Collection[str] = ()
     ) -> Lease | Holder:
-        """See `Store`. Waits for an open publish only of somebody who may be displaced, and ends it."""
+        """See `Store`. Waits for an open publish only of somebody who may be displaced, and ends it.
+
+        Makes the schema `safecopy` where there is none yet.
+        """
         asked = asked_by(contender) | {
             "name": name,
             "lease_id": uuid4(),
@@ -88,11 +92,14 @@ class PostgresStore:
             "crash_grace": interval(promise.crash_grace),
             "dead": list(dead),
         }
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline, made = time.monotonic() + _PATIENCE_SECONDS, False
         while True:
             try:
                 row = self._one("acquire", asked) or (self._ensured(name) and self._one("acquire", asked))
             except LockStoreError as error:
+                if error.sqlstate in _NOT_MADE and not made:
+                    made = self._make()
+                    continue
                 if error.sqlstate != _LOCKED:
                     raise
                 # It may be ours, but a publisher holds the row: end it, if it may be displaced indeed.
@@ -187,6 +194,11 @@ class PostgresStore:
         nobody = Contender("", member="", place=None)
         self._all("terminate", asked_by(nobody) | {"name": name, "dead": ended})
 
+    def _make(self) -> bool:
+        with self._turn, self._connected() as connection:
+            schema.init(connection)
+        return True
+
     def _ensured(self, name: str) -> bool:
         """Make the lock's row. False when it was there already: then it is busy."""
         return self._run("ensure", {"name": name}, lambda cursor: cursor.rowcount == 1)
@@ -227,26 +239,23 @@ class PostgresStore:
         message = self._statements["settings"] + self._statements[statement]
         with (
             self._turn,
-            self._connected() as connection,
-            psycopg.ClientCursor(connection, row_factory=dict_row) as cursor,
+            psycopg.ClientCursor(self._connected(), row_factory=dict_row) as cursor,
         ):
             cursor.execute(message, {**asked, **settings})
             while cursor.nextset():
                 pass
             return read(cursor)
 
-    @contextmanager
-    def _connected(self) -> Iterator[psycopg.Connection[Any]]:
-        """The connection, made when there is none; cut when it does not answer in time."""
+    def _connected(self) -> psycopg.Connection[Any]:
+        """The connection, made when there is none; it closes itself when it does not answer in time."""
         if self._connection is None or self._connection.closed:
             try:
                 self._connection = self.endpoint.connect(
-                    application_name=self._name, connect_timeout=self._connect_timeout
+                    application_name=self._name, connect_timeout=self._connect_timeout, kind=wire.PromptConnection
                 )
             except StageError as error:
                 raise LockStoreError(error.message, sqlstate=error.sqlstate, hint=error.hint) from error
-        with wire.within(self._connection, _ANSWER_SECONDS + 1):
-            yield self._connection
+        return self._connection
 
 
 def fence(connection: psycopg.Connection[Any], lease: Lease) -> None:

@@ -1,4 +1,4 @@
-"""Whether anything is left of a copy: sessions, staging tables, children, files."""
+"""Whether anything is left of a copy: sessions, staging tables, held locks, children, files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from tests.ground.database import Database
 
 _SESSIONS = "SELECT pid::text FROM pg_stat_activity WHERE starts_with(application_name, 'safecopy:') AND datname = %s"
 _STAGING = "SELECT oid::regclass::text FROM pg_class WHERE strpos(relname, '__safecopy_') > 0 AND relkind IN ('r', 'p')"
+_HAS_LOCKS = "SELECT to_regclass('safecopy.lock') IS NOT NULL AND has_schema_privilege('safecopy', 'USAGE')"
+_LOCKS = "SELECT name FROM safecopy.lock WHERE lease_id IS NOT NULL"
 
 
 class Remains:
@@ -39,6 +41,8 @@ class Remains:
         for database in databases:
             found += [f"session {pid} in {database.name}" for (pid,) in database.rows(_SESSIONS, [database.name])]
             found += [f"staging table {name} in {database.name}" for (name,) in database.rows(_STAGING)]
+            if database.value(_HAS_LOCKS):
+                found += [f"lock {name} held in {database.name}" for (name,) in database.rows(_LOCKS)]
             found += [f"orphaned psql {pid} at {database.name}" for pid in orphans(database)]
         return found
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.lock import postgres as lock
+from airflow_provider_safecopy.lock import schema as lock
 from airflow_provider_safecopy.lock.model import application_name
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.name import TableName
