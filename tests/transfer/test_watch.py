@@ -1,0 +1,123 @@
+"""Whether a server works for a run: what it says itself, and only of that run's sessions."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.transfer.watch import Watch
+from tests.ground.database import Database
+
+NAME = "safecopy:00000000-0000-0000-0000-00000000000a"
+
+
+@pytest.fixture
+def watch(target: Database) -> Iterator[Watch]:
+    made = Watch(target.endpoint, application_name=NAME)
+    yield made
+    made.close()
+
+
+@contextmanager
+def running(target: Database, statement: str, name: str = NAME) -> Iterator[None]:
+    """A statement that a session of this name is at, until the block ends."""
+    with psycopg.connect(target.conninfo, application_name=name, autocommit=True) as session:
+        failed = (psycopg.errors.QueryCanceled, psycopg.errors.AdminShutdown, psycopg.OperationalError)
+
+        def run() -> None:
+            try:
+                session.execute(statement.encode())
+            except failed:
+                return
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            target.execute("SELECT pg_terminate_backend(%s)", [session.info.backend_pid])
+            thread.join()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def active(target: Database) -> bool:
+    return bool(
+        target.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, 'safecopy:') "
+            "AND state = 'active' AND pid <> pg_backend_pid()"
+        )
+    )
+
+
+def test_a_statement_that_is_worked_on_counts(target: Database, watch: Watch) -> None:
+    assert not watch.works()
+    with running(target, "SELECT count(*) FROM generate_series(1, 1e12::bigint)"):
+        until(watch.works)
+    until(lambda: not watch.works())
+
+
+def test_an_idle_session_and_an_open_transaction_do_not_count(target: Database, watch: Watch) -> None:
+    with psycopg.connect(target.conninfo, application_name=NAME) as session:
+        session.execute("SELECT 1")
+        assert not watch.works()
+
+
+def test_waiting_for_a_lock_is_not_working(target: Database, watch: Watch) -> None:
+    with target.connect() as holder:
+        holder.execute("SELECT pg_advisory_lock(1)")
+        with running(target, "SELECT pg_advisory_lock(1)"):
+            until(lambda: bool(target.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")))
+            assert not watch.works()
+
+
+def test_waiting_for_its_client_is_not_working(target: Database, watch: Watch) -> None:
+    with (
+        psycopg.connect(target.conninfo, application_name=NAME, autocommit=True) as session,
+        session.cursor() as cursor,
+    ):
+        rows = cursor.copy("COPY (SELECT repeat('가', 1000) FROM generate_series(1, 100000)) TO STDOUT")
+        with rows as stream:
+            next(iter(stream))
+            until(lambda: bool(target.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ClientWrite'")))
+            assert not watch.works()
+            session.close()
+
+
+def test_another_runs_work_does_not_count(target: Database, watch: Watch) -> None:
+    with running(target, "SELECT pg_sleep(60)", "safecopy:00000000-0000-0000-0000-00000000000b"):
+        until(lambda: active(target))
+        assert not watch.works()
+
+
+def test_a_server_that_cannot_be_asked_is_not_known_to_work(caplog: pytest.LogCaptureFixture) -> None:
+    watch = Watch(Endpoint.from_conninfo("host=127.0.0.1 port=1 dbname=없음"), application_name=NAME)
+    with caplog.at_level("INFO"):
+        assert not watch.works()
+    assert "cannot be asked" in caplog.text
+    watch.close()
+
+
+def test_a_lost_connection_is_made_again(target: Database, watch: Watch) -> None:
+    assert not watch.works()
+    target.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", [NAME])
+    with running(target, "SELECT count(*) FROM generate_series(1, 1e12::bigint)"):
+        until(watch.works)
+
+
+def test_it_connects_only_when_asked(target: Database, watch: Watch) -> None:
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+    assert target.value(asked, [NAME]) == 0
+    watch.works()
+    assert target.value(asked, [NAME]) == 1
