@@ -338,9 +338,12 @@ class Rival:
 
 PROGRAM = """
 import json, sys
+from dataclasses import replace
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import SafeCopyError
+from airflow_provider_safecopy.lock.model import Contender
+from airflow_provider_safecopy.lock.process import Place
 from airflow_provider_safecopy.transfer.model import CopySpec
 given = json.load(sys.stdin)
 def told(at):
@@ -350,7 +353,7 @@ try:
         CopySpec.of(**given["spec"]),
         Endpoint.from_conninfo(given["source"]),
         Endpoint.from_conninfo(given["target"]),
-        owner="따로",
+        contender=replace(Contender.alone("따로"), place=Place.here(may_end=given["may_end"])),
         progress=told,
     )
     print("published", report.token, flush=True)
@@ -360,9 +363,11 @@ except SafeCopyError as error:
 
 
 @contextmanager
-def apart(source: Database, target: Database, **options: object) -> Iterator[subprocess.Popen[str]]:
+def apart(
+    source: Database, target: Database, *, may_end: bool = False, **options: object
+) -> Iterator[subprocess.Popen[str]]:
     """A copy in a process of its own, which prints its stages, and how it ended."""
-    given = {"source": source.conninfo, "target": target.conninfo}
+    given = {"source": source.conninfo, "target": target.conninfo, "may_end": may_end}
     asked = {"source_table": NAME, "target_table": NAME, **options}
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -395,7 +400,9 @@ def test_a_killed_run_is_taken_over_at_once(
             pipeline.copy(spec(), source.endpoint, target.endpoint)
         process.kill()
         process.wait()
-        assert pipeline.copy(spec(), source.endpoint, target.endpoint).token == 2
+        report = pipeline.copy(spec(), source.endpoint, target.endpoint)
+    assert report.token == 2
+    assert any("taken over from 따로" in warning and "takeover-dead" in warning for warning in report.warnings)
     assert kinds(target) == ["grant", "refused", "takeover-dead", "release"]
     assert same(source, target)
     nothing_left(source, target)
@@ -414,6 +421,20 @@ def test_a_paused_run_that_wakes_up_later_cannot_publish(
         read_until(process, "LockLostError")
     assert same(source, target), "the newer run's rows stand"
     assert "takeover-stale" in kinds(target)
+    nothing_left(source, target)
+
+
+def test_whoever_takes_over_ends_the_process_too_where_it_does_nothing_else(
+    filled: tuple[Database, Database], nothing_left: NothingLeft, fake_psql: MakePsql
+) -> None:
+    source, target = filled
+    hanging = fake_psql(Behaviour("export", hang_after=100))
+    with apart(source, target, may_end=True, psql=hanging, where=FEW, stale_after=1) as process:
+        read_until(process, "export")
+        process.send_signal(signal.SIGSTOP)
+        assert taken_over(source, target) == 2
+        assert process.wait(10) == -signal.SIGKILL, "stopped, it could not hear SIGTERM"
+    assert same(source, target)
     nothing_left(source, target)
 
 
@@ -439,5 +460,6 @@ def test_a_launch_interval_spaces_both_connections_to_the_source(
         pipeline.copy(spec(launch_interval=0.5), source.endpoint, target.endpoint)
     assert time.monotonic() - started > 0.5
     gate = [record.getMessage() for record in caplog.records if "launch gate" in record.getMessage()]
-    assert [line.rpartition(": ")[2].split()[0] for line in gate] == ["acquired", "opened", "released"] * 2
+    told = [line.rpartition(": ")[2].split()[0] for line in gate if ": waiting" not in line]
+    assert told == ["acquired", "opened", "released"] * 2
     assert same(source, target)

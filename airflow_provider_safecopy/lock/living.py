@@ -137,6 +137,15 @@ class LivingLock:
         return self._until - time.monotonic()
 
     @property
+    def takeovers(self) -> tuple[str, ...]:
+        """From whom the locks were taken over, and why; empty when they were free."""
+        return tuple(
+            f"lock {lease.name} was taken over from {lease.displaced} ({lease.kind})"
+            for lease in self.leases
+            if lease.displaced is not None
+        )
+
+    @property
     def backends(self) -> tuple[int, ...]:
         """The server sessions the lock itself uses, by their process ids."""
         return self.store.backends

@@ -126,7 +126,9 @@ def copy(
         stack.callback(lock.release)
         abort.check()
         lock.peek()
-        with asked.launching(lock, source):
+        if spec.launch_interval is not None:
+            schema.init(theirs.connection)  # the gate is in there
+        with asked.gate(lock, source).turn(abort):
             ours = stack.enter_context(asked.session(source, read_only=True))
         report = _locked(asked, lock, ours, theirs)
     return replace(report, seconds=time.monotonic() - started, peak_rss_bytes=_peak_rss())
@@ -140,7 +142,10 @@ def _locked(asked: Attempt, lock: LivingLock, source: Session, target: Session) 
         schema.init(target.connection)
         lock.acquire()
         end_displaced(lock, source)
-    watches = [Watch(session.endpoint, application_name=asked.name) for session in (source, target)]
+    watches = [
+        Watch(source.endpoint, application_name=asked.name, turn=asked.gate(lock, source.endpoint).glance),
+        Watch(target.endpoint, application_name=asked.name),
+    ]
     with (
         telling_the_lost_lock(lock),
         ExitStack() as stack,
@@ -191,6 +196,7 @@ def _carried_out(run: _Run) -> CopyReport:
         bytes=exported.bytes,
         digest=exported.digest,
         content_hash=verification.content_hash,
+        warnings=plan.warnings + run.lock.takeovers,
         stages=(exported.report, loaded.report, verification.report, published.report),
         spool_bytes=spool.most_on_disk,
     )
@@ -225,7 +231,7 @@ def _transferred(run: _Run, table: TableName, spool: Spool) -> tuple[Exported, L
 def _exporting(run: _Run) -> Export:
     """Start the export, when it is its turn to connect. No thread of ours may live while psql is forked."""
     asked, source = run.asked, run.source.endpoint
-    with asked.launching(run.lock, source, waiting=run.pulse.step):
+    with asked.gate(run.lock, source).turn(run.abort, waiting=run.pulse.step):
         with run.pulse.resting():
             running = export.start(run.plan, source, snapshot=run.snapshot, application_name=asked.name)
         if asked.spec.launch_interval is not None:
