@@ -112,7 +112,13 @@ class Endpoint:
     def __str__(self) -> str:
         return self.label
 
-    def connect(self, *, application_name: str, connect_timeout: float) -> psycopg.Connection[Any]:
+    def connect(
+        self,
+        *,
+        application_name: str,
+        connect_timeout: float,
+        kind: type[psycopg.Connection[Any]] = psycopg.Connection,
+    ) -> psycopg.Connection[Any]:
         """A new autocommit session. Raises `StageError(stage="connect")`, whose text holds no password.
 
         Nothing is prepared by name. A transaction pooler in between is not promised to work: settings are
@@ -125,7 +131,7 @@ class Endpoint:
             "connect_timeout": str(max(2, round(connect_timeout))),
         }
         try:
-            return psycopg.connect(make_conninfo(**parameters), autocommit=True, prepare_threshold=None)
+            return kind.connect(make_conninfo(**parameters), autocommit=True, prepare_threshold=None)
         except psycopg.Error as error:
             raise self._unreachable(error) from None
         except UnicodeError as error:  # psycopg looks hosts up by Python's own rules for their names

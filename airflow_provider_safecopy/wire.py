@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
+
+_T = TypeVar("_T")
 
 
 @contextmanager
@@ -26,6 +30,44 @@ def within(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None
     finally:
         timer.cancel()
         timer.join()  # no thread of ours is left when psql is forked
+
+
+class PromptConnection(psycopg.Connection[Any]):
+    """A session that waits no longer than `patience` seconds for each answer, and is closed then.
+
+    For short messages: it needs no thread, which would cost more than many an answer. Raises
+    psycopg.OperationalError.
+    """
+
+    patience: float = 6.0
+
+    def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
+        """What psycopg asks for each answer. It looks around every `interval` seconds."""
+        more = {} if timeout is None else {"timeout": timeout}  # unknown to psycopg 3.2
+        try:
+            return super().wait(_in_time(gen, self.patience), interval, **more)
+        except _LateError:
+            self.close()
+            raise
+
+
+class _LateError(psycopg.OperationalError):
+    """No answer in time."""
+
+
+def _in_time(gen: PQGen[_T], seconds: float) -> PQGen[_T]:
+    """The same exchange, ended when nothing was ready at its deadline."""
+    deadline = time.monotonic() + seconds
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() > deadline:
+                raise _LateError(f"no answer within {seconds:g} s")
+            wanted = gen.send(ready)
+    except StopIteration as end:
+        result: _T = end.value
+        return result
 
 
 def _cut(connection: psycopg.Connection[Any]) -> None:

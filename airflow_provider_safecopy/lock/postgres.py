@@ -46,13 +46,15 @@ _LOCKED = "55P03"
 _NOT_MADE = frozenset({"3F000", "42P01", "42703"})
 # Whose answer, lost with the connection, cannot be had by asking again.
 _ONCE = frozenset({"acquire", "force_release"})
+_NOBODY = Contender("", member="", place=None)
 
 
 class PostgresStore:
     """Locks in the schema `safecopy` of the database at `endpoint`.
 
-    Connects when first asked, as ``safecopy:<attempt>``, and again when the connection was lost. `statements` are
-    those of `sql/lock.sql`. Threads take turns.
+    Connects when first asked, as ``safecopy:<attempt>``, and again when the connection was lost. `patience` is how
+    many seconds a publish of whoever may be displaced is waited for, while it is being ended. `statements` are those
+    of `sql/lock.sql`. Threads take turns.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class PostgresStore:
         *,
         attempt: UUID | None = None,
         connect_timeout: float = 10,
+        patience: float = _PATIENCE_SECONDS,
         statements: Mapping[str, LiteralString] = _LOCK,
     ) -> None:
         self.endpoint = endpoint
         self._name = application_name(attempt or uuid4())
         self._connect_timeout = connect_timeout
+        self._patience = patience
         self._statements = statements
         self._connection: psycopg.Connection[Any] | None = None
         self._turn = threading.Lock()
@@ -92,10 +96,11 @@ class PostgresStore:
             "crash_grace": interval(promise.crash_grace),
             "dead": list(dead),
         }
-        deadline, made = time.monotonic() + _PATIENCE_SECONDS, False
+        deadline, made = time.monotonic() + self._patience, False
         while True:
             try:
-                row = self._one("acquire", asked) or (self._ensured(name) and self._one("acquire", asked))
+                if row := self._one("acquire", asked):
+                    return lease_of(name, contender, row)
             except LockStoreError as error:
                 if error.sqlstate in _NOT_MADE and not made:
                     made = self._make()
@@ -103,12 +108,14 @@ class PostgresStore:
                 if error.sqlstate != _LOCKED:
                     raise
                 # It may be ours, but a publisher holds the row: end it, if it may be displaced indeed.
-                ended = self._all("terminate", asked)
+                ended = self._all("terminate", asked | {"whoever": False})
                 log.info("lock %s: ended %d sessions of a holder that may be displaced", name, len(ended))
                 if time.monotonic() < deadline:
                     continue
-                row = None
-            return lease_of(name, contender, row) if row else self._seen(name)
+            holder = self._seen(name)
+            # Let go of in between: it may be ours after all.
+            if holder and (holder.owner_key is not None or holder.takeable_in or time.monotonic() > deadline):
+                return holder
 
     def heartbeat(self, lease: Lease, *, phase: int, count: int) -> float:
         """See `Store`."""
@@ -176,38 +183,29 @@ class PostgresStore:
 
     def _forced(self, name: str, *, kind: str, overdue: float, dead: Collection[str], reason: str) -> Displaced | None:
         asked = {"name": name, "kind": kind, "overdue": interval(overdue), "dead": list(dead), "reason": reason}
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + self._patience
         while True:
             try:
                 row = self._one("force_release", asked)
             except LockStoreError as error:
                 if error.sqlstate != _LOCKED or time.monotonic() > deadline:
                     raise
-                self._end_publishers(name, dead, whoever=kind == "force-release")
+                # A person wants it free whoever holds it.
+                self._all("terminate", asked_by(_NOBODY) | asked | {"whoever": kind == "force-release"})
             else:
                 return displaced_of(row, row["prev_members"], row["prev_owner_key"], row["prev_owner"]) if row else None
 
-    def _end_publishers(self, name: str, dead: Collection[str], *, whoever: bool) -> None:
-        """End the sessions of a holder that may be displaced, or whose lock a person wants free in any case."""
-        holder = self.holder(name) if whoever else None
-        ended = [seen.attempt for seen in holder.members] if holder else list(dead)
-        nobody = Contender("", member="", place=None)
-        self._all("terminate", asked_by(nobody) | {"name": name, "dead": ended})
-
     def _make(self) -> bool:
-        with self._turn, self._connected() as connection:
-            schema.init(connection)
+        with self._turn:
+            schema.init(self._connected())
         return True
 
-    def _ensured(self, name: str) -> bool:
-        """Make the lock's row. False when it was there already: then it is busy."""
-        return self._run("ensure", {"name": name}, lambda cursor: cursor.rowcount == 1)
-
-    def _seen(self, name: str) -> Holder:
+    def _seen(self, name: str) -> Holder | None:
+        """Who has the lock, or had it; None when it had to be made."""
         row = self._one("holders", {"name": name})
         if row is None:
-            raise LockStoreError(f"the row of the lock {name} vanished while it was asked for")
-        return holder_of(row)
+            self._one("ensure", {"name": name})
+        return holder_of(row) if row else None
 
     def _one(self, statement: str, asked: Mapping[str, Any]) -> DictRow | None:
         rows = self._all(statement, asked)

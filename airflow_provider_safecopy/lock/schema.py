@@ -34,7 +34,7 @@ def init(connection: psycopg.Connection[Any], *, grant: str | None = None) -> No
     try:
         with connection.transaction():
             connection.execute(_SCHEMA["guard"])
-            if not _made(connection):
+            if not made(connection):
                 for statement in _MADE:
                     connection.execute(_SCHEMA[statement])
             for privilege in _grants(grant) if grant else ():
@@ -62,15 +62,17 @@ def refusals(connection: psycopg.Connection[Any], *, role: str, may_create: bool
 def failed(what: str, error: psycopg.Error) -> LockStoreError:
     """The error of a store in a database, with the next step where a right or the schema is missing."""
     denied = error.sqlstate in {"42501", "42703", "42704", "3F000", "42P01"}
+    too_long = error.sqlstate == "54000"  # of a name, for an index
     return LockStoreError(
         f"{what}: {str(error).strip()}",
         sqlstate=error.sqlstate,
         hint="run safecopy init as a role that may, with --grant for this one" if denied else "",
-        retryable=not denied,
+        retryable=not (denied or too_long),
     )
 
 
-def _made(connection: psycopg.Connection[Any]) -> bool:
+def made(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the schema is there, in this layout. Any role may ask."""
     row = connection.execute(_SCHEMA["present"]).fetchone()
     return bool(row and row[0])
 

@@ -14,13 +14,15 @@ from types import MappingProxyType
 from typing import LiteralString, cast
 
 _NAME = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
+# What only a reader of the file needs; a server would have to read it with every message.
+_FOR_READERS = re.compile(r"^\s*--.*\n|^[ \t]+", re.MULTILINE)
 
 
 @cache
 def load(file: str) -> Mapping[str, LiteralString]:
-    """The statements of `sql/<file>.sql` by name. Raises KeyError later for a name that is not there."""
+    """The statements of `sql/<file>.sql` by name, without comments. Raises KeyError later for a name that is not there."""
     text = files(__package__).joinpath(f"{file}.sql").read_text(encoding="utf-8")
     _, *parts = _NAME.split(text)
     # The files are part of this package, hence as literal as a string in the code.
     pairs = zip(parts[::2], parts[1::2], strict=True)
-    return MappingProxyType({name: cast("LiteralString", body.strip()) for name, body in pairs})
+    return MappingProxyType({name: cast("LiteralString", _FOR_READERS.sub("", body).strip()) for name, body in pairs})

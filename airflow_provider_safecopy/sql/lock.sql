@@ -15,7 +15,7 @@ INSERT INTO safecopy.lock (name) VALUES (%(name)s) ON CONFLICT DO NOTHING
 -- name: acquire
 -- Grant, join, supersede or take over. No row: busy, or no such name. `dead` holds attempts that are proven to be
 -- gone; an attempt's id is random, so that naming it is as good as comparing the whole row.
-WITH granted AS (
+WITH g AS (
     UPDATE safecopy.lock l SET
         token = CASE WHEN l.owner_key = %(owner_key)s THEN l.token ELSE l.token + 1 END,
         lease_id = CASE WHEN l.owner_key = %(owner_key)s THEN l.lease_id ELSE %(lease_id)s::uuid END,
@@ -50,25 +50,27 @@ WITH granted AS (
         -- No progress within the holder's own promise.
         WHEN l.due_at < clock_timestamp() THEN true
         WHEN NOT EXISTS (SELECT FROM jsonb_each(l.members) e WHERE e.value->>'id' <> ALL (%(dead)s::text[])) THEN true
-        -- No heartbeat, and no session of any member; a detached member has none while it lives.
+        -- No heartbeat, and no session of any member; a detached member has none while it lives. (The function below
+        -- pg_stat_activity: its view takes as long to plan as all the rest.)
         WHEN l.alive_at + l.crash_grace < clock_timestamp() THEN NOT EXISTS (
             SELECT FROM jsonb_each(l.members) e
             WHERE (e.value->>'detached')::bool
-               OR EXISTS (SELECT FROM pg_stat_activity a WHERE a.application_name = 'safecopy:' || (e.value->>'id')))
+               OR EXISTS (SELECT FROM pg_stat_get_activity(NULL) a
+                          WHERE a.application_name = 'safecopy:' || (e.value->>'id')))
         ELSE false END
     RETURNING l.*
 ), displaced AS (
     -- As they were before this statement: whose processes are to be ended now.
     SELECT COALESCE(jsonb_object_agg(m.member_id, m.place), '{}') AS places
-    FROM granted g JOIN safecopy.member m ON m.name = g.name
+    FROM g JOIN safecopy.member m ON m.name = g.name
     WHERE m.token < g.token OR g.last_kind = 'supersede' AND m.token = g.token AND m.member_key = %(member_key)s
 ), swept AS (
-    DELETE FROM safecopy.member m USING granted g WHERE m.name = g.name AND m.token < g.token
+    DELETE FROM safecopy.member m USING g WHERE m.name = g.name AND m.token < g.token
 ), joined AS (
     INSERT INTO safecopy.member (name, token, member_key, member_id, try_number, place,
                                  joined_at, heartbeat_at, progressed_at)
     SELECT g.name, g.token, %(member_key)s, %(attempt)s::uuid, %(try)s, %(place)s::jsonb,
-           clock_timestamp(), clock_timestamp(), clock_timestamp() FROM granted g
+           g.alive_at, g.alive_at, g.alive_at FROM g
     ON CONFLICT (name, token, member_key) DO UPDATE SET
         member_id = EXCLUDED.member_id, try_number = EXCLUDED.try_number, place = EXCLUDED.place,
         joined_at = EXCLUDED.joined_at, heartbeat_at = EXCLUDED.heartbeat_at,
@@ -79,11 +81,11 @@ WITH granted AS (
     SELECT g.name, g.token, g.last_kind, g.owner_key, g.owner, %(member_key)s, %(attempt)s::uuid,
            CASE WHEN g.last_kind LIKE 'takeover%%' THEN g.prev_owner_key END,
            CASE WHEN g.last_kind LIKE 'takeover%%' THEN jsonb_build_object('from', g.prev_owner) END
-    FROM granted g
+    FROM g WHERE NOT %(passing)s OR g.last_kind LIKE 'takeover%%'
 )
 SELECT g.token, g.lease_id, g.last_kind AS kind, g.prev_token, g.prev_members, g.prev_owner_key, g.prev_owner,
        d.places, extract(epoch FROM g.due_at - clock_timestamp())::float8 AS remaining
-FROM granted g, displaced d, joined
+FROM g, displaced d, joined
 
 -- name: heartbeat
 -- That we live, always; that we may go on, only when (phase, count) grew. No row: fenced, stop now.
@@ -131,7 +133,7 @@ WITH r AS (
 ), e AS (
     INSERT INTO safecopy.lock_event (name, token, kind, owner_key, owner, member_key, attempt)
     SELECT %(name)s, r.token, CASE WHEN freed THEN 'release' ELSE 'leave' END, %(owner_key)s, %(owner)s::jsonb,
-           %(member_key)s, %(attempt)s::uuid FROM r
+           %(member_key)s, %(attempt)s::uuid FROM r WHERE NOT %(passing)s
 )
 SELECT freed FROM r
 
@@ -154,7 +156,7 @@ WHERE l.name = %(name)s AND a.pid <> pg_backend_pid() AND e.value->>'id' <> %(at
       WHEN l.owner_key = %(owner_key)s THEN e.key = %(member_key)s
           AND ((e.value->>'try')::int < %(try)s OR l.due_at < clock_timestamp()
                OR e.value->>'id' = ANY (%(dead)s::text[]))
-      ELSE l.due_at < clock_timestamp()
+      ELSE %(whoever)s::bool OR l.due_at < clock_timestamp()
           OR NOT EXISTS (SELECT FROM jsonb_each(l.members) o WHERE o.value->>'id' <> ALL (%(dead)s::text[])) END
   AND (pg_has_role(a.usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'))
   AND ((SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
