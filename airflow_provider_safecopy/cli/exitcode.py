@@ -6,6 +6,8 @@ from airflow_provider_safecopy.errors import (
     AbortedError,
     ConfigError,
     FencedOutError,
+    LockBusyError,
+    LockLostError,
     LockStoreError,
     PlanError,
     PublishUnknownError,
@@ -15,7 +17,7 @@ from airflow_provider_safecopy.errors import (
 )
 
 DONE = 0
-"""Published; or planned, initialised, examined without a failed check."""
+"""Published, or skipped on request; or planned, initialised, listed, reaped, examined without a failed check."""
 INTERNAL = 1
 """A mistake of SafeCopy itself, to be reported; or the demo failed."""
 REFUSED = 2
@@ -26,10 +28,11 @@ ABORTED = 130
 OF_ERRORS: dict[type[SafeCopyError], int] = {
     ConfigError: REFUSED,
     PlanError: REFUSED,
-    # 3 is for a busy lock.
+    LockBusyError: 3,
+    LockLostError: 4,
     FencedOutError: 4,
     StageError: 5,
-    # No token could be drawn, because the target's `safecopy` schema failed us: a stage like the others.
+    # The target's `safecopy` schema failed us: a stage like the others.
     LockStoreError: 5,
     VerifyError: 6,
     PublishUnknownError: 7,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeGuard
 
+from airflow_provider_safecopy.cli import holder
 from airflow_provider_safecopy.cli.encoding import shown
 from airflow_provider_safecopy.errors import (
     AbortedError,
     ConfigError,
     FencedOutError,
+    LockBusyError,
+    LockLostError,
     LockStoreError,
     PlanError,
     PublishUnknownError,
@@ -20,7 +24,9 @@ from airflow_provider_safecopy.errors import (
 _TITLES: dict[type[SafeCopyError], str] = {
     ConfigError: "bad request",
     PlanError: "refused",
-    LockStoreError: "no token from the target",
+    LockStoreError: "the lock cannot be used",
+    LockBusyError: "busy",
+    LockLostError: "lock lost",
     VerifyError: "verification failed",
     FencedOutError: "fenced out",
     PublishUnknownError: "publish outcome unknown",
@@ -50,6 +56,8 @@ def _first(error: SafeCopyError) -> str:
     if isinstance(error, PlanError):
         count = len(error.refusals)
         return "nothing was touched, for this reason" if count == 1 else f"nothing was touched, for {count} reasons"
+    if _is_held(error):
+        return f"another run holds the lock {shown(error.lock)}; nothing was touched"
     return shown(error.message).strip().removeprefix("aborted: ")
 
 
@@ -64,6 +72,8 @@ def _fields(error: SafeCopyError, subject: str) -> Iterator[tuple[str, str]]:
         yield "server", told
     if isinstance(error, StageError) and error.stderr_tail.strip():
         yield "psql", error.stderr_tail.strip()
+    elif _is_held(error):
+        yield from holder.facts(error.holder)
     elif isinstance(error, VerifyError):
         yield from (("proof", f"{name}: {value}") for name, value in error.proofs.items())
     elif isinstance(error, PlanError):
@@ -76,6 +86,11 @@ def _fields(error: SafeCopyError, subject: str) -> Iterator[tuple[str, str]]:
         yield "target", _UNKNOWN if isinstance(error, PublishUnknownError) else _UNCHANGED
     if not isinstance(error, PlanError):
         yield "next", error.hint or _advice(error)
+
+
+def _is_held(error: SafeCopyError) -> TypeGuard[LockBusyError]:
+    """Whether somebody holds the lock; it may also only rest for a moment after its release."""
+    return isinstance(error, LockBusyError) and error.holder.get("owner_key") is not None
 
 
 def _advice(error: SafeCopyError) -> str:

@@ -32,6 +32,42 @@ With --target-table and a source, that copy is examined too. Exit code 2 when a 
 \b
 safecopy doctor --target 'host=dw dbname=dw user=loader'
 """
+LOCKS = """
+Show who holds which lock in a target, what became of locks before, and release one by hand.
+
+\b
+safecopy locks --target 'host=dw dbname=dw user=loader'
+safecopy locks history --lock 분석.고객 --limit 20
+safecopy locks release 분석.고객 --reason '밤샘 작업이 멈춤'
+"""
+LOCKS_LIST = """
+Show who holds what, since when, the last progress, and when it will be taken if nothing moves.
+
+Changes nothing: a role that may read lock, member and lock_event in the schema safecopy will do.
+"""
+LOCKS_HISTORY = """
+Show what happened to locks, the newest first: grants, refusals, takeovers, releases.
+"""
+LOCKS_RELEASE = """
+Take a lock from its holder, whoever it is. The reason is kept in the history.
+
+The holder is fenced out: whatever it still does, it publishes nothing. Its sessions in the target
+are ended, and on this host its process, if it is a safecopy of its own. Exit code 2 when nobody
+holds the lock.
+
+\b
+safecopy locks release 분석.고객 --reason '밤샘 작업이 멈춤'
+"""
+REAP = """
+Take the locks of dead runs, and clear away what they left in the target.
+
+Dead is who made no progress within its promise, or whose process on this host has ended. Living
+runs are never touched. Their sessions in a source are not reached from here. See first what it
+would do:
+
+\b
+safecopy reap --dry-run --target 'host=dw dbname=dw user=loader'
+"""
 DEMO = """
 Copy Korean tables between two PostgreSQL servers by a real Airflow run, and compare.
 
@@ -66,6 +102,7 @@ SAFECOPY_SOURCE and SAFECOPY_TARGET: what stands on a command line, every user o
 """
 EXIT_CODES = """
 \b
-Exit codes: 0 done, 2 bad request or refused, 4 fenced out by a newer run, 5 a stage failed or
-timed out, 6 verification failed, 7 publish outcome unknown, 130 aborted, 1 a mistake in safecopy.
+Exit codes: 0 done, 2 bad request or refused, 3 another run holds the lock, 4 the lock was lost,
+5 a stage failed or timed out, 6 verification failed, 7 publish outcome unknown, 130 aborted,
+1 a mistake in safecopy.
 """

@@ -83,20 +83,50 @@ def manner(function: _Command) -> _Command:
             callback=parameter.size,
             help="Most temporary disk to use, such as 512MiB.  [default: 1GiB chunked, no bound sequential]",
         ),
-        click.option("--lock", metavar="NAME", callback=parameter.text, help="Lock to hold.  [default: target table]"),
+        click.option(
+            "--lock", metavar="NAME", callback=parameter.text, help="Lock to hold beside the target table's own."
+        ),
+        click.option(
+            "--stale-after",
+            metavar="TIME",
+            callback=parameter.seconds,
+            help="Without progress for so long, others may take the locks over.  [default: 10 min, or twice the stall]",
+        ),
+        click.option(
+            "--launch-interval",
+            metavar="TIME",
+            callback=parameter.seconds,
+            help="Open connections to the source one after the other, so far apart.  [default: no gate]",
+        ),
         click.option("--allow-empty", is_flag=True, help="Publish even if the source has no row."),
         psql,
     )(function)
 
 
-def owner(function: _Command) -> _Command:
-    """``--owner``."""
-    return click.option(
-        "--owner",
-        metavar="TEXT",
-        callback=parameter.text,
-        default=_user_at_host,
-        help="Who runs this, for people; kept in the receipt.  [default: user@host]",
+def overlap(function: _Command) -> _Command:
+    """Who runs it, and what becomes of it when another run holds the lock."""
+    return _all(
+        click.option(
+            "--on-busy",
+            type=click.Choice(("fail", "skip", "wait")),
+            default="fail",
+            show_default=True,
+            help="When another run holds the lock: exit code 3, exit code 0 without a copy, or wait for it.",
+        ),
+        click.option(
+            "--wait-timeout",
+            metavar="TIME",
+            callback=parameter.seconds,
+            default="3600.0",
+            help="Longest time to wait for a busy lock; then exit code 3.  [default: 1 h]",
+        ),
+        click.option(
+            "--owner",
+            metavar="TEXT",
+            callback=parameter.text,
+            default=_user_at_host,
+            help="Who runs this, for people; kept in lock and receipt.  [default: user@host]",
+        ),
     )(function)
 
 

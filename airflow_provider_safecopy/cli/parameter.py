@@ -27,6 +27,13 @@ def texts(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
     return values
 
 
+def words(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """As `text`, and never blank."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("it may not be blank", ctx, param)
+    return text(ctx, param, value)
+
+
 def sql(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """SQL text, or ``@file`` for the text in a file (UTF-8), ``@-`` for standard input."""
     text(ctx, param, value)
@@ -41,11 +48,21 @@ def sql(ctx: click.Context, param: click.Parameter, value: str | None) -> str | 
         raise click.BadParameter(f"{value[1:]} is not UTF-8 (byte {error.start + 1})", ctx, param) from None
 
 
-def seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
+def seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """A time above zero: ``90``, ``90s``, ``15min``, ``4h``, ``1d``, ``500ms``."""
+    if value is None:
+        return None
     if number := quantity.parse_seconds(value):
         return number
     raise click.BadParameter(f"{value!r} is no time above zero, such as 90, 90s, 15min or 4h", ctx, param)
+
+
+def seconds_or_none(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """As `seconds`, but ``0`` will do."""
+    number = quantity.parse_seconds(value)
+    if number is None:
+        raise click.BadParameter(f"{value!r} is no time, such as 0, 90s, 15min or 4h", ctx, param)
+    return number
 
 
 def size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:

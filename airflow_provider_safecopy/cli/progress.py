@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, TextIO
 
-from airflow_provider_safecopy.cli.encoding import is_terminal
+from airflow_provider_safecopy.cli.encoding import is_terminal, shown
 from airflow_provider_safecopy.cli.quantity import show_bytes, show_seconds
 from airflow_provider_safecopy.transfer.model import Progress, Stage
 
@@ -24,7 +24,11 @@ LINE_SECONDS = 5.0
 
 _MOVING: frozenset[Stage] = frozenset({"export", "import"})
 
+WAITING_SECONDS = 60.0
+"""How often somebody who waits says so where there is no terminal."""
+
 Listener = Callable[[Progress], None]
+Teller = Callable[[str], None]
 Clock = Callable[[], float]
 
 
@@ -33,6 +37,30 @@ def open_progress(stream: TextIO, *, quiet: bool) -> AbstractContextManager[List
     if quiet:
         return nullcontext(lambda _: None)
     return _open_bars(stream) if is_terminal(stream) else nullcontext(Lines(stream))
+
+
+def open_line(stream: TextIO, *, quiet: bool) -> AbstractContextManager[Teller]:
+    """What tells on `stream` that something is waited for: the first text stays, those after it take turns."""
+    if quiet:
+        return nullcontext(lambda _: None)
+    return _open_status(stream) if is_terminal(stream) else nullcontext(Sparing(stream))
+
+
+class Sparing:
+    """The first line, and then one every `WAITING_SECONDS`."""
+
+    def __init__(self, stream: TextIO, clock: Clock = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._told: float | None = None
+
+    def __call__(self, text: str) -> None:
+        now = self._clock()
+        if self._told is None or now - self._told >= WAITING_SECONDS:
+            self._told = now
+            with suppress(OSError):  # that whoever read it has gone is no reason to stop waiting
+                self._stream.write(f"{shown(text)}\n")
+                self._stream.flush()
 
 
 class Lines:
@@ -136,3 +164,22 @@ def _open_bars(stream: TextIO) -> Iterator[Listener]:
         bars = Bars(rich)
         yield bars
         bars.finish()
+
+
+@contextmanager
+def _open_status(stream: TextIO) -> Iterator[Teller]:
+    from rich.console import Console
+
+    console = Console(file=stream, highlight=False, markup=False)
+    told = False
+    with console.status("", spinner="dots" if console.encoding.startswith("utf") else "line") as status:
+
+        def tell(text: str) -> None:
+            nonlocal told
+            if told:
+                status.update(shown(text))
+            else:
+                console.print(shown(text))
+                told = True
+
+        yield tell

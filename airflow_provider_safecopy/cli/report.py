@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from airflow_provider_safecopy.cli import holder
 from airflow_provider_safecopy.cli.encoding import shown
 from airflow_provider_safecopy.cli.quantity import show_bytes
 from airflow_provider_safecopy.cli.table import aligned
@@ -32,6 +33,13 @@ def of_copy(report: CopyReport) -> str:
         *_because(report.reasons, report.warnings),
     ]
     return "\n".join([f"published in {report.seconds:.1f} s", *_facts(facts), "", *_stages(report)])
+
+
+def of_skip(report: CopyReport, told: Mapping[str, Any]) -> str:
+    """Why nothing was copied, and who holds the lock."""
+    held = holder.facts(told) if told.get("owner_key") is not None else ()
+    facts = [("from", report.source), ("to", report.target), ("lock", report.lock), *held]
+    return "\n".join(["skipped: another run holds the lock; nothing was touched", *_facts(facts)])
 
 
 def of_plan(plan: CopyPlan) -> str:
@@ -72,11 +80,12 @@ def of_checks(checks: Sequence[Check]) -> str:
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> list[str]:
-    return [line for name, value in facts for line in _fact(name, shown(value).splitlines() or [""])]
+    width = max((9, *(len(name) for name, _ in facts)))
+    return [line for name, value in facts for line in _fact(name, width, shown(value).splitlines() or [""])]
 
 
-def _fact(name: str, lines: Sequence[str]) -> list[str]:
-    return [f"  {name if at == 0 else '':<9} {line}" for at, line in enumerate(lines)]
+def _fact(name: str, width: int, lines: Sequence[str]) -> list[str]:
+    return [f"  {name if at == 0 else '':<{width}} {line}" for at, line in enumerate(lines)]
 
 
 def _because(reasons: Sequence[str], warnings: Sequence[str]) -> list[tuple[str, str]]:

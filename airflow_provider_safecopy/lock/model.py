@@ -57,7 +57,8 @@ class Contender:
 
     Attempts of one owner share the lock: another member joins, a higher `try_number` of the same member supersedes,
     an equal or lower one is busy. `owner` is for people: what is told to whoever finds the lock busy. `place` is the
-    process it lives in; a `detached` member lives in none, as the setup task of a DAG run that has ended.
+    process it lives in; a `detached` member lives in none, as the setup task of a DAG run that has ended. Of one that
+    is only `passing`, as through the launch gate, the history keeps takeovers alone.
     """
 
     owner_key: str
@@ -67,6 +68,7 @@ class Contender:
     attempt: UUID = field(default_factory=uuid4)
     place: Place | None = field(default_factory=Place.here)
     detached: bool = False
+    passing: bool = False
 
     @classmethod
     def alone(cls, owner: str = "") -> Contender:
@@ -184,6 +186,7 @@ class Holder:
             "since": self.since.isoformat(),
             "last_progress": self.progressed_at.isoformat(),
             "due": self.due_at.isoformat(),
+            "asked": self.asked_at.isoformat(),
             "takeable_in": round(self.takeable_in, 3),
             "stale": self.stale,
             "refused": self.refused,

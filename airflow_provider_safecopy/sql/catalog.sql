@@ -166,13 +166,15 @@ SELECT EXISTS (SELECT FROM pg_stat_activity
 SELECT pg_export_snapshot()
 
 -- name: leftovers
--- Staging tables of runs that are gone: no session of theirs is connected any more.
+-- Staging tables of runs that are gone: no session of theirs is connected any more, or `gone` names the first
+-- eight digits of their attempt.
 SELECT c.relname::text FROM pg_class c
 WHERE c.relnamespace = to_regnamespace('safecopy') AND c.relkind = 'r'
   AND c.relname ~ '__safecopy_[0-9]+_[0-9a-f]{8}$'
   AND pg_has_role(c.relowner, 'USAGE')
-  AND NOT EXISTS (SELECT FROM pg_stat_activity a
-                  WHERE left(a.application_name, 17) = 'safecopy:' || right(c.relname::text, 8))
+  AND (right(c.relname::text, 8) = ANY (%(gone)s::text[])
+       OR NOT EXISTS (SELECT FROM pg_stat_activity a
+                      WHERE left(a.application_name, 17) = 'safecopy:' || right(c.relname::text, 8)))
 
 -- name: lockers
 -- Who holds a lock on the table that a publish has to wait for.

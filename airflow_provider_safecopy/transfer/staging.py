@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -69,11 +69,16 @@ def staging(plan: CopyPlan, target: Session, *, token: int, attempt: UUID) -> It
         _drop(target, name)
 
 
+def leftovers(target: Session, *, gone: Iterable[str] = ()) -> tuple[TableName, ...]:
+    """The staging tables of runs that are gone; the attempts in `gone` count as such whatever session they have."""
+    rows = target.all(_CATALOG["leftovers"], {"gone": [attempt[:8] for attempt in gone]})
+    return tuple(TableName(_SCHEMA, row["relname"]) for row in rows)
+
+
 def sweep(target: Session) -> tuple[str, ...]:
     """Drop the staging tables of runs that are gone, never those of a living one. Returns their names."""
     swept = []
-    for row in target.all(_CATALOG["leftovers"]):
-        name = TableName(_SCHEMA, row["relname"])
+    for name in leftovers(target):
         with target.connection.transaction():
             target.connection.execute(statements.set_local("lock_timeout", "200ms"))
             try:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,10 +13,12 @@ import click
 from airflow_provider_safecopy.cli import exitcode, guide, option
 from airflow_provider_safecopy.cli.output import Output
 from airflow_provider_safecopy.cli.speaking import endpoints, speaking
+from airflow_provider_safecopy.errors import LockBusyError
 
 if TYPE_CHECKING:
+    from airflow_provider_safecopy.abort import AbortSwitch
     from airflow_provider_safecopy.endpoint import Endpoint
-    from airflow_provider_safecopy.transfer.model import CopySpec
+    from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec
 
 
 @click.command(
@@ -25,28 +30,89 @@ if TYPE_CHECKING:
 @option.endpoint("target")
 @option.table(required=True)
 @option.manner
-@option.owner
+@option.overlap
 @click.option("--dry-run", is_flag=True, help="Only plan, as safecopy plan does; touch nothing.")
 @option.output
 @speaking
-def copy(output: Output, *, source: str | None, target: str | None, owner: str, dry_run: bool, **options: Any) -> int:
+def copy(
+    output: Output,
+    *,
+    source: str | None,
+    target: str | None,
+    owner: str,
+    on_busy: str,
+    wait_timeout: float,
+    dry_run: bool,
+    **options: Any,
+) -> int:
     """Copy, or only plan."""
     both, spec = endpoints(output, source=source, target=target), option.spec_of(options)
-    return _plan(output, spec, *both) if dry_run else _copy(output, spec, *both, owner=owner)
+    if dry_run:
+        return _plan(output, spec, *both)
+    try:
+        return _copy(output, spec, *both, owner=owner, patience=wait_timeout if on_busy == "wait" else None)
+    except LockBusyError as error:
+        if on_busy != "skip":
+            raise
+        return _skip(output, spec, *both, error=error)
 
 
-def _copy(output: Output, spec: CopySpec, source: Endpoint, target: Endpoint, *, owner: str) -> int:
+def _copy(
+    output: Output, spec: CopySpec, source: Endpoint, target: Endpoint, *, owner: str, patience: float | None
+) -> int:
     from airflow_provider_safecopy import pipeline
     from airflow_provider_safecopy.abort import AbortSwitch
     from airflow_provider_safecopy.cli import report
     from airflow_provider_safecopy.cli.progress import open_progress
     from airflow_provider_safecopy.cli.signals import throwing
+    from airflow_provider_safecopy.lock.model import Contender
+    from airflow_provider_safecopy.lock.process import Place
 
+    # This process does nothing else: whoever takes its lock over may end it.
+    contender = replace(Contender.alone(owner), place=Place.here(may_end=True))
     switch = AbortSwitch()
-    with throwing(switch):
+
+    def attempt() -> CopyReport:
         with open_progress(sys.stderr, quiet=output.quiet) as progress:
-            done = pipeline.copy(spec, source, target, owner=owner, abort=switch, progress=progress)
+            return pipeline.copy(spec, source, target, contender=contender, abort=switch, progress=progress)
+
+    with throwing(switch):
+        done = attempt() if patience is None else _patiently(output, attempt, target, switch, patience)
         output.result(done.as_dict(), report.of_copy(done))
+    return exitcode.DONE
+
+
+def _patiently(
+    output: Output, attempt: Callable[[], CopyReport], target: Endpoint, switch: AbortSwitch, patience: float
+) -> CopyReport:
+    """Copy as soon as the lock is free."""
+    from airflow_provider_safecopy.cli.progress import open_line
+    from airflow_provider_safecopy.cli.waiting import Patience
+    from airflow_provider_safecopy.lock.postgres import PostgresStore
+
+    store = PostgresStore(target)
+    telling = partial(open_line, sys.stderr, quiet=output.quiet)
+    try:
+        return Patience(store, seconds=patience, abort=switch, telling=telling).until_free(attempt)
+    finally:
+        store.close()
+
+
+def _skip(output: Output, spec: CopySpec, source: Endpoint, target: Endpoint, *, error: LockBusyError) -> int:
+    from airflow_provider_safecopy.cli import report
+    from airflow_provider_safecopy.transfer.model import CopyReport
+
+    skipped = CopyReport(
+        status="skipped",
+        lock=error.lock,
+        source=f"{source} {spec.source_table or 'a query'}",
+        target=f"{target} {spec.target_table}",
+        format=spec.format,
+        transfer=spec.transfer,
+        publish=spec.publish,
+        reasons=(error.message,),
+    )
+    output.result(skipped.as_dict() | {"holder": error.holder}, report.of_skip(skipped, error.holder))
     return exitcode.DONE
 
 

@@ -1,0 +1,175 @@
+"""`safecopy locks`: who holds what, what happened, and a release by hand."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from airflow_provider_safecopy.cli import exitcode, guide, holder, option, parameter
+from airflow_provider_safecopy.cli.encoding import shown
+from airflow_provider_safecopy.cli.output import Output
+from airflow_provider_safecopy.cli.speaking import endpoints, speaking
+from airflow_provider_safecopy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from airflow_provider_safecopy.endpoint import Endpoint
+    from airflow_provider_safecopy.lock.store import Store
+
+_NOT_THERE = "the schema safecopy is not there, or of an earlier layout; a copy or safecopy init makes it"
+_REMEMBERED = 1000
+
+
+class _Listing(click.Group):
+    """A group whose command, when none is named, is `list`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=_Listing, help=guide.LOCKS, short_help="Show who holds which lock; release one.", epilog=guide.PASSWORDS
+)
+def locks() -> None:
+    """See the commands."""
+
+
+@locks.command("list", help=guide.LOCKS_LIST, short_help="Who holds what (the default).", epilog=guide.PASSWORDS)
+@option.endpoint("target")
+@option.connect_timeout
+@option.output
+@speaking
+def list_(output: Output, *, target: str | None, connect_timeout: float) -> int:
+    """Print who holds what."""
+    (endpoint,) = endpoints(output, target=target)
+    with _store(endpoint, connect_timeout) as store:
+        held = [each.as_dict() for each in store.holders()] if store else []
+        text = f"nobody holds a lock in {shown(endpoint)}"
+        if store is None:
+            text += f": {_NOT_THERE}"
+        output.result(
+            {"status": "listed", "target": str(endpoint), "initialised": store is not None, "locks": held},
+            "\n".join(holder.table(held)) if held else text,
+        )
+    return exitcode.DONE
+
+
+@locks.command("history", help=guide.LOCKS_HISTORY, short_help="What happened to locks.", epilog=guide.PASSWORDS)
+@option.endpoint("target")
+@click.option("--lock", "name", metavar="NAME", callback=parameter.text, help="Of this lock alone.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Most events to show.")
+@option.connect_timeout
+@option.output
+@speaking
+def history(output: Output, *, target: str | None, name: str | None, limit: int, connect_timeout: float) -> int:
+    """Print what happened."""
+    (endpoint,) = endpoints(output, target=target)
+    with _store(endpoint, connect_timeout) as store:
+        if store is not None and name is not None:
+            _demand_known(store, name, endpoint)
+        events = store.history(name, limit=limit) if store else ()
+        output.result(
+            {
+                "status": "listed",
+                "target": str(endpoint),
+                "initialised": store is not None,
+                "events": [holder.event_as_dict(event) for event in events],
+            },
+            "\n".join(holder.history(events))
+            if events
+            else f"nothing has happened yet in {shown(endpoint)}{'' if store else f': {_NOT_THERE}'}",
+        )
+    return exitcode.DONE
+
+
+@locks.command("release", help=guide.LOCKS_RELEASE, short_help="Take a lock from its holder.", epilog=guide.PASSWORDS)
+@click.argument("name", callback=parameter.words)
+@option.endpoint("target")
+@click.option(
+    "--reason", metavar="TEXT", required=True, callback=parameter.words, help="Why; kept in the lock's history."
+)
+@option.connect_timeout
+@option.output
+@speaking
+def release(output: Output, *, name: str, target: str | None, reason: str, connect_timeout: float) -> int:
+    """Take it from whoever holds it."""
+    from airflow_provider_safecopy.pipeline.reap import clear_away
+
+    (endpoint,) = endpoints(output, target=target)
+    with _store(endpoint, connect_timeout) as store:
+        if store is None:
+            raise ConfigError(f"nobody holds a lock in {endpoint}", hint=_NOT_THERE)
+        displaced = store.force_release(name, reason=reason)
+        if displaced is None:
+            _demand_known(store, name, endpoint)
+            raise ConfigError(f"nobody holds the lock {name} in {endpoint}", hint=f"see {_see(name)}")
+        sessions, processes = clear_away(store, displaced)
+    ended = f"{sessions} server sessions ended" + "".join(f", process {pid} ended" for pid in processes)
+    output.result(
+        {
+            "status": "released",
+            "target": str(endpoint),
+            "lock": name,
+            "token": displaced.token,
+            "owner": dict(displaced.owner),
+            "owner_key": displaced.owner_key,
+            "reason": reason,
+            "sessions_ended": sessions,
+            "processes_ended": list(processes),
+        },
+        f"lock {shown(name)} is free: taken from {shown(displaced)} (token {displaced.token}), who may publish no more"
+        f"; {ended}",
+    )
+    return exitcode.DONE
+
+
+@contextmanager
+def _store(endpoint: Endpoint, connect_timeout: float) -> Iterator[Store | None]:
+    """The store of the locks in a target; None where it has none yet. Raises `StageError`, `LockStoreError`."""
+    from airflow_provider_safecopy.lock import schema
+    from airflow_provider_safecopy.lock.postgres import PostgresStore
+
+    with endpoint.connect(application_name="safecopy", connect_timeout=connect_timeout) as connection:
+        made = schema.made(connection)
+        there = endpoint.reached_by(connection)
+    if not made:
+        yield None
+        return
+    store = PostgresStore(there, connect_timeout=connect_timeout)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _demand_known(store: Store, name: str, endpoint: Endpoint) -> None:
+    """Raise `ConfigError` with the names that look alike, when no lock of this name was ever held or remembered."""
+    held = {each.name for each in store.holders()}
+    known = held | {event.name for event in store.history(limit=_REMEMBERED)}
+    if name in known or store.history(name, limit=1):
+        return
+    alike = _alike(name, known)
+    raise ConfigError(
+        f"there is no lock {name} in {endpoint}",
+        hint=f"there is {', '.join(alike)}; give the name exactly as it is" if alike else "see safecopy locks",
+    )
+
+
+def _alike(name: str, known: set[str]) -> list[str]:
+    """The names that were perhaps meant: the same but for letter case or normalisation first, then near ones."""
+    from airflow_provider_safecopy.transfer.catalog import folded
+
+    same = [each for each in sorted(known) if folded(each) == folded(name)]
+    near = difflib.get_close_matches(name, sorted(known - set(same)), n=3, cutoff=0.6)
+    return same + near
+
+
+def _see(name: str) -> str:
+    import shlex
+
+    return f"safecopy locks history --lock {shlex.quote(name)}"

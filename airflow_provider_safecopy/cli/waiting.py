@@ -1,0 +1,97 @@
+"""Waiting for a busy lock: asked now and then, abortable at once, and not for ever.
+
+Whoever waits has no place in a queue: of several, the first to ask once the lock is free gets it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import select
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.cli.quantity import show_seconds
+from airflow_provider_safecopy.errors import LockBusyError, LockStoreError
+from airflow_provider_safecopy.lock.living import busy, gone
+from airflow_provider_safecopy.lock.model import CRASH_GRACE, Holder
+from airflow_provider_safecopy.lock.store import Store
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_POLL_SECONDS = 1.0
+# A holder that is silent may have crashed, which only an attempt finds out. Each leaves a line in the history.
+_ATTEMPT_SECONDS = 10.0
+
+
+class Patience:
+    """Tries something until the lock it needs is free, at most for `seconds`.
+
+    `store` is asked about the lock meanwhile. `telling` opens what tells people: who is waited for, and for how long.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        seconds: float,
+        abort: AbortSwitch,
+        telling: Callable[[], AbstractContextManager[Callable[[str], None]]],
+    ) -> None:
+        self._store = store
+        self._abort = abort
+        self._telling = telling
+        self._seconds = seconds
+        self._began = time.monotonic()
+
+    def until_free(self, attempt: Callable[[], _T]) -> _T:
+        """What `attempt` answers. Raises `LockBusyError` once time is up, `AbortedError`, and what it raises."""
+        while True:
+            try:
+                return attempt()
+            except LockBusyError as error:
+                if self._left <= 0:
+                    raise
+                with self._telling() as tell:
+                    self._wait(error, tell)
+
+    @property
+    def _left(self) -> float:
+        return self._began + self._seconds - time.monotonic()
+
+    def _wait(self, error: LockBusyError, tell: Callable[[str], None]) -> None:
+        """Return when the lock may be free."""
+        tell(f"{error.message}; waiting for it, {show_seconds(max(0.0, self._left))} at most")
+        tried, holder = time.monotonic(), None
+        while True:
+            pause = _POLL_SECONDS + random.uniform(0, _POLL_SECONDS / 2)  # noqa: S311 -- jitter
+            select.select([self._abort.fileno()], [], [], max(0.0, min(pause, self._left)))
+            self._abort.check()
+            try:
+                holder = self._store.holder(error.lock)
+            except LockStoreError as unknown:
+                log.info("not known whether lock %s is free: %s", error.lock, unknown)
+            else:
+                if holder is None or _may_be_taken(holder, since=tried):
+                    return
+            if self._left <= 0:
+                raise self._given_up(error, holder)
+            waited = show_seconds(time.monotonic() - self._began)
+            tell(f"still waiting for lock {error.lock}, held by {holder or 'another run'}: {waited}")
+
+    def _given_up(self, error: LockBusyError, holder: Holder | None) -> LockBusyError:
+        last = busy(holder) if holder else error
+        last.add_note(f"waited {show_seconds(self._seconds)} for it")
+        return last
+
+
+def _may_be_taken(holder: Holder, *, since: float) -> bool:
+    """Whether an attempt is worth it: `since` is when the last one was made."""
+    quiet = (holder.asked_at - holder.alive_at).total_seconds()
+    crashed = quiet > CRASH_GRACE and time.monotonic() - since > _ATTEMPT_SECONDS
+    return holder.stale or crashed or {seen.attempt for seen in holder.members} <= gone(holder)

@@ -1,0 +1,165 @@
+"""Reaping: locks are taken from runs that are dead for certain, and what they left in the target is cleared away.
+
+Only what can be reached from here: sessions in the target, staging tables of this role's, and processes on this very
+machine. Sessions a dead run still has in its source are not: nobody here knows the source. The next copy that takes
+such a lock over does (it has the source's connection), and PostgreSQL ends them itself once it notices that the
+client is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import uuid4
+
+import psycopg
+
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock.living import Judge, gone
+from airflow_provider_safecopy.lock.model import Displaced, Holder, application_name
+from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.lock.store import Store
+from airflow_provider_safecopy.transfer import staging
+from airflow_provider_safecopy.transfer.session import Session, open_session
+
+log = logging.getLogger(__name__)
+
+KEEP_SECONDS = 90 * 86400.0
+"""How long the history of the locks is kept when nobody says otherwise."""
+
+_SWEEP_SECONDS = 60.0
+
+Why = Literal["stale", "gone", "finished"]
+"""No progress within the promise; its processes on this machine have ended; or a judge knows the run to be over."""
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """A lock that was taken from its holder, or in a dry run would be, and why."""
+
+    name: str
+    why: Why
+    holder: Holder
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"name": self.name, "why": self.why, "holder": self.holder.as_dict()}
+
+
+@dataclass(frozen=True)
+class ReapReport:
+    """What was done, or in a dry run would be: locks taken, staging tables dropped, rows of history forgotten.
+
+    A dry run does not count what it would forget: `forgotten` is 0. `initialised` is False where the target has no
+    schema `safecopy`, and so nothing to reap.
+    """
+
+    dry_run: bool
+    reaped: tuple[Reaped, ...] = ()
+    staging: tuple[str, ...] = ()
+    forgotten: int = 0
+    initialised: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "dry_run": self.dry_run,
+            "initialised": self.initialised,
+            "reaped": [each.as_dict() for each in self.reaped],
+            "staging": list(self.staging),
+            "forgotten": self.forgotten,
+        }
+
+
+def reap(
+    target: Endpoint,
+    *,
+    dry_run: bool = False,
+    overdue: float = 0,
+    keep: float = KEEP_SECONDS,
+    judge: Judge | None = None,
+    connect_timeout: float = 10,
+) -> ReapReport:
+    """Take the locks of dead runs in `target`, sweep their staging tables, forget history older than `keep` seconds.
+
+    Dead is a holder that is stale since `overdue` seconds, one whose processes lived on this machine and have all
+    ended, and one whose attempts `judge` knows to be over. Whoever beats its heart within its promise is left alone:
+    the store asks all of this again in the statement that takes the lock. `dry_run` changes nothing.
+
+    Raises `StageError` when the target cannot be reached, `LockStoreError` when this role may not do it.
+    """
+    attempt = uuid4()
+    with (
+        open_session(target, application_name=application_name(attempt), connect_timeout=connect_timeout) as session,
+        _telling(session),
+    ):
+        if not schema.made(session.connection):
+            return ReapReport(dry_run, initialised=False)
+        store = PostgresStore(session.endpoint, attempt=attempt, connect_timeout=connect_timeout)
+        try:
+            dead = tuple(_dead(store, overdue, judge))
+            return _told(session, dead) if dry_run else _done(session, store, dead, overdue, keep)
+        finally:
+            store.close()
+
+
+def clear_away(store: Store, displaced: Displaced) -> tuple[int, tuple[int, ...]]:
+    """End what a displaced holder still has: its sessions in the store's server, how many, and processes here."""
+    sessions = store.end_sessions(displaced)
+    processes = tuple(place.pid for place in displaced.places if place.end())
+    log.warning("%s: ended %d server sessions and %d processes", displaced, sessions, len(processes))
+    return sessions, processes
+
+
+def _dead(store: Store, overdue: float, judge: Judge | None) -> Iterator[tuple[Reaped, frozenset[str]]]:
+    """Each holder that is dead, why, and which of its attempts that is known of."""
+    for holder in store.holders():
+        attempts = {seen.attempt for seen in holder.members}
+        ended = gone(holder)
+        finished = set(judge(holder)) if judge and not attempts <= ended else set()
+        known = frozenset(attempts & (ended | finished))
+        if holder.stale and (holder.asked_at - holder.due_at).total_seconds() >= overdue:
+            yield Reaped(holder.name, "stale", holder), known
+        elif attempts and attempts <= ended:
+            yield Reaped(holder.name, "gone", holder), known
+        elif attempts and attempts <= known:
+            yield Reaped(holder.name, "finished", holder), known
+
+
+def _told(session: Session, dead: tuple[tuple[Reaped, frozenset[str]], ...]) -> ReapReport:
+    attempts = [seen.attempt for reaped, _ in dead for seen in reaped.holder.members]
+    left = staging.leftovers(session, gone=attempts)
+    return ReapReport(True, tuple(reaped for reaped, _ in dead), tuple(map(str, left)))
+
+
+def _done(
+    session: Session, store: Store, dead: tuple[tuple[Reaped, frozenset[str]], ...], overdue: float, keep: float
+) -> ReapReport:
+    taken = tuple(reaped for reaped, known in dead if _taken(store, reaped, known, overdue))
+    with session.within(_SWEEP_SECONDS):
+        swept = staging.sweep(session)
+    return ReapReport(False, taken, swept, store.forget(keep=keep))
+
+
+def _taken(store: Store, reaped: Reaped, known: frozenset[str], overdue: float) -> bool:
+    """Whether the lock was taken: a holder that has revived since it was looked at keeps it."""
+    displaced = store.reap(reaped.name, overdue=overdue, dead=known, reason=reaped.why)
+    if displaced is None:
+        log.info("lock %s: left alone, its holder has revived or released it", reaped.name)
+        return False
+    log.warning("lock %s: reaped from %s, which is %s", reaped.name, displaced, reaped.why)
+    clear_away(store, displaced)
+    return True
+
+
+@contextmanager
+def _telling(session: Session) -> Iterator[None]:
+    """What the control session is refused, or loses, as an error of the store."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise schema.failed(f"{session.endpoint}: what dead runs left cannot be swept", error) from error
