@@ -90,15 +90,16 @@ FROM g, displaced d, joined
 -- name: heartbeat
 -- That we live, always; that we may go on, only when (phase, count) grew. No row: fenced, stop now.
 WITH l AS (
-    UPDATE safecopy.lock SET
+    UPDATE safecopy.lock l SET
         alive_at = clock_timestamp(),
-        due_at = CASE WHEN (%(phase)s::int, %(count)s::bigint) > (
-                SELECT m.phase, m.count FROM safecopy.member m
-                WHERE m.name = %(name)s AND m.token = %(token)s AND m.member_key = %(member_key)s)
-            THEN GREATEST(due_at, clock_timestamp() + stale_after) ELSE due_at END
-    WHERE name = %(name)s AND token = %(token)s AND lease_id = %(lease_id)s::uuid
-      AND members->%(member_key)s::text->>'id' = %(attempt)s::text
-    RETURNING token, due_at
+        due_at = CASE WHEN (%(phase)s::int, %(count)s::bigint) > (m.phase, m.count)
+            THEN GREATEST(l.due_at, clock_timestamp() + l.stale_after) ELSE l.due_at END
+    FROM safecopy.member m
+    WHERE m.name = %(name)s AND m.token = %(token)s AND m.member_key = %(member_key)s
+      AND m.member_id = %(attempt)s::uuid
+      AND l.name = %(name)s AND l.token = %(token)s AND l.lease_id = %(lease_id)s::uuid
+      AND l.members->%(member_key)s::text->>'id' = %(attempt)s::text
+    RETURNING l.token, l.due_at
 ), m AS (
     UPDATE safecopy.member m SET
         heartbeat_at = clock_timestamp(),
