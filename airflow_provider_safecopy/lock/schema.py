@@ -53,9 +53,9 @@ def refusals(connection: psycopg.Connection[Any], *, role: str, may_create: bool
         missing = not (usable and usable[0])
         return (Refusal("not_granted", f"role {role} may not use the schema safecopy", hint=hint),) if missing else ()
     if schema_made or not may_create:
-        return (
-            Refusal("not_initialised", "the target has no schema safecopy, which holds lock and receipts", hint=hint),
-        )
+        what = "is of an earlier version" if schema_made else "is missing"
+        told = f"the target's schema safecopy, which holds lock and receipts, {what}"
+        return (Refusal("not_initialised", told, hint=hint),)
     return ()
 
 
