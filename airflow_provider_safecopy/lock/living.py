@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ import psycopg
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import postgres
+from airflow_provider_safecopy.lock.file import FileStore
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.store import Store
@@ -42,10 +44,11 @@ def gone(holder: Holder) -> set[str]:
 class LivingLock:
     """One or several locks, held together or not at all, by one attempt.
 
-    `where` is the database they live in (a conninfo or an `Endpoint`), or any `Store`. `contender` is who asks, by
-    default a process that shares its locks with nobody; of one owner's attempts each is a member. `promise` says when
-    others may take the locks over: after ``stale_after`` seconds without progress, or ``crash_grace`` seconds after
-    the holder has vanished. `judge` may know that a holder is gone when this machine does not.
+    `where` is the database they live in (a conninfo or an `Endpoint`), a directory of this host (a `Path`), or any
+    `Store`. `contender` is who asks, by default a process that shares its locks with nobody; of one owner's attempts
+    each is a member. `promise` says when others may take the locks over: after ``stale_after`` seconds without
+    progress, or ``crash_grace`` seconds after the holder has vanished. `judge` may know that a holder is gone when
+    this machine does not.
 
     Progress is what `heartbeat` is told of: call it where something was done, never from a timer. Calls closer
     together than `promise.interval` cost nothing. There is no thread in here.
@@ -57,7 +60,7 @@ class LivingLock:
     def __init__(
         self,
         names: str | Iterable[str],
-        where: str | Endpoint | Store,
+        where: str | Path | Endpoint | Store,
         *,
         contender: Contender | None = None,
         promise: Promise | None = None,
@@ -256,7 +259,9 @@ def _members(holder: Holder) -> str:
     return "; ".join(told) or "no member"
 
 
-def _store(where: str | Endpoint | Store, contender: Contender) -> Store:
+def _store(where: str | Path | Endpoint | Store, contender: Contender) -> Store:
     if isinstance(where, str):
         where = Endpoint.from_conninfo(where)
+    if isinstance(where, Path):
+        return FileStore(where)
     return PostgresStore(where, attempt=contender.attempt) if isinstance(where, Endpoint) else where

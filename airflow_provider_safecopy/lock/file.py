@@ -1,0 +1,232 @@
+"""The store of locks in a directory: for the processes of one host, and for those alone.
+
+What it is: an early answer that a lock is busy, and evidence of a crash at once. A member holds a flock as long as it
+lives; where that is free, and pid, start time and boot id say that its process has ended, it is gone. Where they
+cannot say so (another pid namespace), it has crashed once it has not beaten its heart for its `crash_grace` either.
+
+What it is not: a fence. Nothing in here stops the COMMIT of a run that was paused and lost its lock: that takes
+`PostgresStore`, in the target. Nor is it for several hosts: not on NFS; and containers that share a directory but no
+pid namespace see each other's crashes late. Nothing in the directory may be removed, least of all by something that
+cleans up: tokens would begin again at 1, and who holds a lock would lose it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from airflow_provider_safecopy.errors import LockLostError, LockStoreError
+from airflow_provider_safecopy.lock import disk
+from airflow_provider_safecopy.lock.file_record import FileRecord
+from airflow_provider_safecopy.lock.file_turn import Clock, Turn, boottime, state_of, told
+from airflow_provider_safecopy.lock.flock import Flock
+from airflow_provider_safecopy.lock.model import Contender, Displaced, Event, Holder, Lease, Promise
+from airflow_provider_safecopy.lock.process import Place
+
+_PATIENCE_SECONDS = 10.0
+
+
+class FileStore:
+    """Locks in `directory`; that is made, for this user alone, where only the last part of its path is missing.
+
+    `clock` counts seconds since boot; the wall's time is only shown. Threads take turns. A forked child holds nothing
+    of what its parent holds, and cannot use its parent's store: it makes its own.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, clock: Clock = boottime) -> None:
+        self.directory = Path(directory)
+        self._clock = clock
+        self._boot = Place.here().boot_id
+        self._process = os.getpid()
+        self._thread = threading.Lock()
+        self._lives: dict[tuple[str, str], Flock] = {}
+
+    @property
+    def backends(self) -> tuple[int, ...]:
+        """See `Store`: none, there is no server."""
+        return ()
+
+    def acquire(
+        self, name: str, contender: Contender, promise: Promise, *, dead: Collection[str] = ()
+    ) -> Lease | Holder:
+        """See `Store`. Attempts that are seen to be gone from this host need not be named in `dead`."""
+        with self._turn(name) as turn:
+            state, now = turn.state, turn.now
+            unheld = {attempt for attempt in state.attempts if not turn.record.is_held(attempt)}
+            gone = {*dead, *(unheld & state.ended(self._boot))}
+            kind = state.kind_for(contender, now, dead=gone, silent=unheld >= {*state.attempts})
+            if kind is None:
+                return state.as_holder(now, told)
+            taken, displaced = state.taken(contender, promise, kind, now), state.displaced(kind, contender)
+            self._live(turn, contender)
+            turn.write(taken)
+            turn.record.bury({*state.attempts} - {*taken.attempts})
+            if kind.startswith("takeover"):
+                turn.tell(kind, taken.token, contender, former=displaced)
+            elif not contender.passing:
+                turn.tell(kind, taken.token, contender)
+            return taken.as_lease(contender, kind, now, displaced)
+
+    def heartbeat(self, lease: Lease, *, phase: int, count: int) -> float:
+        """See `Store`. Lost, too, once it was revoked: there is no fence in here that would tell."""
+        with self._turn(lease.name) as turn:
+            key = lease.contender.member
+            if not turn.state.holds(lease) or turn.state.members[key].revoked:
+                self._die(turn, lease.contender)
+                raise _lost(lease)
+            self._live(turn, lease.contender)
+            state = turn.state.beaten(key, (phase, count), turn.now)
+            turn.write(state)
+            return state.due_at - turn.now
+
+    def release(self, lease: Lease, *, at_least: float = 0) -> bool:
+        """See `Store`. By a forked child, as when it leaves a block that its parent entered: nothing."""
+        if os.getpid() != self._process:
+            return False
+        with self._turn(lease.name) as turn:
+            self._die(turn, lease.contender)
+            if not turn.state.holds(lease):
+                return False
+            state = turn.state.left(lease.contender.member, turn.now, at_least=at_least)
+            turn.write(state)
+            freed = state.lease_id is None
+            if not lease.contender.passing:
+                turn.tell("release" if freed else "leave", state.token, lease.contender)
+            return freed
+
+    def revoke(self, lease: Lease) -> bool:
+        """See `Store`. The attempt itself is told at its next heartbeat."""
+        with self._turn(lease.name) as turn:
+            key = lease.contender.member
+            if not turn.state.holds(lease) or turn.state.members[key].revoked:
+                return False
+            turn.write(turn.state.with_revoked(key))
+            turn.tell("revoke", lease.token, lease.contender)
+            return True
+
+    def force_release(self, name: str, *, reason: str) -> Displaced | None:
+        """See `Store`."""
+        return self._forced(name, "force-release", reason, lambda _: True)
+
+    def reap(
+        self, name: str, *, overdue: float = 0, dead: Collection[str] = (), reason: str = "overdue"
+    ) -> Displaced | None:
+        """See `Store`."""
+
+        def due(turn: Turn) -> bool:
+            return turn.state.due_at < turn.now - overdue or {*turn.state.attempts} <= {*dead}
+
+        return self._forced(name, "reap", reason, due)
+
+    def end_sessions(self, displaced: Displaced) -> int:  # noqa: ARG002 -- the signature is the store's
+        """See `Store`: none, there is no server."""
+        return 0
+
+    def holder(self, name: str) -> Holder | None:
+        """See `Store`."""
+        return self._holder(FileRecord.of(self.directory, name))
+
+    def holders(self) -> tuple[Holder, ...]:
+        """See `Store`."""
+        found = [holder for record in self._records() if (holder := self._holder(record)) is not None]
+        return tuple(sorted(found, key=lambda holder: holder.name))
+
+    def refused(self, name: str, contender: Contender) -> None:
+        """See `Store`."""
+        with self._turn(name) as turn:
+            if turn.state.token:
+                turn.write(replace(turn.state, refused=turn.state.refused + 1))
+                turn.tell("refused", turn.state.token, contender)
+
+    def history(self, name: str | None = None, *, limit: int = 100) -> tuple[Event, ...]:
+        """See `Store`. Of thousands the oldest are gone."""
+        records = self._records() if name is None else [FileRecord.of(self.directory, name)]
+        with disk.telling(self.directory):
+            events = [event for record in records for event in reversed(record.history.events())]
+        return tuple(sorted(events, key=lambda event: event.at, reverse=True)[:limit])
+
+    def forget(self, *, keep: float) -> int:
+        """See `Store`."""
+        with disk.telling(self.directory):
+            names = [state.name for record in self._records() if (state := record.state()) is not None]
+        return sum(self._forget(name, keep) for name in names)
+
+    def close(self) -> None:
+        """See `Store`. Whoever closes what it holds has crashed, unless it beats its heart again within its grace."""
+        while self._lives:
+            self._lives.popitem()[1].close()
+
+    @contextmanager
+    def _turn(self, name: str) -> Iterator[Turn]:
+        """Alone with one lock, in this process and on this host."""
+        if os.getpid() != self._process:
+            raise LockStoreError(
+                f"{self.directory}: this store is the parent process's, and so are its locks",
+                hint="make a store, and a contender, in the forked child",
+                retryable=False,
+            )
+        if not self._thread.acquire(timeout=_PATIENCE_SECONDS):
+            raise LockStoreError(f"{self.directory}: another thread has been using this store for too long")
+        try:
+            with disk.telling(self.directory):
+                self.directory.mkdir(mode=0o700, exist_ok=True)
+                record = FileRecord.of(self.directory, name)
+                with Turn.at(record, name, self._boot, self._clock) as turn:
+                    yield turn
+        finally:
+            self._thread.release()
+
+    def _forced(self, name: str, kind: str, reason: str, due: Callable[[Turn], bool]) -> Displaced | None:
+        with self._turn(name) as turn:
+            displaced = turn.state.displaced()
+            if displaced is None or not due(turn):
+                return None
+            state = turn.state.taken_away()
+            turn.write(state)
+            turn.record.bury(displaced.attempts)
+            turn.tell(kind, state.token, former=displaced, reason=reason)
+            return displaced
+
+    def _forget(self, name: str, keep: float) -> int:
+        with self._turn(name) as turn:
+            left = turn.record.lives() - {*turn.state.attempts}
+            turn.record.bury(left)
+            return len(left) + turn.record.history.forget(told(turn.now) - timedelta(seconds=keep))
+
+    def _records(self) -> list[FileRecord]:
+        with disk.telling(self.directory):
+            return FileRecord.all_in(self.directory)
+
+    def _holder(self, record: FileRecord) -> Holder | None:
+        now = self._clock()
+        with disk.telling(self.directory):
+            state = state_of(record, self._boot, now)
+        return None if state is None or state.lease_id is None else state.as_holder(now, told)
+
+    def _live(self, turn: Turn, contender: Contender) -> None:
+        """Hold the attempt's flock. Where another store of this process has it already, that one's will do."""
+        attempt = str(contender.attempt)
+        key = turn.record.stem, attempt
+        if key not in self._lives and (life := turn.record.hold(attempt)) is not None:
+            self._lives[key] = life
+
+    def _die(self, turn: Turn, contender: Contender) -> None:
+        attempt = str(contender.attempt)
+        life = self._lives.pop((turn.record.stem, attempt), None)
+        if life is not None:
+            life.close()
+        turn.record.bury([attempt])
+
+
+def _lost(lease: Lease) -> LockLostError:
+    return LockLostError(
+        f"lock {lease.name}: token {lease.token} was taken from this run; it stopped itself",
+        lock=lease.name,
+        token=lease.token,
+        hint="see the history of its store for who took it, and why",
+    )

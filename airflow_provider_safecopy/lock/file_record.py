@@ -1,0 +1,113 @@
+"""What a file store keeps of one lock: its state, its history, a guard for whoever changes it, and its holders' lives."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from airflow_provider_safecopy.errors import LockStoreError
+from airflow_provider_safecopy.lock import disk
+from airflow_provider_safecopy.lock.file_history import FileHistory
+from airflow_provider_safecopy.lock.file_state import State
+from airflow_provider_safecopy.lock.flock import Flock
+
+_PATIENCE_SECONDS = 5.0
+_POLL_SECONDS = 0.002
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """The files of one lock in `directory`, all of their names beginning with `stem`. Raises OSError.
+
+    Only `state` and the reading of `history` may be done outside `guarded`.
+    """
+
+    directory: Path
+    stem: str
+
+    @classmethod
+    def of(cls, directory: Path, name: str) -> Self:
+        """Any text is a name; the files' says enough of it for a person."""
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        readable = re.sub(r"[^\w.]+", "_", name[:40]).strip("._")
+        return cls(directory, f"{readable or 'lock'}-{digest}")
+
+    @classmethod
+    def all_in(cls, directory: Path) -> list[Self]:
+        """Of every lock there has ever been."""
+        return [cls(directory, path.stem) for path in sorted(directory.glob("*.state"))]
+
+    @property
+    def history(self) -> FileHistory:
+        """What happened to it."""
+        return FileHistory(self._file("history"))
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Alone with the lock's files. Raises `LockStoreError` when somebody else does not let go of them."""
+        with Flock(self._file("guard")) as guard:
+            deadline = time.monotonic() + _PATIENCE_SECONDS
+            while not guard.take():
+                if time.monotonic() > deadline:
+                    raise LockStoreError(
+                        f"{self._file('guard')}: another process has been changing this lock for "
+                        f"{_PATIENCE_SECONDS:g} s",
+                        hint="it may be stopped: see who has the file open, and continue or end it",
+                    )
+                time.sleep(_POLL_SECONDS)
+            yield
+
+    def state(self) -> State | None:
+        """As it was written last; None before the first grant. Raises `LockStoreError` when it cannot be read."""
+        path = self._file("state")
+        try:
+            return State.of(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise LockStoreError(
+                f"{path}: this is no state of a lock that this version can read: {error!r}",
+                hint="restore the file; only when nobody holds the lock, remove it: its tokens then begin again at 1",
+                retryable=False,
+            ) from error
+
+    def write(self, state: State) -> None:
+        """Replace the state."""
+        disk.write(self._file("state"), state.as_json())
+
+    def hold(self, attempt: str) -> Flock | None:
+        """What says, as long as it is open, that the attempt lives; None when another one says so already."""
+        life = Flock(self._life(attempt))
+        if life.take():
+            return life
+        life.close()
+        return None
+
+    def is_held(self, attempt: str) -> bool:
+        """Whether somebody lives who holds the attempt's flock."""
+        try:
+            with Flock(self._life(attempt), make=False) as life:
+                return not life.take()
+        except FileNotFoundError:
+            return False
+
+    def bury(self, attempts: Iterable[str]) -> None:
+        """Remove what these attempts had to hold."""
+        for attempt in attempts:
+            self._life(attempt).unlink(missing_ok=True)
+
+    def lives(self) -> set[str]:
+        """The attempts that have something to hold, or have left it."""
+        return {path.suffixes[-2][1:] for path in self.directory.glob(f"{self.stem}.*.life")}
+
+    def _file(self, kind: str) -> Path:
+        return self.directory / f"{self.stem}.{kind}"
+
+    def _life(self, attempt: str) -> Path:
+        return self._file(f"{attempt}.life")
