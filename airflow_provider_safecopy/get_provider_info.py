@@ -33,7 +33,17 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": "SafeCopy",
-                "python-modules": ["airflow_provider_safecopy.operators.safecopy"],
+                "python-modules": [
+                    "airflow_provider_safecopy.operators.living_lock",
+                    "airflow_provider_safecopy.operators.lock_tasks",
+                    "airflow_provider_safecopy.operators.safecopy",
+                ],
+            },
+        ],
+        "triggers": [
+            {
+                "integration-name": "SafeCopy",
+                "python-modules": ["airflow_provider_safecopy.triggers.living_lock"],
             },
         ],
         "config": {
@@ -42,8 +52,9 @@ def get_provider_info() -> dict[str, Any]:
                 "options": {
                     "deployment_id": {
                         "description": (
-                            "A name for this Airflow, recorded in the target beside each copy. Two Airflows that "
-                            "write into one database tell their runs apart by it. Default: ``[api] base_url``."
+                            "A name for this Airflow, recorded in the target beside each copy and each lock. Two "
+                            "Airflows that write into one database tell their runs apart by it: a lock whose run is "
+                            "over in the Airflow of that name is free at once. Default: ``[api] base_url``."
                         ),
                         "version_added": "0.1.0",
                         "type": "string",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote, quote_plus
+from uuid import UUID, uuid4
 
 from airflow.providers.common.compat.sdk import BaseHook, Connection, mask_secret
 
@@ -14,9 +16,16 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.hooks.judge import judge_for
+from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock.living import Judge, LivingLock
+from airflow_provider_safecopy.lock.model import Contender, Holder, Promise, application_name
+from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.pipeline.reap import KEEP_SECONDS, ReapReport, reap
 from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec, Progress
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 
+_CONNECT_SECONDS = 10.0
 # What PostgresHook and the hook below it read from a connection's extra for themselves: not libpq's words.
 POSTGRES_HOOK_EXTRAS = frozenset(
     {
@@ -46,7 +55,8 @@ class SafeCopyHook(BaseHook):
     does everything in its extra that libpq knows (``sslmode``, ``options``, ``service``, …). What only
     `PostgresHook` reads there (``cursor``, ``sqlalchemy_scheme``, …) is ignored; anything else is an error.
 
-    `psql` is the path of the psql to use; None means ``SAFECOPY_PSQL``, else the one that is found.
+    `psql` is the path of the psql to use; None means ``SAFECOPY_PSQL``, else the one that is found. For locks alone
+    there need not be a source: ``SafeCopyHook(target_conn_id="dw")``.
 
     Not promised: tokens instead of passwords (``iam``) are refused, because they expire while a copy,
     which connects several times, may still run.
@@ -54,7 +64,7 @@ class SafeCopyHook(BaseHook):
 
     hook_name = "SafeCopy"
 
-    def __init__(self, source_conn_id: str, target_conn_id: str, psql: str | None = None) -> None:
+    def __init__(self, source_conn_id: str | None = None, target_conn_id: str = "", psql: str | None = None) -> None:
         super().__init__()
         self.source_conn_id = source_conn_id
         self.target_conn_id = target_conn_id
@@ -63,6 +73,8 @@ class SafeCopyHook(BaseHook):
     @cached_property
     def source(self) -> Endpoint:
         """Where rows come from. Raises `ConfigError`, or Airflow's own error when there is no such connection."""
+        if self.source_conn_id is None:
+            raise ConfigError("this hook was given no source", hint="give it a source_conn_id")
         return endpoint_of(self.get_connection(self.source_conn_id))
 
     @cached_property
@@ -75,20 +87,66 @@ class SafeCopyHook(BaseHook):
         spec: CopySpec,
         *,
         owner: str = "",
+        contender: Contender | None = None,
+        judge: Judge | None = None,
         abort: AbortSwitch | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> CopyReport:
         """Copy as `spec` says and answer what came of it. Raises the errors of `SafeCopyError`'s tree.
 
-        `owner` is recorded with the copy; throwing `abort` stops it; `progress` is called from this thread.
+        `owner` is recorded with the copy, or `contender`, by which attempts of one run share its locks; `judge` knows
+        holders that are gone. Throwing `abort` stops it; `progress` is called from this thread.
         """
         return pipeline.copy(
-            self._with_psql(spec), self.source, self.target, owner=owner, abort=abort, progress=progress
+            self._with_psql(spec),
+            self.source,
+            self.target,
+            owner=owner,
+            contender=contender,
+            judge=judge,
+            abort=abort,
+            progress=progress,
         )
 
     def plan(self, spec: CopySpec) -> CopyPlan:
         """What `copy` would do, with its reasons and refusals. Nothing is touched."""
         return pipeline.plan(self._with_psql(spec), self.source, self.target)
+
+    def living_lock(
+        self,
+        names: str | Iterable[str],
+        *,
+        contender: Contender | None = None,
+        promise: Promise | None = None,
+        judge: Judge | None = None,
+    ) -> LivingLock:
+        """Locks in the target, not held yet; the schema `safecopy` is made where it is missing.
+
+        Raises `StageError` when the target cannot be reached, `LockStoreError` when this role may not.
+        """
+        contender = contender or Contender.alone()
+        name = application_name(contender.attempt)
+        with self.target.connect(application_name=name, connect_timeout=_CONNECT_SECONDS) as connection:
+            schema.init(connection)
+        return LivingLock(names, self.target, contender=contender, promise=promise, judge=judge)
+
+    def lock_store(self, attempt: UUID | None = None) -> PostgresStore:
+        """The target's locks themselves, as `attempt` sees them. Connects when first asked; close it after use."""
+        return PostgresStore(self.target, attempt=attempt or uuid4(), connect_timeout=_CONNECT_SECONDS)
+
+    def locks(self) -> tuple[Holder, ...]:
+        """Every lock that is held in the target, by whom, since when, and when it may be taken."""
+        with closing(self.lock_store()) as store:
+            return store.holders()
+
+    def reap(
+        self, *, dry_run: bool = False, overdue: float = 0, keep: float = KEEP_SECONDS, judge: Judge | None = None
+    ) -> ReapReport:
+        """Take the target's locks from runs that are dead, and clear up after them; see `pipeline.reap`.
+
+        `judge` is by default this Airflow's: runs of its own that are over are dead.
+        """
+        return reap(self.target, dry_run=dry_run, overdue=overdue, keep=keep, judge=judge or judge_for({}))
 
     def test_connection(self) -> tuple[bool, str]:
         """Whether the doctor finds both databases and psql fit for copying, and what it found."""

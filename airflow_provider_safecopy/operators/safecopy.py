@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from typing import Any, ClassVar
 
-from airflow.providers.common.compat.sdk import (
-    AirflowException,
-    AirflowFailException,
-    Asset,
-    BaseOperator,
-    Context,
-    conf,
-)
+from airflow.providers.common.compat.sdk import Asset, BaseOperator, Context
 
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.errors import SafeCopyError
+from airflow_provider_safecopy.errors import ConfigError, LockBusyError
+from airflow_provider_safecopy.hooks.judge import judge_for
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
+from airflow_provider_safecopy.lock.model import Contender
+from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy, skipped_report
+from airflow_provider_safecopy.operators.contender import contender_of
 from airflow_provider_safecopy.operators.in_process import carry_any_id
 from airflow_provider_safecopy.operators.journal import Journal
+from airflow_provider_safecopy.operators.living_lock import demand_held, enclosing, group_lock
+from airflow_provider_safecopy.operators.template import as_include, is_plain
+from airflow_provider_safecopy.operators.told import told, told_to_airflow
 from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec, Format, Publish, Timeouts, Transfer, Verify
 
 Name = str | Sequence[str]
@@ -35,10 +35,20 @@ _STAND_INS: Mapping[str, Any] = {
     "lock": None,
     "spool_dir": None,
 }
-_SETTLED = ("transfer", "format", "publish", "verify", "timeouts", "spool_limit", "allow_empty")
-_TEMPLATE = re.compile(r"\{[{%#]")
-# A query holds a blank, or a bracket; a file's name need not.
-_SQL_FILE = re.compile(r"""[^\s{}()'"\\]+\.sql""")
+_SETTLED = (
+    "transfer",
+    "format",
+    "publish",
+    "verify",
+    "timeouts",
+    "spool_limit",
+    "stale_after",
+    "launch_interval",
+    "allow_empty",
+)
+
+# The key of a task's result; Airflow 3's own name for it can only be imported with its models.
+_RESULT = "return_value"
 
 
 class SafeCopyOperator(BaseOperator):
@@ -46,6 +56,10 @@ class SafeCopyOperator(BaseOperator):
 
     At every instant the target holds exactly the old rows or exactly the new ones. A copy that failed, or
     that was killed before it published, fails its task.
+
+    The run holds two locks in the target while it copies: the target table's own, and `lock`, or inside a
+    `LivingLockGroup` the group's. The tasks of one DAG run share them, and a retry supersedes the try before it;
+    a run that lost them cannot publish any more. ``airflow tasks test`` shares them with nobody.
 
     :param source_conn_id: connection of type ``postgres`` to read from. (templated)
     :param target_conn_id: connection of type ``postgres`` to write to. (templated)
@@ -67,7 +81,15 @@ class SafeCopyOperator(BaseOperator):
     :param publish_timeout: for the publishing transaction, waiting for locks included. Default 1 hour.
     :param spool_dir: where temporary files go; default: the system's. (templated)
     :param spool_limit: bytes of temporary disk at most; default: 1 GiB for chunked, none for sequential.
-    :param lock: the name the run holds; default: the target table's. (templated)
+    :param lock: the name of the lock the run holds beside the target table's; default: that of the `LivingLockGroup`
+        around it, if there is one. (templated)
+    :param on_busy: when another run holds a lock: ``fail``, to be retried; ``skip``, the task's result then being a
+        report with ``status="skipped"`` and the `holder`; or ``wait``, deferred, without a worker's slot.
+    :param wait_timeout: seconds to wait at most, counted from the first attempt of each try. Default 1 hour.
+    :param stale_after: seconds without progress after which others may take the locks over. Default 10 minutes, or
+        twice the stall timeout where that is longer.
+    :param launch_interval: open connections to the source one after the other, so many seconds apart, however many
+        tasks copy from it into this target. Default: as they come.
     :param allow_empty: publish even when the source is empty, which otherwise fails the task.
     :param psql: path of the psql to use; default: ``SAFECOPY_PSQL``, else the one that is found.
     :param dry_run: log the decisions and the exact SQL, touch nothing, answer ``status="planned"``.
@@ -81,7 +103,7 @@ class SafeCopyOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("source_conn_id", "target_conn_id", *_STAND_INS)
     template_fields_renderers: ClassVar[dict[str, str]] = {"source_sql": "sql", "where": "sql", "columns": "json"}
-    # A table may well be called x.sql, so only `source_sql` is ever taken for a file: see `_as_include`.
+    # A table may well be called x.sql, so only `source_sql` is ever taken for a file: see `template`.
     template_ext: Sequence[str] = ()
     ui_color = "#cfe8dc"
 
@@ -111,6 +133,10 @@ class SafeCopyOperator(BaseOperator):
         spool_dir: str | None = None,
         spool_limit: int | None = None,
         lock: str | None = None,
+        on_busy: Mode = "fail",
+        wait_timeout: float = WAIT_TIMEOUT,
+        stale_after: float | None = None,
+        launch_interval: float | None = None,
         allow_empty: bool = False,
         psql: str | None = None,
         dry_run: bool = False,
@@ -120,7 +146,7 @@ class SafeCopyOperator(BaseOperator):
         self.source_conn_id = source_conn_id
         self.target_conn_id = target_conn_id
         self.source_table = source_table
-        self.source_sql = _as_include(source_sql)
+        self.source_sql = as_include(source_sql)
         self.target_table = target_table
         self.columns = columns
         self.where = where
@@ -131,10 +157,13 @@ class SafeCopyOperator(BaseOperator):
         self.spool_dir = spool_dir
         self.spool_limit = spool_limit
         self.lock = lock
+        self.stale_after = stale_after
+        self.launch_interval = launch_interval
         self.allow_empty = allow_empty
         self.psql = psql
         self.plan_only = dry_run  # `dry_run` is a method of every operator: `airflow tasks test --dry-run` calls it
-        with _told_to_airflow():
+        with told_to_airflow():
+            self.on_busy = OnBusy(on_busy, wait_timeout)
             self.timeouts = Timeouts(
                 connect_timeout, export_timeout, import_timeout, stall_timeout, verify_timeout, publish_timeout
             )
@@ -142,14 +171,18 @@ class SafeCopyOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Copy, or plan, and answer the report. Raises Airflow's exceptions, with ours as their cause."""
+        return self.resume(context)
+
+    def resume(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Try, or try again after having waited for a lock."""
         carry_any_id()
         abort = self._abort = AbortSwitch()
         if self._killed:  # before there was a switch to throw
             abort.throw("the task was killed")
         try:
-            with _told_to_airflow():
+            with told_to_airflow():
                 hook = SafeCopyHook(self.source_conn_id, self.target_conn_id, psql=self.psql)
-                report = self._plan(hook) if self.plan_only else self._copy(hook, context, abort)
+                report = self._plan(hook) if self.plan_only else self._copy(hook, context, abort, event)
         finally:
             self._abort = None
         return report.as_dict()
@@ -160,14 +193,37 @@ class SafeCopyOperator(BaseOperator):
         if self._abort is not None:
             self._abort.throw("the task was killed")
 
-    def _copy(self, hook: SafeCopyHook, context: Context, abort: AbortSwitch) -> CopyReport:
-        spec, journal = self._spec(), Journal(self.log)
+    def _copy(
+        self, hook: SafeCopyHook, context: Context, abort: AbortSwitch, event: dict[str, Any] | None
+    ) -> CopyReport:
+        deadline, contender, journal = self.on_busy.deadline(event), contender_of(context), Journal(self.log)
+        spec = replace(self._spec(), lock=self._lock(hook, context, contender))
         journal.asked(spec)
-        with journal.copying() as progress:
-            report = hook.copy(spec, owner=_owner(context), abort=abort, progress=progress)
+
+        def skipped(error: LockBusyError) -> None:
+            self._tell_skipped(context, hook, spec, error)
+
+        with self.on_busy.answering(self, self.target_conn_id, deadline, skipped), journal.copying() as progress:
+            report = hook.copy(
+                spec, contender=contender, judge=judge_for(contender.owner), abort=abort, progress=progress
+            )
         journal.report(report)
         self._tell_outlets(context, report)
         return report
+
+    def _lock(self, hook: SafeCopyHook, context: Context, contender: Contender) -> str | None:
+        """The lock to hold beside the table's: one's own, or that of the group, which must still be held."""
+        if self.lock is not None or (group := enclosing(self)) is None:
+            return self.lock
+        name, conn_id = group_lock(group, context)
+        if conn_id != self.target_conn_id:
+            raise ConfigError(
+                f"the group's lock {name} lives in {conn_id!r}, and cannot guard a copy into {self.target_conn_id!r}",
+                hint="copy into the group's target, or give the task a lock of its own",
+            )
+        with closing(hook.lock_store(contender.attempt)) as store:
+            demand_held(store, name, group, contender)
+        return name
 
     def _plan(self, hook: SafeCopyHook) -> CopyReport:
         spec, journal = self._spec(), Journal(self.log)
@@ -180,54 +236,18 @@ class SafeCopyOperator(BaseOperator):
     def _spec(self, *, until_rendered: bool = False) -> CopySpec:
         options = {option: getattr(self, option) for option in (*_STAND_INS, *_SETTLED)}
         if until_rendered:
-            options |= {option: _STAND_INS[option] for option in _STAND_INS if not _is_plain(options[option])}
+            options |= {option: _STAND_INS[option] for option in _STAND_INS if not is_plain(options[option])}
         return CopySpec.of(**options)
+
+    def _tell_skipped(self, context: Context, hook: SafeCopyHook, spec: CopySpec, error: LockBusyError) -> None:
+        """In place of the result, which a task that skips itself has none of."""
+        self.log.warning("skipped: %s", told(error))
+        report = skipped_report(spec, str(hook.source), str(hook.target), error)
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key=_RESULT, value=report)
 
     def _tell_outlets(self, context: Context, report: CopyReport) -> None:
         essence = {word: getattr(report, word) for word in ("target", "token", "rows", "bytes", "digest")}
         for outlet in self.outlets:
             if isinstance(outlet, Asset):
                 context["outlet_events"][outlet].extra["safecopy"] = essence
-
-
-@contextmanager
-def _told_to_airflow() -> Iterator[None]:
-    """Translate our errors, once, into the exceptions by which Airflow decides about a retry."""
-    try:
-        yield
-    except SafeCopyError as error:
-        kind = AirflowException if error.retryable else AirflowFailException
-        raise kind(_told(error)) from error
-
-
-def _told(error: SafeCopyError) -> str:
-    """The error's name, message and data. What psql said last is in the message already."""
-    data = error.as_dict()
-    shown = {key: data[key] for key in data if key not in ("type", "message", "hint", "refusals", "stderr_tail")}
-    return f"{type(error).__name__}: {error} [{', '.join(f'{key}={value}' for key, value in shown.items())}]"
-
-
-def _owner(context: Context) -> str:
-    """Who copies, for the people who will read it in the target: ``deployment|dag_id|run_id|task|try``."""
-    ti = context["ti"]
-    deployment = conf.get("safecopy", "deployment_id", fallback="") or conf.get("api", "base_url", fallback="")
-    task = ti.task_id if ti.map_index is None or ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"
-    return "|".join([deployment or "airflow", ti.dag_id, ti.run_id, task, str(ti.try_number)])
-
-
-def _as_include(source_sql: str | None) -> str | None:
-    """A template that includes the file, when `source_sql` names one: it is then found and rendered by Airflow."""
-    if isinstance(source_sql, str) and _SQL_FILE.fullmatch(source_sql):
-        return f'{{% include "{source_sql}" %}}'
-    return source_sql
-
-
-def _is_plain(value: object) -> bool:
-    """Whether a value is known when the DAG is parsed: neither a template nor another task's result."""
-    if isinstance(value, str):
-        return _TEMPLATE.search(value) is None
-    if isinstance(value, Mapping):
-        return all(map(_is_plain, (*value, *value.values())))
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, int | float)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -39,10 +39,11 @@ def test_the_target_knows_who_copied(tables: tuple[Database, Database], run_copy
     _, target = tables
     ran = run_copy(**NAMES)
     owner = target.value("SELECT owner_key FROM safecopy.receipt WHERE token = %s", [ran.result["token"]])
-    deployment, dag_id, run_id, task, attempt = owner.split("|")
+    deployment, dag_id, run_id, started = owner.split("|")
+    assert deployment
     assert dag_id.startswith("시험_")
     assert run_id.startswith("manual__")
-    assert (bool(deployment), task, attempt) == (True, TASK, "1")
+    assert datetime.fromisoformat(started).tzinfo
 
 
 def test_a_copy_that_fails_fails_its_task_and_leaves_the_old_rows(
@@ -104,11 +105,15 @@ def test_every_option_reaches_the_copy(tables: tuple[Database, Database], run_co
         spool_dir=str(tmp_path),
         spool_limit=1 << 20,
         lock="야간 복사",
+        stale_after=900,
+        launch_interval=0.01,
         **{f"{name}_timeout": 60 for name in ("connect", "export", "import", "stall", "verify", "publish")},
     ).result
     assert (report["transfer"], report["format"], report["publish"]) == ("chunked", "text", "truncate_insert")
     assert report["content_hash"]
     assert report["lock"] == "야간 복사"
+    assert target.value("SELECT stale_after = '900 s' FROM safecopy.lock WHERE name = '야간 복사'")
+    assert target.value("SELECT count(*) FROM safecopy.lock WHERE name LIKE 'launch %'") == 1
     assert target.rows("TABLE 분석.고객 ORDER BY 1") == [(1, None), (2, None)]
 
 
@@ -134,8 +139,10 @@ SafeCopyOperator.partial(task_id={TASK!r}, source_conn_id="erp", target_conn_id=
     assert ran.states == {f"{TASK}[0]": "success", f"{TASK}[1]": "success"}
     assert [ran.results[f"{TASK}[{index}]"]["rows"] for index in (0, 1)] == [1, 1]
     assert [target.value(f'SELECT 값 FROM 분석."표.{number}"') for number in (1, 2)] == [1, 2]
-    owners = {owner.split("|")[3] for (owner,) in target.rows("SELECT owner_key FROM safecopy.receipt")}
-    assert owners == {f"{TASK}[0]", f"{TASK}[1]"}
+    # They are members of one run.
+    assert target.value("SELECT count(DISTINCT owner_key) FROM safecopy.receipt") == 1
+    members = target.rows("SELECT DISTINCT member_key FROM safecopy.lock_event ORDER BY 1")
+    assert members == [(f"{TASK}[0]",), (f"{TASK}[1]",)]
 
 
 def test_bad_arguments_of_one_mapped_task_fail_it_without_a_retry(
@@ -171,6 +178,10 @@ def test_an_asset_among_the_outlets_learns_what_was_copied(
         ({"transfer": "quick"}, "transfer='quick'"),
         ({"stall_timeout": 0}, "stall_timeout=0"),
         ({"spool_limit": -1}, "spool_limit=-1"),
+        ({"on_busy": "queue"}, "on_busy='queue' is not one of fail, skip, wait"),
+        ({"on_busy": "wait", "wait_timeout": 0}, "wait_timeout=0 must be a positive number of seconds"),
+        ({"stale_after": -1}, "stale_after=-1"),
+        ({"launch_interval": True}, "launch_interval=True"),
         # What is known is judged, though a template hides the rest.
         ({"source_table": "{{ params.table }}", "target_table": "분석.고객.명부"}, "has 3 parts"),
         ({"target_table": ("{{ params.schema }}", "고객"), "publish": "swop"}, "publish='swop'"),
@@ -228,9 +239,9 @@ def test_an_error_is_translated_once_and_keeps_its_cause_and_its_data(
 ) -> None:
     from airflow.providers.common.compat import sdk
 
-    from airflow_provider_safecopy.operators.safecopy import _told_to_airflow
+    from airflow_provider_safecopy.operators.told import told_to_airflow
 
-    with pytest.raises(sdk.AirflowException) as raised, _told_to_airflow():
+    with pytest.raises(sdk.AirflowException) as raised, told_to_airflow():
         raise error
     assert type(raised.value) is getattr(sdk, kind)
     assert raised.value.__cause__ is error
@@ -240,9 +251,9 @@ def test_an_error_is_translated_once_and_keeps_its_cause_and_its_data(
 
 @pytest.mark.parametrize("other", [KeyboardInterrupt(), SystemExit(3), ValueError("not ours")])
 def test_what_is_not_ours_passes_untouched(other: BaseException) -> None:
-    from airflow_provider_safecopy.operators.safecopy import _told_to_airflow
+    from airflow_provider_safecopy.operators.told import told_to_airflow
 
-    with pytest.raises(type(other)) as raised, _told_to_airflow():
+    with pytest.raises(type(other)) as raised, told_to_airflow():
         raise other
     assert raised.value is other
 

@@ -34,7 +34,7 @@ def test_the_schema_would_notice_a_mistake() -> None:
         jsonschema.validate(get_provider_info() | {"name": 7}, _schema())
 
 
-@pytest.mark.parametrize("kind", ["hooks", "operators"])
+@pytest.mark.parametrize("kind", ["hooks", "operators", "triggers"])
 def test_every_module_the_metadata_names_is_there(kind: str) -> None:
     for group in get_provider_info()[kind]:
         for module in group["python-modules"]:

@@ -1,0 +1,88 @@
+"""What a task does when its lock is busy: fail, skip itself, or wait without a worker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, get_args
+
+from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException, BaseOperator
+
+from airflow_provider_safecopy.errors import ConfigError, LockBusyError
+from airflow_provider_safecopy.operators.told import told
+from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec
+from airflow_provider_safecopy.triggers.living_lock import LivingLockTrigger
+
+Mode = Literal["fail", "skip", "wait"]
+
+WAIT_TIMEOUT = 3600.0
+"""Seconds a task waits for a busy lock when nobody says otherwise."""
+
+# A trigger that nobody runs fails its task by Airflow's own clock, so much later than by ours. Seconds.
+_LEEWAY = 120.0
+
+
+@dataclass(frozen=True)
+class OnBusy:
+    """`mode`, and for ``wait`` how many seconds at most. Raises `ConfigError`."""
+
+    mode: Mode = "fail"
+    wait_timeout: float = WAIT_TIMEOUT
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise ConfigError(f"on_busy={self.mode!r} is not one of {', '.join(get_args(Mode))}")
+        given: Any = self.wait_timeout  # a DAG may give anything
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < float("inf"):
+            raise ConfigError(f"wait_timeout={given!r} must be a positive number of seconds")
+
+    def deadline(self, event: Mapping[str, Any] | None) -> float:
+        """Until when to wait, in seconds of the epoch: counted from the first attempt, told on by the trigger's event."""
+        return float(event["deadline"]) if event else time.time() + self.wait_timeout
+
+    @contextmanager
+    def answering(
+        self, operator: BaseOperator, conn_id: str, deadline: float, skipped: Callable[[LockBusyError], None]
+    ) -> Iterator[None]:
+        """Answer a `LockBusyError` of the block, by when nothing is held any more. `resume` is called after waiting.
+
+        ``fail`` raises it again; `skipped` is told of it before the task skips itself.
+        """
+        try:
+            yield
+        except LockBusyError as error:
+            if self.mode == "skip":
+                skipped(error)
+                raise AirflowSkipException(told(error)) from error
+            if self.mode == "wait":
+                self._wait(operator, conn_id, deadline, error)
+            raise
+
+    def _wait(self, operator: BaseOperator, conn_id: str, deadline: float, error: LockBusyError) -> None:
+        left = deadline - time.time()
+        if left <= 0:
+            raise AirflowException(f"waited {self.wait_timeout:g} s for the lock, in vain: {told(error)}") from error
+        operator.log.info("waiting without a worker, for %.0f s at most: %s", left, error)
+        operator.defer(
+            trigger=LivingLockTrigger(conn_id=conn_id, lock=error.lock, deadline=deadline),
+            method_name="resume",
+            timeout=timedelta(seconds=left + _LEEWAY),
+        )
+
+
+def skipped_report(spec: CopySpec, source: str, target: str, error: LockBusyError) -> dict[str, Any]:
+    """What a copy that skipped itself answers: a report without figures, and the `holder` of the lock."""
+    report = CopyReport(
+        status="skipped",
+        lock=error.lock,
+        source=f"{source} {spec.source_table or 'a query'}",
+        target=f"{target} {spec.target_table}",
+        format=spec.format,
+        transfer=spec.transfer,
+        publish=spec.publish,
+        reasons=(error.message,),
+    )
+    return report.as_dict() | {"holder": error.holder}

@@ -1,0 +1,58 @@
+"""Who wants a lock: a DAG run, by one attempt of one of its tasks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from airflow.providers.common.compat.sdk import Context
+
+from airflow_provider_safecopy.hooks.judge import deployment
+from airflow_provider_safecopy.lock.model import Contender
+from airflow_provider_safecopy.lock.process import Place
+
+
+def contender_of(context: Context, *, detached: bool = False) -> Contender:
+    """The contender a task is. All tasks of one DAG run share their locks, and a retry supersedes the try before.
+
+    The run's start date is a part of it: it stays while the run runs, also when single tasks are cleared, and changes
+    when a finished run is. ``airflow tasks test`` works on runs that live, with neither a scheduler nor slots: it is
+    a run of its own each time, and never joins. `detached` is a member that outlives its process.
+    """
+    ti, place = context["ti"], None
+    started = _started(context.get("dag_run"))
+    owner = {"dag": ti.dag_id, "run": ti.run_id, "deployment": deployment(), "started": started}
+    key = "|".join((owner["deployment"], ti.dag_id, ti.run_id, started))
+    if is_test():
+        key, owner = f"{key}|test|{uuid4()}", {"mode": "tasks test", "dag": ti.dag_id}
+    if not detached:
+        place = Place.here(may_end=_has_own_process(ti))
+    return Contender(key, owner, member_of(ti), ti.try_number, place=place, detached=detached)
+
+
+def member_of(ti: Any) -> str:
+    """The task, and which of it when it is mapped."""
+    task_id: str = ti.task_id
+    return task_id if ti.map_index is None or ti.map_index < 0 else f"{task_id}[{ti.map_index}]"
+
+
+def is_test() -> bool:
+    """Whether this is ``airflow tasks test``; ``airflow dags test`` makes a run, and is as good as any."""
+    return os.environ.get("AIRFLOW_TEST_MODE", "").lower() in {"1", "true"}
+
+
+def _started(run: Any) -> str:
+    """When the run started, to the microsecond; a run that never was started by a scheduler may have none."""
+    started: datetime | None = getattr(run, "start_date", None)
+    return started.astimezone(UTC).isoformat(timespec="microseconds") if started else "not started"
+
+
+def _has_own_process(ti: Any) -> bool:
+    """Whether a task's process does nothing else, so that who takes its lock over may end it. Not in ``dag.test()``."""
+    runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
+    if runner is None:  # Airflow 2
+        return getattr(ti, "job_id", None) is not None
+    return getattr(getattr(runner, "SUPERVISOR_COMMS", None), "supervisor", None) is None

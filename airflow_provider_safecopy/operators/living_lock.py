@@ -1,0 +1,159 @@
+"""One guarded run: a task group whose tasks share a lock, from the first to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any, Self
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    Context,
+    TaskGroup,
+    get_current_context,
+)
+
+from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.hooks.judge import judge_for
+from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
+from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.model import Contender, Promise
+from airflow_provider_safecopy.lock.store import Store
+from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode
+from airflow_provider_safecopy.operators.contender import contender_of, is_test
+from airflow_provider_safecopy.operators.in_process import carry_any_id
+from airflow_provider_safecopy.operators.lock_tasks import STALE_AFTER, AcquireLivingLock, ReleaseLivingLock
+from airflow_provider_safecopy.operators.told import told_to_airflow
+
+
+class LivingLockGroup(TaskGroup):
+    """A task group under one lock: its first task acquires it, its last one releases it whatever happened.
+
+    A second run of the DAG, or of any other that asks for the same lock, is refused, skipped or waits. Every
+    `SafeCopyOperator` inside takes part by itself; any other task may, with `joined`. Retries supersede the try
+    before, mapped tasks and nested groups are members of the same run, and a run that lost its lock cannot publish.
+
+    :param group_id: as of any task group.
+    :param target_conn_id: the connection, of type ``postgres``, in whose database the lock lives; copies inside must
+        go there, too, or bring a lock of their own. (templated)
+    :param lock: the lock's name; default: the DAG's id. (templated)
+    :param on_busy: when another run holds it: ``fail``, ``skip`` all that is inside, or ``wait`` without a worker.
+    :param wait_timeout: seconds to wait at most. Default 1 hour.
+    :param stale_after: seconds without progress after which others may take the lock over. It must cover the time
+        between two tasks, and any task that does not take part. Default 1 hour.
+
+    Groups under a lock cannot be nested in each other. Other parameters are those of a task group.
+    """
+
+    def __init__(
+        self,
+        group_id: str,
+        *,
+        target_conn_id: str,
+        lock: str | None = None,
+        on_busy: Mode = "fail",
+        wait_timeout: float = WAIT_TIMEOUT,
+        stale_after: float = STALE_AFTER,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(group_id=group_id, **kwargs)
+        if _enclosing(self.parent_group) is not None:
+            with told_to_airflow():
+                raise ConfigError(f"group {self.group_id} is inside another group under a lock", hint="use one lock")
+        self.target_conn_id = target_conn_id
+        self.lock = lock or self.dag.dag_id
+        self.on_busy: Mode = on_busy
+        self.wait_timeout = wait_timeout
+        self.stale_after = stale_after
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        where = {"target_conn_id": self.target_conn_id, "lock": self.lock}
+        self.setup = AcquireLivingLock(
+            task_id="acquire_lock",
+            on_busy=self.on_busy,
+            wait_timeout=self.wait_timeout,
+            stale_after=self.stale_after,
+            **where,
+        )
+        self.teardown = ReleaseLivingLock(task_id="release_lock", setup_task_id=self.setup.task_id, **where)
+        self.teardown.as_teardown(setups=self.setup)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Everything inside comes after the one, and before the other."""
+        inside = {task.task_id: task for task in self.iter_tasks()}
+        for own in (self.setup, self.teardown):
+            del inside[own.task_id]
+        for task in inside.values():
+            if not inside.keys() & task.upstream_task_ids:
+                self.setup >> task
+            if not inside.keys() & task.downstream_task_ids:
+                task >> self.teardown
+        super().__exit__(*error)  # type: ignore[no-untyped-call] # Airflow's own
+
+
+@contextmanager
+def joined(context: Context | None = None) -> Iterator[LivingLock]:
+    """Take part in the lock of the `LivingLockGroup` around the running task::
+
+        @task
+        def 집계():
+            with joined() as lock:
+                for batch in batches:
+                    work(batch)
+                    lock.heartbeat()
+
+    `heartbeat` says that something was done, and fails the task when the lock is lost; what is written into the
+    lock's database is safe besides when its transaction calls ``lock.fence(connection)``. Raises Airflow's exceptions.
+    """
+    carry_any_id()
+    context = context or get_current_context()
+    with told_to_airflow():
+        if (group := enclosing(context["task"])) is None:
+            raise ConfigError(f"task {context['ti'].task_id} is in no LivingLockGroup", hint="put it into one")
+        name, conn_id = group_lock(group, context)
+        contender = contender_of(context)
+        lock = SafeCopyHook(target_conn_id=conn_id).living_lock(
+            name,
+            contender=contender,
+            promise=Promise(group.stale_after, crash_grace=None),
+            judge=judge_for(contender.owner),
+        )
+        with closing(lock.store):
+            demand_held(lock.store, name, group, contender)
+            with lock:
+                yield lock
+
+
+def enclosing(task: Any) -> LivingLockGroup | None:
+    """The group under a lock that a task is in, at whatever depth."""
+    return _enclosing(getattr(task, "task_group", None))
+
+
+def group_lock(group: LivingLockGroup, context: Context) -> tuple[str, str]:
+    """The group's lock and its connection, rendered for the running task."""
+    name, conn_id = context["task"].render_template((group.lock, group.target_conn_id), context)
+    return name, conn_id
+
+
+def demand_held(store: Store, name: str, group: LivingLockGroup, contender: Contender) -> None:
+    """Raise unless the group's first task still holds the lock: what came in between may have been another run.
+
+    ``airflow tasks test`` runs a task without its group: it guards itself by the group's lock.
+    """
+    if is_test():
+        return
+    holder = store.holder(name)
+    members = {seen.member for seen in holder.members} if holder else set()
+    if holder is None or holder.owner_key != contender.owner_key or group.setup.task_id not in members:
+        raise AirflowFailException(
+            f"lock {name}: this run does not hold it any more; now it is {f'held by {holder}' if holder else 'free'}. "
+            f"Nothing was done. Clear the task {group.setup.task_id} to begin the group anew"
+        )
+
+
+def _enclosing(group: TaskGroup | None) -> LivingLockGroup | None:
+    while group is not None and not isinstance(group, LivingLockGroup):
+        group = group.parent_group
+    return group

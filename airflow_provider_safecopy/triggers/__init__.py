@@ -1,0 +1,1 @@
+"""Airflow triggers: what is waited for without a worker."""
