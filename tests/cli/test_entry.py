@@ -16,14 +16,14 @@ from airflow_provider_safecopy.transfer.model import Timeouts
 from tests.cli.conftest import Ran
 
 Bare = Callable[..., Ran]
-COMMANDS = ("copy", "plan", "init", "doctor", "demo")
+COMMANDS = ("copy", "plan", "init", "doctor", "locks", "reap", "demo")
 
 
 def test_help_names_every_command_and_exit_code(bare: Bare) -> None:
     for ran in (bare("--help"), bare("-h")):
         assert (ran.code, ran.err) == (0, "")
         assert all(re.search(rf"^  {command} ", ran.out, re.MULTILINE) for command in COMMANDS)
-        assert all(f"{code} " in ran.out.partition("Exit codes:")[2] for code in (0, 2, 4, 5, 6, 7, 130, 1))
+        assert all(f"{code} " in ran.out.partition("Exit codes:")[2] for code in (0, 2, 3, 4, 5, 6, 7, 130, 1))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -78,7 +78,9 @@ def test_help_is_quick(bare: Bare) -> None:
     assert min(seconds() for _ in range(5)) < 0.8  # about 0.1 on an idle machine
 
 
-@pytest.mark.parametrize("words", [["--help"], ["copy", "--help"], ["--version"], ["copy", "--nope"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["copy", "--help"], ["--version"], ["copy", "--nope"], ["locks", "--help"]]
+)
 def test_nothing_heavy_is_imported_for_it(words: list[str]) -> None:
     code = (
         "import sys\nfrom airflow_provider_safecopy.cli import main\n"

@@ -13,6 +13,8 @@ from airflow_provider_safecopy.errors import SafeCopyError
 EXPECTED = {
     "ConfigError": 2,
     "PlanError": 2,
+    "LockBusyError": 3,
+    "LockLostError": 4,
     "FencedOutError": 4,
     "StageError": 5,
     "StageTimeoutError": 5,

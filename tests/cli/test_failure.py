@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from airflow_provider_safecopy.cli.failure import block
@@ -9,6 +11,8 @@ from airflow_provider_safecopy.errors import (
     AbortedError,
     ConfigError,
     FencedOutError,
+    LockBusyError,
+    LockLostError,
     LockStoreError,
     PlanError,
     PublishUnknownError,
@@ -61,9 +65,10 @@ def test_a_refused_plan_gives_each_reason_with_its_next_step() -> None:
     "error, title, words",
     [
         (ConfigError("no such option"), "bad request", "--help"),
-        (LockStoreError("no", sqlstate="42501"), "no token from the target", "server  SQLSTATE 42501"),
+        (LockStoreError("no", sqlstate="42501"), "the lock cannot be used", "server  SQLSTATE 42501"),
         (VerifyError("differ", proofs={"rows": "1 and 2"}), "verification failed", "rows: 1 and 2"),
-        (FencedOutError("newer", lock="l", token=1), "fenced out", "the newer run publishes"),
+        (LockLostError("lock l: taken", lock="l", token=1), "lock lost", "may succeed when run again"),
+        (FencedOutError("newer", lock="l", token=1), "fenced out", "whoever holds the lock now publishes"),
         (AbortedError("SIGINT"), "aborted: SIGINT", "run it again"),
         (StageError("e", stage="connect"), "connect failed", "may succeed when run again"),
         (StageError("e", stage="connect", retryable=False), "connect failed", "will fail again"),
@@ -93,3 +98,54 @@ def test_what_would_steer_a_terminal_is_escaped() -> None:
     error = StageError("table \x1b[2J\x07 \u202e", stage="export", stderr_tail="bad \x1b]0;title\x07\r name")
     assert not set(block(error)) & set("\x1b\x07\r\u202e")
     assert "\\x1b[2J" in block(error)
+
+
+HOLDER = {
+    "name": "분석.고객",
+    "token": 7,
+    "owner": {"owner": "밤샘", "host": "erp-1"},
+    "owner_key": "밤샘|0",
+    "members": [
+        {"member": "복사", "try": 2, "attempt": "0", "host": "erp-1", "pid": 4711, "progressed_at": "2026-01-01T00:00:00+00:00"},
+        {"member": "잠금", "try": 1, "attempt": "1", "host": None, "pid": None, "progressed_at": "2026-01-01T00:00:00+00:00"},
+    ],
+    "since": "2026-01-01T00:00:00+00:00",
+    "last_progress": "2026-01-01T00:01:00+00:00",
+    "due": "2026-01-01T00:11:00+00:00",
+    "asked": "2026-01-01T00:01:05+00:00",
+    "takeable_in": 595.0,
+    "stale": False,
+    "refused": 3,
+}  # fmt: skip
+
+
+def test_a_busy_lock_names_its_holder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Seoul")
+    time.tzset()
+    error = LockBusyError("a long sentence of all this", lock="분석.고객", holder=HOLDER, hint="wait for it")
+    try:
+        told = block(error, subject=COPY)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert told == (
+        "safecopy: busy: another run holds the lock 분석.고객; nothing was touched\n"
+        "  copy           영업.고객 -> 분석.고객\n"
+        "  held by        밤샘, host erp-1\n"
+        "  member         복사, try 2, pid 4711 on erp-1\n"
+        "  member         잠금, try 1\n"
+        "  since          2026-01-01 09:00:00 (65 s ago)\n"
+        "  last progress  5 s ago\n"
+        "  will be taken  in 10 min, if nothing moves until then\n"
+        "  refused        3 times since then\n"
+        "  target         unchanged, nothing was published\n"
+        "  next           wait for it"
+    )
+
+
+def test_a_stale_holder_and_a_lock_that_only_rests_are_told_as_such() -> None:
+    stale = HOLDER | {"stale": True, "asked": "2026-01-01T00:12:00+00:00", "takeable_in": 0.0}
+    assert "  will be taken  stale since 60 s\n" in block(LockBusyError("m", lock="l", holder=stale))
+    rests = LockBusyError("it rests for 2 s more", lock="l", holder=HOLDER | {"owner_key": None})
+    assert block(rests).startswith("safecopy: busy: it rests for 2 s more\n")
+    assert "held by" not in block(rests)
