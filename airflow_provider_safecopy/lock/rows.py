@@ -20,6 +20,7 @@ def asked_by(contender: Contender) -> dict[str, Any]:
         "member_key": contender.member,
         "attempt": str(contender.attempt),
         "try": contender.try_number,
+        "passing": contender.passing,
     }
 
 

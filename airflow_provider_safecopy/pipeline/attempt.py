@@ -13,7 +13,7 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import AbortedError, LockLostError, SafeCopyError, StageError
-from airflow_provider_safecopy.lock import gate
+from airflow_provider_safecopy.lock.gate import Gate
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise, application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
@@ -55,19 +55,10 @@ class Attempt:
         names, promise = {self.spec.lock or str(table), str(table)}, Promise(stale_after=self.spec.patience)
         return LivingLock(names, store, contender=self.contender, promise=promise, judge=judge)
 
-    def launching(
-        self, lock: LivingLock, source: Endpoint, waiting: Callable[[], None] = lambda: None
-    ) -> AbstractContextManager[None]:
-        """The turn to open a connection to the source."""
-        return gate.launch(
-            lock.store,
-            str(source),
-            interval=self.spec.launch_interval,
-            contender=self.contender,
-            opening_seconds=self.spec.timeouts.connect,
-            abort=self.abort,
-            waiting=waiting,
-        )
+    def gate(self, lock: LivingLock, source: Endpoint) -> Gate:
+        """The gate before the source."""
+        spec = self.spec
+        return Gate(lock.store, str(source), spec.launch_interval, self.contender, spec.timeouts.connect)
 
 
 @contextmanager

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psycopg
 
 from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import StageError
+from airflow_provider_safecopy.errors import SafeCopyError
 
 log = logging.getLogger(__name__)
 
@@ -18,11 +20,21 @@ _ANSWER_SECONDS = 3.0
 
 
 class Watch:
-    """Looks at the sessions named `application_name` on one server, from a connection of its own, made when needed."""
+    """Looks at the sessions named `application_name` on one server, from a connection of its own, made when needed.
 
-    def __init__(self, endpoint: Endpoint, *, application_name: str) -> None:
+    `turn` says, for the block that opens it, whether it may be opened now.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        application_name: str,
+        turn: Callable[[], AbstractContextManager[bool]] = lambda: nullcontext(enter_result=True),
+    ) -> None:
         self._endpoint = endpoint
         self._name = application_name
+        self._turn = turn
         self._connection: psycopg.Connection[Any] | None = None
 
     def works(self) -> bool:
@@ -31,11 +43,12 @@ class Watch:
         A session of the watched name that only asks about the others does not count. Never raises.
         """
         try:
-            if self._connection is None or self._connection.closed:
-                self._connection = self._endpoint.connect(application_name=self._name, connect_timeout=_ANSWER_SECONDS)
-            with wire.within(self._connection, _ANSWER_SECONDS):
-                row = self._connection.execute(_CATALOG["working"], {"application": self._name}).fetchone()
-        except (StageError, psycopg.Error) as error:
+            connection = self._connected()
+            if connection is None:
+                return False
+            with wire.within(connection, _ANSWER_SECONDS):
+                row = connection.execute(_CATALOG["working"], {"application": self._name}).fetchone()
+        except (SafeCopyError, psycopg.Error) as error:
             log.info("%s cannot be asked whether it works: %s", self._endpoint, error)
             return False
         return bool(row and row[0])
@@ -44,3 +57,14 @@ class Watch:
         """Let go of the connection."""
         if self._connection is not None:
             self._connection.close()
+
+    def _connected(self) -> psycopg.Connection[Any] | None:
+        """The connection; None when there is none and none may be opened now."""
+        if self._connection is None or self._connection.closed:
+            self._connection = None
+            with self._turn() as mine:
+                if mine:
+                    self._connection = self._endpoint.connect(
+                        application_name=self._name, connect_timeout=_ANSWER_SECONDS
+                    )
+        return self._connection
