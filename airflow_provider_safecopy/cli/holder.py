@@ -29,7 +29,7 @@ def facts(holder: Told) -> Iterator[tuple[str, str]]:
     yield "last progress", _ago(holder, "last_progress")
     yield "will be taken", _due(holder) if holder["stale"] else f"{_due(holder)}, if nothing moves until then"
     if holder["refused"]:
-        yield "refused", f"{holder['refused']} times since then"
+        yield "refused", f"{_count(holder['refused'], 'time')} since then"
 
 
 def who(holder: Told) -> str:
@@ -58,12 +58,12 @@ def reaped(report: ReapReport, target: str) -> str:
         ]
         lines += [*aligned([head, *rows], right=frozenset({1}), indent=""), ""]
     lines += [f"staging table {shown(name)}" for name in report.staging]
-    taken, dropped = len(report.reaped), len(report.staging)
+    taken, dropped = _count(len(report.reaped), "lock"), _count(len(report.staging), "staging table")
     if report.dry_run:
-        lines.append(f"would take {taken} locks and drop {dropped} staging tables in {shown(target)}; nothing was done")
+        lines.append(f"would take {taken} and drop {dropped} in {shown(target)}; nothing was done")
     else:
-        forgotten = f"; {report.forgotten} old rows forgotten"
-        lines.append(f"took {taken} locks and dropped {dropped} staging tables in {shown(target)}{forgotten}")
+        forgotten = _count(report.forgotten, "old row")
+        lines.append(f"took {taken} and dropped {dropped} in {shown(target)}; forgot {forgotten} of history")
     return "\n".join(lines)
 
 
@@ -134,6 +134,10 @@ def _due(holder: Told) -> str:
     if holder["stale"]:
         return f"stale since {show_seconds(_seconds(holder['asked'], holder['due']))}"
     return f"in {show_seconds(holder['takeable_in'])}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _seconds(later: str, earlier: str) -> float:

@@ -183,7 +183,11 @@ class LivingLock:
             self.store.close()
 
     def __enter__(self) -> Self:
-        return self.acquire()
+        try:
+            return self.acquire()
+        except BaseException:
+            self.store.close()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
