@@ -16,6 +16,7 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.hooks.in_process import carry_any_id
 from airflow_provider_safecopy.hooks.judge import judge_for
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
@@ -66,6 +67,7 @@ class SafeCopyHook(BaseHook):
 
     def __init__(self, source_conn_id: str | None = None, target_conn_id: str = "", psql: str | None = None) -> None:
         super().__init__()
+        carry_any_id()  # of whatever task uses this hook
         self.source_conn_id = source_conn_id
         self.target_conn_id = target_conn_id
         self.psql = psql
@@ -137,7 +139,7 @@ class SafeCopyHook(BaseHook):
     def locks(self) -> tuple[Holder, ...]:
         """Every lock that is held in the target, by whom, since when, and when it may be taken."""
         with closing(self.lock_store()) as store:
-            return store.holders()
+            return store.holders() if self._is_initialised() else ()
 
     def reap(
         self, *, dry_run: bool = False, overdue: float = 0, keep: float = KEEP_SECONDS, judge: Judge | None = None
@@ -155,6 +157,11 @@ class SafeCopyHook(BaseHook):
         checks = doctor.examine(self.source, self.target, psql=self.psql)
         found = [f"{check.name}: {check.outcome}: {check.detail}" for check in checks]
         return all(check.outcome != "failed" for check in checks), "\n".join(found)
+
+    def _is_initialised(self) -> bool:
+        name = application_name(uuid4())
+        with self.target.connect(application_name=name, connect_timeout=_CONNECT_SECONDS) as connection:
+            return schema.made(connection)
 
     def _with_psql(self, spec: CopySpec) -> CopySpec:
         return replace(spec, psql=spec.psql or self.psql)

@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.hooks.in_process import carry_any_id
 from airflow_provider_safecopy.hooks.judge import judge_for
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 from airflow_provider_safecopy.lock.living import LivingLock
@@ -21,7 +22,6 @@ from airflow_provider_safecopy.lock.model import Contender, Promise
 from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode
 from airflow_provider_safecopy.operators.contender import contender_of, is_test
-from airflow_provider_safecopy.operators.in_process import carry_any_id
 from airflow_provider_safecopy.operators.lock_tasks import STALE_AFTER, AcquireLivingLock, ReleaseLivingLock
 from airflow_provider_safecopy.operators.told import told_to_airflow
 

@@ -10,12 +10,12 @@ from uuid import UUID
 
 from airflow.providers.common.compat.sdk import BaseOperator, Context
 
+from airflow_provider_safecopy.hooks.in_process import carry_any_id
 from airflow_provider_safecopy.hooks.judge import judge_for
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
 from airflow_provider_safecopy.operators.contender import contender_of, is_test
-from airflow_provider_safecopy.operators.in_process import carry_any_id
 from airflow_provider_safecopy.operators.told import told, told_to_airflow
 from airflow_provider_safecopy.pipeline.reap import clear_away
 

@@ -11,12 +11,12 @@ from airflow.providers.common.compat.sdk import Asset, BaseOperator, Context
 
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError
+from airflow_provider_safecopy.hooks.in_process import carry_any_id
 from airflow_provider_safecopy.hooks.judge import judge_for
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 from airflow_provider_safecopy.lock.model import Contender
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy, skipped_report
 from airflow_provider_safecopy.operators.contender import contender_of
-from airflow_provider_safecopy.operators.in_process import carry_any_id
 from airflow_provider_safecopy.operators.journal import Journal
 from airflow_provider_safecopy.operators.living_lock import demand_held, enclosing, group_lock
 from airflow_provider_safecopy.operators.template import as_include, is_plain

@@ -1,0 +1,105 @@
+"""What Airflow knows of a holder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pytest_mock import MockerFixture
+
+from airflow_provider_safecopy.lock.model import Holder, Seen
+from tests.airflow.conftest import RunCopy, RunDag
+from tests.conftest import NothingLeft
+from tests.ground.database import Database
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+OWN = {"dag": "영업_복사", "run": "수동_1", "deployment": "운영", "started": "2026-03-01T00:00:00.000000+00:00"}
+ATTEMPTS = [str(uuid4()), str(uuid4())]
+
+HELD_BY_A_RUN_THAT_ENDS = """\
+from airflow.providers.common.compat.sdk import task
+from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
+from airflow_provider_safecopy.operators.contender import contender_of
+@task(task_id="복사")
+def hold(**context):
+    owner = {owner!r}
+    contender = contender_of(context, detached=True)
+    if owner:
+        from dataclasses import replace
+        contender = replace(contender, owner=dict(contender.owner) | owner)
+    SafeCopyHook(target_conn_id="dw").living_lock("분석.고객", contender=contender).acquire().store.close()
+hold()"""
+
+
+def _holder(**owner: str) -> Holder:
+    members = tuple(Seen("고객_복사", attempt, 1, None, 0, 0, NOW) for attempt in ATTEMPTS)
+    due = NOW + timedelta(minutes=10)
+    return Holder("분석.고객", 1, "|".join(owner.values()), owner, members, NOW, NOW, NOW, due, NOW)
+
+
+def _judged(holder: Holder, own: Mapping[str, str] = OWN) -> list[str]:
+    from airflow_provider_safecopy.hooks.judge import judge_for
+
+    return list(judge_for(own)(holder))
+
+
+@pytest.fixture
+def state(mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What Airflow answers when it is asked for the state of a run; this Airflow is called 운영."""
+    monkeypatch.setenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", "운영")
+    return mocker.patch("airflow_provider_safecopy.hooks.judge._state", return_value="running")
+
+
+@pytest.mark.parametrize("said, gone", [("success", ATTEMPTS), ("failed", ATTEMPTS), ("running", []), (None, [])])
+def test_all_attempts_of_a_run_that_is_over_are_gone(state: Any, said: str, gone: list[str]) -> None:
+    state.return_value = said
+    assert _judged(_holder(**OWN | {"run": "수동_0"})) == gone
+    state.assert_called_once_with("영업_복사", "수동_0")
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [OWN | {"deployment": "개발"}, {"mode": "tasks test", "dag": "영업_복사"}, {"owner": "김하나", "host": "dw1"}],
+)
+def test_of_others_nothing_is_claimed_and_nothing_asked(state: Any, owner: dict[str, str]) -> None:
+    state.return_value = "success"
+    assert _judged(_holder(**owner)) == []
+    state.assert_not_called()
+
+
+def test_what_cannot_be_asked_is_not_known(state: Any, caplog: pytest.LogCaptureFixture) -> None:
+    state.side_effect = RuntimeError("the API is away")
+    assert _judged(_holder(**OWN | {"run": "수동_0"})) == []
+    assert "the API is away" in caplog.text
+
+
+def test_an_earlier_incarnation_of_our_own_run_is_gone(state: Any) -> None:
+    earlier = OWN | {"started": "2026-02-28T23:59:59.999999+00:00"}
+    assert _judged(_holder(**earlier)) == ATTEMPTS
+    # But the earlier one, a zombie by now, cannot judge its successor; nor does anybody judge himself.
+    assert _judged(_holder(**OWN), own=earlier) == []
+    assert _judged(_holder(**OWN)) == []
+
+
+def test_a_lock_whose_run_is_over_is_taken_at_once(
+    tables: tuple[Database, Database], run_dag: RunDag, run_copy: RunCopy, nothing_left: NothingLeft
+) -> None:
+    source, target = tables
+    assert run_dag(HELD_BY_A_RUN_THAT_ENDS.format(owner={})).state == "success"
+    assert target.value("SELECT lease_id IS NOT NULL FROM safecopy.lock")
+    ran = run_copy(source_table="영업.고객", target_table="분석.고객")
+    assert (ran.state, ran.result["token"]) == ("success", 2)
+    assert target.value("SELECT kind FROM safecopy.lock_event WHERE token = 2 ORDER BY id LIMIT 1") == "takeover-dead"
+    nothing_left(source, target)
+
+
+def test_a_lock_of_another_airflow_is_not(
+    tables: tuple[Database, Database], run_dag: RunDag, run_copy: RunCopy
+) -> None:
+    _, target = tables
+    run_dag(HELD_BY_A_RUN_THAT_ENDS.format(owner={"deployment": "다른_곳"}))
+    assert run_copy(source_table="영업.고객", target_table="분석.고객").state == "failed"
+    assert target.rows("TABLE 분석.고객") == [(9, "옛 고객")]
