@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, LiteralString, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 import psycopg
@@ -34,8 +34,6 @@ from airflow_provider_safecopy.lock.rows import asked_by, displaced_of, event_of
 
 log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-
 _LOCK = sql.load("lock")
 # A publisher that holds the row and may be displaced is terminated within one of these steps.
 _LOCK_STEP_SECONDS = 0.2
@@ -44,6 +42,8 @@ _PATIENCE_SECONDS = 5.0
 _LOCKED = "55P03"
 # No schema, no table, or one of an older layout.
 _NOT_MADE = frozenset({"3F000", "42P01", "42703"})
+# The server has ended the session; libpq may not have seen its last of it yet.
+_ENDED = frozenset({"57P01", "57P02", "57P03", "57P05"})
 # Whose answer, lost with the connection, cannot be had by asking again.
 _ONCE = frozenset({"acquire", "force_release"})
 _NOBODY = Contender("", member="", place=None)
@@ -212,37 +212,34 @@ class PostgresStore:
         return rows[0] if rows else None
 
     def _all(self, statement: str, asked: Mapping[str, Any]) -> list[DictRow]:
-        return self._run(statement, asked, lambda cursor: cursor.fetchall() if cursor.description else [])
-
-    def _run(self, statement: str, asked: Mapping[str, Any], read: Callable[[psycopg.Cursor[DictRow]], _T]) -> _T:
         """The answer to the statement. A connection found lost is made anew, where asking twice does no harm."""
         was_open = self._connection is not None
         try:
             try:
-                return self._said(statement, asked, read)
-            except psycopg.OperationalError:
+                return self._said(statement, asked)
+            except psycopg.OperationalError as error:
+                if self._connection is not None and error.sqlstate in _ENDED:
+                    self._connection.close()
                 lost = self._connection is None or self._connection.closed
                 if statement in _ONCE or not (was_open and lost):
                     raise
-                return self._said(statement, asked, read)
+                return self._said(statement, asked)
         except psycopg.Error as error:
             raise schema.failed(f"{self.endpoint}: the lock cannot be asked ({statement})", error) from error
 
-    def _said(self, statement: str, asked: Mapping[str, Any], read: Callable[[psycopg.Cursor[DictRow]], _T]) -> _T:
+    def _said(self, statement: str, asked: Mapping[str, Any]) -> list[DictRow]:
         """One message: the settings, then the statement; the answer to the statement."""
         settings = {
             "lock_timeout": f"{round(_LOCK_STEP_SECONDS * 1000)}ms",
             "statement_timeout": f"{round(_ANSWER_SECONDS * 1000)}ms",
         }
         message = self._statements["settings"] + self._statements[statement]
-        with (
-            self._turn,
-            psycopg.ClientCursor(self._connected(), row_factory=dict_row) as cursor,
-        ):
-            cursor.execute(message, {**asked, **settings})
+        with self._turn, psycopg.ClientCursor(self._connected(), row_factory=dict_row) as cursor:
+            backend = cursor.connection.info.backend_pid
+            cursor.execute(message, {**asked, **settings, "backend": backend})
             while cursor.nextset():
                 pass
-            return read(cursor)
+            return cursor.fetchall() if cursor.description else []
 
     def _connected(self) -> psycopg.Connection[Any]:
         """The connection, made when there is none; it closes itself when it does not answer in time."""

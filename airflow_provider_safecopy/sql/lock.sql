@@ -27,7 +27,8 @@ WITH g AS (
         stale_after = GREATEST(CASE WHEN l.owner_key = %(owner_key)s THEN l.stale_after END, %(stale_after)s::interval),
         due_at = GREATEST(CASE WHEN l.owner_key = %(owner_key)s THEN l.due_at END,
                           clock_timestamp() + %(stale_after)s::interval),
-        crash_grace = %(crash_grace)s::interval,
+        -- The session is not the one the client was told of: a pooler is in between, where a living client has none.
+        crash_grace = CASE WHEN pg_backend_pid() = %(backend)s THEN %(crash_grace)s::interval END,
         last_kind = CASE
             WHEN l.owner_key = %(owner_key)s AND l.members ? %(member_key)s::text THEN 'supersede'
             WHEN l.owner_key = %(owner_key)s THEN 'join'
