@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from airflow_provider_safecopy.lock.flock import Flock
 
 _PATIENCE_SECONDS = 5.0
 _POLL_SECONDS = 0.002
+_STATE = ".state"
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,12 @@ class FileRecord:
 
     @classmethod
     def all_in(cls, directory: Path) -> list[Self]:
-        """Of every lock there has ever been."""
-        return [cls(directory, path.stem) for path in sorted(directory.glob("*.state"))]
+        """Of every lock there has ever been; none where there is no directory yet."""
+        try:
+            names = os.listdir(directory)  # noqa: PTH208 -- globbing takes what may not be read for empty
+        except FileNotFoundError:
+            return []
+        return [cls(directory, name.removesuffix(_STATE)) for name in sorted(names) if name.endswith(_STATE)]
 
     @property
     def history(self) -> FileHistory:
