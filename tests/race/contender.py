@@ -53,6 +53,7 @@ class Racer:
         self.report = report
         self.dice = random.Random(f"{course.seed}/{number}")
         self.progress = 0
+        self.lingers = 0.0
 
     def run(self) -> NoReturn:
         logger = logging.getLogger("airflow_provider_safecopy")
@@ -135,8 +136,8 @@ class Racer:
         if self.chance(0.03):
             for lease in lock.leases:
                 lock.store.revoke(lease)
-        lingers = self.dice.uniform(0.01, 0.2) if self.chance(0.12) else 0.0
-        mark = publish(lock, session, self.way, self.point, lingers)
+        self.lingers = self.dice.uniform(0.01, 0.4) if self.chance(0.1) else 0.0
+        mark = publish(lock, session, self.way, self.point, self.lingers)
         if mark is None:
             self.report.say("no answer")
             raise psycopg.errors.AdminShutdown("COMMIT was not answered")
@@ -159,9 +160,10 @@ class Racer:
         self.pause(0.008)
 
     def point(self, name: str, *, mark: UUID | None = None) -> None:
-        """A moment at which it is worst to be stopped or killed; half of all stops and kills come from outside."""
-        fate = self.dice.random() / (4 if name == "COMMIT sent" else 1)
-        self.pause(0.0005)
+        """A moment at which it is worst to be stopped or killed, worst of all while the server is committing."""
+        fate = self.dice.random() / (12 if name == "COMMIT sent" and self.lingers else 1)
+        if name != "COMMIT sent":
+            self.pause(0.0005)
         if fate < _KILL_CHANCE:
             self.report.say("killed", at=name, mark=str(mark))
             os.kill(os.getpid(), signal.SIGKILL)

@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from airflow_provider_safecopy.demo.servers import Installation, Server, installations
+from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from tests.race import check, outcome
@@ -51,7 +52,7 @@ def run(server: Server, way: Way, options: argparse.Namespace, seconds: float, *
             started = time.monotonic()
             marshal.race(until(course, seconds, found=until_found))
             took = time.monotonic() - started
-            stuck = unrecovered(course)
+            stuck, waited = unrecovered(course)
             wait_for_sessions(course)
         finally:
             looked_on = marshal.close()
@@ -59,6 +60,7 @@ def run(server: Server, way: Way, options: argparse.Namespace, seconds: float, *
             raise SystemExit("the observer broke down: what it saw proves nothing")
         log = outcome.text_of(server.log, since)
         counts, violations = outcome.judge(marshal, History.read(course), log, allow_deadlocks=way is not REAL)
+    counts["longest wait afterwards, ms"] = round(waited * 1000)
     return Outcome(way.name, took, counts, (*violations, *stuck))
 
 
@@ -79,21 +81,33 @@ def until(course: Course, seconds: float, *, found: bool) -> Callable[[], bool]:
     return goes_on
 
 
-def unrecovered(course: Course) -> list[Violation]:
-    """C7: whatever state the dead have left, every lock can be had once its last promise is over."""
+def unrecovered(course: Course) -> tuple[list[Violation], float]:
+    """C7: whatever state the dead have left, every lock can be had once its last promise is over. And how long it took."""
     promise = Promise(STALE_SECONDS[1], GRACE_SECONDS[1])
-    found = []
     store = PostgresStore(course.owner)
-    for name in course.names:
-        contender = Contender("뒤이은 작업", place=None)
-        deadline = time.monotonic() + promise.stale_after + _RETRY_SECONDS
-        while not isinstance(answer := store.acquire(name, contender, promise), Lease):
-            if answer.takeable_in > promise.stale_after or time.monotonic() > deadline:
-                found.append(Violation("C7", f"{name} is not to be had: {answer}, {answer.as_dict()}"))
-                break
-            time.sleep(0.01)
-    store.close()
-    return found
+    started = time.monotonic()
+    try:
+        refused = [Violation("C7", why) for name in course.names if (why := had_not(store, name, promise))]
+        return refused, time.monotonic() - started
+    finally:
+        store.close()
+
+
+def had_not(store: PostgresStore, name: str, promise: Promise) -> str:
+    """Why a lock cannot be had; empty when it could."""
+    contender = Contender("뒤이은 작업", place=None)
+    deadline = time.monotonic() + promise.stale_after + _RETRY_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            answer = store.acquire(name, contender, promise)
+        except LockStoreError as error:
+            return f"{name} is not to be had: {error}"
+        if isinstance(answer, Lease):
+            return ""
+        if answer.takeable_in > promise.stale_after:
+            return f"{name} is promised for longer than anybody asked: {answer.as_dict()}"
+        time.sleep(0.01)
+    return f"{name} stays busy"
 
 
 def wait_for_sessions(course: Course) -> None:
