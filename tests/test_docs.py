@@ -24,7 +24,10 @@ from airflow_provider_safecopy import __version__, errors, pipeline
 from airflow_provider_safecopy.cli import exitcode
 from airflow_provider_safecopy.cli.group import safecopy
 from airflow_provider_safecopy.demo.installation import Installation, installations
-from airflow_provider_safecopy.errors import SafeCopyError
+from airflow_provider_safecopy.errors import LockLostError, SafeCopyError
+from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.model import Promise
 from airflow_provider_safecopy.transfer.model import CopySpec, Progress
 from tests.conftest import MakeRole
 from tests.ground.content import rows_of
@@ -87,14 +90,15 @@ class Page:
 
 ENGLISH, KOREAN = Page(ROOT / "README.md"), Page(ROOT / "README.ko.md")
 README = [ENGLISH, KOREAN]
+LOCK = Page(ROOT / "docs" / "lock.md")
 PAGES = [*README, Page(ROOT / "CHANGELOG.md"), *map(Page, sorted((ROOT / "docs").glob("*.md")))]
 both = pytest.mark.parametrize("page", README, ids=str)
 everywhere = pytest.mark.parametrize("page", PAGES, ids=str)
 
 
-def commands() -> list[str]:
+def commands(page: Page = ENGLISH) -> list[str]:
     """The lines of the shell blocks that begin with `safecopy`. Both languages have the same: see below."""
-    return [line for block in ENGLISH.blocks("sh") for line in block.splitlines() if line.startswith("safecopy ")]
+    return [line for block in page.blocks("sh") for line in block.splitlines() if line.startswith("safecopy ")]
 
 
 def sql_with(words: str) -> str:
@@ -180,13 +184,13 @@ def test_the_changelog_tells_of_this_version() -> None:
 def seen_by_airflow(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The pages' DAGs as Airflow reads them, and the operator's signature, from a process of its own."""
     home = tmp_path_factory.mktemp("airflow")
-    for page in README:
+    for page in (*README, LOCK):
         for number, block in enumerate(block for block in page.blocks("python") if "SafeCopyOperator" in block):
-            folder = home / str(page)
+            folder = home / page.path.name
             folder.mkdir()
             (folder / f"dag_{number}.py").write_text(block, "utf-8")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _SEEN, *(str(home / str(page)) for page in README)],
+        [sys.executable, "-W", "ignore", "-c", _SEEN, *(str(home / page.path.name) for page in (*README, LOCK))],
         env=os.environ | {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "PYTHONUTF8": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -220,7 +224,11 @@ print(json.dumps({
 
 def test_airflow_reads_the_dags(seen_by_airflow: Any) -> None:
     assert seen_by_airflow["errors"] == []
-    assert seen_by_airflow["dags"] == [{"고객_일일_복사": {"고객_복사": "SafeCopyOperator"}}] * 2
+    *readme, lock = seen_by_airflow["dags"]
+    assert readme == [{"고객_일일_복사": {"고객_복사": "SafeCopyOperator"}}] * 2
+    assert lock["영업_야간_적재"].keys() == {
+        *("적재.acquire_lock", "적재.고객_복사", "적재.등급_집계", "적재.release_lock")
+    }
 
 
 @both
@@ -375,7 +383,7 @@ def orders_sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("orders_sql")
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", [*commands(), *commands(LOCK)])
 def test_the_command_accepts_every_line(line: str) -> None:
     _, name, *words = shlex.split(line)
     command = safecopy.commands[name]
@@ -395,6 +403,57 @@ def test_every_line_does_its_work(sales: tuple[Database, Database], role: MakeRo
     assert rows_of(target, "SELECT * FROM 분석.고객") == rows_of(source, "SELECT * FROM 영업.고객")
     assert rows_of(target, "SELECT * FROM 분석.우수_고객") == ["(2,이두리)"]
     assert rows_of(target, "SELECT * FROM 분석.주문") == rows_of(target, "SELECT * FROM 분석.일별_주문") == ["(1,9.5)"]
+
+
+def test_every_line_about_the_lock_does_its_work(sales: tuple[Database, Database]) -> None:
+    _, target = sales
+    assert len(commands(LOCK)) > 5
+    for line in commands(LOCK):
+        assert safecopy.main(args=shlex.split(line)[1:], prog_name="safecopy", standalone_mode=False) == 0, line
+    assert target.value("SELECT count(*) FROM safecopy.receipt") == 3
+
+
+def test_what_the_lock_s_page_says_of_a_release_is_taken(sales: tuple[Database, Database]) -> None:
+    _, target = sales
+    (line,) = [code for code in _CODE.findall(LOCK.prose) if code.startswith("safecopy locks release 분석")]
+    with target.connect() as session:
+        schema.init(session)
+    lock = LivingLock("분석.고객", target.endpoint).acquire()
+    assert safecopy.main(args=shlex.split(line)[1:], prog_name="safecopy", standalone_mode=False) == 0
+    with pytest.raises(LockLostError):
+        lock.beat(phase=0, count=1)
+    lock.release()
+
+
+def test_every_example_of_the_lock_runs(sales: tuple[Database, Database], capsys: pytest.CaptureFixture[str]) -> None:
+    _, target = sales
+    with target.connect() as session:
+        schema.init(session)
+    examples = [block for block in LOCK.blocks("python") if "airflow.providers" not in block]
+    assert len(examples) == 3
+    for code in examples:
+        exec(compile(code, "lock.md", "exec"), {})
+    assert capsys.readouterr().out == "batch 0\nbatch 1\nbatch 2\n"
+    assert target.value("SELECT count(*) FROM 집계") == 1
+    kinds = target.rows("SELECT kind FROM safecopy.lock_event ORDER BY id")
+    assert [kind for (kind,) in kinds] == ["grant", "release"] * 2
+
+
+def test_the_promise_is_what_the_page_says() -> None:
+    rows = {row[0].strip("`"): row[1] for row in LOCK.table("`stale_after`")}
+    told = {name: float(re.match(r"\d+", rows[name])[0]) for name in ("stale_after", "crash_grace")}  # type: ignore[index]
+    assert Promise() == Promise(**told)
+    assert CUSTOMERS.patience == told["stale_after"]
+    assert (Promise().interval, Promise(stale_after=10).interval) == (5, 2)
+    assert (Promise().margin, Promise(stale_after=10).margin) == (30, 1)
+
+
+def test_every_event_is_explained() -> None:
+    explained = {row[0].strip("`") for row in LOCK.table("`grant`")}
+    schema_of_events = next(block for block in Page(ROOT / "docs" / "report.md").blocks("json") if '"events"' in block)
+    assert explained == set(json.loads(schema_of_events)["properties"]["events"]["items"]["properties"]["kind"]["enum"])
+    written = set(re.findall(r"'([a-z-]+)'", (PACKAGE / "sql" / "lock.sql").read_text("utf-8")))
+    assert explained - {"force-release", "reap"} <= written
 
 
 def test_plain_python_copies(sales: tuple[Database, Database], capsys: pytest.CaptureFixture[str]) -> None:
@@ -503,7 +562,7 @@ WHERE a.grantee = (%s::text)::regrole AND c.relnamespace = 'safecopy'::regnamesp
 def test_truncate_takes_the_place_of_delete(granted: Granted) -> None:
     assert safecopy.main(args=["init"], prog_name="safecopy", standalone_mode=False) == 0
     for block in grants():
-        granted.run(block.replace("SELECT, INSERT, DELETE", "SELECT, INSERT, TRUNCATE"))
+        granted.run(block.replace("INSERT, DELETE ON 분석", "INSERT, TRUNCATE ON 분석"))
     assert granted.plan_refuses() == {"privilege"}
     assert granted.copy(replace(CUSTOMERS, publish="truncate_insert")) == 3
 

@@ -93,5 +93,7 @@ class Patience:
 def _may_be_taken(holder: Holder, *, since: float) -> bool:
     """Whether an attempt is worth it: `since` is when the last one was made."""
     quiet = (holder.asked_at - holder.alive_at).total_seconds()
-    crashed = quiet > CRASH_GRACE and time.monotonic() - since > _ATTEMPT_SECONDS
+    # A detached member, as the setup task of a DAG run, is quiet by nature.
+    beating = all(seen.place is not None for seen in holder.members)
+    crashed = beating and quiet > CRASH_GRACE and time.monotonic() - since > _ATTEMPT_SECONDS
     return holder.stale or crashed or {seen.attempt for seen in holder.members} <= gone(holder)
