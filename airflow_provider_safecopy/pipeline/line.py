@@ -126,8 +126,6 @@ def copy(
         stack.callback(lock.release)
         abort.check()
         lock.peek()
-        if spec.launch_interval is not None:
-            schema.init(theirs.connection)  # the gate is in there
         with asked.gate(lock, source).turn(abort):
             ours = stack.enter_context(asked.session(source, read_only=True))
         report = _locked(asked, lock, ours, theirs)

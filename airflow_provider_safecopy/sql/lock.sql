@@ -6,8 +6,9 @@
 -- In front of every statement below, in one message and hence one transaction: nothing is left behind in a session
 -- that a pooler hands to the next client, and no default of the role's has a say.
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
-SELECT set_config('search_path', 'pg_catalog', true), set_config('lock_timeout', %(lock_timeout)s, true),
-       set_config('statement_timeout', %(statement_timeout)s, true);
+SET LOCAL search_path = pg_catalog;
+SET LOCAL lock_timeout = %(lock_timeout)s;
+SET LOCAL statement_timeout = %(statement_timeout)s;
 
 -- name: ensure
 INSERT INTO safecopy.lock (name) VALUES (%(name)s) ON CONFLICT DO NOTHING
@@ -85,7 +86,7 @@ WITH g AS (
     FROM g WHERE NOT %(passing)s OR g.last_kind LIKE 'takeover%%'
 )
 SELECT g.token, g.lease_id, g.last_kind AS kind, g.prev_token, g.prev_members, g.prev_owner_key, g.prev_owner,
-       d.places, extract(epoch FROM g.due_at - clock_timestamp())::float8 AS remaining
+       d.places, extract(epoch FROM g.due_at - clock_timestamp()) AS remaining
 FROM g, displaced d, joined
 
 -- name: heartbeat
@@ -112,7 +113,7 @@ WITH l AS (
     FROM l WHERE m.name = %(name)s AND m.token = l.token AND m.member_key = %(member_key)s
              AND m.member_id = %(attempt)s::uuid
 )
-SELECT extract(epoch FROM due_at - clock_timestamp())::float8 AS remaining FROM l
+SELECT extract(epoch FROM due_at - clock_timestamp()) AS remaining FROM l
 
 -- name: release
 -- The last member frees the lock; its token stays. A member that leaves has done something: the run lives on.
@@ -131,7 +132,7 @@ WITH r AS (
     RETURNING l.token, l.lease_id IS NULL AS freed
 ), m AS (
     DELETE FROM safecopy.member m USING r
-    WHERE m.name = %(name)s AND m.token = r.token AND m.member_key = %(member_key)s AND m.member_id = %(attempt)s::uuid
+    WHERE m.name = %(name)s AND m.token = r.token AND m.member_key = %(member_key)s
 ), e AS (
     INSERT INTO safecopy.lock_event (name, token, kind, owner_key, owner, member_key, attempt)
     SELECT %(name)s, r.token, CASE WHEN freed THEN 'release' ELSE 'leave' END, %(owner_key)s, %(owner)s::jsonb,
@@ -208,19 +209,22 @@ WITH f AS (
 SELECT f.token, f.prev_token, f.prev_members, f.prev_owner_key, f.prev_owner, d.places FROM f, displaced d
 
 -- name: holders
--- Who holds what, as a contender is told; one name, or all of them. `refused` counts since the present grant.
-SELECT l.name, l.token, l.owner_key, l.owner, l.granted_at, l.alive_at, l.due_at,
-       NULLIF(l.not_before, '-infinity') AS not_before,
-       extract(epoch FROM l.stale_after)::float8 AS stale_after,
-       clock_timestamp() AS asked_at,
-       COALESCE(m.progressed_at, l.granted_at) AS progressed_at,
+-- Who holds what, as a contender is told; one name, or all of them. `refused` counts since the present grant. Times
+-- are told as JSON, and numbers as such: whatever the role's DateStyle and extra_float_digits are.
+SELECT l.name, l.token, l.owner_key, l.owner, to_json(l.granted_at) AS granted_at, to_json(l.alive_at) AS alive_at,
+       to_json(l.due_at) AS due_at, to_json(NULLIF(l.not_before, '-infinity')) AS not_before,
+       extract(epoch FROM l.stale_after) AS stale_after,
+       to_json(clock_timestamp()) AS asked_at,
+       to_json(COALESCE(m.progressed_at, l.granted_at)) AS progressed_at,
        COALESCE(m.members, '[]') AS members,
        l.lease_id IS NOT NULL AND l.due_at < clock_timestamp() AS stale,
        (SELECT count(*) FROM safecopy.lock_event e
         WHERE e.name = l.name AND e.kind = 'refused' AND e.at >= l.granted_at) AS refused
 FROM safecopy.lock l LEFT JOIN LATERAL (
     SELECT max(m.progressed_at) AS progressed_at,
-           jsonb_agg(jsonb_build_object('key', m.member_key, 'attempt', m.member_id, 'try', m.try_number,
+           jsonb_agg(jsonb_build_object('key', m.member_key, 'try', m.try_number,
+                                        -- Not that of its own row: another one once it was revoked.
+                                        'attempt', l.members->m.member_key->>'id',
                                         'place', m.place, 'phase', m.phase, 'count', m.count,
                                         'progressed_at', m.progressed_at)
                      ORDER BY m.progressed_at DESC) AS members
@@ -236,7 +240,7 @@ SELECT l.name, l.token, 'refused', %(owner_key)s, %(owner)s::jsonb, %(member_key
 FROM safecopy.lock l WHERE l.name = %(name)s
 
 -- name: history
-SELECT e.at, e.name, e.token, e.kind, e.owner_key, e.owner, e.member_key, e.attempt::text AS attempt,
+SELECT to_json(e.at) AS at, e.name, e.token, e.kind, e.owner_key, e.owner, e.member_key, e.attempt::text AS attempt,
        e.prev_owner_key, e.detail
 FROM safecopy.lock_event e
 WHERE %(name)s::text IS NULL OR e.name = %(name)s
