@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
+from airflow_provider_safecopy.cli import main
 from tests.ground.content import rows_of
 from tests.ground.database import Database
 
@@ -168,6 +169,29 @@ def bare(environment: dict[str, str]) -> Callable[..., Ran]:
             [*COMMAND, *words], capture_output=True, check=False, timeout=60, env={**environment, **variables}
         )
         return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+class Said(Protocol):
+    """The type of the fixture `said`."""
+
+    def __call__(self, *words: str, **variables: str) -> Ran: ...
+
+
+@pytest.fixture
+def said(safecopy: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Said:
+    """The command within this process, which is much quicker: not for copies, whose process others may end."""
+
+    def run(*words: str, **variables: str) -> Ran:
+        assert "copy" not in words
+        with monkeypatch.context() as patch:
+            for name, value in {**safecopy.environment, **variables}.items():
+                patch.setenv(name, value)
+            capfd.readouterr()
+            code = main(list(words))
+            told = capfd.readouterr()
+        return Ran(code, told.out.encode(), told.err.encode())
 
     return run
 

@@ -39,3 +39,27 @@ def test_without_a_target_there_is_nothing_to_prepare(safecopy: Command) -> None
     ran = safecopy.run("init", SAFECOPY_TARGET=None)
     assert ran.code == 2
     assert "Missing option '--target'" in ran.err
+
+
+LAYOUT_1 = """
+CREATE SCHEMA safecopy;
+CREATE TABLE safecopy.lock (name text PRIMARY KEY, token bigint NOT NULL DEFAULT 0, lease_id uuid, owner_key text,
+    granted_at timestamptz, UNIQUE (name, token, lease_id));
+CREATE TABLE safecopy.receipt (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, lock text NOT NULL,
+    token bigint NOT NULL, lease_id uuid NOT NULL, attempt uuid NOT NULL UNIQUE, owner_key text NOT NULL,
+    source text NOT NULL, target text NOT NULL, row_count bigint NOT NULL, previous_rows bigint NOT NULL,
+    proof jsonb NOT NULL, published_at timestamptz NOT NULL DEFAULT clock_timestamp());
+INSERT INTO safecopy.lock VALUES ('분석.고객', 7, gen_random_uuid(), '옛 실행', now())
+"""
+
+
+def test_a_schema_of_version_0_1_0_is_brought_up_to_date_and_its_tokens_go_on(safecopy: Command) -> None:
+    safecopy.target.execute(LAYOUT_1)
+    refused = safecopy.copy()
+    assert refused.code == 2
+    assert "is of an earlier version" in refused.err
+    assert "or of an earlier version" in safecopy.run("locks").out
+    assert safecopy.run("init").code == 0
+    assert safecopy.run("locks", "--json").json["locks"] == [], "who held it then is fenced out"
+    done = safecopy.copy("--json")
+    assert (done.code, done.json["token"]) == (0, 9), done.err

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow_provider_safecopy.endpoint import Endpoint
     from airflow_provider_safecopy.lock.store import Store
 
-_NOT_THERE = "the schema safecopy is not there, or of an earlier layout; a copy or safecopy init makes it"
+_NOT_THERE = "the schema safecopy is not there, or of an earlier version; safecopy init makes it"
 _REMEMBERED = 1000
 
 
