@@ -40,7 +40,7 @@ def lease_of(name: str, contender: Contender, row: DictRow) -> Lease:
         displaced = displaced_of(row, former, contender.owner_key, contender.owner)
     elif kind.startswith("takeover"):
         displaced = displaced_of(row, row["prev_members"], row["prev_owner_key"], row["prev_owner"])
-    return Lease(name, row["token"], row["lease_id"], contender, kind, row["remaining"], displaced)
+    return Lease(name, row["token"], row["lease_id"], contender, kind, float(row["remaining"]), displaced)
 
 
 def displaced_of(
@@ -65,7 +65,7 @@ def member_of(data: Mapping[str, Any]) -> Seen:
 
 def event_of(row: DictRow) -> Event:
     return Event(
-        at=row["at"],
+        at=datetime.fromisoformat(row["at"]),
         name=row["name"],
         token=row["token"],
         kind=row["kind"],
@@ -80,20 +80,24 @@ def event_of(row: DictRow) -> Event:
 
 def holder_of(row: DictRow) -> Holder:
     """A free lock has no times; it is told of only while nobody may have it yet."""
-    now = row["asked_at"]
+    now = datetime.fromisoformat(row["asked_at"])
     return Holder(
         name=row["name"],
         token=row["token"],
         owner_key=row["owner_key"],
         owner=row["owner"] or {},
         members=tuple(member_of(member) for member in row["members"]) if row["owner_key"] is not None else (),
-        since=row["granted_at"] or now,
-        alive_at=row["alive_at"] or now,
-        progressed_at=row["progressed_at"] or now,
-        due_at=row["due_at"] or now,
+        since=_time(row["granted_at"]) or now,
+        alive_at=_time(row["alive_at"]) or now,
+        progressed_at=_time(row["progressed_at"]) or now,
+        due_at=_time(row["due_at"]) or now,
         asked_at=now,
-        not_before=row["not_before"],
-        stale_after=row["stale_after"] or 0.0,
+        not_before=_time(row["not_before"]),
+        stale_after=float(row["stale_after"] or 0),
         stale=row["stale"],
         refused=row["refused"],
     )
+
+
+def _time(told: str | None) -> datetime | None:
+    return None if told is None else datetime.fromisoformat(told)

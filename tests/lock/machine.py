@@ -268,6 +268,7 @@ class LockMachine(RuleBasedStateMachine):
         assert {key: (each["id"], each["try"]) for key, each in row["members"].items()} == {
             key: (member.attempt, member.number) for key, member in model.members.items()
         }
+        assert set(row["rows"]) == set(model.members)
         for key, member in model.members.items():
             attempt, *done = row["rows"][key]
             assert (attempt == member.attempt) == member.current

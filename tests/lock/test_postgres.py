@@ -1,416 +1,555 @@
-"""The lock in the target: made once by whoever comes first, tokens that only grow, and a fence that holds."""
+"""What is particular to locks in a database: the fence, what ends whoever is in the way, and sessions of any kind."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
+import secrets
+import signal
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-from uuid import uuid4
+from contextlib import ExitStack, closing
+from typing import Any, Protocol
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from psycopg import sql as compose
 
-from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.errors import FencedOutError, LockStoreError
-from airflow_provider_safecopy.lock import postgres as lock
-from airflow_provider_safecopy.lock.model import Lease, application_name
-from airflow_provider_safecopy.transfer.model import CopySpec
-from tests.conftest import MakeRole, NothingLeft
-from tests.ground.database import Database
+from airflow_provider_safecopy import sql, wire
+from airflow_provider_safecopy.demo.servers import Server, installations
+from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError
+from airflow_provider_safecopy.lock import postgres, schema
+from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
+from airflow_provider_safecopy.lock.postgres import PostgresStore
+from tests.conftest import MakeDatabase, MakeRole
+from tests.ground.database import PRESENT, Database, Servers
+from tests.ground.proxy import Proxy
+from tests.lock.conftest import until
+from tests.lock.world import MovableClock, World, blocked
 
+PROMISE = Promise(stale_after=250, crash_grace=None)
 NAME = "분석.고객"
+
+
+@pytest.fixture(scope="module")
+def world(servers: Servers) -> Iterator[World]:
+    database = servers.create(18, "UTF8", None)
+    world = World.made(database)
+    yield world
+    world.close()
+    servers.drop(database)
 
 
 @pytest.fixture
 def made(target: Database) -> Database:
-    """A target that holds the schema safecopy."""
+    """A database of its own that holds the schema safecopy."""
     with target.connect() as session:
-        lock.init(session)
+        schema.init(session)
     return target
 
 
-def draw(session: psycopg.Connection[Any], name: str = NAME) -> Lease:
-    return lock.draw(session, name, owner="시험|dag|run", attempt=uuid4())
+class Open(Protocol):
+    """The type of the fixture `opened`."""
+
+    def __call__(self, database: Database, **more: Any) -> PostgresStore: ...
 
 
-# Making it
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    """Make stores by their servers' own clocks: ``opened(made)``. Closed after the test."""
+    with ExitStack() as stack:
+
+        def open_store(database: Database, **more: Any) -> PostgresStore:
+            return stack.enter_context(closing(PostgresStore(database.endpoint, **more)))
+
+        yield open_store
 
 
-def test_init_makes_logged_tables_in_a_schema_that_says_what_it_is(made: Database) -> None:
-    tables = made.rows(
-        "SELECT relname, relpersistence::text FROM pg_class "
-        "WHERE relnamespace = 'safecopy'::regnamespace AND relkind = 'r' ORDER BY 1"
-    )
-    assert tables == [("lock", "p"), ("receipt", "p")]
-    assert "SafeCopy" in made.value("SELECT obj_description('safecopy'::regnamespace, 'pg_namespace')")
+@pytest.fixture
+def store(made: Database, opened: Open) -> PostgresStore:
+    return opened(made)
 
 
-def test_init_again_leaves_everything_as_it_is(made: Database) -> None:
-    with made.connect() as session:
-        draw(session)
-        before = made.rows("SELECT oid, relname FROM pg_class WHERE relnamespace = 'safecopy'::regnamespace ORDER BY 1")
-        lock.init(session)
-        assert draw(session).token == 2
-    after = made.rows("SELECT oid, relname FROM pg_class WHERE relnamespace = 'safecopy'::regnamespace ORDER BY 1")
-    assert before == after
+def run(owner: str = "가동", member: str = "적재", number: int = 1, **more: Any) -> Contender:
+    return Contender(owner, {"owner": owner}, member, number, **{"place": None} | more)
 
 
-def test_init_mends_what_is_missing(made: Database) -> None:
-    with made.connect() as session:
-        draw(session)
-        session.execute("DROP TABLE safecopy.receipt")
-        lock.init(session)
-        assert draw(session).token == 2
-    assert made.value("SELECT count(*) FROM safecopy.receipt") == 0
+def taken(store: PostgresStore, name: str, contender: Contender, dead: tuple[UUID, ...] = ()) -> Lease:
+    lease = store.acquire(name, contender, PROMISE, dead=[str(each) for each in dead])
+    assert isinstance(lease, Lease), lease
+    return lease
 
 
-def test_many_threads_at_once_make_it_once(target: Database) -> None:
-    start = threading.Barrier(8)
+# The fence
 
-    def make(_: int) -> int:
-        with target.connect() as session:
-            start.wait(30)
-            lock.init(session)
-            return draw(session).token
-
-    with ThreadPoolExecutor(8) as executor:
-        tokens = list(executor.map(make, range(8)))
-    assert sorted(tokens) == list(range(1, 9))
+IN_THE_WAY: dict[str, Callable[[PostgresStore, Lease], Any]] = {
+    "takeover": lambda store, lease: taken(store, lease.name, run("후임"), (lease.attempt,)),
+    "supersede": lambda store, lease: taken(store, lease.name, run(number=2)),
+    "release": lambda store, lease: store.release(lease),
+    "revoke": lambda store, lease: store.revoke(lease),
+    "force-release": lambda store, lease: store.force_release(lease.name, reason="시험"),
+    "reap": lambda store, lease: store.reap(lease.name, dead=[str(lease.attempt)]),
+}
 
 
-INIT = """
-import sys, psycopg
-from airflow_provider_safecopy.lock import postgres as lock
-with psycopg.connect(sys.stdin.buffer.readline().decode().strip(), autocommit=True) as session:
-    print("ready", flush=True)
-    sys.stdin.readline()
-    lock.init(session)
-print("made", flush=True)
-"""
+@pytest.mark.parametrize("change", IN_THE_WAY)
+def test_whoever_changes_hands_waits_for_the_publish(world: World, change: str) -> None:
+    lease = taken(world.store, world.new_name(), run())
+    session = world.publishing(lease)
+    with world.sparing():
+        assert blocked(lambda: IN_THE_WAY[change](world.store, lease)) == "blocked"
+        session.execute("COMMIT")
+        assert blocked(lambda: IN_THE_WAY[change](world.store, lease)) not in ("blocked", None, False)
+    assert not world.fenced(session, lease), "what was current before is fenced out after"
+    world.hide(session)
 
 
-def test_many_processes_at_once_make_it_once(target: Database) -> None:
-    command = [sys.executable, "-c", INIT]
-    pipe = subprocess.PIPE
-    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) for _ in range(3)]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write(target.conninfo.encode() + b"\n")
-        process.stdin.flush()
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-    answers = [process.communicate(b"\n", timeout=60) for process in processes]
-    assert [out for out, _ in answers] == [b"made\n"] * 3, answers
-    assert target.value("SELECT count(*) FROM safecopy.lock") == 0
+def test_whoever_changes_nothing_passes_a_publish(world: World) -> None:
+    lease = taken(world.store, world.new_name(), run())
+    session = world.publishing(lease)
+    with world.sparing():
+        assert world.store.heartbeat(lease, phase=1, count=1) > 200
+        sibling = taken(world.store, lease.name, run(member="검증"))
+        assert world.store.heartbeat(sibling, phase=1, count=1) > 200
+        assert isinstance(world.store.acquire(lease.name, run("후임"), PROMISE), Holder)
+        assert isinstance(world.store.acquire(lease.name, run(), PROMISE), Holder)
+        assert world.store.release(sibling) is False
+        assert world.store.holder(lease.name) is not None
+        assert taken(world.store, world.new_name(), run("남")).token == 1
+    session.execute("COMMIT")
+    world.hide(session)
 
 
-def test_init_in_a_transaction_of_ones_own_is_undone_with_it(target: Database) -> None:
-    with target.connect() as session, session.transaction(force_rollback=True):
-        lock.init(session)
-    assert target.value("SELECT to_regnamespace('safecopy')") is None
+def test_two_members_publish_under_one_lock_at_once(world: World) -> None:
+    """As two tasks of one run do, into two tables."""
+    first = taken(world.store, world.new_name(), run(member="하나"))
+    second = taken(world.store, first.name, run(member="둘"))
+    sessions = [world.publishing(lease) for lease in (first, second)]
+    for session in sessions:
+        session.execute("COMMIT")
+        world.hide(session)
 
 
-def test_who_may_not_create_is_told_who_may(target: Database, role: MakeRole) -> None:
-    with role(target).connect() as session, pytest.raises(LockStoreError, match="cannot be made") as caught:
-        lock.init(session)
-    assert (caught.value.sqlstate, caught.value.retryable) == ("42501", False)
-    assert "--grant" in caught.value.hint
+def test_who_is_fenced_out_is_told_of_lock_and_token(world: World) -> None:
+    lease = taken(world.store, world.new_name(), run())
+    with world.session(lease.attempt) as session:
+        postgres.fence(session, lease)
+        world.store.force_release(lease.name, reason="시험")
+        with pytest.raises(FencedOutError, match=lease.name) as caught:
+            postgres.fence(session, lease)
+        assert (caught.value.lock, caught.value.token, caught.value.retryable) == (lease.name, 1, False)
+
+
+def test_a_fence_behind_an_unfinished_takeover_waits_and_then_loses(world: World) -> None:
+    lease = taken(world.store, world.new_name(), run())
+    session = world.session(lease.attempt)
+    with ThreadPoolExecutor(1) as executor, psycopg.connect(world.observer.info.dsn, password=password(world)) as rival:
+        rival.execute("UPDATE safecopy.lock SET token = token + 1 WHERE name = %s", [lease.name])
+        waiting = executor.submit(world.fenced, session, lease)
+        wait_for_a_lock(world, session)
+        rival.commit()
+        assert waiting.result(30) is False
+    world.hide(session)
+
+
+def test_progress_saves_a_stale_holder_from_a_takeover_that_waits_for_its_publish(world: World) -> None:
+    """The takeover looks again once it has the row: what was stale when it began to wait is alive by then."""
+    lease = taken(world.store, world.new_name(), run())
+    session = world.publishing(lease)
+    clock = MovableClock(sql.load("lock"), lock_timeout="4s")
+    rival = PostgresStore(world.store.endpoint, statements=clock)
+    world.clock.seconds += 300
+    clock.seconds = world.clock.seconds
+    rival.holder(lease.name)
+    with ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(rival.acquire, lease.name, run("후임"), PROMISE)
+        until(lambda: is_waiting(world, rival.backends[0]))
+        world.store.heartbeat(lease, phase=1, count=1)
+        session.execute("COMMIT")
+        answer = waiting.result(30)
+    assert isinstance(answer, Holder)
+    assert answer.owner_key == "가동"
+    rival.close()
+    world.hide(session)
+
+
+def password(world: World) -> str:
+    return world.store.endpoint.parameters["password"]
+
+
+def wait_for_a_lock(world: World, session: psycopg.Connection[Any]) -> None:
+    until(lambda: is_waiting(world, session.info.backend_pid))
+
+
+def is_waiting(world: World, backend: int) -> bool:
+    return bool(world.value("SELECT pg_blocking_pids(%s) <> '{}'", backend))
+
+
+# Ending whoever is in the way
+
+MAY_BE_DISPLACED: dict[str, tuple[int, Callable[[World, Lease], Any]]] = {
+    "takeover-stale": (300, lambda world, lease: taken(world.store, lease.name, run("후임")).kind),
+    "takeover-dead": (0, lambda world, lease: taken(world.store, lease.name, run("후임"), (lease.attempt,)).kind),
+    "supersede": (0, lambda world, lease: taken(world.store, lease.name, run(number=2)).kind),
+    "force-release": (0, lambda world, lease: world.store.force_release(lease.name, reason="시험") and "force-release"),
+    "reap": (300, lambda world, lease: world.store.reap(lease.name) and "reap"),
+}
+
+
+@pytest.mark.parametrize("kind", MAY_BE_DISPLACED)
+def test_a_publish_of_whoever_may_be_displaced_is_ended(world: World, kind: str) -> None:
+    later, displace = MAY_BE_DISPLACED[kind]
+    lease = taken(world.store, world.new_name(), run())
+    session = world.publishing(lease)
+    session.execute("INSERT INTO safecopy.lock (name) VALUES (%s)", [f"늦은 글 {lease.name}"])
+    world.clock.seconds += later
+    assert displace(world, lease) == kind
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("COMMIT")
+    session.close()
+    assert world.value("SELECT count(*) FROM safecopy.lock WHERE name = %s", f"늦은 글 {lease.name}") == 0
+    assert world.store.heartbeat(taken(world.store, world.new_name(), run()), phase=1, count=1) > 0
+
+
+def test_a_forced_release_ends_the_publish_of_one_whose_sibling_was_revoked(world: World) -> None:
+    revoked = taken(world.store, world.new_name(), run(member="하나"))
+    world.store.revoke(revoked)
+    session = world.publishing(taken(world.store, revoked.name, run(member="둘")))
+    forced = world.store.force_release(revoked.name, reason="시험")
+    assert forced is not None
+    assert len(forced.attempts) == 2
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("COMMIT")
+    session.close()
+
+
+def test_one_members_supersede_leaves_the_others_publish_alone(world: World) -> None:
+    first = taken(world.store, world.new_name(), run(member="하나"))
+    second = taken(world.store, first.name, run(member="둘"))
+    session, other = world.publishing(first), world.publishing(second)
+    assert taken(world.store, first.name, run(member="하나", number=2)).kind == "supersede"
+    other.execute("COMMIT")
+    world.hide(other)
+    session.close()
+
+
+def test_end_sessions_ends_theirs_and_no_others(world: World) -> None:
+    lease = taken(world.store, world.new_name(), run())
+    theirs, mine = [world.session(lease.attempt) for _ in range(2)], world.session(uuid4())
+    after = taken(world.store, lease.name, run("후임"), (lease.attempt,))
+    assert after.displaced is not None
+    assert world.store.end_sessions(after.displaced) == 2
+    assert world.store.end_sessions(after.displaced) == 0
+    for session in theirs:
+        with pytest.raises(psycopg.OperationalError):
+            session.execute("SELECT 1")
+        session.close()
+    mine.execute("SELECT 1")
+    world.hide(mine)
 
 
 # Rights
 
 
-def test_grant_gives_what_a_copy_needs_and_no_more(target: Database, role: MakeRole) -> None:
-    loader = role(target)
-    with target.connect() as session:
-        lock.init(session, grant=loader.role)
-        lock.init(session, grant=loader.role)
-    with loader.connect() as session:
-        lease = draw(session)
-        with session.transaction():
-            lock.fence(session, lease)
-        for forbidden in (
-            "DELETE FROM safecopy.lock",
-            "TRUNCATE safecopy.lock",
-            "UPDATE safecopy.receipt SET row_count = 0",
-            "DELETE FROM safecopy.receipt",
-            "DROP TABLE safecopy.receipt",
-            "DROP SCHEMA safecopy CASCADE",
-        ):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                session.execute(forbidden)
-        assert lock.refusals(session, role=str(loader.role), may_create=False) == ()
-
-
-@pytest.mark.parametrize("publish", ["delete_insert", "truncate_insert"])
-def test_a_granted_role_without_any_other_rights_copies_a_table(
-    source: Database, target: Database, role: MakeRole, nothing_left: NothingLeft, publish: str
-) -> None:
-    for database in (source, target):
-        database.execute("CREATE SCHEMA 영업; CREATE TABLE 영업.고객 (번호 int, 이름 text)")
-    source.execute("INSERT INTO 영업.고객 VALUES (1, '철수'), (2, '영희')")
-    target.execute("INSERT INTO 영업.고객 VALUES (0, '옛 고객')")
-    reader, loader = role(source), role(target)
-    source.execute(f'GRANT USAGE ON SCHEMA 영업 TO "{reader.role}"; GRANT SELECT ON 영업.고객 TO "{reader.role}"')
-    removing = "DELETE" if publish == "delete_insert" else "TRUNCATE"
-    target.execute(
-        f'GRANT USAGE ON SCHEMA 영업 TO "{loader.role}"; GRANT SELECT, INSERT, {removing} ON 영업.고객 TO "{loader.role}"'
-    )
-    with target.connect() as session:
-        lock.init(session, grant=loader.role)
-    spec = CopySpec.of(source_table="영업.고객", target_table="영업.고객", publish=publish, verify="full")
-    report = pipeline.copy(spec, reader.endpoint, loader.endpoint, owner="least")
-    assert (report.rows, report.previous_rows) == (2, 1)
-    assert sorted(target.rows("TABLE 영업.고객")) == [(1, "철수"), (2, "영희")]
-    assert target.rows("SELECT owner_key, row_count FROM safecopy.receipt") == [("least", 2)]
-    nothing_left(source, target)
-
-
-def test_any_role_name_can_be_granted_to(target: Database) -> None:
-    name = 'it\'s "역할"; DROP TABLE x --'
-    with target.connect() as session:
-        session.execute(compose.SQL("CREATE ROLE {}").format(compose.Identifier(name)))
-        lock.init(session, grant=name)
-        granted = session.execute("SELECT has_table_privilege(%s, 'safecopy.lock', 'UPDATE')", [name]).fetchone()
-        session.execute(compose.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(compose.Identifier(name)))
-    assert granted == (True,)
-
-
-def test_a_role_that_is_not_there_cannot_be_granted_to_and_nothing_is_made(target: Database) -> None:
-    with target.connect() as session, pytest.raises(LockStoreError) as caught:
-        lock.init(session, grant="없는_역할")
-    assert (caught.value.sqlstate, caught.value.retryable) == ("42704", False)
-    assert target.value("SELECT to_regnamespace('safecopy')") is None
-
-
-@pytest.mark.parametrize(
-    "prepared, may_create, code",
-    [
-        ("", True, None),
-        ("", False, "not_initialised"),
-        ("CREATE SCHEMA safecopy", True, "not_initialised"),
-        ("CREATE SCHEMA safecopy; GRANT USAGE ON SCHEMA safecopy TO PUBLIC", False, "not_initialised"),
-    ],
-)
-def test_a_role_that_finds_nothing_and_may_not_make_it_is_refused(
-    target: Database, role: MakeRole, prepared: str, may_create: bool, code: str | None
-) -> None:
-    target.execute(prepared)
-    assert codes(role(target), may_create=may_create) == ([code] if code else [])
-
-
-@pytest.mark.parametrize(
-    "rights",
-    [
-        "",
-        "GRANT USAGE, CREATE ON SCHEMA safecopy TO PUBLIC",
-        "GRANT ALL ON safecopy.lock, safecopy.receipt TO PUBLIC",
-        "GRANT USAGE ON SCHEMA safecopy TO PUBLIC; GRANT ALL ON safecopy.lock, safecopy.receipt TO PUBLIC",
-        "GRANT ALL ON SCHEMA safecopy TO PUBLIC; GRANT SELECT ON safecopy.lock, safecopy.receipt TO PUBLIC",
-    ],
-)
-def test_a_role_that_finds_it_and_may_not_use_it_is_refused(made: Database, role: MakeRole, rights: str) -> None:
-    made.execute(rights)
-    assert codes(role(made), may_create=True) == ["not_granted"]
-
-
-def codes(loader: Database, *, may_create: bool) -> list[str]:
-    """Why this role is refused; each reason with the command that helps."""
-    with loader.connect() as session:
-        found = lock.refusals(session, role=str(loader.role), may_create=may_create)
-    assert all(f"safecopy init --target … --grant {loader.role}" in each.hint for each in found)
-    return [each.code for each in found]
-
-
-def test_a_plan_refuses_a_role_without_the_schema_and_says_how_to_get_it(
-    source: Database, made: Database, role: MakeRole
-) -> None:
-    for database in (source, made):
-        database.execute("CREATE TABLE public.고객 AS SELECT 1 AS 번호")
+@pytest.fixture
+def loader(made: Database, role: MakeRole) -> Database:
+    """The database as somebody sees it who may use the lock, and nothing else."""
     loader = role(made)
-    made.execute(f'GRANT ALL ON public.고객 TO "{loader.role}"')
-    spec = CopySpec.of(source_table="public.고객", target_table="public.고객")
-    (found,) = pipeline.plan(spec, source.endpoint, loader.endpoint).refusals
-    assert found.code == "not_granted"
-    assert f"--grant {loader.role}" in found.hint
-
-
-# Tokens
-
-
-def test_tokens_begin_at_one_and_grow_by_one_for_each_name(made: Database) -> None:
     with made.connect() as session:
-        assert [draw(session).token for _ in range(3)] == [1, 2, 3]
-        assert draw(session, "다른 잠금").token == 1
-        assert draw(session).token == 4
-    assert made.rows("SELECT name, token FROM safecopy.lock ORDER BY token") == [("다른 잠금", 1), (NAME, 4)]
+        schema.init(session, grant=loader.role)
+    return loader
 
 
-@pytest.mark.parametrize("name", ["x" * 3000, "it's; DROP TABLE safecopy.lock --", "한글\n이름", "%s %(x)s"])
-def test_any_text_is_a_name(made: Database, name: str) -> None:
-    with made.connect() as session:
-        lease = draw(session, name)
-        assert lease.name == name
-        with session.transaction():
-            lock.fence(session, lease)
+def test_a_publish_of_somebody_it_may_not_end_is_waited_for_and_left_alone(
+    made: Database, loader: Database, store: PostgresStore, opened: Open
+) -> None:
+    lease = taken(store, NAME, run())
+    rival = opened(loader, patience=0.3)
+    with psycopg.connect(made.conninfo, application_name=f"safecopy:{lease.attempt}") as session:
+        postgres.fence(session, lease)
+        answer = rival.acquire(NAME, run("후임"), PROMISE, dead=[str(lease.attempt)])
+        assert isinstance(answer, Holder)
+        assert answer.owner_key == "가동"
+        with pytest.raises(LockStoreError) as caught:
+            rival.reap(NAME, dead=[str(lease.attempt)])
+        assert (caught.value.sqlstate, caught.value.retryable) == ("55P03", True)
+    after = taken(rival, NAME, run("후임"), (lease.attempt,))
+    assert after.displaced is not None
+    assert rival.end_sessions(after.displaced) == 0
 
 
-def test_a_lease_says_who_and_is_kept(made: Database) -> None:
-    attempt = uuid4()
-    with made.connect() as session:
-        lease = lock.draw(session, NAME, owner="배치|dag|run", attempt=attempt)
-    assert (lease.name, lease.token, lease.attempt, lease.owner) == (NAME, 1, attempt, "배치|dag|run")
-    ((lease_id, owner, age),) = made.rows("SELECT lease_id, owner_key, now() - granted_at FROM safecopy.lock")
-    assert (lease_id, owner) == (lease.lease_id, "배치|dag|run")
-    assert 0 <= age.total_seconds() < 60
-    assert application_name(attempt) == f"safecopy:{attempt}"
+def test_of_the_same_role_it_may(loader: Database, opened: Open) -> None:
+    holder, rival = opened(loader), opened(loader)
+    lease = taken(holder, NAME, run())
+    with psycopg.connect(loader.conninfo, application_name=f"safecopy:{lease.attempt}") as session:
+        postgres.fence(session, lease)
+        assert taken(rival, NAME, run("후임"), (lease.attempt,)).kind == "takeover-dead"
+        with pytest.raises(psycopg.OperationalError):
+            session.execute("SELECT 1")
+    with pytest.raises(LockLostError):
+        holder.heartbeat(lease, phase=1, count=1)
 
 
-def test_concurrent_draws_never_share_a_token(made: Database) -> None:
-    start = threading.Barrier(6)
+def test_another_roles_session_is_a_sign_of_life_too(
+    made: Database, loader: Database, store: PostgresStore, opened: Open
+) -> None:
+    grace = Promise(stale_after=600, crash_grace=0.001)
+    lease = store.acquire(NAME, run(), grace)
+    assert isinstance(lease, Lease)
+    rival = opened(loader)
+    with psycopg.connect(made.conninfo, application_name=f"safecopy:{lease.attempt}"):
+        assert isinstance(rival.acquire(NAME, run("후임"), grace), Holder)
+    kinds: list[str] = []
 
-    def draw_many(_: int) -> list[int]:
-        with made.connect() as session:
-            start.wait(30)
-            return [draw(session).token for _ in range(20)]
+    def crashed() -> bool:
+        answer = rival.acquire(NAME, run("후임"), grace)
+        kinds.extend([answer.kind] if isinstance(answer, Lease) else [])
+        return bool(kinds)
 
-    with ThreadPoolExecutor(6) as executor:
-        drawn = list(executor.map(draw_many, range(6)))
-    assert sorted(token for tokens in drawn for token in tokens) == list(range(1, 121))
-    assert all(tokens == sorted(tokens) for tokens in drawn)
+    until(crashed)
+    assert kinds == ["takeover-crash"]
 
 
-def test_where_there_is_nothing_to_draw_from_init_is_asked_for(target: Database) -> None:
-    with target.connect() as session, pytest.raises(LockStoreError, match=NAME) as caught:
-        draw(session)
-    assert (caught.value.sqlstate, caught.value.retryable) == ("42P01", False)
-    assert "safecopy init" in caught.value.hint
+# Whatever the role, the database and the names are
 
 
-def test_a_lost_connection_may_be_tried_again(made: Database) -> None:
-    session = made.connect()
-    session.close()
+def everything(store: PostgresStore, name: str = NAME) -> None:
+    """Every call once, with the answer it must have."""
+    lease = taken(store, name, run())
+    assert isinstance(store.acquire(name, run("후임"), PROMISE), Holder)
+    store.refused(name, run("후임"))
+    assert store.heartbeat(lease, phase=1, count=1) > 200
+    assert taken(store, name, run(number=2)).kind == "supersede"
+    sibling = taken(store, name, run(member="검증"))
+    assert (store.revoke(sibling), store.release(sibling)) == (True, False)
+    assert store.reap(name) is None
+    assert [holder.name for holder in store.holders()] == [name]
+    assert store.force_release(name, reason="it's 100 %s") is not None
+    assert len(store.history(name)) == 7
+    assert store.forget(keep=0) == 7
+    assert store.holder(name) is None
+
+
+ODD_SETTINGS = [
+    "default_transaction_isolation = 'serializable'",
+    "default_transaction_isolation = 'repeatable read'",
+    "default_transaction_read_only = on",
+    "search_path = 악의, pg_catalog",
+    "TimeZone = 'Asia/Pyongyang'",
+    "DateStyle = 'SQL, DMY'",
+    "IntervalStyle = 'sql_standard'",
+    "extra_float_digits = -15",
+    "bytea_output = 'escape'",
+    "standard_conforming_strings = off",
+    "lock_timeout = '1ms'",
+    "row_security = off",
+]
+SHADOWS = """
+    CREATE SCHEMA 악의;
+    CREATE TABLE 악의.lock (name text); CREATE TABLE 악의.member (name text);
+    CREATE FUNCTION 악의.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$ SELECT 'epoch'::timestamptz $$;
+    CREATE FUNCTION 악의.jsonb_each(jsonb, OUT key text, OUT value jsonb) RETURNS SETOF record LANGUAGE sql
+        AS $$ SELECT 'x', to_jsonb(1 / 0) $$;
+    GRANT USAGE ON SCHEMA 악의 TO PUBLIC"""
+
+
+def test_no_default_of_the_roles_has_a_say_and_none_is_changed(made: Database, loader: Database, opened: Open) -> None:
+    made.execute(SHADOWS)
+    for setting in ODD_SETTINGS:
+        made.execute(f'ALTER ROLE "{loader.role}" SET {setting}')
+        name = setting.partition(" ")[0]
+        store = opened(loader)
+        with loader.connect() as session:
+            expected = session.execute(f"SHOW {name}".encode()).fetchone()
+        everything(store, f"{NAME} {setting}")
+        assert store._connection is not None
+        assert store._connection.execute(f"SHOW {name}".encode()).fetchone() == expected
+        made.execute(f'ALTER ROLE "{loader.role}" RESET {name}')
+
+
+def test_a_roles_short_statement_timeout_ends_no_wait_for_a_lock(
+    made: Database, loader: Database, opened: Open
+) -> None:
+    made.execute(f"ALTER ROLE \"{loader.role}\" SET statement_timeout = '150ms'")
+    store = opened(loader)
+    lease = taken(store, NAME, run())
+    with made.connect() as session, session.transaction():
+        postgres.fence(session, lease)
+        with pytest.raises(LockStoreError) as caught:
+            store.release(lease)
+    assert caught.value.sqlstate == "55P03", "after its own 200 ms"
+
+
+@pytest.mark.parametrize("major", PRESENT)
+def test_nothing_but_the_schema_is_touched_and_nothing_left_in_the_session(
+    database: MakeDatabase, opened: Open, major: int
+) -> None:
+    made = database(major=major)
+    outside = (
+        "SELECT count(*), (SELECT count(*) FROM pg_proc), (SELECT count(*) FROM pg_type t JOIN pg_namespace n ON "
+        "n.oid = typnamespace WHERE nspname <> 'safecopy') FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
+        "WHERE nspname NOT IN ('safecopy', 'pg_toast')"
+    )
+    before = made.rows(outside)
+    store = opened(made)
+    everything(store)
+    session = store._connection
+    assert session is not None
+    assert session.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    left = "SELECT name FROM pg_settings WHERE source = 'session' AND name NOT LIKE 'transaction%'"
+    assert session.execute(left).fetchall() == []
+    for view in (
+        "pg_prepared_statements",
+        "pg_cursors",
+        "pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'",
+    ):
+        assert session.execute(f"SELECT count(*) FROM {view}".encode()).fetchone() == (0,)
+    assert made.rows(outside) == before
+
+
+@pytest.mark.parametrize("text", ['it\'s "그"', "%s %(name)s %%", "한글\n줄", "\\' \\", "가" * 10_000])
+def test_owners_members_and_reasons_may_be_any_text(world: World, text: str) -> None:
+    name, owner = world.new_name(), {"owner": text, text[:50]: text}
+    first = world.store.acquire(name, Contender(text, owner, text[:100], place=None), PROMISE)
+    assert isinstance(first, Lease)
+    busy = world.store.acquire(name, run("후임"), PROMISE)
+    assert isinstance(busy, Holder)
+    assert (busy.owner_key, busy.owner, busy.members[0].member) == (text, owner, text[:100])
+    assert world.store.heartbeat(first, phase=1, count=1) > 0
+    after = taken(world.store, name, run("후임"), (first.attempt,))
+    assert after.displaced is not None
+    assert (after.displaced.owner_key, after.displaced.owner) == (text, owner)
+    world.store.force_release(name, reason=text)
+    assert world.store.history(name)[0].detail["reason"] == text
+
+
+def test_a_name_too_long_for_an_index_is_an_error_that_no_retry_mends(store: PostgresStore) -> None:
+    with pytest.raises(LockStoreError, match="index row size") as caught:
+        store.acquire(secrets.token_hex(1500) * 2, run(), PROMISE)
+    assert (caught.value.sqlstate, caught.value.retryable) == ("54000", False)
+    everything(store)
+
+
+# Many at once
+
+
+def test_of_eight_first_contenders_for_a_new_lock_one_gets_it(made: Database) -> None:
+    answers = contended(made, 8, [f"새 잠금 {index}" for index in range(10)])
+    for name, found in answers.items():
+        winners = [answer for answer in found if isinstance(answer, Lease)]
+        assert [winner.token for winner in winners] == [1]
+        assert {answer.owner_key for answer in found if isinstance(answer, Holder)} == {winners[0].contender.owner_key}
+        assert made.value("SELECT count(*) FROM safecopy.lock_event WHERE name = %s", [name]) == 1
+
+
+def test_of_eight_rivals_for_a_stale_lock_one_gets_it(made: Database, store: PostgresStore) -> None:
+    names = [f"낡은 잠금 {index}" for index in range(30)]
+    for name in names:
+        store.acquire(name, run(), Promise(stale_after=0.000001, crash_grace=None))
+    for found in contended(made, 8, names).values():
+        assert [answer.token for answer in found if isinstance(answer, Lease)] == [2]
+
+
+def contended(made: Database, rivals: int, names: list[str]) -> dict[str, list[Lease | Holder]]:
+    """What each of so many was answered, who asked for each of the names at the same moment."""
+    start = threading.Barrier(rivals)
+
+    def contend(number: int) -> list[Lease | Holder]:
+        with closing(PostgresStore(made.endpoint)) as store:
+            store.holders()
+            found = []
+            for name in names:
+                start.wait(60)
+                found.append(store.acquire(name, run(f"경쟁자 {number}"), PROMISE))
+            return found
+
+    with ThreadPoolExecutor(rivals) as executor:
+        found = list(executor.map(contend, range(rivals)))
+    return dict(zip(names, map(list, zip(*found, strict=True)), strict=True))
+
+
+# Connections that are lost
+
+
+def test_an_ended_session_is_made_anew_and_the_lock_is_still_held(made: Database, store: PostgresStore) -> None:
+    lease = taken(store, NAME, run())
+    for _ in range(2):
+        (backend,) = store.backends
+        made.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
+        assert store.heartbeat(lease, phase=1, count=1) > 0
+        assert store.backends not in ((), (backend,))
+    assert store.release(lease)
+
+
+def test_an_acquire_on_an_ended_session_is_told_and_may_be_tried_again(made: Database, store: PostgresStore) -> None:
+    """Not asked again by itself: its answer may have been lost on the way, and the lock be held."""
+    assert store.holders() == ()
+    made.execute("SELECT pg_terminate_backend(%s, 5000)", [store.backends[0]])
     with pytest.raises(LockStoreError) as caught:
-        draw(session)
+        store.acquire(NAME, run(), PROMISE)
     assert caught.value.retryable
+    assert taken(store, NAME, run()).token == 1
 
 
-# The fence
+def test_what_was_done_though_its_answer_got_lost_is_done_once(
+    made: Database, proxy: Callable[[Database], Proxy], opened: Open
+) -> None:
+    line = proxy(made)
+    store = opened(made.through(line.port))
+    lease = taken(store, NAME, run())
+    for call in (lambda: store.heartbeat(lease, phase=1, count=1), lambda: store.release(lease)):
+        line.lose_answer_after(b"UPDATE safecopy.lock")
+        with pytest.raises(LockStoreError) as caught:
+            call()
+        assert caught.value.retryable
+        assert line.met.is_set()
+        line.mend()
+    until(lambda: store.holder(NAME) is None)
+    assert store.release(lease) is False
+    assert taken(store, NAME, run("후임")).token == 2
 
 
-def test_the_newest_lease_passes_and_every_older_one_is_fenced_out(made: Database) -> None:
-    with made.connect() as session:
-        older, newer = draw(session), draw(session)
-        with session.transaction():
-            lock.fence(session, newer)
-        with pytest.raises(FencedOutError, match=NAME) as caught, session.transaction():
-            lock.fence(session, older)
-    error = caught.value
-    assert (error.lock, error.token, error.stage, error.retryable) == (NAME, older.token, "publish", False)
+def test_a_network_that_swallows_everything_is_given_up_in_time(
+    made: Database, proxy: Callable[[Database], Proxy], opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire.PromptConnection, "patience", 0.3)
+    line = proxy(made)
+    store = opened(made.through(line.port), connect_timeout=2)
+    lease = taken(store, NAME, run())
+    line.stall()
+    before = threading.active_count()
+    with pytest.raises(LockStoreError) as caught:
+        store.heartbeat(lease, phase=1, count=1)
+    assert caught.value.retryable
+    assert store.backends == ()
+    assert threading.active_count() == before
+    line.mend()
+    assert store.heartbeat(lease, phase=1, count=1) > 0
 
 
-def test_a_lock_is_no_other_locks_business(made: Database) -> None:
-    with made.connect() as session:
-        lease = draw(session)
-        draw(session, "다른 잠금")
-        with session.transaction():
-            lock.fence(session, lease)
+def test_a_server_that_crashed_and_recovered_has_its_tokens_still(opened: Open) -> None:
+    with Server.start(installations()[0], durable=False, settings={"synchronous_commit": "on"}) as server:
+        made = Database(server, "postgres")
+        store = opened(made)
+        lease = taken(store, NAME, run())
+        with made.connect() as session:
+            os.kill(session.info.backend_pid, signal.SIGKILL)  # of one session: the server restarts all
+            until(lambda: not is_open(session))
+        until(lambda: answers(made))
+        assert store.heartbeat(lease, phase=1, count=1) > 0
+        assert taken(store, NAME, run("후임"), (lease.attempt,)).token == 2
 
 
-def test_a_token_issued_twice_after_a_restore_fences_the_first_one_out(made: Database) -> None:
-    with made.connect() as session:
-        before = draw(session)
-        session.execute("DELETE FROM safecopy.lock")  # as a restore from an older backup would
-        after = draw(session)
-        assert before.token == after.token
-        with pytest.raises(FencedOutError), session.transaction():
-            lock.fence(session, before)
-        with session.transaction():
-            lock.fence(session, after)
+def answers(database: Database) -> bool:
+    try:
+        return bool(database.rows("SELECT 1"))
+    except psycopg.OperationalError:
+        return False
 
 
-def test_a_fence_holds_off_every_draw_until_commit(made: Database) -> None:
-    with made.connect() as publisher, made.connect() as rival:
-        lease = draw(publisher)
-        with publisher.transaction():
-            lock.fence(publisher, lease)
-            rival.execute("SET lock_timeout = '100ms'")
-            with pytest.raises(LockStoreError) as caught:
-                draw(rival)
-            assert (caught.value.sqlstate, caught.value.retryable) == ("55P03", True)
-            lock.fence(publisher, lease)
-        assert draw(rival).token == 2
-        with pytest.raises(FencedOutError), publisher.transaction():
-            lock.fence(publisher, lease)
-
-
-def test_a_draw_that_waits_for_a_publish_gets_the_next_token_after_it(made: Database) -> None:
-    with made.connect() as publisher, made.connect() as rival, ThreadPoolExecutor(1) as executor:
-        lease = draw(publisher)
-        with publisher.transaction():
-            lock.fence(publisher, lease)
-            waiting = executor.submit(draw, rival)
-            _until(lambda: made.value("SELECT pg_blocking_pids(%s)", [rival.info.backend_pid]) != [])
-            publisher.execute("INSERT INTO safecopy.lock (name) VALUES ('published')")
-            assert not waiting.done()
-        assert waiting.result(30).token == 2
-        assert rival.execute("SELECT count(*) FROM safecopy.lock WHERE name = 'published'").fetchone() == (1,)
-
-
-def test_a_fence_behind_an_unfinished_draw_waits_and_then_loses(made: Database) -> None:
-    with made.connect() as publisher, made.connect() as rival, ThreadPoolExecutor(1) as executor:
-        lease = draw(publisher)
-
-        def publish() -> None:
-            with publisher.transaction():
-                lock.fence(publisher, lease)
-
-        with rival.transaction():
-            draw(rival)
-            waiting = executor.submit(publish)
-            _until(lambda: made.value("SELECT pg_blocking_pids(%s)", [publisher.info.backend_pid]) != [])
-        with pytest.raises(FencedOutError):
-            waiting.result(30)
-
-
-def test_a_draw_that_is_rolled_back_fences_nobody_out(made: Database) -> None:
-    with made.connect() as publisher, made.connect() as rival:
-        lease = draw(publisher)
-        with rival.transaction(force_rollback=True):
-            draw(rival)
-        with publisher.transaction():
-            lock.fence(publisher, lease)
-
-
-def test_readers_and_other_locks_pass_a_held_fence(made: Database) -> None:
-    with made.connect() as publisher, made.connect() as other:
-        lease = draw(publisher)
-        with publisher.transaction():
-            lock.fence(publisher, lease)
-            other.execute("SET lock_timeout = '100ms'")
-            assert other.execute("SELECT token FROM safecopy.lock").fetchall() == [(1,)]
-            assert draw(other, "다른 잠금").token == 1
-
-
-def _until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-
-
-# Receipts
-
-
-def test_an_attempt_has_one_receipt(made: Database) -> None:
-    row = f"('l', 1, gen_random_uuid(), '{uuid4()}', 'o', 's', 't', 1, 0, '{{}}')"
-    columns = "lock, token, lease_id, attempt, owner_key, source, target, row_count, previous_rows, proof"
-    made.execute(f"INSERT INTO safecopy.receipt ({columns}) VALUES {row}")
-    with pytest.raises(psycopg.errors.UniqueViolation):
-        made.execute(f"INSERT INTO safecopy.receipt ({columns}) VALUES {row}")
-    assert made.value("SELECT now() - published_at < interval '1 minute' FROM safecopy.receipt")
+def is_open(session: psycopg.Connection[Any]) -> bool:
+    try:
+        session.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return False
+    return True

@@ -30,8 +30,9 @@ _T = TypeVar("_T")
 class MovableClock(Statements):
     """The statements of `sql/lock.sql` by a clock that is `seconds` ahead, and with hardly any wait for row locks."""
 
-    def __init__(self, statements: Statements) -> None:
+    def __init__(self, statements: Statements, *, lock_timeout: str = "20ms") -> None:
         self.seconds = 0
+        self._lock_timeout = lock_timeout
         self.moved = {name: self._by_our_clock(text) for name, text in statements.items()}
 
     def __getitem__(self, name: str) -> LiteralString:
@@ -46,10 +47,9 @@ class MovableClock(Statements):
     def __len__(self) -> int:
         return len(self.moved)
 
-    @staticmethod
-    def _by_our_clock(text: str) -> LiteralString:
+    def _by_our_clock(self, text: str) -> LiteralString:
         now = "(clock_timestamp() + current_setting('safecopy.ahead')::interval)"
-        return text.replace("clock_timestamp()", now).replace("%(lock_timeout)s", "'20ms'")
+        return text.replace("clock_timestamp()", now).replace("%(lock_timeout)s", f"'{self._lock_timeout}'")
 
 
 class World:
@@ -124,6 +124,12 @@ class World:
         session.rollback()
         session.execute("SET application_name = 'idle'")
         self._idle.append(session)
+
+    def publishing(self, lease: Lease) -> psycopg.Connection[Any]:
+        """A session of the lease's attempt in an open publish."""
+        session = self.session(lease.attempt)
+        assert self.fenced(session, lease)
+        return session
 
     def fenced(self, session: psycopg.Connection[Any], lease: Lease) -> bool:
         """Begin to publish: whether the fence lets it. It holds until the transaction ends."""
