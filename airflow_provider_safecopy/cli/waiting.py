@@ -66,7 +66,7 @@ class Patience:
 
     def _wait(self, error: LockBusyError, tell: Callable[[str], None]) -> None:
         """Return when the lock may be free."""
-        tell(f"{error.message}; waiting for it, {show_seconds(round(self._left, 1))} at most")
+        tell(f"{error.message}; waiting for it, {show_seconds(self._seconds)} in all at most")
         tried, holder = time.monotonic(), None
         while True:
             pause = _POLL_SECONDS + random.uniform(0, _POLL_SECONDS / 2)  # noqa: S311 -- jitter

@@ -99,7 +99,7 @@ def test_who_waits_copies_once_the_lock_is_free_its_holder_dead_or_stuck(
         assert holder.wait(60) == {signal.SIGTERM: 130}.get(end, -signal.SIGKILL)
     assert (ran.json["status"], ran.json["rows"]) == ("published", ROWS)
     assert re.search(r"held by 밤샘 작업, host \S+ \(main, try 1, pid \d+ on \S+\) since ", ran.err)
-    assert ran.err.count("waiting for it, 1 h at most") == ran.err.count("waiting") == 1
+    assert ran.err.count("waiting for it, 1 h in all at most") == ran.err.count("waiting") == 1
     kinds = "SELECT kind FROM safecopy.lock_event WHERE kind NOT IN ('refused', 'release') ORDER BY id"
     assert [each for (each,) in safecopy.target.rows(kinds)] == ["grant", kind]
     assert safecopy.holds() == "new"
