@@ -113,10 +113,13 @@ class LivingLock:
     def heartbeat(self, progress: int | None = None) -> None:
         """Something was done: `progress` of it in all so far, or by default one step more.
 
-        Raises `LockLostError` when the lock is somebody else's, or has not been extended in time.
+        Raises `LockLostError` when the lock is somebody else's, or has not been extended in time; `ConfigError` when
+        it was never acquired, or released.
         """
+        if not self.leases and self.lost is None:
+            raise ConfigError(f"lock {', '.join(self.names)}: it is not held; acquire it before the first heartbeat")
         self._count = self._count + 1 if progress is None else progress
-        if time.monotonic() - self._beaten >= self.promise.interval:
+        if self.leases and time.monotonic() - self._beaten >= self.promise.interval:
             self.beat(phase=0, count=self._count)
         self.check()
 

@@ -53,7 +53,7 @@ class Place:
     @property
     def gone(self) -> bool:
         """Whether the process has ended for certain. False where that cannot be known: elsewhere, or another boot."""
-        return self._is_known() and _started(self.pid) != self.started
+        return self._is_known() and _started(self.pid) != self.started and not _is_hidden(self.pid)
 
     def end(self) -> bool:
         """End the process: SIGTERM, then SIGKILL. False when it is not known here, not ours, or may not be ended."""
@@ -115,6 +115,19 @@ def _started(pid: int) -> int | None:
     fields = _stat(pid)
     # A zombie has ended; only its parent has not heard of it yet.
     return None if not fields or fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process of which /proc tells nothing: mounted with hidepid it tells only of one's own."""
+    if _stat(pid):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _stopped(pid: int) -> bool:

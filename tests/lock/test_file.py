@@ -302,8 +302,8 @@ children = []
 for rival in range(rivals):
     children.append(os.fork())
     if children[-1] == 0:
-        os.close(begin[1])
-        os.close(end[1])
+        for unused in [begin[1], end[1], *(write for other, (_, write) in enumerate(done) if other != rival)]:
+            os.close(unused)
         os.read(begin[0], 1)  # until it is closed: all begin at once
         won = {"fresh": [], "stale": []}
         for what, ahead in ("fresh", 0), ("stale", 10_000):
@@ -317,6 +317,8 @@ for rival in range(rivals):
 store = FileStore(directory)
 for lock in range(locks):
     assert isinstance(store.acquire(f"stale {lock}", Contender("before"), Promise(5_000)), Lease)
+for _, write in done:
+    os.close(write)
 os.close(begin[1])
 won = [json.loads(os.read(out, 100_000)) for out, _ in done]
 for what in ("fresh", "stale"):
