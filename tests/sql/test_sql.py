@@ -12,7 +12,7 @@ import pytest
 
 import airflow_provider_safecopy
 from airflow_provider_safecopy import sql
-from airflow_provider_safecopy.lock import postgres as lock
+from airflow_provider_safecopy.lock import schema
 from tests.ground.database import PRESENT, Database, Servers
 
 FILES = sorted(path.name.removesuffix(".sql") for path in files(sql).iterdir() if path.name.endswith(".sql"))
@@ -30,7 +30,7 @@ def prepared(servers: Servers) -> Iterator[dict[int, Database]]:
     made = {major: servers.create(major, "UTF8", None) for major in PRESENT}
     for database in made.values():
         with database.connect() as session:
-            lock.init(session)
+            schema.init(session)
     yield made
     for database in made.values():
         servers.drop(database)
@@ -51,10 +51,22 @@ def test_every_name_in_a_file_is_given_once_and_holds_something(file: str) -> No
         assert re.sub(r"(?m)^\s*--.*$", "", body).strip()
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_a_server_gets_what_is_for_it_and_not_what_is_for_readers(file: str) -> None:
+    """Comments and indentation are left out; that is safe where no literal spans lines."""
+    for line in "\n".join(sql.load(file).values()).splitlines():
+        assert line == line.lstrip()
+        assert not line.startswith("--")
+        assert line.count("'") % 2 == 0
+    text = (files(sql) / f"{file}.sql").read_text(encoding="utf-8")
+    kept = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("--")]
+    assert [line for body in sql.load(file).values() for line in body.splitlines() if line] == kept
+
+
 def test_a_file_is_read_once_and_cannot_be_changed() -> None:
     assert sql.load("lock") is sql.load("lock")
     with pytest.raises(TypeError):
-        sql.load("lock")["draw"] = "SELECT 1"  # type: ignore[index]
+        sql.load("lock")["acquire"] = "SELECT 1"  # type: ignore[index]
 
 
 def test_what_is_not_there_is_an_error() -> None:
@@ -80,7 +92,7 @@ def test_every_major_can_plan_it(prepared: dict[int, Database], file: str, name:
 
 def test_of_the_core_only_what_makes_or_sets_something_cannot_be_planned() -> None:
     left = {name for _, name in STATEMENTS} - {name for _, name in EXPLAINED}
-    assert left == {"as_the_role", *lock._MADE, "grant_schema", "grant_lock", "grant_receipt"}
+    assert left == {"as_the_role", "settings", *schema._MADE, *schema._GRANTS} - {"lock_of_layout_1"}
 
 
 def test_nothing_cascades() -> None:
