@@ -175,10 +175,15 @@ WHERE a.application_name = ANY (%(names)s::text[]) AND a.pid <> pg_backend_pid()
 
 -- name: revoke
 -- Fence one's own attempt out: whatever it does later, it does not publish.
-WITH m AS (
-    UPDATE safecopy.member SET member_id = gen_random_uuid()
-    WHERE name = %(name)s AND token = %(token)s AND member_key = %(member_key)s AND member_id = %(attempt)s::uuid
-    RETURNING token
+WITH l AS (
+    -- Current, and so until this is committed: a takeover that waited for the grant may have left a member's row behind.
+    SELECT token FROM safecopy.lock
+    WHERE name = %(name)s AND token = %(token)s AND lease_id = %(lease_id)s::uuid
+    FOR KEY SHARE
+), m AS (
+    UPDATE safecopy.member m SET member_id = gen_random_uuid() FROM l
+    WHERE m.name = %(name)s AND m.token = l.token AND m.member_key = %(member_key)s AND m.member_id = %(attempt)s::uuid
+    RETURNING m.token
 )
 INSERT INTO safecopy.lock_event (name, token, kind, owner_key, owner, member_key, attempt)
 SELECT %(name)s, m.token, 'revoke', %(owner_key)s, %(owner)s::jsonb, %(member_key)s, %(attempt)s::uuid FROM m

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.demo.servers import Server, installations
@@ -21,6 +22,7 @@ from airflow_provider_safecopy.errors import FencedOutError, LockLostError, Lock
 from airflow_provider_safecopy.lock import postgres, schema
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.lock.rows import asked_by, lease_of
 from tests.conftest import MakeDatabase, MakeRole
 from tests.ground.database import PRESENT, Database, Servers
 from tests.ground.proxy import Proxy
@@ -538,6 +540,29 @@ def test_a_server_that_crashed_and_recovered_has_its_tokens_still(opened: Open) 
         until(lambda: answers(made))
         assert store.heartbeat(lease, phase=1, count=1) > 0
         assert taken(store, NAME, run("후임"), (lease.attempt,)).token == 2
+
+
+def test_who_was_displaced_while_being_granted_has_nothing_to_revoke(made: Database, opened: Open) -> None:
+    """The displacing statement began before the grant was committed: it took the lock, but saw no member to remove."""
+    store, person = opened(made), opened(made)
+    former = taken(store, NAME, run())
+    contender = run("후임")
+    asked = asked_by(contender) | {"name": NAME, "lease_id": uuid4(), "place": None, "detached": False, "backend": 0}
+    asked |= {"stale_after": "250 s", "crash_grace": None, "dead": [str(former.attempt)]}
+    with made.connect() as session, ThreadPoolExecutor(1) as executor:
+        session.execute("BEGIN")
+        cursor = psycopg.ClientCursor(session, row_factory=dict_row)
+        row = cursor.execute(sql.load("lock")["acquire"], asked).fetchone()
+        assert row is not None
+        forced = executor.submit(person.force_release, NAME, reason="시험")
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        until(lambda: bool(made.value(waits)))
+        session.execute("COMMIT")
+        displaced = forced.result(30)
+    assert displaced is not None
+    assert displaced.owner_key == contender.owner_key
+    assert not store.revoke(lease_of(NAME, contender, row))
+    assert "revoke" not in [event.kind for event in store.history(NAME)]
 
 
 def answers(database: Database) -> bool:

@@ -40,7 +40,7 @@ REAL = Way("race", beforehand=nothing, inside=LivingLock.fence)
 """The package's own: `LivingLock.fence`, which locks the rows until COMMIT."""
 
 
-def publish(lock: LivingLock, session: Session, way: Way, point: Point, lingers: float) -> UUID | None:
+def publish(lock: LivingLock, session: Session, way: Way, point: Point, lingers: float) -> UUID:
     """Replace one's part of every table locked. The publish's mark, once the server said that it is committed."""
     mark = uuid4()
     way.beforehand(lock)
@@ -54,7 +54,8 @@ def publish(lock: LivingLock, session: Session, way: Way, point: Point, lingers:
     for lease in lock.leases:
         write(session, lease, mark, point)
     point("before COMMIT")
-    return mark if commit(session, mark, point) else None
+    commit(session, mark, point)
+    return mark
 
 
 def write(session: Session, lease: Lease, mark: UUID, point: Point) -> None:
@@ -68,14 +69,18 @@ def write(session: Session, lease: Lease, mark: UUID, point: Point) -> None:
             point("half written")
 
 
-def commit(session: Session, mark: UUID, point: Point) -> bool:
-    """COMMIT, with a point between question and answer. False when the server says no, or nothing any more."""
+def commit(session: Session, mark: UUID, point: Point) -> None:
+    """COMMIT, with a point between question and answer. Raises `psycopg.Error` unless the server says that it is done."""
     session.pgconn.send_query(b"COMMIT")
     session.pgconn.flush()
     point("COMMIT sent", mark=mark)
-    tags = []
-    while (result := session.pgconn.get_result()) is not None:
-        tags.append(result.command_status if result.status == pq.ExecStatus.COMMAND_OK else None)
-        if session.pgconn.status == pq.ConnStatus.BAD:
-            break
-    return tags == [b"COMMIT"]
+    if (result := session.pgconn.get_result()) is None:
+        raise psycopg.OperationalError("COMMIT was not answered")
+    if state := result.error_field(pq.DiagnosticField.SQLSTATE):
+        raise psycopg.errors.lookup(state.decode())(result.get_error_message())
+    if result.command_status != b"COMMIT":
+        # libpq's own word on a connection that is no more comes without a SQLSTATE.
+        kind = psycopg.OperationalError if session.pgconn.status == pq.ConnStatus.BAD else psycopg.InternalError
+        raise kind(f"COMMIT was answered by {result.command_status!r}: {result.get_error_message()}")
+    while session.pgconn.get_result() is not None:
+        pass
