@@ -126,14 +126,6 @@ def test_a_store_that_nobody_knows_any_more_holds_no_flock(directory: Path, riva
     assert taken(rival, Contender("r2")).kind == "takeover-dead"
 
 
-def test_a_revoked_attempt_has_lost_its_lock(store: FileStore, rival: FileStore) -> None:
-    lease = taken(store, Contender("r1"))
-    assert rival.revoke(lease)
-    with pytest.raises(LockLostError, match=NAME):
-        store.heartbeat(lease, phase=1, count=1)
-    assert store.release(lease)
-
-
 # Another boot
 
 

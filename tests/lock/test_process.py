@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -165,7 +166,9 @@ def test_a_stopped_process_is_ended_without_waiting_for_it(living: Live, mocker:
     one.process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, one.place.pid, os.WSTOPPED | os.WNOWAIT)
     mocker.patch.object(process_module, "_GRACE_SECONDS", 60)
+    began = time.monotonic()
     assert one.place.end()
+    assert time.monotonic() - began < 30
     assert one.ended_by() == signal.SIGKILL
 
 

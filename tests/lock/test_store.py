@@ -428,11 +428,13 @@ def test_at_least_keeps_grants_apart(ground: Ground, store: Store, rival: Store)
     assert taken(rival, run("r2")).token == 2
 
 
-def test_revoke_is_told_once(store: Store, rival: Store) -> None:
+def test_a_revoked_attempt_has_lost_its_lock_and_its_siblings_have_not(store: Store, rival: Store) -> None:
     lease = taken(store, run("r1"))
     other = taken(store, run("r1", "둘"))
     assert [store.revoke(lease) for _ in range(2)] == [True, False]
-    refused(rival, run("r2"))
+    assert {seen.attempt for seen in refused(rival, run("r2")).members} == {str(lease.attempt), str(other.attempt)}
+    with pytest.raises(LockLostError):
+        store.heartbeat(lease, phase=9, count=9)
     assert store.heartbeat(other, phase=1, count=1) > 0
     assert not store.release(lease)
     assert store.release(other)
