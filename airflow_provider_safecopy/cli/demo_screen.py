@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+    from airflow_provider_safecopy.demo.scenes import Scene
     from airflow_provider_safecopy.demo.tables import Position
     from airflow_provider_safecopy.demo.tour import Compared
 
@@ -102,3 +103,14 @@ def comparison(compared: Sequence[Compared]) -> str:
         for each in compared
     ]
     return "\n".join(aligned([head, *body], right=frozenset({1, 2, 3})))
+
+
+def sights(scenes: Sequence[Scene]) -> str:
+    """What was seen in each scene, and whether it had to be so, as lines of a table."""
+    head = ("scene", "looked at", "seen", "as it must be")
+    body = [
+        (scene.title if check is scene.checks[0] else "", check.what, shown(check.seen), "yes" if check.holds else "NO")
+        for scene in scenes
+        for check in scene.checks
+    ]
+    return "\n".join(aligned([head, *body]))

@@ -14,9 +14,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -24,11 +23,11 @@ from typing import IO
 
 from psycopg.conninfo import conninfo_to_dict
 
+from airflow_provider_safecopy.demo import child
 from airflow_provider_safecopy.errors import ConfigError, SafeCopyError
 
 DAG = "영업_복사"
 _INSTALL = "pip install 'airflow-provider-safecopy[airflow,demo]'"
-_GRACE_SECONDS = 2
 _SETTINGS = {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "1",  # seconds: nobody waits five minutes for a demo to fail
@@ -75,7 +74,7 @@ class AirflowHome:
         with ExitStack() as stack:
             read_end, write_end = os.pipe()
             output = stack.enter_context(open(read_end, encoding="utf-8", errors="replace"))  # noqa: PTH123 -- no path
-            lines = stack.enter_context(_drained(output))
+            lines = stack.enter_context(child.drained(output))
             with open(write_end, "w") as into:  # noqa: PTH123 -- no path
                 process = stack.enter_context(machine._running("dags", "test", DAG, output=into))
             yield DagRun(process, lines)
@@ -87,13 +86,13 @@ class AirflowHome:
         """
         terminal = sys.stdin.isatty()
         with ExitStack() as stack:
-            with _signals_held():
+            with child.signals_held():
                 process = subprocess.Popen(
                     ["/bin/sh", "-c", line.encode()],
-                    env={**self._inherited(), **self.environment},
+                    env={**child.inherited_environment(), **self.environment},
                     process_group=None if terminal else 0,
                 )
-                stack.enter_context(_ended(process, group=not terminal))
+                stack.enter_context(child.ended(process, group=not terminal))
             stack.enter_context(_interrupts_ignored() if terminal else nullcontext())
             code = process.wait()
         return code if code >= 0 else 128 - code
@@ -109,24 +108,18 @@ class AirflowHome:
     @contextmanager
     def _running(self, *arguments: str, output: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
         with ExitStack() as stack:
-            with _signals_held():
+            with child.signals_held():
                 process = subprocess.Popen(
                     [sys.executable, "-m", "airflow", *(argument.encode() for argument in arguments)],
-                    env={**self._inherited(), **self.environment},
+                    env={**child.inherited_environment(), **self.environment},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     process_group=0,  # Ctrl-C reaches it through us, once
                 )
                 stack.enter_context(process)
-                stack.enter_context(_ended(process))
+                stack.enter_context(child.ended(process))
             yield process
-
-    @staticmethod
-    def _inherited() -> dict[str, str]:
-        """Our own environment, without what would turn the demo towards another Airflow, or another server."""
-        ours = ("AIRFLOW", "PG", "SAFECOPY_")
-        return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 @dataclass(frozen=True)
@@ -158,68 +151,6 @@ def failure(what: str, code: int, lines: Sequence[str]) -> SafeCopyError:
     """That Airflow's command failed, with the end of what it said."""
     tail = "\n".join(lines[-30:])
     return SafeCopyError(f"{what} ended with exit code {code}; the end of its output:\n{tail}")
-
-
-@contextmanager
-def _drained(output: IO[str]) -> Iterator[SimpleQueue[str | None]]:
-    """The lines of `output`, read also while nobody asks for them: their writer must never wait for us."""
-    lines: SimpleQueue[str | None] = SimpleQueue()
-
-    def drain() -> None:
-        for line in output:
-            lines.put(line)
-        lines.put(None)
-
-    thread = threading.Thread(target=drain, name="dag-log", daemon=True)
-    thread.start()
-    try:
-        yield lines
-    finally:
-        thread.join()
-
-
-@contextmanager
-def _ended(process: subprocess.Popen[bytes], *, group: bool = True) -> Iterator[None]:
-    """On leaving, the process has ended: by itself, or asked to, or made to, its children with it.
-
-    The process leads a `group` of its own, which is asked as a whole; or it does not. Airflow is given
-    little time: ``dags test`` takes a signal for one failed task, and goes on with the next.
-    """
-    try:
-        yield
-    finally:
-        for number, seconds in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, 10)):
-            if process.poll() is None:
-                with suppress(ProcessLookupError):
-                    (os.killpg if group else os.kill)(process.pid, number)
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(seconds)
-        if group:
-            # What it started may outlive it, and would write into a directory that is being removed.
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-@contextmanager
-def _signals_held() -> Iterator[None]:
-    """Inside, no signal interrupts us: one that arrives is raised on leaving.
-
-    An exception between fork and `_ended` would leave a child that nobody ends: it would go on, and write into
-    a home that is gone. Only the main thread is ever interrupted, so only there is there anything to do.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heard: list[int] = []
-    ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda told, _: heard.append(told)) for number in ending}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for told in heard[:1]:
-            signal.raise_signal(told)
 
 
 @contextmanager

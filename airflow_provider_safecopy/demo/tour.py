@@ -1,4 +1,4 @@
-"""The demo itself: two servers, one filled; the example DAG copies; both sides are compared; all is gone.
+"""The demo itself: two servers, one filled; the example DAG copies; both sides are compared; runs overlap; all is gone.
 
 Every process and directory hangs on the `Setting`: leaving it, however that happens, ends and removes all.
 """
@@ -15,10 +15,11 @@ from queue import Empty
 from threading import Event
 from typing import Protocol
 
-from airflow_provider_safecopy.demo import tables
+from airflow_provider_safecopy.demo import scenes, tables
 from airflow_provider_safecopy.demo.airflow_home import DAG, AirflowHome, failure
 from airflow_provider_safecopy.demo.dag_log import DagLog
 from airflow_provider_safecopy.demo.installation import Installation
+from airflow_provider_safecopy.demo.scenes import Scene
 from airflow_provider_safecopy.demo.servers import Server, installations
 from airflow_provider_safecopy.demo.tables import Content, Database, Position
 from airflow_provider_safecopy.errors import ConfigError, VerifyError
@@ -90,6 +91,11 @@ def copy(stage: Setting, screen: Screen) -> tuple[Compared, ...]:
     _run_dag(stage, screen)
     screen.say("comparing both sides, by SQL that is not SafeCopy's")
     return compare(stage, before)
+
+
+def overlap(stage: Setting, screen: Screen) -> tuple[Scene, ...]:
+    """Run copies that overlap, are killed and are paused. Raises `VerifyError` if one was not kept in its place."""
+    return scenes.play(stage.source, stage.target, screen, psql=stage.home.environment.get("SAFECOPY_PSQL"))
 
 
 def compare(stage: Setting, before: Mapping[str, int]) -> tuple[Compared, ...]:

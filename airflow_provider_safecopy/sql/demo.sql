@@ -174,3 +174,22 @@ JOIN pg_stat_activity AS activity
  AND (activity.query LIKE '%."' || copied.name || '"%' OR activity.query LIKE '%"' || left(copied.name, 12) || '%__safecopy_%')
 JOIN pg_stat_progress_copy AS progress USING (pid)
 WHERE activity.query LIKE 'COPY %'
+
+-- name: new_edition
+-- The scenes' news: every hundredth customer tells which edition of the table this is.
+UPDATE 고객 SET 비고 = %(edition)s WHERE mod(고객번호, 100) = 0
+
+-- name: edition
+-- The editions there are, a mixture of them as well; 'as copied' for what was there before the first.
+SELECT string_agg(DISTINCT CASE WHEN 비고 LIKE '제_판' THEN 비고 ELSE 'as copied' END, ' + ')
+FROM 고객 WHERE mod(고객번호, 100) = 0
+
+-- name: reading
+-- Somebody's long report, which nobody may publish into.
+LOCK TABLE 고객 IN SHARE MODE
+
+-- name: remains
+-- What runs have left: staging tables, and sessions in this database.
+SELECT (SELECT count(*) FROM pg_class WHERE relkind = 'r' AND strpos(relname, '__safecopy_') > 0),
+       (SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = ANY (%(names)s) AND datname = current_database())

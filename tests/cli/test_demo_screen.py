@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress as RichProgress
 
-from airflow_provider_safecopy.cli.demo_screen import Bars, Lines, comparison, open_screen
+from airflow_provider_safecopy.cli.demo_screen import Bars, Lines, comparison, open_screen, sights
+from airflow_provider_safecopy.demo.scenes import Check, Scene
 from airflow_provider_safecopy.demo.tables import Content, Position
 from airflow_provider_safecopy.demo.tour import Compared
 
@@ -44,3 +45,15 @@ def test_the_comparison_names_what_differs() -> None:
     text = comparison([Compared("고객", 1, same, same), Compared("주문_내역", 2, same, other)])
     assert [line.split()[-1] for line in text.splitlines()[1:]] == ["yes", "NO"]
     assert text.splitlines()[1].split() == ["고객", "1", "10", "10", "yes"]
+
+
+def test_the_scenes_are_told_with_what_was_seen_in_them() -> None:
+    first = Scene("a killed run taken over", (Check("exit code", "0", "0"), Check("target", "제1판\x1b", "제2판")))
+    text = sights([first, Scene("a paused run fenced out", (Check("exit code", "4", "4"),))])
+    told = [re.split(r" {2,}", line.strip()) for line in text.splitlines()]
+    assert told == [
+        ["scene", "looked at", "seen", "as it must be"],
+        ["a killed run taken over", "exit code", "0", "yes"],
+        ["target", "제1판\\x1b", "NO"],
+        ["a paused run fenced out", "exit code", "4", "yes"],
+    ]

@@ -35,16 +35,18 @@ def demo(output: Output, *, line: str | None, keep: bool) -> int:
 
 
 def _tour(output: Output, *, keep: bool) -> int:
-    from airflow_provider_safecopy.cli.demo_screen import comparison, open_screen
+    from airflow_provider_safecopy.cli.demo_screen import comparison, open_screen, sights
     from airflow_provider_safecopy.demo import tour
 
     with open_screen(verbose=output.verbose > 0) as screen, tour.setting(screen) as stage:
         compared = tour.copy(stage, screen)
+        scenes = tour.overlap(stage, screen)
         screen.close()
         rows = sum(each.target.rows for each in compared)
         click.echo(
             f"\n{comparison(compared)}\n\nThe target equals the source: {rows:,} rows in {len(compared)} tables."
         )
+        click.echo(f"\n{sights(scenes)}\n\nNo run published beside another, and none that had lost its lock.")
         if keep:
             _keep(stage)
     click.echo("Servers, Airflow and files are gone again. To look further, paste one of these:")

@@ -1,0 +1,136 @@
+"""One copy of the demo's scenes, in a process of its own: it can be waited for, paused, and killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Protocol
+
+from airflow_provider_safecopy.demo import child
+from airflow_provider_safecopy.errors import SafeCopyError
+
+COMMAND = ("-m", "airflow_provider_safecopy.cli", "copy")
+"""The command line's copy. Its process does nothing else: whoever takes its lock over may end it."""
+
+# A copy by somebody's own program, which nobody may end for its lock.
+_PROGRAM = """
+import logging, os, sys
+from airflow_provider_safecopy import pipeline
+from airflow_provider_safecopy.cli import exitcode
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import SafeCopyError
+from airflow_provider_safecopy.transfer.model import CopySpec
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+owner, source_table, target_table, stale_after = sys.argv[1:]
+spec = CopySpec.of(source_table=source_table, target_table=target_table, stale_after=float(stale_after))
+source, target = (Endpoint.from_conninfo(os.environ[name]) for name in ("SAFECOPY_SOURCE", "SAFECOPY_TARGET"))
+try:
+    pipeline.copy(spec, source, target, owner=owner)
+except SafeCopyError as error:
+    print(f"safecopy: {type(error).__name__}: {error.message}", file=sys.stderr)
+    sys.exit(exitcode.of(error))
+"""
+PROGRAM = ("-c", _PROGRAM)
+
+_PATIENCE_SECONDS = 60.0
+# Of what a copy says: what becomes of its lock and of the table, and why it failed, which goes on in indented lines.
+_TELLING = re.compile(r"lock |verify done|publish done|safecopy: ")
+_FAILING = "safecopy: "
+
+
+class Screen(Protocol):
+    """Who shows it to a person."""
+
+    def say(self, text: str) -> None: ...
+    def detail(self, text: str) -> None: ...
+
+
+@dataclass
+class Run:
+    """A running copy. What it `said` so far is read only while somebody waits for it."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    lines: SimpleQueue[str | None]
+    screen: Screen
+    said: list[str] = field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def of(cls, name: str, arguments: Sequence[str], environment: Mapping[str, str], screen: Screen) -> Iterator[Run]:
+        """Python at work on `arguments`. On leaving it has ended, and so it has should we end in any way."""
+        with ExitStack() as stack:
+            read_end, write_end = os.pipe()
+            output = stack.enter_context(open(read_end, encoding="utf-8", errors="replace"))  # noqa: PTH123 -- no path
+            lines = stack.enter_context(child.drained(output))
+            with open(write_end, "wb") as into, child.signals_held():  # noqa: PTH123 -- no path
+                process = subprocess.Popen(
+                    [sys.executable, *(argument.encode() for argument in arguments)],
+                    env={**child.inherited_environment(), **environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=into,
+                    stderr=subprocess.STDOUT,
+                    process_group=0,  # Ctrl-C reaches it through us, once
+                )
+                stack.enter_context(process)
+                stack.enter_context(child.guarded(process))
+                stack.enter_context(child.ended(process))
+            yield cls(name, process, lines, screen)
+
+    def wait_for(self, words: str) -> None:
+        """Until it has said this. Raises `SafeCopyError` when it ends before, or does not say it within a minute."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while (line := self._next_line(deadline)) is not None:
+            if words in line:
+                return
+        raise self._failure(f"ended with exit code {self.process.wait()}, and never said {words!r}")
+
+    def ends(self) -> int:
+        """Its exit code, once it has ended by itself. Raises `SafeCopyError` when it does not within a minute."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while self._next_line(deadline) is not None:
+            pass
+        code = self.process.wait()
+        self.screen.say(f"{self.name}: exit code {code}")
+        return code
+
+    def pause(self) -> None:
+        """As a suspended machine does, or `kill -STOP`."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """After `pause`: it goes on, and does not know how long it was away."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """As the kernel does when memory is short, or `kill -9`."""
+        self.process.kill()
+        self.process.wait()
+
+    def _next_line(self, deadline: float) -> str | None:
+        try:
+            line = self.lines.get(timeout=max(0.0, deadline - time.monotonic()))
+        except Empty:
+            raise self._failure(f"has said nothing new for {_PATIENCE_SECONDS:g} s") from None
+        if line is not None:
+            line = line.rstrip("\n")
+            self.said.append(line)
+            (self.screen.say if self._tells(line) else self.screen.detail)(f"{self.name}: {line}")
+        return line
+
+    def _tells(self, line: str) -> bool:
+        failed = any(earlier.startswith(_FAILING) for earlier in self.said)
+        return _TELLING.match(line) is not None or (failed and line.startswith("  "))
+
+    def _failure(self, what: str) -> SafeCopyError:
+        tail = "\n".join(self.said[-20:])
+        return SafeCopyError(f"the {self.name} {what}; the end of its output:\n{tail}")
