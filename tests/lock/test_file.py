@@ -178,6 +178,15 @@ def test_suspended_time_counts_and_the_walls_clock_does_not(
     assert abs(file_turn.boottime() - float(Path("/proc/uptime").read_text().split()[0])) < 1
 
 
+def test_a_wall_clock_that_is_set_back_does_not_turn_the_history_round(store: FileStore, mocker: MockerFixture) -> None:
+    wall = mocker.patch.object(file_turn, "datetime", wraps=datetime)
+    wall.now.side_effect = [datetime.now(UTC) - timedelta(hours=hours) for hours in range(100)]
+    lease = taken(store, Contender("r1"))
+    store.refused(NAME, Contender("r2"))
+    store.release(lease)
+    assert [event.kind for event in store.history()] == ["release", "refused", "grant"]
+
+
 # Killed at any instruction
 
 
