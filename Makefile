@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A surrounding environment has no say in ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV UV_PYTHON UV_PROJECT_ENVIRONMENT
 
-.PHONY: help demo test memory race lint test-matrix format pins clean
+.PHONY: help demo test memory mutants lock-cost race lint test-matrix format pins clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | while IFS='|' read -r target text; do \
@@ -29,6 +29,12 @@ test: .venv/installed ## Run the whole suite with the newest Airflow
 
 memory: .venv/installed ## Show that memory stays flat from a table of 20 MiB to one of 2 GiB (minutes, 10 GB of disk)
 	.venv/bin/python -m benchmarks.memory
+
+mutants: .venv/installed ## Put one fault after another into the lock's SQL; every one must be noticed (minutes; MUTANTS="words of a fault")
+	.venv/bin/python -m benchmarks.mutants $(MUTANTS)
+
+lock-cost: .venv/installed ## Measure what the lock costs, by message and by copy (minutes, on an idle machine)
+	.venv/bin/python -m benchmarks.lock_cost
 
 race: .venv/installed ## Race eight processes for the lock, stopped and killed at the worst moments (7 minutes; RACE="--seconds 60")
 	.venv/bin/python -m tests.race.race $(RACE)
