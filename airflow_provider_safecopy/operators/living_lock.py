@@ -128,7 +128,8 @@ def joined(context: Context | None = None) -> Iterator[LivingLock]:
 
 def enclosing(task: Any) -> LivingLockGroup | None:
     """The group under a lock that a task is in, at whatever depth."""
-    return _enclosing(getattr(task, "task_group", None))
+    # By way of the DAG: one of several mapped tasks has forgotten its group, with Airflow 2.
+    return _enclosing(task.dag.get_task(task.task_id).task_group) if task.has_dag() else None
 
 
 def group_lock(group: LivingLockGroup, context: Context) -> tuple[str, str]:

@@ -93,8 +93,11 @@ class AirflowHome:
             file.unlink()
 
     def ran(self, dag_id: str) -> Ran:
-        """What came of the last run of a DAG."""
-        run = "run_id = (SELECT run_id FROM dag_run WHERE dag_id = ? ORDER BY id DESC LIMIT 1) AND dag_id = ?"
+        """What came of the last run of a DAG, not counting those that ``airflow tasks test`` has while it lasts."""
+        last = (
+            "SELECT run_id FROM dag_run WHERE dag_id = ? AND run_id NOT LIKE '%temporary_run%' ORDER BY id DESC LIMIT 1"
+        )
+        run = f"run_id = ({last}) AND dag_id = ?"
         tasks = self._ask(
             f"SELECT task_id, map_index, state, try_number FROM task_instance WHERE {run}", dag_id, dag_id
         )

@@ -52,7 +52,7 @@ def _contents(database: Database, schema: str) -> Any:
 def test_all_of_them_are_imported_without_an_error() -> None:
     bag = dag_bag(DAGS)
     assert not bag.import_errors
-    assert set(bag.dags) == {"영업_복사", "영업_전체_복사", "일별_주문_복사"}
+    assert set(bag.dags) == {"영업_복사", "영업_전체_복사", "일별_주문_복사", "세이프카피_청소"}
 
 
 def test_they_run_one_at_a_time_and_do_not_catch_up() -> None:

@@ -228,3 +228,15 @@ task(task_id="복사")(lambda: None)()
 assert "inside another group under a lock" in refused""")
     assert run_dag(nested).states["한벌.복사"] == "success"
     assert run_dag(HEAD + "sum_up()").states == {"집계": "failed"}
+
+
+def test_in_airflow_tasks_test_each_task_guards_itself(
+    tables: tuple[Database, Database], run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, target = tables
+    monkeypatch.setenv("AIRFLOW_TEST_MODE", "True")
+    ran = run_dag(_group('SafeCopyOperator(task_id="복사", **COPY) >> sum_up()'))
+    assert set(ran.states.values()) == {"success"}
+    members = ["한벌.acquire_lock", "한벌.복사", "한벌.집계"]
+    assert _events(target) == [event for member in members for event in (("grant", member), ("release", member))]
+    assert target.value("SELECT count(DISTINCT owner_key) FROM safecopy.lock_event WHERE name = %s", [LOCK]) == 3
