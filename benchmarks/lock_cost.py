@@ -5,7 +5,7 @@
 Times the messages on an embedded server, first on one that does not wait for its disk, as the lock alone is to be
 judged, then on a durable one. Then copies one table again and again, in turn with no heartbeat at all and with a
 hundred times as many as by default. Ends with 1 when on the first server acquire and release take 3 ms or a heartbeat
-1 ms at the median, or when those hundred times as many cost a copy a twentieth of its time.
+1 ms at the median, or when those hundred times as many cost a copy a tenth of its time: then the default costs a thousandth.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from airflow_provider_safecopy.transfer.model import CopySpec
 ALLOWED = {"acquire + release": 3.0, "heartbeat": 1.0}
 """Milliseconds at the median."""
 
-ALLOWED_OF_A_COPY = 1.05
+ALLOWED_OF_A_COPY = 1.1
 _HEARTBEATS = {"none": 1e6, "100 x": 0.05}
 """Seconds between two; by default 5."""
 
