@@ -121,7 +121,7 @@ def joined(context: Context | None = None) -> Iterator[LivingLock]:
             judge=judge_for(contender.owner),
         )
         with closing(lock.store):
-            demand_held(lock.store, name, group, contender)
+            demand_held(lock.store, name, group, contender, context)
             with lock:
                 yield lock
 
@@ -138,12 +138,12 @@ def group_lock(group: LivingLockGroup, context: Context) -> tuple[str, str]:
     return name, conn_id
 
 
-def demand_held(store: Store, name: str, group: LivingLockGroup, contender: Contender) -> None:
+def demand_held(store: Store, name: str, group: LivingLockGroup, contender: Contender, context: Context) -> None:
     """Raise unless the group's first task still holds the lock: what came in between may have been another run.
 
     ``airflow tasks test`` runs a task without its group: it guards itself by the group's lock.
     """
-    if is_test():
+    if is_test(context):
         return
     holder = store.holder(name)
     members = {seen.member for seen in holder.members} if holder else set()

@@ -222,7 +222,7 @@ class SafeCopyOperator(BaseOperator):
                 hint="copy into the group's target, or give the task a lock of its own",
             )
         with closing(hook.lock_store(contender.attempt)) as store:
-            demand_held(store, name, group, contender)
+            demand_held(store, name, group, contender, context)
         return name
 
     def _plan(self, hook: SafeCopyHook) -> CopyReport:

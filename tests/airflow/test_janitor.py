@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def _overdue(target: Database, lock: str) -> None:
 
 
 def _free(target: Database) -> dict[str, bool]:
-    return dict(target.rows("SELECT name, lease_id IS NULL FROM safecopy.lock"))  # type: ignore[arg-type]
+    return dict(target.rows("SELECT name, lease_id IS NULL FROM safecopy.lock"))
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ def clean(airflow: AirflowHome) -> Iterator[Any]:
         for dag in dags.values():
             if hasattr(dag, "sync_to_db"):  # Airflow 2
                 dag.sync_to_db()
+                importlib.import_module("airflow.models.serialized_dag").SerializedDagModel.write_dag(dag)
         dags[JANITOR].test(run_conf=params)
         return airflow.ran(JANITOR)
 
