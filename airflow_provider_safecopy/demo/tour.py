@@ -15,7 +15,7 @@ from queue import Empty
 from threading import Event
 from typing import Protocol
 
-from airflow_provider_safecopy.demo import scenes, tables
+from airflow_provider_safecopy.demo import child, scenes, tables
 from airflow_provider_safecopy.demo.airflow_home import DAG, AirflowHome, failure
 from airflow_provider_safecopy.demo.dag_log import DagLog
 from airflow_provider_safecopy.demo.installation import Installation
@@ -136,8 +136,9 @@ def _databases(
 
     with ThreadPoolExecutor() as pool:
         try:
-            source = pool.submit(make, origin, "erp", "영업", tables.fill_source)
-            target = pool.submit(make, destination, "dw", "분석", tables.fill_target)
+            with child.signals_held():  # interrupted in between, the pool would forget a thread, and its server
+                source = pool.submit(make, origin, "erp", "영업", tables.fill_source)
+                target = pool.submit(make, destination, "dw", "분석", tables.fill_target)
             for role, made in (("target", target.result()), ("source", source.result())):
                 rows = sum(tables.counts(made).values())
                 screen.say(f"{role}: PostgreSQL {made.server.major}, port {made.server.port}, {rows:,} rows")
