@@ -71,8 +71,9 @@ safecopy reap --dry-run --target 'host=dw dbname=dw user=loader'
 DEMO = """
 Copy Korean tables between two PostgreSQL servers by a real Airflow run, and compare.
 
-Starts two embedded servers, fills one, runs the example DAG, compares both sides, and leaves nothing
-behind. Needs airflow-provider-safecopy[airflow,demo].
+Starts two embedded servers, fills one, runs the example DAG, and compares both sides. Then runs
+overlap, are killed and are paused, and none publishes that may not. Leaves nothing behind. Needs
+airflow-provider-safecopy[airflow,demo].
 
 \b
 safecopy demo
