@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
-from typing import LiteralString, cast
+from typing import LiteralString
 
 _NAME = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
 # What only a reader of the file needs; a server would have to read it with every message.
@@ -25,4 +25,4 @@ def load(file: str) -> Mapping[str, LiteralString]:
     _, *parts = _NAME.split(text)
     # The files are part of this package, hence as literal as a string in the code.
     pairs = zip(parts[::2], parts[1::2], strict=True)
-    return MappingProxyType({name: cast("LiteralString", _FOR_READERS.sub("", body).strip()) for name, body in pairs})
+    return MappingProxyType({name: _FOR_READERS.sub("", body).strip() for name, body in pairs})

@@ -176,6 +176,11 @@ WHERE c.relnamespace = to_regnamespace('safecopy') AND c.relkind = 'r'
        OR NOT EXISTS (SELECT FROM pg_stat_activity a
                       WHERE left(a.application_name, 17) = 'safecopy:' || right(c.relname::text, 8)))
 
+-- name: outlast_deadlock_timeout
+-- An autovacuum gives way to whoever has waited for its table for deadlock_timeout.
+SELECT set_config('lock_timeout', (setting::int + 500)::text || 'ms', true)
+FROM pg_settings WHERE name = 'deadlock_timeout'
+
 -- name: lockers
 -- Who holds a lock on the table that a publish has to wait for.
 SELECT l.pid, a.usename::text AS role, a.application_name, l.mode, date_trunc('second', clock_timestamp() - a.xact_start)::text AS age

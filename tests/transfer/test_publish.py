@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from airflow_provider_safecopy import pipeline
+from airflow_provider_safecopy.demo.servers import Server
 from airflow_provider_safecopy.errors import (
     PlanError,
     StageError,
@@ -15,7 +17,7 @@ from airflow_provider_safecopy.errors import (
 )
 from airflow_provider_safecopy.transfer.model import Progress, Timeouts
 from tests.conftest import NothingLeft
-from tests.ground.customers import TABLE, spec
+from tests.ground.customers import SHAPE, TABLE, fill, spec
 from tests.ground.database import Database
 
 
@@ -71,6 +73,28 @@ def test_a_constraint_of_the_target_refuses_the_publish_whole(
     assert (caught.value.stage, caught.value.sqlstate, caught.value.retryable) == ("publish", "23514", False)
     assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
     nothing_left(source, target)
+
+
+@pytest.mark.parametrize("publish", ["delete_insert", "truncate_insert"])
+def test_an_autovacuum_of_the_target_gives_way(source: Database, publish: str) -> None:
+    """One that takes minutes: it pauses a tenth of a second after each page."""
+    eager = {"autovacuum_naptime": "1s", "log_autovacuum_min_duration": "0"}
+    with Server.start(source.server.installation, durable=False, settings=eager) as server:
+        target = Database(server, "postgres")
+        for database in (source, target):
+            database.execute(SHAPE)
+            fill(database, 20_000)
+        target.execute(
+            f"ALTER TABLE {TABLE} SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1, "
+            f"autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0); DELETE FROM {TABLE}"
+        )
+        deadline = time.monotonic() + 60
+        while not target.value("SELECT count(*) FROM pg_stat_progress_vacuum"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        limit = Timeouts(publish=15)
+        report = pipeline.copy(spec(publish=publish, timeouts=limit), source.endpoint, target.endpoint)
+        assert report.rows == 20_000
 
 
 def test_a_locked_target_is_waited_for(filled: tuple[Database, Database]) -> None:
