@@ -42,9 +42,10 @@ def member_of(ti: Any) -> str:
 
 def is_test(context: Context) -> bool:
     """Whether this is ``airflow tasks test``; ``airflow dags test`` makes a run, and is as good as any."""
-    # Airflow 3 says so by its environment, Airflow 2 in the context.
+    # Airflow 2 says so in the context, 3.3 by its environment; those between only where `--env-vars` is given.
     by_context: Mapping[str, Any] = context
-    return bool(by_context.get("test_mode")) or os.environ.get("AIRFLOW_TEST_MODE", "").lower() in {"1", "true"}
+    by_environment = os.environ.get("AIRFLOW_TEST_MODE", "").lower() in {"1", "true"}
+    return bool(by_context.get("test_mode")) or by_environment or sys.argv[1:3] == ["tasks", "test"]
 
 
 def _started(run: Any) -> str:

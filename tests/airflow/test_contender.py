@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +18,12 @@ from tests.airflow.home import AirflowHome
 STARTED = datetime(2026, 3, 1, 9, 0, 0, 123456, tzinfo=timezone(timedelta(hours=9)))
 
 
-def _contender(*, detached: bool = False, **others: Any) -> Contender:
+def _contender(*, detached: bool = False, context: Mapping[str, Any] | None = None, **others: Any) -> Contender:
     from airflow_provider_safecopy.operators.contender import contender_of
 
     ti = {"dag_id": "영업_복사", "run_id": "수동_1", "task_id": "고객_복사", "map_index": -1, "try_number": 2}
-    context: Any = {"ti": SimpleNamespace(**ti | others), "dag_run": SimpleNamespace(start_date=STARTED)}
-    return contender_of(context, detached=detached)
+    known: Any = {"ti": SimpleNamespace(**ti | others), "dag_run": SimpleNamespace(start_date=STARTED)}
+    return contender_of(known | (context or {}), detached=detached)
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +60,15 @@ def test_a_run_that_was_never_started_still_has_an_owner(run: Any) -> None:
     assert contender_of(context).owner_key == "운영|가|나|not started"
 
 
-def test_airflow_tasks_test_is_a_run_of_its_own_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sign", ["environment", "command", "context"])
+def test_airflow_tasks_test_is_a_run_of_its_own_each_time(monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
     live = _contender()
-    monkeypatch.setenv("AIRFLOW_TEST_MODE", "True")
-    first, second = _contender(), _contender()
+    others = {"test_mode": True} if sign == "context" else {}
+    if sign == "environment":
+        monkeypatch.setenv("AIRFLOW_TEST_MODE", "True")
+    elif sign == "command":
+        monkeypatch.setattr(sys, "argv", ["airflow", "tasks", "test", "영업_복사", "고객_복사"])
+    first, second = _contender(context=others), _contender(context=others)
     assert len({live.owner_key, first.owner_key, second.owner_key}) == 3
     assert first.owner_key.startswith(f"{live.owner_key}|test|")
     assert first.owner == {"mode": "tasks test", "dag": "영업_복사"}
