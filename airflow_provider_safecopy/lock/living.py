@@ -36,9 +36,15 @@ Judge = Callable[[Holder], Collection[str]]
 """Who knows more of a holder than its store: the attempts it is certain are gone."""
 
 
+# Attempts of this very process that are over, and could not tell their store so.
+_OVER: set[str] = set()
+
+
 def gone(holder: Holder) -> set[str]:
-    """The attempts of `holder` whose process lived on this machine and has ended for certain."""
-    return {seen.attempt for seen in holder.members if seen.place is not None and seen.place.gone}
+    """The attempts of `holder` whose process lived on this machine and has ended for certain, or is done with them."""
+    return {
+        seen.attempt for seen in holder.members if seen.attempt in _OVER or (seen.place is not None and seen.place.gone)
+    }
 
 
 class LivingLock:
@@ -233,7 +239,8 @@ class LivingLock:
             try:
                 self.store.release(lease)
             except LockStoreError as error:
-                log.warning("lock %s could not be released, and will be taken over when due: %s", lease.name, error)
+                _OVER.add(str(lease.attempt))
+                log.warning("lock %s could not be released, and is left to be taken over: %s", lease.name, error)
 
     def _end_of(self, started: float, remaining: Iterable[float]) -> float:
         """When to stop, by this process's own clock, counted from before the store was asked."""

@@ -79,8 +79,8 @@ class Contender:
 
     @property
     def label(self) -> str:
-        """The owner in one line, as it is kept with a receipt."""
-        return self.owner.get("owner") or self.owner_key
+        """The owner in one line, as it is kept with a receipt: with its member and try, where it may have several."""
+        return self.owner.get("owner") or f"{self.owner_key}|{self.member}|{self.try_number}"
 
 
 @dataclass(frozen=True)

@@ -115,31 +115,34 @@ def publish(
 
 def _until_locked(job: _Job) -> int:
     """Everything but COMMIT; again from the start as long as somebody else holds the table."""
+    vacuumed = False
     while True:
         job.abort.check()
         job.trying()
         try:
             with job.target.obeys(job.abort):
                 job.target.connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-                previous = _write(job)
+                previous = _write(job, vacuumed=vacuumed)
             job.abort.check()
         except psycopg.errors.LockNotAvailable as error:
             job.target.end_transaction()
             if time.monotonic() > job.deadline:
                 raise _still_locked(job) from error
+            vacuumed = bool(job.target.value(_CATALOG["vacuumed"], {"oid": job.plan.target_oid}))
             select.select([job.abort.fileno()], [], [], random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
         else:
             return previous
 
 
-def _write(job: _Job) -> int:
+def _write(job: _Job, *, vacuumed: bool) -> int:
     """Fence, lock, write, read back, receipt. Returns how many rows were there before."""
     connection, plan, staged = job.target.connection, job.plan, job.verification
     connection.execute(statements.set_timeout("statement_timeout", max(1.0, job.deadline - time.monotonic())))
     connection.execute(statements.set_timeout("lock_timeout", _LOCK_STEP_SECONDS))
     connection.execute(_RECEIPT["durable"])
     job.fence(connection)
-    _stop_autovacuum(job)
+    if vacuumed:
+        _stop_autovacuum(job)
     previous = _emptied(job)
     columns, identity = plan.target_columns, plan.keeps_identity
     insert = statements.insert(plan.target_name, staged.staging, columns, identity=identity)

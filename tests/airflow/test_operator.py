@@ -39,11 +39,12 @@ def test_the_target_knows_who_copied(tables: tuple[Database, Database], run_copy
     _, target = tables
     ran = run_copy(**NAMES)
     owner = target.value("SELECT owner_key FROM safecopy.receipt WHERE token = %s", [ran.result["token"]])
-    deployment, dag_id, run_id, started = owner.split("|")
+    deployment, dag_id, run_id, started, task, try_number = owner.split("|")
     assert deployment
     assert dag_id.startswith("시험_")
     assert run_id.startswith("manual__")
     assert datetime.fromisoformat(started).tzinfo
+    assert (task, try_number in "01") == (TASK, True)
 
 
 def test_a_copy_that_fails_fails_its_task_and_leaves_the_old_rows(
@@ -140,7 +141,7 @@ SafeCopyOperator.partial(task_id={TASK!r}, source_conn_id="erp", target_conn_id=
     assert [ran.results[f"{TASK}[{index}]"]["rows"] for index in (0, 1)] == [1, 1]
     assert [target.value(f'SELECT 값 FROM 분석."표.{number}"') for number in (1, 2)] == [1, 2]
     # They are members of one run.
-    assert target.value("SELECT count(DISTINCT owner_key) FROM safecopy.receipt") == 1
+    assert target.value("SELECT count(DISTINCT owner_key) FROM safecopy.lock_event") == 1
     members = target.rows("SELECT DISTINCT member_key FROM safecopy.lock_event ORDER BY 1")
     assert members == [(f"{TASK}[0]",), (f"{TASK}[1]",)]
 

@@ -72,7 +72,7 @@ def test_a_commit_nobody_can_ask_about_is_reported_as_unknown(
     error = caught.value
     assert ground.target.value("SELECT count(*) FROM safecopy.receipt WHERE attempt = %s::uuid", [error.attempt]) == 1
     assert not error.retryable
-    ground.demand("new")
+    ground.demand("new", swept_by_next_run=True)  # its lock could not be released
 
 
 @pytest.mark.parametrize("side", ["source", "target"])

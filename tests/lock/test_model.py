@@ -95,9 +95,9 @@ def test_each_contender_is_another_attempt() -> None:
     assert Contender("r1").attempt != Contender("r1").attempt
 
 
-def test_a_label_is_the_owner_or_its_key() -> None:
+def test_a_label_is_the_owner_or_its_key_member_and_try() -> None:
     assert Contender.alone("집계").label == "집계"
-    assert Contender("배치|야간|run1", {"dag": "야간"}).label == "배치|야간|run1"
+    assert Contender("배치|야간|run1", {"dag": "야간"}, "복사[3]", 2).label == "배치|야간|run1|복사[3]|2"
 
 
 def test_sessions_are_called_by_their_attempt() -> None:
