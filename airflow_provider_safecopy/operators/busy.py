@@ -13,7 +13,6 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipExc
 
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError
 from airflow_provider_safecopy.operators.told import told
-from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec
 from airflow_provider_safecopy.triggers.living_lock import LivingLockTrigger
 
 Mode = Literal["fail", "skip", "wait"]
@@ -71,18 +70,3 @@ class OnBusy:
             method_name="resume",
             timeout=timedelta(seconds=left + _LEEWAY),
         )
-
-
-def skipped_report(spec: CopySpec, source: str, target: str, error: LockBusyError) -> dict[str, Any]:
-    """What a copy that skipped itself answers: a report without figures, and the `holder` of the lock."""
-    report = CopyReport(
-        status="skipped",
-        lock=error.lock,
-        source=f"{source} {spec.source_table or 'a query'}",
-        target=f"{target} {spec.target_table}",
-        format=spec.format,
-        transfer=spec.transfer,
-        publish=spec.publish,
-        reasons=(error.message,),
-    )
-    return report.as_dict() | {"holder": error.holder}

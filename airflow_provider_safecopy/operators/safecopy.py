@@ -15,7 +15,7 @@ from airflow_provider_safecopy.hooks.in_process import carry_any_id
 from airflow_provider_safecopy.hooks.judge import judge_for
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 from airflow_provider_safecopy.lock.model import Contender
-from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy, skipped_report
+from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
 from airflow_provider_safecopy.operators.contender import contender_of
 from airflow_provider_safecopy.operators.journal import Journal
 from airflow_provider_safecopy.operators.living_lock import demand_held, enclosing, group_lock
@@ -242,7 +242,7 @@ class SafeCopyOperator(BaseOperator):
     def _tell_skipped(self, context: Context, hook: SafeCopyHook, spec: CopySpec, error: LockBusyError) -> None:
         """In place of the result, which a task that skips itself has none of."""
         self.log.warning("skipped: %s", told(error))
-        report = skipped_report(spec, str(hook.source), str(hook.target), error)
+        report = CopyReport.skipped(spec, hook.source, hook.target, error).as_dict()
         if self.do_xcom_push:
             context["ti"].xcom_push(key=_RESULT, value=report)
 

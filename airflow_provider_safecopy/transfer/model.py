@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.errors import ConfigError, LockBusyError
 from airflow_provider_safecopy.transfer.name import TableName, is_text
 
 Transfer = Literal["auto", "sequential", "chunked"]
@@ -154,7 +154,7 @@ class CopyReport:
     """What came of a copy. `as_dict` is the object `--json` prints; `docs/report.md` has its schema.
 
     `bytes` and `digest` (xxh3, 128 bit, hex) are of the stream. `content_hash` is given for
-    ``verify="full"``. `spool_bytes` is the most temporary disk used at once, `peak_rss_bytes` the most
+    ``verify="full"``. `holder` is who had the lock, of a copy that was skipped. `spool_bytes` is the most temporary disk used at once, `peak_rss_bytes` the most
     memory this process ever used, the interpreter included.
     """
 
@@ -178,10 +178,28 @@ class CopyReport:
     seconds: float = 0.0
     spool_bytes: int = 0
     peak_rss_bytes: int = 0
+    holder: Mapping[str, Any] | None = None
+
+    @classmethod
+    def skipped(cls, spec: CopySpec, source: object, target: object, error: LockBusyError) -> CopyReport:
+        """Of a copy that was skipped because its lock was busy; nothing was decided, nothing touched."""
+        return cls(
+            status="skipped",
+            lock=error.lock,
+            source=f"{source} {spec.source_table or 'a query'}",
+            target=f"{target} {spec.target_table}",
+            format=spec.format,
+            transfer=spec.transfer,
+            publish=spec.publish,
+            reasons=(error.message,),
+            holder=error.holder,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
         data = {option.name: getattr(self, option.name) for option in fields(self)}
+        if self.holder is None:
+            del data["holder"]
         data["stages"] = [vars(stage).copy() for stage in self.stages]
         return data | {"reasons": list(self.reasons), "warnings": list(self.warnings)}
 

@@ -102,17 +102,8 @@ def _skip(output: Output, spec: CopySpec, source: Endpoint, target: Endpoint, *,
     from airflow_provider_safecopy.cli import report
     from airflow_provider_safecopy.transfer.model import CopyReport
 
-    skipped = CopyReport(
-        status="skipped",
-        lock=error.lock,
-        source=f"{source} {spec.source_table or 'a query'}",
-        target=f"{target} {spec.target_table}",
-        format=spec.format,
-        transfer=spec.transfer,
-        publish=spec.publish,
-        reasons=(error.message,),
-    )
-    output.result(skipped.as_dict() | {"holder": error.holder}, report.of_skip(skipped, error.holder))
+    skipped = CopyReport.skipped(spec, source, target, error)
+    output.result(skipped.as_dict(), report.of_skip(skipped, error.holder))
     return exitcode.DONE
 
 
