@@ -407,6 +407,10 @@ def test_neither_the_command_line_nor_the_environment_of_a_living_psql_holds_the
     (file,) = [path for path in (process / "fd").iterdir() if "safecopy-password" in str(path.readlink())]
     assert secret in file.read_bytes()
     assert file.stat().st_mode & 0o077 == 0
+    # Between its two statements it would not cancel the one it is about to send.
+    deadline = time.monotonic() + 30
+    while not target.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"):
+        assert time.monotonic() < deadline
     end([child])
     nothing_left(target)
 
