@@ -46,13 +46,13 @@ class PromptConnection(psycopg.Connection[Any]):
         more = {} if timeout is None else {"timeout": timeout}  # unknown to psycopg 3.2
         try:
             return super().wait(_in_time(gen, self.patience), interval, **more)
-        except _LateError:
+        except LateError:
             self.close()
             raise
 
 
-class _LateError(psycopg.OperationalError):
-    """No answer in time."""
+class LateError(psycopg.OperationalError):
+    """No answer in time: the server, or what is in between, is silent rather than gone."""
 
 
 def _in_time(gen: PQGen[_T], seconds: float) -> PQGen[_T]:
@@ -63,7 +63,7 @@ def _in_time(gen: PQGen[_T], seconds: float) -> PQGen[_T]:
         while True:
             ready = yield wanted
             if not ready and time.monotonic() > deadline:
-                raise _LateError(f"no answer within {seconds:g} s")
+                raise LateError(f"no answer within {seconds:g} s")
             wanted = gen.send(ready)
     except StopIteration as end:
         result: _T = end.value

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Mapping
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 from uuid import UUID, uuid4
 
 import psycopg
@@ -37,7 +37,9 @@ log = logging.getLogger(__name__)
 _LOCK = sql.load("lock")
 # A publisher that holds the row and may be displaced is terminated within one of these steps.
 _LOCK_STEP_SECONDS = 0.2
-_ANSWER_SECONDS = 5.0
+# Whoever leaves, or beats between two steps of its work, does not wait as long for a silent server.
+_ANSWER_SECONDS = {"heartbeat": 2.0, "release": 2.0, "others": 5.0}
+_MAKING_SECONDS = 30.0
 _PATIENCE_SECONDS = 5.0
 _LOCKED = "55P03"
 # No schema, no table, or one of an older layout.
@@ -71,7 +73,7 @@ class PostgresStore:
         self._connect_timeout = connect_timeout
         self._patience = patience
         self._statements = statements
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: wire.PromptConnection | None = None
         self._turn = threading.Lock()
 
     @property
@@ -153,6 +155,11 @@ class PostgresStore:
             time.sleep(0.01)
         return len(seen)
 
+    def connected(self, holder: Holder) -> bool:
+        """Whether any member of `holder` has a session on this server. Behind a pooler a living one may have none."""
+        names = [f"safecopy:{seen.attempt}" for seen in holder.members]
+        return bool(self._all("connected", {"names": names})[0]["connected"])
+
     def holder(self, name: str) -> Holder | None:
         """See `Store`."""
         row = self._one("holders", {"name": name})
@@ -197,7 +204,7 @@ class PostgresStore:
 
     def _make(self) -> bool:
         with self._turn:
-            schema.init(self._connected())
+            schema.init(self._connected(_MAKING_SECONDS))
         return True
 
     def _seen(self, name: str) -> Holder | None:
@@ -221,7 +228,8 @@ class PostgresStore:
                 if self._connection is not None and error.sqlstate in _ENDED:
                     self._connection.close()
                 lost = self._connection is None or self._connection.closed
-                if statement in _ONCE or not (was_open and lost):
+                # Who is silent would be silent again.
+                if statement in _ONCE or isinstance(error, wire.LateError) or not (was_open and lost):
                     raise
                 return self._said(statement, asked)
         except psycopg.Error as error:
@@ -229,27 +237,30 @@ class PostgresStore:
 
     def _said(self, statement: str, asked: Mapping[str, Any]) -> list[DictRow]:
         """One message: the settings, then the statement; the answer to the statement."""
+        seconds = _ANSWER_SECONDS.get(statement, _ANSWER_SECONDS["others"])
         settings = {
             "lock_timeout": f"{round(_LOCK_STEP_SECONDS * 1000)}ms",
-            "statement_timeout": f"{round(_ANSWER_SECONDS * 1000)}ms",
+            "statement_timeout": f"{round(seconds * 1000)}ms",
         }
         message = self._statements["settings"] + self._statements[statement]
-        with self._turn, psycopg.ClientCursor(self._connected(), row_factory=dict_row) as cursor:
+        with self._turn, psycopg.ClientCursor(self._connected(seconds + 1), row_factory=dict_row) as cursor:
             backend = cursor.connection.info.backend_pid
             cursor.execute(message, {**asked, **settings, "backend": backend})
             while cursor.nextset():
                 pass
             return cursor.fetchall() if cursor.description else []
 
-    def _connected(self) -> psycopg.Connection[Any]:
-        """The connection, made when there is none; it closes itself when it does not answer in time."""
+    def _connected(self, patience: float) -> wire.PromptConnection:
+        """The connection, made when there is none; it closes itself when there is no answer within `patience`."""
         if self._connection is None or self._connection.closed:
             try:
-                self._connection = self.endpoint.connect(
+                made = self.endpoint.connect(
                     application_name=self._name, connect_timeout=self._connect_timeout, kind=wire.PromptConnection
                 )
             except StageError as error:
                 raise LockStoreError(error.message, sqlstate=error.sqlstate, hint=error.hint) from error
+            self._connection = cast("wire.PromptConnection", made)
+        self._connection.patience = patience
         return self._connection
 
 

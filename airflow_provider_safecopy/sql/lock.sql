@@ -173,6 +173,9 @@ WHERE a.application_name = ANY (%(names)s::text[]) AND a.pid <> pg_backend_pid()
   AND ((SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
        OR NOT (SELECT rolsuper FROM pg_roles WHERE oid = a.usesysid))
 
+-- name: connected
+SELECT EXISTS (SELECT FROM pg_stat_get_activity(NULL) a WHERE a.application_name = ANY (%(names)s::text[])) AS connected
+
 -- name: revoke
 -- Fence one's own attempt out: whatever it does later, it does not publish.
 WITH l AS (

@@ -67,14 +67,11 @@ class LivingLockTrigger(BaseTrigger):
                 # A thread of asgiref's, from which Airflow 3 finds its way back to the triggerer's event loop.
                 self._endpoint = await sync_to_async(self._resolved)()
             loop = asyncio.get_running_loop()
-            holder = await loop.run_in_executor(_LOOKS, _holder, self._endpoint, self.lock)
+            status, holder = await loop.run_in_executor(_LOOKS, _looked, self._endpoint, self.lock)
         except Exception as error:  # noqa: BLE001 -- a database, or Airflow's own API: either may come back
             self.log.warning("lock %s: cannot be looked at: %s", self.lock, error)
             return None, None
-        if holder is None:
-            return "free", None
-        status = _takeable(holder)
-        if status is None and await sync_to_async(is_over)(holder):
+        if holder is not None and status is None and await sync_to_async(is_over)(holder):
             status = "over"
         return status, holder
 
@@ -82,20 +79,23 @@ class LivingLockTrigger(BaseTrigger):
         return endpoint_of(BaseHook.get_connection(self.conn_id))
 
 
-def _takeable(holder: Holder) -> str | None:
-    """Whether the store may well give the lock away: asked for in earnest, it decides by more than this."""
-    if holder.stale:
-        return "stale"
-    quiet = (holder.asked_at - holder.alive_at).total_seconds()
-    # A detached member, as the setup task of a run, is quiet by nature.
-    if quiet > CRASH_GRACE and all(seen.place is not None for seen in holder.members):
-        return "quiet"
-    return "quiet" if holder.members and len(gone(holder)) == len(holder.members) else None
-
-
-def _holder(endpoint: Endpoint, lock: str) -> Holder | None:
+def _looked(endpoint: Endpoint, lock: str) -> tuple[str | None, Holder | None]:
+    """Whether the store may well give the lock away, and who holds it: asked in earnest, it decides by more than this."""
     store = PostgresStore(endpoint)
     try:
-        return store.holder(lock)
+        holder = store.holder(lock)
+        if holder is None:
+            return "free", None
+        if holder.stale:
+            return "stale", holder
+        crashed = _is_quiet(holder) and not store.connected(holder)
+        ended = bool(holder.members) and len(gone(holder)) == len(holder.members)
+        return "quiet" if crashed or ended else None, holder
     finally:
         store.close()
+
+
+def _is_quiet(holder: Holder) -> bool:
+    """Whether it should have beaten its heart long ago; a detached member, as a run's setup task, is quiet by nature."""
+    quiet = (holder.asked_at - holder.alive_at).total_seconds()
+    return quiet > CRASH_GRACE and all(seen.place is not None for seen in holder.members)

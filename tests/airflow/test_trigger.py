@@ -120,9 +120,18 @@ def test_it_fires_when_the_holder_is_stale(held: LivingLock, target: Database) -
     assert _fired(_trigger())["status"] == "stale"
 
 
-def test_it_fires_when_the_holder_is_suspiciously_quiet(held: LivingLock, target: Database) -> None:
+@pytest.mark.usefixtures("counting")
+def test_it_fires_when_the_holder_is_quiet_and_has_no_session_any_more(held: LivingLock, target: Database) -> None:
+    """With one it is at a long step, or paused: the store would not give its lock away."""
     target.execute("UPDATE safecopy.lock SET alive_at = clock_timestamp() - interval '31 s'")
-    assert _fired(_trigger())["status"] == "quiet"
+    trigger = _trigger()
+
+    async def vanish(waiting: asyncio.Task[Any]) -> None:
+        await _looked_at(trigger)
+        assert not waiting.done()
+        held.store.close()
+
+    assert _fired(trigger, vanish)["status"] == "quiet"
 
 
 @pytest.mark.usefixtures("counting")
