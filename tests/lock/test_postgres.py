@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from airflow_provider_safecopy import sql, wire
+from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.demo.servers import Server, installations
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import postgres, schema
