@@ -81,6 +81,8 @@ class LivingLock:
         self.store = _store(where, self.contender)
         self.leases: tuple[Lease, ...] = ()
         self.lost: LockLostError | None = None
+        self.answering = True
+        """Whether the store answered the last heartbeat."""
         self._judge = judge
         self._count = 0
         self._beaten = 0.0
@@ -171,8 +173,10 @@ class LivingLock:
             self.lost = error
             raise
         except LockStoreError as error:
+            self.answering = False
             log.warning("no heartbeat: %s", error)
             return
+        self.answering = True
         self._beaten = started
         self._until = self._end_of(started, remaining)
 

@@ -91,7 +91,7 @@ def telling_the_lost_lock(lock: LivingLock) -> Iterator[None]:
     try:
         yield
     except (AbortedError, StageError) as error:
-        if isinstance(error, StageError) and lock.lost is None:
+        if isinstance(error, StageError) and lock.lost is None and lock.answering:
             with suppress(LockLostError):
                 lock.beat(phase=0, count=0)
         if lock.lost is None:
@@ -126,5 +126,5 @@ def see_them_gone(error: BaseException, attempt: Attempt, lock: LivingLock, *ses
 
 def _end_sessions(session: Session, name: str, own: tuple[int, ...]) -> None:
     """By a session of its own: the run's may be in a failed transaction, or be lost itself."""
-    with open_session(session.endpoint, application_name=name, connect_timeout=5) as fresh:
+    with open_session(session.endpoint, application_name=name, connect_timeout=4) as fresh:
         end_stage_sessions(fresh, application_name=name, spared=(*own, fresh.server.backend))

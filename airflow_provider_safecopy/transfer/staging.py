@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _CATALOG = sql.load("catalog")
 _NAME_BYTES = 63
-_DROP_SECONDS = 5.0
+_DROP_SECONDS = 3.0
 _SCHEMA = "safecopy"
 # Names are counted in the server's encoding; where unsure in UTF-8, which no server encoding outgrows.
 _CODECS = {"EUC_KR": "euc_kr"}
