@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.errors import ConfigError, LockBusyError
 from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec, StageReport, Timeouts
 from airflow_provider_safecopy.transfer.name import TableName
 
@@ -148,6 +148,13 @@ def test_an_ambiguous_table_name_is_refused_with_the_quoted_spelling(option: str
     assert '영업."주문.내역"' in caught.value.hint
 
 
+def test_a_skipped_copy_reports_who_holds_the_lock_and_no_figures() -> None:
+    error = LockBusyError("held", lock="분석.고객", holder={"owner": {"dag": "영업_복사"}})
+    told = CopyReport.skipped(spec(), "here", "there", error).as_dict()
+    assert (told["status"], told["lock"], told["holder"]) == ("skipped", "분석.고객", error.holder)
+    assert (told["token"], told["rows"], told["stages"], told["reasons"]) == (None, None, [], ["held"])
+
+
 def test_a_report_is_json() -> None:
     report = CopyReport(
         status="published",
@@ -163,7 +170,7 @@ def test_a_report_is_json() -> None:
         stages=(StageReport("export", 0.5, 4711, 0, 2, 20), StageReport("verify", 0.1, rows=2)),
     )
     told = json.loads(json.dumps(report.as_dict(), allow_nan=False))
-    assert set(told) == {option.name for option in fields(CopyReport)}
+    assert set(told) == {option.name for option in fields(CopyReport)} - {"holder"}
     assert told["stages"][0] == {
         "stage": "export",
         "seconds": 0.5,
