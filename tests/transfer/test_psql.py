@@ -191,7 +191,10 @@ def test_its_environment_is_built_from_nothing(
     psql = start(script("psql", "echo ready >&2", "exec sleep 600"), endpoint)
     started.append(psql)
     heard(psql, "ready")
-    environment = psutil.Process(psql.pid).environ()
+    # Between the shell and what it becomes there is a moment without any environment.
+    deadline = time.monotonic() + 30
+    while "PGPASSFILE" not in (environment := psutil.Process(psql.pid).environ()):
+        assert time.monotonic() < deadline
     password_file = environment.pop("PGPASSFILE")
     # The shell that stands for psql here adds two of its own.
     assert {name: value for name, value in environment.items() if name not in {"PWD", "_", "OLDPWD", "SHLVL"}} == {
