@@ -16,9 +16,9 @@ from airflow_provider_safecopy.lock import schema as lock
 from airflow_provider_safecopy.lock.model import application_name
 from airflow_provider_safecopy.transfer import refusal, spool
 from airflow_provider_safecopy.transfer.draft import draft
-from airflow_provider_safecopy.transfer.model import CopySpec
 from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
 from airflow_provider_safecopy.transfer.session import Session, open_session
+from airflow_provider_safecopy.transfer.spec import CopySpec
 
 _CONNECT_SECONDS = 10.0
 _PLAN_SECONDS = 60.0

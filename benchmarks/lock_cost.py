@@ -27,7 +27,7 @@ from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.lock import postgres, schema
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.transfer.model import CopySpec
+from airflow_provider_safecopy.transfer.spec import CopySpec
 
 ALLOWED = {"acquire + release": 3.0, "heartbeat": 1.0}
 """Milliseconds at the median."""

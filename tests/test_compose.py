@@ -13,7 +13,7 @@ import yaml
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.transfer.model import CopySpec
+from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import NothingLeft
 from tests.ground.database import Database
 

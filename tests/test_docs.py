@@ -28,7 +28,8 @@ from airflow_provider_safecopy.errors import LockLostError, SafeCopyError
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Promise
-from airflow_provider_safecopy.transfer.model import CopySpec, Progress
+from airflow_provider_safecopy.transfer.model import Progress
+from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import MakeRole
 from tests.ground.content import rows_of
 from tests.ground.database import Database

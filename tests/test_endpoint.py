@@ -23,8 +23,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, StageError
-from airflow_provider_safecopy.transfer.model import CopySpec
 from airflow_provider_safecopy.transfer.psql import Psql, PsqlBinary, end, memory_file
+from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import MakeDatabase, MakeRole, NothingLeft
 from tests.ground.database import PRESENT, Database
 

@@ -8,7 +8,7 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.transfer.model import CopySpec
+from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import MakeDatabase, NothingLeft
 from tests.ground.content import rows_of
 from tests.ground.database import Database

@@ -27,7 +27,9 @@ from airflow_provider_safecopy.errors import (
 )
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.transfer.model import CopySpec, Progress, Timeouts
+from airflow_provider_safecopy.transfer.model import Progress
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import MakePsql, NothingLeft
 from tests.ground.customers import TABLE, same, spec
 from tests.ground.database import Database
@@ -344,7 +346,7 @@ from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import SafeCopyError
 from airflow_provider_safecopy.lock.model import Contender
 from airflow_provider_safecopy.lock.process import Place
-from airflow_provider_safecopy.transfer.model import CopySpec
+from airflow_provider_safecopy.transfer.spec import CopySpec
 given = json.load(sys.stdin)
 def told(at):
     print(at.stage, flush=True)

@@ -34,7 +34,7 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.lock.model import Contender
 from airflow_provider_safecopy.lock.process import Place
-from airflow_provider_safecopy.transfer.model import CopySpec
+from airflow_provider_safecopy.transfer.spec import CopySpec
 given = json.load(sys.stdin)
 pipeline.copy(
     CopySpec.of(**given["spec"]),

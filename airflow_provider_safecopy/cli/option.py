@@ -12,7 +12,9 @@ from click.core import ParameterSource
 
 from airflow_provider_safecopy.cli import columns as column_list
 from airflow_provider_safecopy.cli import encoding, parameter, quantity
-from airflow_provider_safecopy.transfer.model import CopySpec, Format, Publish, Timeouts, Transfer, Verify
+from airflow_provider_safecopy.transfer.model import Format, Publish, Transfer, Verify
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
 if TYPE_CHECKING:
     from airflow_provider_safecopy.endpoint import Endpoint

@@ -9,7 +9,7 @@ from airflow_provider_safecopy.cli import holder
 from airflow_provider_safecopy.cli.encoding import shown
 from airflow_provider_safecopy.cli.quantity import show_bytes
 from airflow_provider_safecopy.cli.table import aligned
-from airflow_provider_safecopy.transfer.model import CopyReport
+from airflow_provider_safecopy.transfer.report import CopyReport
 
 if TYPE_CHECKING:
     from airflow_provider_safecopy.doctor import Check

@@ -27,7 +27,7 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.cli import exitcode
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import SafeCopyError
-from airflow_provider_safecopy.transfer.model import CopySpec
+from airflow_provider_safecopy.transfer.spec import CopySpec
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 owner, source_table, target_table, stale_after = sys.argv[1:]

@@ -23,8 +23,10 @@ from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Holder, Promise, application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.pipeline.reap import KEEP_SECONDS, ReapReport, reap
-from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec, Progress
+from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.transfer.spec import CopySpec
 
 _CONNECT_SECONDS = 10.0
 # What PostgresHook and the hook below it read from a connection's extra for themselves: not libpq's words.

@@ -10,8 +10,10 @@ from datetime import timedelta
 from inspect import cleandoc
 from typing import Any, Protocol
 
-from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec, Progress, Stage, StageReport
+from airflow_provider_safecopy.transfer.model import Progress, Stage
 from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.report import CopyReport, StageReport
+from airflow_provider_safecopy.transfer.spec import CopySpec
 
 _PUBLISH = "Verify and publish"
 _TRANSFER = "Transfer"

@@ -21,7 +21,10 @@ from airflow_provider_safecopy.operators.journal import Journal
 from airflow_provider_safecopy.operators.living_lock import demand_held, enclosing, group_lock
 from airflow_provider_safecopy.operators.template import as_include, is_plain
 from airflow_provider_safecopy.operators.told import told, told_to_airflow
-from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec, Format, Publish, Timeouts, Transfer, Verify
+from airflow_provider_safecopy.transfer.model import Format, Publish, Transfer, Verify
+from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
 Name = str | Sequence[str]
 

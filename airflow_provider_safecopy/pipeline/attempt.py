@@ -18,8 +18,9 @@ from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise, application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.transfer import catalog, refusal
-from airflow_provider_safecopy.transfer.model import CopySpec, Progress
+from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.session import Session, end_stage_sessions, open_session
+from airflow_provider_safecopy.transfer.spec import CopySpec
 
 log = logging.getLogger(__name__)
 

@@ -32,13 +32,16 @@ from airflow_provider_safecopy.pipeline.attempt import (
 from airflow_provider_safecopy.transfer import export, load, staging
 from airflow_provider_safecopy.transfer.draft import draft
 from airflow_provider_safecopy.transfer.export import Export, Exported
+from airflow_provider_safecopy.transfer.job import Right
 from airflow_provider_safecopy.transfer.load import Load, Loaded
-from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec, MiB, Progress, Stage
+from airflow_provider_safecopy.transfer.model import MiB, Progress, Stage
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.publish import Receipt, publish
+from airflow_provider_safecopy.transfer.publish import publish
+from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.session import Session, open_session
 from airflow_provider_safecopy.transfer.snapshot import snapshot
+from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.spool import Spool, directory_of
 from airflow_provider_safecopy.transfer.stream import Stream
 from airflow_provider_safecopy.transfer.verify import verify
@@ -177,7 +180,7 @@ def _carried_out(run: _Run) -> CopyReport:
         published = publish(
             plan,
             verification,
-            _receipt(run.lease),
+            _right(run.lease),
             target=target,
             fence=run.lock.fence,
             abort=run.abort,
@@ -189,13 +192,17 @@ def _carried_out(run: _Run) -> CopyReport:
         lock=run.lease.name,
         token=token,
         attempt=str(run.lease.attempt),
-        rows=published.rows,
-        previous_rows=published.previous_rows,
+        rows=published.written.held,
+        previous_rows=published.written.previous,
+        inserted=published.written.inserted,
+        updated=published.written.updated,
+        deleted=published.written.deleted,
+        unchanged=published.written.unchanged,
         bytes=exported.bytes,
         digest=exported.digest,
         content_hash=verification.content_hash,
-        warnings=plan.warnings + run.lock.takeovers,
-        stages=(exported.report, loaded.report, verification.report, published.report),
+        warnings=plan.warnings + run.lock.takeovers + published.warnings,
+        stages=(exported.report, loaded.report, verification.report, *published.reports),
         spool_bytes=spool.most_on_disk,
     )
 
@@ -263,8 +270,8 @@ def _spool(decided: CopyPlan) -> Spool:
     )
 
 
-def _receipt(lease: Lease) -> Receipt:
-    return Receipt(
+def _right(lease: Lease) -> Right:
+    return Right(
         lease.name,
         lease.token,
         lease.lease_id,

@@ -1,7 +1,7 @@
 """Static SQL lives here, in files, each statement under a name.
 
 A file holds statements separated by ``-- name: the_name`` lines; `load` returns them by name. What
-needs identifiers composed lives in `transfer/statements.py` instead.
+needs identifiers composed lives in `transfer/statements/` instead.
 """
 
 from __future__ import annotations

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import psycopg
 
 from airflow_provider_safecopy.errors import ConfigError, Refusal
-from airflow_provider_safecopy.transfer import catalog, refusal, spool, statements
+from airflow_provider_safecopy.transfer import catalog, choice, refusal, spool, statements
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
-from airflow_provider_safecopy.transfer.model import CopySpec, MiB
+from airflow_provider_safecopy.transfer.model import MiB
 from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
 from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.ways import WAYS
 
 SMALL_BYTES = 16 * MiB
 """Up to here `transfer="auto"` is sequential: the file is small, and the second psql may start late."""
@@ -33,11 +36,11 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
     given = _source(spec, source, refusals)
     taken = _relation(target, spec.target_table, refusals)
     pairs = _pairs(spec, given, taken, refusals) if given and taken else ()
-    publish, why_publish = _publish(spec)
     if given:
         refusals += refusal.of_source(source, given)
     if taken:
-        refusals += [*refusal.of_target(target, taken), *refusal.of_publish(target, taken, publish)]
+        refusals += refusal.of_target(target, taken)
+    publish, why_publish = choice.choose(spec, target, taken, refusals)
     if given and taken:
         refusals += refusal.of_pairs(pairs, source, target, (given, taken))
         if source.server.identity == target.server.identity and given.oid == taken.oid:
@@ -48,7 +51,7 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
     transfer, why_transfer = _transfer(spec, given, size)
     binary = _psql(spec, refusals)
     refusals += _spool(spec, transfer, size)
-    return CopyPlan(
+    plan = CopyPlan(
         spec=spec,
         source=f"{source.endpoint} {given.label if given else spec.source_table or 'the query'}",
         target=f"{target.endpoint} {taken.label if taken else spec.target_table}",
@@ -61,10 +64,11 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
         psql=binary,
         expected_rows=rows,
         expected_bytes=size,
-        reasons=(why_format, why_transfer, why_publish),
+        reasons=(why_format, why_transfer, *why_publish),
         warnings=tuple(_warnings(binary, source, target, taken)),
         refusals=tuple(refusals),
     )
+    return plan if refusals else dataclasses.replace(plan, publishing=WAYS[publish].steps(plan))
 
 
 def _relation(session: Session, name: TableName, refusals: list[Refusal]) -> Relation | None:
@@ -171,20 +175,6 @@ def _transfer(spec: CopySpec, given: Relation | None, size: int | None) -> tuple
     if size <= SMALL_BYTES:
         return "sequential", f"transfer sequential: small, about {size / MiB:.1f} MiB"
     return "chunked", f"transfer chunked: about {size / MiB:,.0f} MiB"
-
-
-def _publish(spec: CopySpec) -> tuple[Literal["delete_insert", "truncate_insert"], str]:
-    if spec.publish == "auto":
-        return (
-            "delete_insert",
-            "publish delete_insert: every reader, with an old snapshot too, sees the old rows or the new ones",
-        )
-    if spec.publish == "truncate_insert":
-        return (
-            spec.publish,
-            "publish truncate_insert: asked for; a reader with an older snapshot may see an empty table",
-        )
-    return spec.publish, f"publish {spec.publish}: asked for"
 
 
 def _psql(spec: CopySpec, refusals: list[Refusal]) -> PsqlBinary | None:

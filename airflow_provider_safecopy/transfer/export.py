@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.transfer import statements
-from airflow_provider_safecopy.transfer.model import StageReport
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import Psql, memory_file, new_nonce, pipe
+from airflow_provider_safecopy.transfer.report import StageReport
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,11 @@ from psycopg.sql import SQL, Composed
 from airflow_provider_safecopy.errors import PlanError, Refusal
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
-from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec
+from airflow_provider_safecopy.transfer.model import Way
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.psql import PsqlBinary
+from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.transfer.spec import CopySpec
 
 _STAGING = TableName("safecopy", "…__safecopy_<token>_<attempt>")
 
@@ -31,7 +33,8 @@ class PlannedStep:
 class CopyPlan:
     """What a copy would do, or why it is refused. Only a plan without `refusals` can be carried out.
 
-    `expected_rows` and `expected_bytes` are the source planner's guess, None where it has none.
+    `expected_rows` and `expected_bytes` are the source planner's guess, None where it has none. `publishing` is what the
+    chosen way to publish will do.
     """
 
     spec: CopySpec
@@ -42,13 +45,14 @@ class CopyPlan:
     pairs: tuple[tuple[Column, Column], ...]
     format: Literal["text", "binary"]
     transfer: Literal["sequential", "chunked"]
-    publish: Literal["delete_insert", "truncate_insert"]
+    publish: Way
     psql: PsqlBinary | None
     expected_rows: int | None
     expected_bytes: int | None
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
     refusals: tuple[Refusal, ...]
+    publishing: tuple[PlannedStep, ...] = ()
 
     @property
     def lock(self) -> str:
@@ -81,6 +85,10 @@ class CopyPlan:
         found = self.source_relation and self.source_relation.name
         return statements.select(self.source_columns, found or self.spec.source_sql or "", self.spec.where)
 
+    def insert(self, staging: TableName = _STAGING) -> Composed:
+        """All of staging's rows into the target."""
+        return statements.insert(self.target_name, staging, self.target_columns, identity=self.keeps_identity)
+
     def require(self) -> None:
         """Raise `PlanError` when there are refusals."""
         if self.refusals:
@@ -95,13 +103,7 @@ class CopyPlan:
         """The statements in order. A token that is not drawn yet stands as ``<token>``."""
         if self.refusals:
             return ()
-        target, columns = self.target_name, self.target_columns
-        write = {
-            "delete_insert": (statements.delete(target), "SHARE ROW EXCLUSIVE"),
-            "truncate_insert": (statements.truncate(target), "ACCESS EXCLUSIVE"),
-        }
-        empty, lock = write[self.publish]
-        insert = statements.insert(target, _STAGING, columns, identity=self.keeps_identity)
+        columns = self.target_columns
         stage = statements.create_staging(_STAGING, [(taken.name, taken.type) for _, taken in self.pairs])
         copy_out = SQL("COPY (\n{}\n) TO STDOUT (FORMAT {})").format(self.query(), SQL(self.format))
         return (
@@ -110,8 +112,7 @@ class CopyPlan:
             PlannedStep(
                 "import", "target", statements.load_copy(_STAGING, columns, format=self.format), "none on your tables"
             ),
-            PlannedStep("publish", "target", empty.as_string(None), lock),
-            PlannedStep("publish", "target", insert.as_string(None), lock),
+            *self.publishing,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -123,6 +124,7 @@ class CopyPlan:
             "format": self.format,
             "transfer": self.transfer,
             "publish": self.publish,
+            "write_mode": self.spec.write_mode,
             "columns": dict(zip(self.source_columns, self.target_columns, strict=True)),
             "expected_rows": self.expected_rows,
             "expected_bytes": self.expected_bytes,
@@ -142,6 +144,7 @@ class CopyPlan:
             format=self.format,
             transfer=self.transfer,
             publish=self.publish,
+            write_mode=self.spec.write_mode,
             reasons=self.reasons,
             warnings=self.warnings,
         )

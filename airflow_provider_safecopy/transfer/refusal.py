@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import catalog
 from airflow_provider_safecopy.transfer.catalog import KINDS, Column, Relation
-from airflow_provider_safecopy.transfer.model import CopySpec
 from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements import psql_would_replace
 
 NAME_BYTES = 63
@@ -93,9 +93,9 @@ def of_source(session: Session, relation: Relation) -> Iterator[Refusal]:
             hint="give a permanent table, or what it was made from in source_sql",
         )
     if not relation.may_enter:
-        yield _lacks(label, role, f"USAGE on schema {_schema(relation)}")
+        yield lacks(label, role, f"USAGE on schema {_schema(relation)}")
     if not relation.may_select:
-        yield _lacks(label, role, "SELECT")
+        yield lacks(label, role, "SELECT")
     if relation.filtered:
         yield Refusal(
             "row_security",
@@ -144,42 +144,10 @@ def of_target(session: Session, relation: Relation) -> Iterator[Refusal]:
             hint="publish as the owner, or as a role with BYPASSRLS",
         )
     if not relation.may_enter:
-        yield _lacks(label, role, f"USAGE on schema {_schema(relation)}")
+        yield lacks(label, role, f"USAGE on schema {_schema(relation)}")
     for right, granted in (("SELECT", relation.may_select), ("INSERT", relation.may_insert)):
         if not granted:
-            yield _lacks(label, role, right)
-
-
-def of_publish(session: Session, relation: Relation, publish: str) -> Iterator[Refusal]:
-    """A way to publish that this table does not bear."""
-    label, role = relation.label, session.server.role
-    if publish == "delete_insert":
-        if not relation.may_delete:
-            yield _lacks(label, role, "DELETE")
-        if relation.deletes_spread_by:
-            yield Refusal(
-                "delete_spreads",
-                f"{label}: deleting its rows would change other tables by {', '.join(relation.deletes_spread_by)}",
-                table=label,
-                hint="drop the ON DELETE action of that foreign key first",
-            )
-        if relation.published_without_identity:
-            yield Refusal(
-                "no_replica_identity",
-                f"{label} is published to subscribers and has no replica identity: DELETE is refused",
-                table=label,
-                hint="add a primary key or a REPLICA IDENTITY, or ask for publish=truncate_insert",
-            )
-    elif publish == "truncate_insert":
-        if not relation.may_truncate:
-            yield _lacks(label, role, "TRUNCATE")
-        if relation.referenced_by:
-            yield Refusal(
-                "referenced",
-                f"{label} is referenced by {', '.join(relation.referenced_by)}: it cannot be truncated alone",
-                table=label,
-                hint="ask for publish=delete_insert",
-            )
+            yield lacks(label, role, right)
 
 
 def of_columns(source: Relation, target: Relation, chosen: dict[str, str], *, all_columns: bool) -> Iterator[Refusal]:
@@ -238,14 +206,14 @@ def of_pairs(
                 **where,
             )
         if not taken.may_use:
-            yield _lacks(written.label, target.server.role, f"USAGE on type {taken.type} or on its schema", taken.name)
+            yield lacks(written.label, target.server.role, f"USAGE on type {taken.type} or on its schema", taken.name)
         # A right that is lacking on the whole table has been told once, and is not told again of each column.
         if read.may_select and not given.may_select:
-            yield _lacks(read.label, source.server.role, f"SELECT on column {spell(given.name)}", given.name)
+            yield lacks(read.label, source.server.role, f"SELECT on column {spell(given.name)}", given.name)
         rights = (("SELECT", written.may_select, taken.may_select), ("INSERT", written.may_insert, taken.may_insert))
         for right, somewhere, granted in rights:
             if somewhere and not granted:
-                yield _lacks(written.label, target.server.role, f"{right} on column {spell(taken.name)}", taken.name)
+                yield lacks(written.label, target.server.role, f"{right} on column {spell(taken.name)}", taken.name)
 
 
 def _a(kind: str) -> str:
@@ -280,7 +248,8 @@ def _schema(relation: Relation) -> str:
     return spell(relation.name.schema) if relation.name and relation.name.schema else ""
 
 
-def _lacks(label: str, role: str, right: str, column: str | None = None) -> Refusal:
+def lacks(label: str, role: str, right: str, column: str | None = None) -> Refusal:
+    """A right this role would need."""
     return Refusal(
         "privilege",
         f"{label}: role {role} lacks {right}",

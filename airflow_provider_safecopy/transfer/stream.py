@@ -23,9 +23,10 @@ from airflow_provider_safecopy.transfer import export as exporting
 from airflow_provider_safecopy.transfer import load as loading
 from airflow_provider_safecopy.transfer.export import Export, Exported
 from airflow_provider_safecopy.transfer.load import Load, Loaded
-from airflow_provider_safecopy.transfer.model import Progress, Stage, Timeouts
+from airflow_provider_safecopy.transfer.model import Progress, Stage
 from airflow_provider_safecopy.transfer.psql import Psql, end
 from airflow_provider_safecopy.transfer.spool import READ_BYTES, Spool, SpoolFullError
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
 _TICK_MS = 100
 # psql writes 4 KiB at a time. Reading each at once costs a wake-up apiece; a millisecond lets them gather in

@@ -13,9 +13,9 @@ from airflow_provider_safecopy.errors import StageError, StageTimeoutError, Veri
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.export import Exported
 from airflow_provider_safecopy.transfer.load import Loaded
-from airflow_provider_safecopy.transfer.model import StageReport
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.report import StageReport
 from airflow_provider_safecopy.transfer.session import Session
 
 log = logging.getLogger(__name__)

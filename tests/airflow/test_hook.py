@@ -10,7 +10,7 @@ import pytest
 
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, PlanError
-from airflow_provider_safecopy.transfer.model import CopySpec
+from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.airflow.conftest import Connect
 from tests.ground.database import Database
 

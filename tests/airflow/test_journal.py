@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec, MiB, Progress, Stage, StageReport
+from airflow_provider_safecopy.transfer.model import MiB, Progress, Stage
+from airflow_provider_safecopy.transfer.report import CopyReport, StageReport
+from airflow_provider_safecopy.transfer.spec import CopySpec
 
 
 class Lines(list[str]):

@@ -12,7 +12,7 @@ import pytest
 
 from airflow_provider_safecopy import __version__
 from airflow_provider_safecopy.cli.entry import main
-from airflow_provider_safecopy.transfer.model import Timeouts
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.cli.conftest import Ran
 
 Bare = Callable[..., Ran]

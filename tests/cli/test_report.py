@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from airflow_provider_safecopy.cli import report
 from airflow_provider_safecopy.doctor import Check
-from airflow_provider_safecopy.transfer.model import CopyReport, StageReport
+from airflow_provider_safecopy.transfer.report import CopyReport, StageReport
 
 DONE = CopyReport(
     status="published",

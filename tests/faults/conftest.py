@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec
+from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import MakeDatabase, NothingLeft
 from tests.ground.content import rows_of
 from tests.ground.database import Database, Servers

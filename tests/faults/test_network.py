@@ -9,8 +9,9 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import PublishUnknownError, SafeCopyError, StageError, StalledError
-from airflow_provider_safecopy.transfer import publish
-from airflow_provider_safecopy.transfer.model import Progress, Timeouts
+from airflow_provider_safecopy.transfer import commit
+from airflow_provider_safecopy.transfer.model import Progress
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.faults.conftest import Ground
 from tests.ground.database import Database
 from tests.ground.proxy import Proxy
@@ -53,7 +54,7 @@ def test_a_commit_nobody_can_ask_about_is_reported_as_unknown(
     ground: Ground, proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wire = proxy(ground.target)
-    monkeypatch.setattr(publish, "_SETTLE_SECONDS", 1.5)
+    monkeypatch.setattr(commit, "_SETTLE_SECONDS", 1.5)
 
     def lose(at: Progress) -> None:
         if at.stage == "publish":
@@ -66,7 +67,7 @@ def test_a_commit_nobody_can_ask_about_is_reported_as_unknown(
 
         return settle
 
-    monkeypatch.setattr(publish, "_settled", cut_for_good(publish._settled))
+    monkeypatch.setattr(commit, "_settled", cut_for_good(commit._settled))
     with pytest.raises(PublishUnknownError) as caught:
         pipeline.copy(ground.spec(), ground.source.endpoint, ground.target.through(wire.port).endpoint, progress=lose)
     error = caught.value

@@ -21,7 +21,7 @@ PROGRAM = """
 import sys, json
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.transfer.model import CopySpec
+from airflow_provider_safecopy.transfer.spec import CopySpec
 given = json.load(sys.stdin)
 report = pipeline.copy(
     CopySpec.of(**given["spec"]),

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError, StalledError, VerifyError
-from airflow_provider_safecopy.transfer.model import Timeouts
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import MakePsql
 from tests.faults.conftest import Ground
 from tests.ground.fake_psql import Behaviour, Stage

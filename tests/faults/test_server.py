@@ -6,7 +6,9 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import SafeCopyError, StageError, StageTimeoutError, StalledError
-from airflow_provider_safecopy.transfer.model import CopySpec, Progress, Timeouts
+from airflow_provider_safecopy.transfer.model import Progress
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import MakeDatabase, MakePsql
 from tests.faults.conftest import ROWS, Ground
 from tests.ground.fake_psql import Behaviour

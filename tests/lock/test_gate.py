@@ -95,7 +95,7 @@ STARTERS_OF_COPIES = """
 import logging, os, sys, traceback
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.transfer.model import CopySpec
+from airflow_provider_safecopy.transfer.spec import CopySpec
 
 source, target, starters, interval, query = (sys.stdin.readline().rstrip("\\n") for _ in range(5))
 logging.basicConfig(level=logging.INFO, format="%(process)d %(message)s")

@@ -18,7 +18,7 @@ from airflow_provider_safecopy.errors import FencedOutError, LockStoreError
 from airflow_provider_safecopy.lock import postgres, schema
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.transfer.model import CopySpec
+from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import MakeRole, NothingLeft
 from tests.ground.database import PRESENT, Database, Servers
 

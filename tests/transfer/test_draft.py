@@ -15,10 +15,10 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.demo.servers import installations
 from airflow_provider_safecopy.errors import AbortedError, StageError
 from airflow_provider_safecopy.transfer import draft as module
-from airflow_provider_safecopy.transfer.model import CopySpec
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import find
+from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import MakeDatabase
 from tests.ground.customers import OLD, SHAPE, TABLE, fill, spec
 from tests.ground.database import Database

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError
-from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec, StageReport, Timeouts
 from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.report import CopyReport, StageReport
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
 
 def spec(**options: Any) -> CopySpec:

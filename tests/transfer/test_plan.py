@@ -12,8 +12,8 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import PlanError, Refusal
-from airflow_provider_safecopy.transfer.model import CopySpec
 from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.ground.customers import OLD, SHAPE, fill, spec
 from tests.ground.database import Database
 

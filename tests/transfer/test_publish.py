@@ -15,7 +15,8 @@ from airflow_provider_safecopy.errors import (
     StageTimeoutError,
     VerifyError,
 )
-from airflow_provider_safecopy.transfer.model import Progress, Timeouts
+from airflow_provider_safecopy.transfer.model import Progress
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import NothingLeft
 from tests.ground.customers import SHAPE, TABLE, fill, spec
 from tests.ground.database import Database

@@ -17,9 +17,9 @@ from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PlanError, Refusal, StageError
 from airflow_provider_safecopy.transfer import refusal
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
-from airflow_provider_safecopy.transfer.model import CopySpec
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.session import Session, open_session
+from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import MakeDatabase, MakeRole
 from tests.ground.database import Database, Servers
 

@@ -20,8 +20,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer import spool as module
-from airflow_provider_safecopy.transfer.model import CopySpec, MiB, Timeouts
+from airflow_provider_safecopy.transfer.model import MiB
+from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.spool import CHUNK_BYTES, READ_BYTES, Spool, SpoolFullError, refusals
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import NothingLeft
 from tests.ground.database import Database
 

@@ -13,7 +13,9 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import StageError, StalledError
-from airflow_provider_safecopy.transfer.model import CopySpec, MiB, Progress, Timeouts
+from airflow_provider_safecopy.transfer.model import MiB, Progress
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import NothingLeft
 from tests.ground.database import Database
 

@@ -14,10 +14,12 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError, VerifyError
 from airflow_provider_safecopy.transfer.export import Exported
 from airflow_provider_safecopy.transfer.load import Loaded
-from airflow_provider_safecopy.transfer.model import CopySpec, StageReport, Timeouts
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.report import StageReport
 from airflow_provider_safecopy.transfer.session import Session, open_session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from airflow_provider_safecopy.transfer.verify import Verification, verify
 from tests.conftest import MakeDatabase
 from tests.ground.database import PRESENT, Database

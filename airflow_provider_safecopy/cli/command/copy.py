@@ -18,7 +18,8 @@ from airflow_provider_safecopy.errors import LockBusyError
 if TYPE_CHECKING:
     from airflow_provider_safecopy.abort import AbortSwitch
     from airflow_provider_safecopy.endpoint import Endpoint
-    from airflow_provider_safecopy.transfer.model import CopyReport, CopySpec
+    from airflow_provider_safecopy.transfer.report import CopyReport
+    from airflow_provider_safecopy.transfer.spec import CopySpec
 
 
 @click.command(
@@ -100,7 +101,7 @@ def _patiently(
 
 def _skip(output: Output, spec: CopySpec, source: Endpoint, target: Endpoint, *, error: LockBusyError) -> int:
     from airflow_provider_safecopy.cli import report
-    from airflow_provider_safecopy.transfer.model import CopyReport
+    from airflow_provider_safecopy.transfer.report import CopyReport
 
     skipped = CopyReport.skipped(spec, source, target, error)
     output.result(skipped.as_dict(), report.of_skip(skipped, error.holder))

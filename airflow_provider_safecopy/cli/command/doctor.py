@@ -12,7 +12,7 @@ from airflow_provider_safecopy.cli.output import Output
 from airflow_provider_safecopy.cli.speaking import endpoints, speaking
 
 if TYPE_CHECKING:
-    from airflow_provider_safecopy.transfer.model import CopySpec
+    from airflow_provider_safecopy.transfer.spec import CopySpec
 
 
 @click.command(

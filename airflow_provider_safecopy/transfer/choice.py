@@ -1,0 +1,63 @@
+"""Choosing the way to publish: what is fast among what is safe, and why."""
+
+from __future__ import annotations
+
+from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.model import Way
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.ways import WAYS
+
+# What ``auto`` may choose for ``replace``, the fastest first. None of them shows any reader anything but old or new.
+_SAFE: tuple[Way, ...] = tuple(way for way in ("swap", "delta", "delete_insert") if way in WAYS)
+_MODES: dict[str, Way] = {"append": "insert", "upsert": "upsert", "incremental": "upsert"}
+_WHY: dict[str, str] = {
+    "swap": "the new table is built beforehand and renamed in; every reader sees the old rows or the new ones",
+    "delta": "only rows that differ are written; every reader sees the old rows or the new ones",
+    "delete_insert": "every reader, with an old snapshot too, sees the old rows or the new ones",
+}
+
+
+def choose(
+    spec: CopySpec, session: Session, relation: Relation | None, refusals: list[Refusal]
+) -> tuple[Way, tuple[str, ...]]:
+    """The way to publish into `relation`, and the reasons; what speaks against it is added to `refusals`."""
+    if relation is None:
+        return ("create" if spec.create_target else "delete_insert"), ()
+    if spec.write_mode != "replace":
+        way = _MODES[spec.write_mode]
+        refusals += WAYS[way].refusals(session, relation, spec)
+        return way, (f"publish {way}: write_mode is {spec.write_mode}",)
+    if spec.publish != "auto":
+        return _asked(spec, spec.publish, session, relation, refusals)
+    return _best(spec, session, relation, refusals)
+
+
+def _asked(
+    spec: CopySpec, way: Way, session: Session, relation: Relation, refusals: list[Refusal]
+) -> tuple[Way, tuple[str, ...]]:
+    refusals += WAYS[way].refusals(session, relation, spec)
+    but = WAYS[way].reluctance(session, relation, spec)
+    return way, (f"publish {way}: asked for" + (f"; {but}" if but else ""),)
+
+
+def _best(spec: CopySpec, session: Session, relation: Relation, refusals: list[Refusal]) -> tuple[Way, tuple[str, ...]]:
+    """The first that is neither refused nor chosen with reluctance; else the first that is not refused."""
+    against: dict[Way, list[Refusal]] = {}
+    reluctant: list[tuple[Way, str]] = []
+    told: list[str] = []
+    for way in _SAFE:
+        against[way] = list(WAYS[way].refusals(session, relation, spec))
+        if against[way]:
+            told.append(f"not {way}: {against[way][0].message}")
+        elif but := WAYS[way].reluctance(session, relation, spec):
+            told.append(f"not {way}: {but}")
+            reluctant.append((way, but))
+        else:
+            return way, (f"publish {way}: {_WHY[way]}", *told)
+    if reluctant:
+        way, but = reluctant[0]
+        return way, (f"publish {way}: nothing better can be done, though {but}", *told)
+    refusals += against[_SAFE[-1]]
+    return _SAFE[-1], (f"publish {_SAFE[-1]}", *told)

@@ -1,0 +1,63 @@
+"""COMMIT, and what is known when its answer is lost."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import psycopg
+
+from airflow_provider_safecopy.errors import PublishUnknownError, StageError
+from airflow_provider_safecopy.transfer import receipt
+from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.session import end_stage_sessions, open_session
+
+log = logging.getLogger(__name__)
+
+_SETTLE_SECONDS = 60.0
+
+
+def commit(job: Job) -> None:
+    """Commit. Raises `StageError` when it certainly did not happen, `PublishUnknownError` when nobody can tell."""
+    try:
+        job.connection.execute("COMMIT")
+    except psycopg.OperationalError as error:
+        if not job.connection.closed:
+            raise
+        if not _settled(job):
+            raise StageError(
+                f"publish: the connection was lost before COMMIT; {job.plan.target_name} is unchanged",
+                stage="publish",
+                sqlstate=error.sqlstate,
+            ) from error
+        log.warning("publish: the answer to COMMIT was lost, the receipt says it happened")
+
+
+def _settled(job: Job) -> bool:
+    """Whether the lost COMMIT happened. The old session is ended first: a COMMIT in flight could come later."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        try:
+            return _receipt_is_there(job)
+        except (StageError, psycopg.Error) as error:
+            if time.monotonic() > deadline:
+                raise _unknown(job) from error
+            log.warning("publish: the answer to COMMIT was lost; asking again for the receipt: %s", error)
+            time.sleep(1.0)
+
+
+def _receipt_is_there(job: Job) -> bool:
+    name, timeout = job.right.application_name, job.plan.spec.timeouts.connect
+    with open_session(job.target.endpoint, application_name=name, connect_timeout=timeout) as fresh:
+        end_stage_sessions(fresh, application_name=name, spared=(fresh.server.backend,))
+        return receipt.is_there(fresh, job.right)
+
+
+def _unknown(job: Job) -> PublishUnknownError:
+    table, where = job.plan.target_name, job.target.endpoint
+    return PublishUnknownError(
+        f"publish: COMMIT of {table} was sent, its answer lost, and {where} cannot be asked",
+        table=str(table),
+        token=job.right.token,
+        attempt=str(job.right.attempt),
+    )

@@ -1,0 +1,59 @@
+"""What the ways that write into the table as it stands have in common."""
+
+from __future__ import annotations
+
+from typing import LiteralString
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import PlanError, Refusal, VerifyError
+from airflow_provider_safecopy.transfer import catalog, statements
+from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.name import TableName
+
+_CATALOG = sql.load("catalog")
+
+
+def take(job: Job, mode: LiteralString) -> None:
+    """Lock the target, see that it is the table of the plan, and give triggers the role's own settings back.
+
+    Raises `PlanError`, worth a retry, when the table has changed since.
+    """
+    job.connection.execute(statements.lock(job.plan.target_name, mode))
+    demand_same_table(job)
+    job.connection.execute(_CATALOG["as_the_role"])
+
+
+def demand_same_table(job: Job) -> None:
+    """Raises `PlanError`, worth a retry, when the target is not the table of the plan any more."""
+    plan = job.plan
+    now, then = catalog.describe(job.target, plan.target_name), plan.target_relation
+    if now is None or then is None or (now.oid, now.columns) != (then.oid, then.columns):
+        changed = f"{plan.target_name} is not the table it was when this copy was planned"
+        refusal = Refusal("target_changed", changed, str(plan.target_name), hint="run the copy again")
+        raise PlanError((refusal,), retryable=True)
+
+
+def insert(job: Job) -> int:
+    """Insert all of staging. Returns how many rows went in."""
+    return job.connection.execute(job.plan.insert(job.verification.staging)).rowcount
+
+
+def count(job: Job, table: TableName | None = None) -> int:
+    """How many rows the target (or `table`) holds now."""
+    return int(job.target.value(statements.count(table or job.plan.target_name)))
+
+
+def demand_rows(job: Job, *, written: int, held: int, expected: int | None = None) -> None:
+    """What staging held, was written; and the table holds what it must (`expected`; None means just that).
+
+    Raises `VerifyError`.
+    """
+    staged, table = job.verification.rows, job.plan.target_name
+    wanted = staged if expected is None else expected
+    if staged != written or wanted != held:
+        raise VerifyError(
+            f"{table}: {staged} rows were staged, {written} inserted, and the table then held {held} "
+            f"of {wanted}; nothing was changed",
+            proofs={"rows": {"staging": staged, "inserted": written, "held": held, "expected": wanted}},
+            hint="a trigger of the table adds or swallows rows",
+        )

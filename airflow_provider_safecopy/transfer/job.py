@@ -1,0 +1,52 @@
+"""What every step of one publish needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.verify import Verification
+
+
+@dataclass(frozen=True)
+class Right:
+    """Who publishes, under which right; with the proofs it becomes a receipt."""
+
+    lock: str
+    token: int
+    lease_id: UUID
+    attempt: UUID
+    owner: str
+    application_name: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One publish: what is planned and proven, by whom, where, and until when (`deadline`, of time.monotonic)."""
+
+    plan: CopyPlan
+    verification: Verification
+    right: Right
+    target: Session
+    fence: Callable[[psycopg.Connection[Any]], None]
+    abort: AbortSwitch
+    trying: Callable[[], None]
+    deadline: float
+
+    @property
+    def connection(self) -> psycopg.Connection[Any]:
+        """The target's control session."""
+        return self.target.connection
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the publish's own timeout; never less than one."""
+        return max(1.0, self.deadline - time.monotonic())

@@ -1,0 +1,87 @@
+"""What came of a copy: one frozen value for people, logs and machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from airflow_provider_safecopy.errors import LockBusyError
+from airflow_provider_safecopy.transfer.model import Format, Publish, Stage, Status, Transfer, Way, WriteMode
+from airflow_provider_safecopy.transfer.spec import CopySpec
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What a stage did: seconds of wall time, psql's pid and exit code, the server's own row count."""
+
+    stage: Stage
+    seconds: float
+    pid: int | None = None
+    exit_code: int | None = None
+    rows: int | None = None
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """What came of a copy. `as_dict` is the object `--json` prints; `docs/report.md` has its schema.
+
+    `bytes` and `digest` (xxh3, 128 bit, hex) are of the stream. `content_hash` is given for
+    ``verify="full"``. `holder` is who had the lock, of a copy that was skipped.
+    `rows` are the target's after the publish, `previous_rows` those before it; `inserted`, `updated`, `deleted` and
+    `unchanged` say what became of them.
+    `spool_bytes` is the most temporary disk used at once, `peak_rss_bytes` the most
+    memory this process ever used, the interpreter included.
+    """
+
+    status: Status
+    lock: str
+    source: str
+    target: str
+    format: Format
+    transfer: Transfer
+    publish: Publish | Way
+    write_mode: WriteMode = "replace"
+    token: int | None = None
+    attempt: str | None = None
+    rows: int | None = None
+    previous_rows: int | None = None
+    inserted: int | None = None
+    updated: int | None = None
+    deleted: int | None = None
+    unchanged: int | None = None
+    bytes: int | None = None
+    digest: str | None = None
+    content_hash: str | None = None
+    reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    stages: tuple[StageReport, ...] = ()
+    seconds: float = 0.0
+    spool_bytes: int = 0
+    peak_rss_bytes: int = 0
+    holder: Mapping[str, Any] | None = None
+
+    @classmethod
+    def skipped(cls, spec: CopySpec, source: object, target: object, error: LockBusyError) -> CopyReport:
+        """Of a copy that was skipped because its lock was busy; nothing was decided, nothing touched."""
+        return cls(
+            status="skipped",
+            lock=error.lock,
+            source=f"{source} {spec.source_table or 'a query'}",
+            target=f"{target} {spec.target_table}",
+            format=spec.format,
+            transfer=spec.transfer,
+            publish=spec.publish,
+            write_mode=spec.write_mode,
+            reasons=(error.message,),
+            holder=error.holder,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        data = {option.name: getattr(self, option.name) for option in fields(self)}
+        if self.holder is None:
+            del data["holder"]
+        data["stages"] = [vars(stage).copy() for stage in self.stages]
+        return data | {"reasons": list(self.reasons), "warnings": list(self.warnings)}

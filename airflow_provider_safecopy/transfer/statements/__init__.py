@@ -1,0 +1,51 @@
+"""Every statement that needs identifiers, composed with `psycopg.sql`. Nothing here runs anything."""
+
+from airflow_provider_safecopy.transfer.statements.rows import (
+    any_row,
+    content_hash,
+    count,
+    create_staging,
+    delete,
+    drop_staging,
+    explain,
+    insert,
+    lock,
+    no_rows,
+    select,
+    set_local,
+    set_timeout,
+    table,
+    truncate,
+)
+from airflow_provider_safecopy.transfer.statements.script import (
+    export_script,
+    load_commit,
+    load_copy,
+    load_prologue,
+    load_rows,
+    psql_would_replace,
+)
+
+__all__ = [
+    "any_row",
+    "content_hash",
+    "count",
+    "create_staging",
+    "delete",
+    "drop_staging",
+    "explain",
+    "export_script",
+    "insert",
+    "load_commit",
+    "load_copy",
+    "load_prologue",
+    "load_rows",
+    "lock",
+    "no_rows",
+    "psql_would_replace",
+    "select",
+    "set_local",
+    "set_timeout",
+    "table",
+    "truncate",
+]

@@ -1,0 +1,120 @@
+"""Statements on a table and its rows, and the pieces all others are composed of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import LiteralString
+
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
+
+from airflow_provider_safecopy.transfer.name import TableName
+
+
+def table(name: TableName) -> Composable:
+    """A table's name, quoted."""
+    return Identifier(name.schema, name.name) if name.schema is not None else Identifier(name.name)
+
+
+def select(columns: Sequence[str], source: TableName | str, where: str | None) -> Composed:
+    """The rows to export: `columns` in order, from a table or a query, filtered by `where`."""
+    filtered = SQL("\nWHERE (\n{}\n)").format(verbatim(where)) if where is not None else SQL("")
+    return SQL("SELECT {} FROM {}{}").format(listed(columns), _from(source), filtered)
+
+
+def no_rows(source_sql: str) -> Composed:
+    """A query that returns none of `source_sql`'s rows, but their shape."""
+    return SQL("SELECT * FROM {} LIMIT 0").format(_from(source_sql))
+
+
+def explain(query: Composable) -> Composed:
+    """What the planner expects of `query`, as JSON."""
+    return SQL("EXPLAIN (FORMAT JSON) {}").format(query)
+
+
+def any_row(query: Composable) -> Composed:
+    """Whether `query` has a row at all."""
+    return SQL("SELECT EXISTS (SELECT FROM (\n{}\n) AS safecopy_source)").format(query)
+
+
+def content_hash(columns: Sequence[str], rows: Composable) -> Composed:
+    """Count and order-independent hash of rows, equal for equal content whatever the servers' encodings.
+
+    The first 64 bits of each row's md5 in UTF-8, summed: duplicates count, the order does not.
+    """
+    row = SQL("ROW({})").format(listed(columns))
+    return SQL(
+        "SELECT count(*) AS rows, COALESCE(sum(('x' || substr(md5(convert_to({}::text, 'UTF8')), 1, 16))"
+        "::bit(64)::bigint::numeric), 0)::text AS hash FROM (\n{}\n) AS safecopy_rows"
+    ).format(row, rows)
+
+
+def create_staging(staging: TableName, columns: Iterable[tuple[str, str]]) -> Composed:
+    """An unlogged table of the same columns, never replicated. Types are spelled by the server itself."""
+    columns_and_types = SQL(", ").join(
+        SQL("{} {}").format(Identifier(name), verbatim(type_)) for name, type_ in columns
+    )
+    # Vacuumed by nobody: it lives for one run, and autovacuum would only take locks on it.
+    return SQL("CREATE UNLOGGED TABLE {} ({}) WITH (autovacuum_enabled = off)").format(
+        table(staging), columns_and_types
+    )
+
+
+def drop_staging(staging: TableName) -> Composed:
+    """Drop a staging table; nothing can depend on it."""
+    return SQL("DROP TABLE IF EXISTS {}").format(table(staging))
+
+
+def count(of: TableName) -> Composed:
+    """How many rows a table holds, with its partitions."""
+    return SQL("SELECT count(*) FROM {}").format(table(of))
+
+
+def lock(target: TableName, mode: LiteralString) -> Composed:
+    """Lock the target; inheritance children do not exist (refused), partitions are locked with it."""
+    return SQL("LOCK TABLE {} IN {} MODE").format(table(target), SQL(mode))
+
+
+def delete(target: TableName) -> Composed:
+    """Delete every row, visible to older snapshots as long as they live."""
+    return SQL("DELETE FROM {}").format(table(target))
+
+
+def truncate(target: TableName) -> Composed:
+    """Empty the table at once. Older snapshots will see it empty: documented, and only on request."""
+    return SQL("TRUNCATE {}").format(table(target))
+
+
+def insert(target: TableName, staging: TableName, columns: Sequence[str], *, identity: bool) -> Composed:
+    """Move staging's rows into the target. Identity columns keep the source's values."""
+    overriding = SQL(" OVERRIDING SYSTEM VALUE") if identity else SQL("")
+    if not columns:
+        # A table without columns: INSERT must name something, and DEFAULT VALUES makes one row only.
+        return SQL("INSERT INTO {} SELECT FROM {}").format(table(target), table(staging))
+    return SQL("INSERT INTO {} ({}){} SELECT {} FROM {}").format(
+        table(target), listed(columns), overriding, listed(columns), table(staging)
+    )
+
+
+def set_local(setting: LiteralString, value: str) -> Composed:
+    """A setting for the rest of the transaction."""
+    return SQL("SET LOCAL {} = {}").format(SQL(setting), Literal(value))
+
+
+def set_timeout(setting: LiteralString, seconds: float) -> Composed:
+    """A timeout for the rest of the transaction; never rounded down to 0, which would mean none."""
+    return set_local(setting, f"{max(1, round(seconds * 1000))}ms")
+
+
+def _from(source: TableName | str) -> Composable:
+    if isinstance(source, TableName):
+        return table(source)
+    return SQL("(\n{}\n) AS safecopy_source").format(verbatim(source))
+
+
+def listed(columns: Sequence[str]) -> Composed:
+    return SQL(", ").join(map(Identifier, columns))
+
+
+def verbatim(text: str) -> SQL:
+    """Somebody's own SQL, a type spelled by the server, or a mark of ours, as it stands."""
+    return SQL(text)

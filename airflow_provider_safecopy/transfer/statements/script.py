@@ -1,0 +1,116 @@
+r"""The scripts psql runs: a stage's own transaction, its settings, and the marks its counts come back by.
+
+A script ends each line of ours with a marked `\warn`: the server's own row count and backend pid come back
+that way (ROW_COUNT is right after `\g` to a file, and zero after COPY to psql's stdout).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import LiteralString
+
+from psycopg.sql import SQL, Composable, Composed, Literal
+
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.statements.rows import listed, set_local, table, verbatim
+
+# Variables psql sets by itself and that cannot be unset for good: `:ECHO` in a query would be replaced.
+_PSQL_VARIABLES = (
+    "AUTOCOMMIT|COMP_KEYWORD_CASE|DBNAME|ECHO|ECHO_HIDDEN|ENCODING|ERROR|FETCH_COUNT|HIDE_TABLEAM|"
+    "HIDE_TOAST_COMPRESSION|HISTCONTROL|HISTFILE|HISTSIZE|HOST|IGNOREEOF|LASTOID|LAST_ERROR_MESSAGE|"
+    "LAST_ERROR_SQLSTATE|ON_ERROR_ROLLBACK|ON_ERROR_STOP|PIPELINE_COMMAND_COUNT|PIPELINE_RESULT_COUNT|"
+    "PIPELINE_SYNC_COUNT|PORT|PROMPT1|PROMPT2|PROMPT3|QUIET|ROW_COUNT|SERVER_VERSION_NAME|SERVER_VERSION_NUM|"
+    "SERVICE|SHELL_ERROR|SHELL_EXIT_CODE|SHOW_ALL_RESULTS|SHOW_CONTEXT|SINGLELINE|SINGLESTEP|SQLSTATE|USER|"
+    "VERBOSITY|VERSION|VERSION_NAME|VERSION_NUM|WATCH_INTERVAL"
+)
+_REPLACED_BY_PSQL = re.compile(rf"(?<!:):['\"]?(?:{_PSQL_VARIABLES}|safecopy_backend)\b|:\{{\?")
+
+# The settings that change what a text means, or whether a session may hang, in one transaction so that a
+# pooler keeps no trace of them. Our own watchdogs end a stage; the server's own timeouts are the second net.
+_PINS: tuple[tuple[LiteralString, LiteralString], ...] = (
+    ("search_path", "pg_catalog"),
+    ("DateStyle", "ISO, YMD"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+    ("lc_monetary", "C"),
+    ("xmloption", "content"),
+    ("row_security", "off"),
+    ("standard_conforming_strings", "on"),
+    ("lock_timeout", "60s"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("client_connection_check_interval", "2s"),
+)
+
+
+def psql_would_replace(text: str) -> str | None:
+    """The first place where psql would put a variable of its own into somebody's SQL, or None."""
+    match = _REPLACED_BY_PSQL.search(text)
+    return match[0] if match else None
+
+
+def export_script(query: Composable, *, format: str, snapshot: str, output: str, nonce: str, seconds: float) -> str:  # noqa: A002 -- SQL's own word
+    """What the export psql runs: the rows of `query`, under `snapshot`, into the file `output`."""
+    lines = [
+        _begin(
+            SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+            SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)),
+            seconds=seconds,
+        ),
+        *_backend(nonce),
+        SQL("COPY (\n{}\n) TO STDOUT (FORMAT {}) \\g {}").format(query, SQL(_format(format)), Literal(output)),
+        _mark(nonce, "rows :ROW_COUNT"),
+        SQL("COMMIT;"),
+        _mark(nonce, "end"),
+    ]
+    return _script(lines)
+
+
+def load_prologue(*, nonce: str, seconds: float) -> str:
+    """What the import psql runs before its COPY."""
+    return _script([_begin(SQL("BEGIN READ WRITE"), seconds=seconds), *_backend(nonce)])
+
+
+def load_copy(staging: TableName, columns: Sequence[str], *, format: str) -> str:  # noqa: A002 -- SQL's own word
+    """The import's COPY, given to psql by ``-c``: only so does COPY read psql's own stdin."""
+    into = SQL(" ({})").format(listed(columns)) if columns else SQL("")
+    copy = SQL("COPY {}{} FROM STDIN (FORMAT {})").format(table(staging), into, SQL(_format(format)))
+    return copy.as_string(None)
+
+
+def load_rows(nonce: str) -> str:
+    """The import's own row count, given to psql by ``-c``."""
+    return _mark(nonce, "rows :ROW_COUNT").as_string(None)
+
+
+def load_commit(nonce: str) -> str:
+    """What is written into the import psql's last pipe once everything is proven, and never before."""
+    return _script([SQL("COMMIT;"), _mark(nonce, "committed")])
+
+
+def _begin(*first: Composable, seconds: float) -> Composed:
+    """Begin and pin in one message: a role's own idle timeout finds no gap to strike in."""
+    # Two minutes later than our own timeout: it must never be the one that cuts a healthy stage.
+    pins = (*_PINS, ("statement_timeout", f"{round(seconds) + 120}s"))
+    # Known from 17 on; where it is not, there is no row.
+    unlimited = SQL("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'")
+    together = SQL(" \\; ").join([*first, *(set_local(setting, value) for setting, value in pins), unlimited])
+    return SQL("{};").format(together)
+
+
+def _backend(nonce: str) -> list[Composable]:
+    return [SQL("SELECT pg_backend_pid() AS safecopy_backend \\gset"), _mark(nonce, "backend :safecopy_backend")]
+
+
+def _mark(nonce: str, text: LiteralString) -> Composable:
+    return verbatim(f"\\warn safecopy {nonce} {text}")
+
+
+def _script(lines: Iterable[Composable]) -> str:
+    return "".join(line.as_string(None) + "\n" for line in lines)
+
+
+def _format(format: str) -> LiteralString:  # noqa: A002 -- SQL's own word
+    return "binary" if format == "binary" else "text"

@@ -1,0 +1,27 @@
+"""How long each part of a copy may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from airflow_provider_safecopy.transfer.demand import demand_positive
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long each part may take, in seconds. Every one is always in force; none can be switched off.
+
+    `stall` is how long the export or the import may go without a single byte moving while it could.
+    A query that sorts before its first row needs a `stall` longer than that sort.
+    """
+
+    connect: float = 10
+    export: float = 4 * 3600
+    import_: float = 4 * 3600
+    stall: float = 300
+    verify: float = 3600
+    publish: float = 3600
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            demand_positive(f"{option.name.rstrip('_')}_timeout", getattr(self, option.name))

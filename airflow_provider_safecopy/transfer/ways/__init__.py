@@ -1,0 +1,45 @@
+"""The ways to publish: how proven rows in staging become the target's, each in one transaction of the frame.
+
+A way is a module. The frame (`transfer.publish`) opens the transaction, checks the fence, and sets the short lock
+timeout under which a way takes its lock; whatever it raises rolls back, and `LockNotAvailable` begins anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.model import Way as Name
+from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.ways import delete_insert, truncate_insert
+from airflow_provider_safecopy.transfer.written import Written
+
+
+class Way(Protocol):
+    """What each of the modules here offers."""
+
+    def refusals(self, session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
+        """Why this table does not bear it. Reads only."""
+
+    def reluctance(self, session: Session, relation: Relation, spec: CopySpec) -> str | None:
+        """Why ``auto`` had better choose another way where it can; None where there is no reason."""
+
+    def steps(self, plan: CopyPlan) -> tuple[PlannedStep, ...]:
+        """What it will do, for people: statements and the strongest lock of each."""
+
+    def prepare(self, job: Job) -> Any:
+        """What can be done before the transaction, without anybody noticing; `write` is given the answer."""
+
+    def write(self, job: Job, prepared: Any) -> Written:
+        """Lock the target, demand that it is the table of the plan, write, and say what was written."""
+
+
+WAYS: Mapping[Name, Way] = {
+    "delete_insert": delete_insert,
+    "truncate_insert": truncate_insert,
+}

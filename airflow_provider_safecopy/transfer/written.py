@@ -1,0 +1,20 @@
+"""What a way has written, still in its transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Written:
+    """Rows by what became of them, how many the target held before (`previous`), and holds now (`held`).
+
+    `deleted` counts rows the source no longer has, not those a way deletes in order to write them again.
+    """
+
+    inserted: int
+    updated: int
+    deleted: int
+    unchanged: int
+    previous: int
+    held: int
