@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -56,6 +57,14 @@ def _bare_environment(psql: str) -> Iterator[None]:
             patch.delenv(name)
         patch.setenv("SAFECOPY_PSQL", psql)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_that_arrive() -> None:
+    """A suite started in the background (``make test &``, nohup) inherits them ignored, and so would all it starts."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
