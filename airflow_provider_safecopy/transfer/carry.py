@@ -1,0 +1,91 @@
+"""What hangs on a table, carried over to the one that takes its place in a swap.
+
+Rights, comments, triggers, policies, publications, views, foreign keys from elsewhere: the server itself says in
+SQL what each is, and is told so again once the new table has the name. What it cannot be told again refuses the swap.
+Not carried here are the parts a table is made of: columns, indexes, constraints, statistics, sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.transfer.catalog import KINDS, Relation
+from airflow_provider_safecopy.transfer.name import spell
+from airflow_provider_safecopy.transfer.session import Session
+
+_CARRY = sql.load("carry")
+_KEEP = "ask for publish=delta or publish=delete_insert: they keep the table; publish=auto chooses among them"
+# By the problem's word in carry.sql: the refusal's code, what is wrong, and the next step.
+_PROBLEMS = {
+    "typed": ("swap_kind", "is a table of {object}, which a new table cannot be made to be in its place", _KEEP),
+    "inheritance": ("swap_kind", "inherits from, or is inherited by, {object}", _KEEP),
+    "extension": ("swap_kind", "belongs to, or depends on, {object}", _KEEP),
+    "depends": ("swap_depends", "{object} depends on it, and cannot be carried over to another table", _KEEP),
+    "published": (
+        "swap_published",
+        "the new table would be sent to the subscribers of publication {object} while it is built",
+        "publish the tables by name, or " + _KEEP,
+    ),
+    "subscribed": ("swap_published", "subscription {object} writes into it, and would not into another table", _KEEP),
+    "lacks": ("privilege", "role {role} lacks {object}", "grant it to {role}, or " + _KEEP),
+    "owner_lacks": ("privilege", "its owner {owner} lacks {object}", "grant it to {owner}, or " + _KEEP),
+    "granted": ("privilege", "role {role} cannot grant again, in the grantor's name, {object}", _KEEP),
+}
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Statements that carry over what hangs on a table, to be run in one transaction, under search_path = pg_catalog.
+
+    `first` is run before the table is locked: it takes the locks on others in the order readers take them, the views
+    before the table they read, so that neither waits for the other. `before` is run with the table locked ACCESS
+    EXCLUSIVE and in its place; `after` with the new table in its place, all its parts bearing their final names, and
+    the old one not dropped yet. `locks` names, as SQL, the other relations that are locked.
+
+    Two that are equal carry the same: read under the lock and compared with what was planned, it tells whether
+    anything that hangs on the table changed meanwhile.
+    """
+
+    first: tuple[str, ...]
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    locks: tuple[str, ...]
+
+
+def carried(session: Session, relation: Relation) -> Carried:
+    """What to run so that nothing is lost of a table that is not refused. Read while the table is in its place.
+
+    It must be read first before the new table is made: default privileges in force then are taken back.
+    """
+    told: dict[str, list[str]] = {"first": [], "before": [], "after": [], "lock": []}
+    for row in session.all(_CARRY["statements"], {"oid": relation.oid}):
+        told[row["phase"]].append(row["statement"])
+    return Carried(tuple(told["first"]), tuple(told["before"]), tuple(told["after"]), tuple(told["lock"]))
+
+
+def refusals(session: Session, relation: Relation) -> Iterator[Refusal]:
+    """Why another table cannot take the place of this one, because of what it is or what hangs on it."""
+    if relation.kind != "r":
+        problem = f"{relation.label} is a {KINDS[relation.kind]}: only an ordinary table can be swapped"
+        yield Refusal("swap_kind", problem, relation.label, hint=_KEEP)
+        return
+    names = {"role": spell(session.server.role), "owner": spell(relation.owner)}
+    for row in session.all(_CARRY["unfit"], {"oid": relation.oid}):
+        code, problem, hint = _PROBLEMS[row["problem"]]
+        told = problem.format(object=row["object"], **names)
+        yield Refusal(code, f"{relation.label}: {told}", relation.label, hint=hint.format(**names))
+
+
+def reluctance(session: Session, relation: Relation) -> str | None:
+    """Why a table that can be swapped had better not be, when there is another way; None when nothing speaks against it."""
+    found = session.one(_CARRY["reluctance"], {"oid": relation.oid})
+    assert found is not None  # noqa: S101 -- a SELECT without FROM has one row
+    told = (
+        ("its triggers would not fire: {}", found["triggers"]),
+        ("subscribers would not get the rows, of publication {}", found["publications"]),
+        ("readers would wait while foreign keys are checked: {}", found["referenced_by"]),
+    )
+    return "; ".join(problem.format(", ".join(names)) for problem, names in told if names) or None
