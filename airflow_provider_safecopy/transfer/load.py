@@ -64,8 +64,9 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
     """Start the import psql into `staging`. Raises `StageError`."""
     assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
     nonce, (stdin, data), (told, gate) = new_nonce(), pipe(), pipe()
-    prologue = memory_file(statements.load_prologue(nonce=nonce, seconds=plan.spec.timeouts.import_))
-    copy = statements.load_copy(staging, plan.target_columns, format=plan.format)
+    frozen = staging if plan.publish == "swap" else None
+    prologue = memory_file(statements.load_prologue(nonce=nonce, seconds=plan.spec.timeouts.import_, frozen=frozen))
+    copy = statements.load_copy(staging, plan.target_columns, format=plan.format, freeze=frozen is not None)
     try:
         psql = Psql.start(
             "import",

@@ -16,7 +16,7 @@ from airflow_provider_safecopy.transfer.psql import PsqlBinary
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
-_STAGING = TableName("safecopy", "…__safecopy_<token>_<attempt>")
+STAGING = TableName("safecopy", "…__safecopy_<token>_<attempt>")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class CopyPlan:
         found = self.source_relation and self.source_relation.name
         return statements.select(self.source_columns, found or self.spec.source_sql or "", self.spec.where)
 
-    def insert(self, staging: TableName = _STAGING) -> Composed:
+    def insert(self, staging: TableName = STAGING) -> Composed:
         """All of staging's rows into the target."""
         return statements.insert(self.target_name, staging, self.target_columns, identity=self.keeps_identity)
 
@@ -104,13 +104,16 @@ class CopyPlan:
         if self.refusals:
             return ()
         columns = self.target_columns
-        stage = statements.create_staging(_STAGING, [(taken.name, taken.type) for _, taken in self.pairs])
+        stage = statements.create_staging(STAGING, [(taken.name, taken.type) for _, taken in self.pairs])
         copy_out = SQL("COPY (\n{}\n) TO STDOUT (FORMAT {})").format(self.query(), SQL(self.format))
         return (
             PlannedStep("import", "target", stage.as_string(None), "none on your tables"),
             PlannedStep("export", "source", copy_out.as_string(None), "ACCESS SHARE"),
             PlannedStep(
-                "import", "target", statements.load_copy(_STAGING, columns, format=self.format), "none on your tables"
+                "import",
+                "target",
+                statements.load_copy(STAGING, columns, format=self.format, freeze=self.publish == "swap"),
+                "none on your tables",
             ),
             *self.publishing,
         )

@@ -1,6 +1,6 @@
 """Staging: where rows wait, unseen, until they are proven. One table an attempt, in our own schema.
 
-Unlogged and never replicated; needs no right on the user's schema. Its name carries token and attempt, so
+Unlogged and never replicated, unless it is to become the target; needs no right on the user's schema. Its name carries token and attempt, so
 that nobody writes into another run's, and the next run knows which ones nobody needs any more.
 """
 
@@ -16,7 +16,7 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer import build, statements
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
@@ -54,9 +54,8 @@ def name_of(target: TableName, *, token: int, attempt: UUID, encoding: str) -> T
 def staging(plan: CopyPlan, target: Session, *, token: int, attempt: UUID) -> Iterator[TableName]:
     """The attempt's staging table, for the time of the block. Raises `StageError` when it cannot be made."""
     name = name_of(plan.target_name, token=token, attempt=attempt, encoding=target.server.encoding)
-    columns = [(taken.name, taken.type) for _, taken in plan.pairs]
     try:
-        target.connection.execute(statements.create_staging(name, columns))
+        _create(plan, target, name)
     except psycopg.Error as error:
         raise StageError(
             f"import: staging table {name} cannot be made: {str(error).strip()}",
@@ -90,6 +89,15 @@ def sweep(target: Session) -> tuple[str, ...]:
         log.warning("%s: dropped, its run is gone", name)
         swept.append(str(name))
     return tuple(swept)
+
+
+def _create(plan: CopyPlan, target: Session, name: TableName) -> None:
+    """Of the columns that are copied; for a swap of all that the target has, whose place it is to take."""
+    if plan.publish == "swap" and plan.target_relation is not None:
+        build.create(target, plan.target_relation, name, frozenset(plan.target_columns))
+        return
+    columns = [(taken.name, taken.type) for _, taken in plan.pairs]
+    target.connection.execute(statements.create_staging(name, columns))
 
 
 def _drop(target: Session, name: TableName) -> None:

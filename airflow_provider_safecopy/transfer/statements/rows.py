@@ -64,6 +64,23 @@ def drop_staging(staging: TableName) -> Composed:
     return SQL("DROP TABLE IF EXISTS {}").format(table(staging))
 
 
+def rename(of: TableName, name: str) -> Composed:
+    """Give a table another name in its schema."""
+    return SQL("ALTER TABLE {} RENAME TO {}").format(table(of), Identifier(name))
+
+
+def move(of: TableName, to: TableName) -> tuple[Composed, ...]:
+    """Give a table another schema, and another name there."""
+    assert to.schema is not None  # noqa: S101 -- where it goes is known
+    there = TableName(to.schema, of.name)
+    return (SQL("ALTER TABLE {} SET SCHEMA {}").format(table(of), Identifier(to.schema)), rename(there, to.name))
+
+
+def drop(of: TableName) -> Composed:
+    """Drop a table that nothing depends on any more."""
+    return SQL("DROP TABLE {}").format(table(of))
+
+
 def count(of: TableName) -> Composed:
     """How many rows a table holds, with its partitions."""
     return SQL("SELECT count(*) FROM {}").format(table(of))

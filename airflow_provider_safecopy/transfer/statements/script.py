@@ -68,15 +68,20 @@ def export_script(query: Composable, *, format: str, snapshot: str, output: str,
     return _script(lines)
 
 
-def load_prologue(*, nonce: str, seconds: float) -> str:
-    """What the import psql runs before its COPY."""
-    return _script([_begin(SQL("BEGIN READ WRITE"), seconds=seconds), *_backend(nonce)])
+def load_prologue(*, nonce: str, seconds: float, frozen: TableName | None = None) -> str:
+    """What the import psql runs before its COPY. `frozen` is the table whose rows are to be loaded frozen.
+
+    They can be only into a table emptied in the same transaction; its defaults may ask for the day where the role is.
+    """
+    first = [SQL("TRUNCATE {};").format(table(frozen)), SQL('SET LOCAL "TimeZone" TO DEFAULT;')] if frozen else []
+    return _script([_begin(SQL("BEGIN READ WRITE"), seconds=seconds), *_backend(nonce), *first])
 
 
-def load_copy(staging: TableName, columns: Sequence[str], *, format: str) -> str:  # noqa: A002 -- SQL's own word
+def load_copy(staging: TableName, columns: Sequence[str], *, format: str, freeze: bool = False) -> str:  # noqa: A002 -- SQL's own word
     """The import's COPY, given to psql by ``-c``: only so does COPY read psql's own stdin."""
     into = SQL(" ({})").format(listed(columns)) if columns else SQL("")
-    copy = SQL("COPY {}{} FROM STDIN (FORMAT {})").format(table(staging), into, SQL(_format(format)))
+    frozen = SQL(", FREEZE" if freeze else "")
+    copy = SQL("COPY {}{} FROM STDIN (FORMAT {}{})").format(table(staging), into, SQL(_format(format)), frozen)
     return copy.as_string(None)
 
 

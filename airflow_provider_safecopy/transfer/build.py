@@ -1,0 +1,189 @@
+"""Building a table like the target, all of it, while nobody looks: the statements are the server's own, made from its catalog.
+
+What belongs to the table itself is built here: columns, indexes, constraints, foreign keys, statistics. What others
+have hung on it (grants, triggers, policies, views, …) is carried over in the publish: see `carry`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import select
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, LiteralString
+
+import psycopg
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import Refusal, StageError, StageTimeoutError
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.session import Session
+
+log = logging.getLogger(__name__)
+
+Phase = Literal["create", "build", "hold", "rename", "finish"]
+"""An empty table · all that can be added to rows nobody sees · under the lock: what comes first, the exchange, and what
+is done once the new table has its owner; the old one is dropped last."""
+
+_BUILD = sql.load("build")
+_PARTS: tuple[LiteralString, ...] = (
+    *("table", "storage", "identity", "indexes", "index_options", "keys", "index_targets", "checks", "foreign_keys"),
+    *("validations", "statistics", "targets", "analyze", "released", "held", "left", "entered", "renamed"),
+    *("renamed_statistics", "owned", "commented", "granted", "dropped"),
+)
+_STATEMENTS = "\n".join(
+    (_BUILD["given"], "\nUNION ALL\n".join([_BUILD[part] for part in _PARTS]), "ORDER BY rank, ord, statement")
+)
+_LOCK_STEP_SECONDS = 0.2
+_PAUSE_SECONDS = (0.05, 0.3)
+# What the server says when a function of the user's does not find what it names without a schema.
+_NOT_FOUND = frozenset({"42883", "42P01", "42704", "3F000"})
+_INSTEAD = "ask for publish=delta or publish=delete_insert"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One statement. `kind` and `name` say what it is about, by its final name; `space` is an index's tablespace."""
+
+    phase: Phase
+    kind: str
+    name: str
+    statement: str
+    space: str | None
+
+
+@dataclass(frozen=True)
+class Build:
+    """All statements that make a table like the target and put it into its place. Equal as long as the target is the same."""
+
+    steps: tuple[Step, ...]
+
+    def phase(self, phase: Phase) -> tuple[Step, ...]:
+        """Those of one phase, in order."""
+        return tuple(step for step in self.steps if step.phase == phase)
+
+    @property
+    def made(self) -> str:
+        """What the empty table is made by."""
+        return "\n".join(step.statement for step in self.phase("create"))
+
+
+def refusals(session: Session, relation: Relation, copied: frozenset[str]) -> Iterator[Refusal]:
+    """Why a table like `relation`, of which the columns `copied` are loaded, cannot be built by this role. Reads only."""
+    label, role = relation.label, session.server.role
+    if relation.kind != "r":
+        return  # refused by `carry`
+    for found in session.all(_BUILD["obstacles"], {"oid": relation.oid}):
+        yield _refused(label, role, found["why"], found["told"])
+    for column in relation.columns:
+        if not column.may_use and column.name not in copied:
+            yield _refused(
+                label, role, "right", f"USAGE on type {column.type} of column {column.name}, or on its schema"
+            )
+    for step in statements_of(session, relation, TableName("safecopy", "…"), copied).steps:
+        if step.statement is None:
+            yield Refusal(
+                "not_built",
+                f"{label}: the server's definition of the {step.kind} {step.name} is not understood",
+                table=label,
+                hint=_INSTEAD,
+            )
+
+
+def statements_of(session: Session, relation: Relation, staging: TableName, copied: frozenset[str]) -> Build:
+    """The statements, as the target is now. Whether it is the table of the plan is not asked here."""
+    asked = {"oid": relation.oid, "staging": staging.name, "copied": sorted(copied)}
+    rows = session.all(_STATEMENTS, asked)
+    return Build(tuple(Step(*(row[key] for key in ("phase", "kind", "name", "statement", "space"))) for row in rows))
+
+
+def create(session: Session, relation: Relation, staging: TableName, copied: frozenset[str]) -> None:
+    """Make the empty table, without indexes and constraints, and note on it what it was made as. Raises psycopg.Error."""
+    build = statements_of(session, relation, staging, copied)
+    with session.connection.transaction():
+        for step in build.phase("create"):
+            session.connection.execute(step.statement.encode())
+        asked = {"staging": staging.name, "made": build.made}
+        for statement in (session.value(_BUILD["stamp"], asked), session.value(_BUILD["unshared"], asked)):
+            if statement is not None:
+                session.connection.execute(statement.encode())
+
+
+def is_current(session: Session, staging: TableName, build: Build) -> bool:
+    """Whether `create` would make the same table today."""
+    return bool(session.value(_BUILD["stamped"], {"staging": staging.name, "made": build.made}))
+
+
+def finish(job: Job, build: Build) -> None:
+    """Add everything to the loaded table, each statement on its own: as long as it takes, with nobody kept waiting.
+
+    Raises `StageError` that names the target's index or constraint where the rows violate it, `StageTimeoutError` past
+    `publish_timeout`.
+    """
+    for step in build.phase("build"):
+        started = time.monotonic()
+        try:
+            _patiently(job, step)
+        except psycopg.Error as error:
+            raise _failed(job, step, error) from error
+        log.info("prepare: %s %s of %s, %.2f s", step.kind, step.name, job.plan.target_name, time.monotonic() - started)
+
+
+def _patiently(job: Job, step: Step) -> None:
+    """Again and again where the table that a foreign key refers to is locked: waiting would queue its writers."""
+    while True:
+        job.abort.check()
+        job.trying()
+        try:
+            with job.connection.transaction():
+                job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
+                job.connection.execute(statements.set_timeout("lock_timeout", _LOCK_STEP_SECONDS))
+                if step.space is not None:
+                    job.connection.execute(_BUILD["in_space"], {"space": step.space})
+                job.connection.execute(step.statement.encode())
+        except psycopg.errors.LockNotAvailable:
+            if time.monotonic() > job.deadline:
+                raise
+            select.select([job.abort.fileno()], [], [], random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
+        else:
+            return
+
+
+def _failed(job: Job, step: Step, error: psycopg.Error) -> StageError:
+    late = isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable)
+    violated = isinstance(error, psycopg.IntegrityError | psycopg.DataError)
+    name = (error.diag.constraint_name if step.kind == "constraint" else None) or step.name
+    hint = ""
+    if late:
+        hint = "raise publish_timeout, or see what holds it up"
+    elif violated:
+        hint = "the rows of the source do not fit the target: mend them, or leave them out with where"
+    elif error.sqlstate in _NOT_FOUND:
+        hint = f"give names in your functions their schema, or {_INSTEAD}"
+    told = str(error).strip() if violated or not late else f"not done within {job.plan.spec.timeouts.publish:g} s"
+    return (StageTimeoutError if late else StageError)(
+        f"prepare: {step.kind} {name} of {job.plan.target_name} cannot be built: {told}; nothing was changed",
+        stage="prepare",
+        sqlstate=error.sqlstate,
+        hint=hint,
+        retryable=not violated and error.sqlstate not in _NOT_FOUND | {"42501"},
+    )
+
+
+def _refused(label: str, role: str, why: str, told: str) -> Refusal:
+    if why == "right":
+        return Refusal("privilege", f"{label}: role {role} lacks {told}", label, hint=f"grant it, or {_INSTEAD}")
+    code, message, hint = _OBSTACLES[why]
+    return Refusal(code, f"{label} {message.format(told)}", label, hint=hint)
+
+
+_OBSTACLES: dict[str, tuple[str, str, str]] = {
+    "invalid index": ("invalid_index", "has an index that is invalid, or not yet built: {}", "REINDEX or drop it"),
+    "whole row": ("not_built", "has an expression that takes the whole row: {}", _INSTEAD),
+    "granted by another": ("not_built", "has a sequence with grants by others than its owner: {}", _INSTEAD),
+}

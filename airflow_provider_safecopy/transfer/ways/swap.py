@@ -1,0 +1,135 @@
+"""Swap: the new table is built beforehand, and in a few milliseconds takes the old one's place, name and all.
+
+Rows are loaded frozen: visible to every snapshot, so that a reader whose snapshot is older sees the new rows, and
+never none. Whoever has touched the table in a transaction still open is waited for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from airflow_provider_safecopy.errors import PlanError, Refusal
+from airflow_provider_safecopy.transfer import build, carry, inplace, statements
+from airflow_provider_safecopy.transfer.build import Build
+from airflow_provider_safecopy.transfer.carry import Carried
+from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.plan import STAGING, CopyPlan, PlannedStep
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.written import Written
+
+_LOCK = "ACCESS EXCLUSIVE"
+# For all locks together: readers queue behind us from the first one we wait for.
+_LOCK_STEP_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A table ready to take the target's place, and what else hangs on the target: both as they were seen."""
+
+    build: Build
+    carried: Carried
+    previous: int
+
+
+def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
+    """What cannot be built anew, and what cannot be carried over."""
+    wrong = tuple(build.refusals(session, relation, copied(relation, spec)))
+    yield from wrong
+    known = {(refusal.code, refusal.message) for refusal in wrong}
+    yield from (
+        refusal for refusal in carry.refusals(session, relation) if (refusal.code, refusal.message) not in known
+    )
+
+
+def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
+    """What is lost for a while, though it is rightly done."""
+    return carry.reluctance(session, relation)
+
+
+def copied(relation: Relation, spec: CopySpec) -> frozenset[str]:
+    """The columns of the target that the source fills; the others get their defaults."""
+    if spec.columns is not None:
+        return frozenset(spec.columns.values())
+    return frozenset(column.name for column in relation.columns if not column.generated)
+
+
+def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
+    """The exchange itself; what is built before it and carried over is the server's to say, at the time."""
+    old = TableName(plan.target_name.schema, "safecopy_<staging>_old")
+    exchange = (
+        statements.lock(plan.target_name, _LOCK),
+        statements.rename(plan.target_name, old.name),
+        *statements.move(STAGING, plan.target_name),
+        statements.drop(old),
+    )
+    return tuple(PlannedStep("publish", "target", statement.as_string(None), _LOCK) for statement in exchange)
+
+
+def prepare(job: Job) -> Prepared:
+    """Build indexes, constraints and statistics, and see what hangs on the target. Nobody waits meanwhile."""
+    relation, staging = _relation(job), job.verification.staging
+    if wrong := tuple(refusals(job.target, relation, job.plan.spec)):
+        raise PlanError(wrong, retryable=True)
+    planned = _built(job)
+    if not build.is_current(job.target, staging, planned):
+        raise _changed(job)
+    build.finish(job, planned)
+    with job.connection.transaction():
+        job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
+        previous = inplace.count(job)
+    # Once more: what the server gave the new sequences by itself is known only now.
+    return Prepared(_built(job), carry.carried(job.target, relation), previous)
+
+
+def write(job: Job, prepared: Prepared) -> Written:
+    """Lock, demand that nothing has changed, exchange. `previous` was counted before: there is no time for it now."""
+    locks = [*prepared.carried.first, statements.lock(job.plan.target_name, _LOCK).as_string(None)]
+    began = time.monotonic()
+    _within(job, began, locks)
+    inplace.demand_same_table(job)
+    if _built(job) != prepared.build or carry.carried(job.target, _relation(job)) != prepared.carried:
+        raise _changed(job)
+    _within(job, began, _statements(prepared, "hold"))
+    _run(job, [*prepared.carried.before, *_statements(prepared, "rename")])
+    _run(job, [*prepared.carried.after, *_statements(prepared, "finish")])
+    rows = job.verification.rows
+    return Written(rows, 0, prepared.previous, 0, prepared.previous, rows)
+
+
+def _statements(prepared: Prepared, phase: build.Phase) -> list[str]:
+    return [step.statement for step in prepared.build.phase(phase)]
+
+
+def _within(job: Job, began: float, wanted: Iterable[str]) -> None:
+    """What may have to wait for a lock, within one step for all of it."""
+    for statement in wanted:
+        left = began + _LOCK_STEP_SECONDS - time.monotonic()
+        job.connection.execute(statements.set_timeout("lock_timeout", max(0.001, left)))
+        job.connection.execute(statement.encode())
+
+
+def _run(job: Job, wanted: Iterable[str]) -> None:
+    for statement in wanted:
+        job.connection.execute(statement.encode())
+
+
+def _built(job: Job) -> Build:
+    columns = frozenset(job.plan.target_columns)
+    return build.statements_of(job.target, _relation(job), job.verification.staging, columns)
+
+
+def _relation(job: Job) -> Relation:
+    relation = job.plan.target_relation
+    assert relation is not None  # noqa: S101 -- a plan without a target is refused
+    return relation
+
+
+def _changed(job: Job) -> PlanError:
+    table = str(job.plan.target_name)
+    message = f"{table}, or what hangs on it, is not what it was when the new table was built"
+    return PlanError((Refusal("target_changed", message, table, hint="run the copy again"),), retryable=True)
