@@ -29,28 +29,39 @@ def parse(options: Iterable[str]) -> dict[str, str] | None:
     return columns if given else None
 
 
-def _pairs(option: str) -> Iterator[tuple[str, str]]:
+def names(word: str, options: Iterable[str]) -> tuple[str, ...] | None:
+    """A list of names alone, such as ``--key`` takes; None where no option was given. Raises `ConfigError`."""
+    found: list[str] = []
+    for option in options:
+        for name, target in _pairs(option, word):
+            if name != target:
+                raise ConfigError(f"{word} {option!r}: it takes names alone", hint="separate them by commas")
+            found.append(name)
+    return tuple(found) or None
+
+
+def _pairs(option: str, word: str = "--columns") -> Iterator[tuple[str, str]]:
     position = 0
     while True:
-        source, position = _name(option, position)
+        source, position = _name(option, position, word)
         target = source
         if option[position : position + 1] == "=":
-            target, position = _name(option, position + 1)
+            target, position = _name(option, position + 1, word)
         yield source, target
         if position == len(option):
             return
         if option[position] != ",":
-            raise _unreadable(option)
+            raise _unreadable(option, word)
         position += 1
 
 
-def _name(option: str, position: int) -> tuple[str, int]:
+def _name(option: str, position: int, word: str) -> tuple[str, int]:
     match = _NAME.match(option, position)
     name = match and (match["quoted"].replace('""', '"') if match["quoted"] else match["plain"].strip())
     if match is None or not name:
-        raise _unreadable(option)
+        raise _unreadable(option, word)
     return name, match.end()
 
 
-def _unreadable(option: str) -> ConfigError:
-    return ConfigError(f"--columns {option!r} cannot be read", hint=_EXAMPLE)
+def _unreadable(option: str, word: str) -> ConfigError:
+    return ConfigError(f"{word} {option!r} cannot be read", hint=_EXAMPLE)

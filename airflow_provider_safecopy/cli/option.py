@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from airflow_provider_safecopy.cli import columns as column_list
 from airflow_provider_safecopy.cli import encoding, parameter, quantity
-from airflow_provider_safecopy.transfer.model import Format, Publish, Transfer, Verify
+from airflow_provider_safecopy.cli.declare import choice, in_order
+from airflow_provider_safecopy.transfer.model import Format, Transfer, Verify
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
@@ -51,7 +52,7 @@ def endpoint(which: str) -> _Decorator:
 def table(*, required: bool) -> _Decorator:
     """What is copied, and where to."""
     query = "A query instead, or @file with one, @- for standard input. Names in it carry their schema."
-    return _all(
+    return in_order(
         click.option(
             "--source-table", metavar="NAME", callback=parameter.text, help="Table, view or the like to read."
         ),
@@ -72,11 +73,10 @@ def table(*, required: bool) -> _Decorator:
 
 def manner(function: _Command) -> _Command:
     """How it is copied."""
-    return _all(
-        _choice("transfer", Transfer, "Finish the export before the import starts, or let them overlap."),
-        _choice("format", Format, "COPY format. auto: binary only where it is safe."),
-        _choice("publish", Publish, "How the rows get into the target table."),
-        _choice("verify", Verify, "Compare counts and digest, or the content of both sides as well."),
+    return in_order(
+        choice("transfer", Transfer, "Finish the export before the import starts, or let them overlap."),
+        choice("format", Format, "COPY format. auto: binary only where it is safe."),
+        choice("verify", Verify, "Compare counts and digest, or the content of both sides as well."),
         *(_timeout(name, purpose) for name, purpose in _TIMEOUTS.items()),
         click.option("--spool-dir", metavar="DIR", callback=parameter.path, help="Temporary files.  [default: TMPDIR]"),
         click.option(
@@ -100,14 +100,13 @@ def manner(function: _Command) -> _Command:
             callback=parameter.seconds,
             help="Open connections to the source one after the other, so far apart.  [default: no gate]",
         ),
-        click.option("--allow-empty", is_flag=True, help="Publish even if the source has no row."),
         psql,
     )(function)
 
 
 def overlap(function: _Command) -> _Command:
     """Who runs it, and what becomes of it when another run holds the lock."""
-    return _all(
+    return in_order(
         click.option(
             "--on-busy",
             type=click.Choice(("fail", "skip", "wait")),
@@ -141,7 +140,7 @@ def psql(function: _Command) -> _Command:
 
 def output(function: _Command) -> _Command:
     """How much is said, and to whom."""
-    return _all(
+    return in_order(
         click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, UTF-8; all else on stderr."),
         verbose,
         click.option("-q", "--quiet", is_flag=True, help="Nothing but warnings, errors and --json."),
@@ -174,10 +173,15 @@ def betrayed(which: str, endpoint: Endpoint) -> bool:
 
 
 def spec_of(options: dict[str, Any]) -> CopySpec:
-    """The spec meant by `table`'s and `manner`'s options. Raises `ConfigError`."""
+    """The spec meant by the options of `table`, `writing` and `manner`. Raises `ConfigError`."""
     timeouts = Timeouts(**{field.name: options[f"{field.name.rstrip('_')}_timeout"] for field in fields(Timeouts)})
     asked = {field.name: options[field.name] for field in fields(CopySpec) if field.name in options}
-    return CopySpec.of(**asked | {"columns": column_list.parse(options["columns"]), "timeouts": timeouts})
+    parsed = {
+        "columns": column_list.parse(options["columns"]),
+        "key_columns": column_list.names("--key", options["key_columns"]),
+        "timeouts": timeouts,
+    }
+    return CopySpec.of(**asked | parsed)
 
 
 def _user_at_host() -> str:
@@ -191,13 +195,6 @@ def _user_at_host() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _choice(name: str, literal: Any, purpose: str) -> _Decorator:
-    default = next(field.default for field in fields(CopySpec) if field.name == name)
-    return click.option(
-        f"--{name}", type=click.Choice(get_args(literal)), default=default, show_default=True, help=purpose
-    )
-
-
 def _timeout(name: str, purpose: str) -> _Decorator:
     default: float = getattr(Timeouts, name if hasattr(Timeouts, name) else f"{name}_")
     return click.option(
@@ -207,12 +204,3 @@ def _timeout(name: str, purpose: str) -> _Decorator:
         default=str(default),
         help=f"Longest time {purpose}.  [default: {quantity.show_seconds(default)}]",
     )
-
-
-def _all(*options: Callable[[_Command], _Command]) -> _Decorator:
-    def decorate(function: _Command) -> _Command:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate

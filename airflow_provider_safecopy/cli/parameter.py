@@ -74,6 +74,20 @@ def size(ctx: click.Context, param: click.Parameter, value: str | None) -> int |
     raise click.BadParameter(f"{value!r} is no size above zero, such as 1000000, 512MiB or 2GB", ctx, param)
 
 
+def shares(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float] | None:
+    """Percentages by column: ``이메일=5``. The last equals sign counts; a name may hold others."""
+    found = {}
+    for value in texts(ctx, param, values):
+        name, _, number = value.rpartition("=")
+        try:
+            found[name] = float(number.removesuffix("%"))
+        except ValueError:
+            raise click.BadParameter(f"{value!r} is no column and percentage, such as 이메일=5", ctx, param) from None
+        if not name:
+            raise click.BadParameter(f"{value!r} names no column", ctx, param)
+    return found or None
+
+
 def path(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 -- click's signature
     """A path. Typed in UTF-8 or in the locale's encoding, it means the one that exists."""
     return None if value is None else existing(value)

@@ -24,6 +24,7 @@ def of_copy(report: CopyReport) -> str:
         ("from", report.source),
         ("to", report.target),
         ("rows", f"{_count(report.previous_rows)} -> {_count(report.rows)}"),
+        ("written", ", ".join(f"{count:,} {what}" for what, count in report.written)),
         ("bytes", _size(report.bytes)),
         ("digest", f"{report.digest} (xxh3, 128 bit)" if report.digest else "-"),
         *([("content", f"{report.content_hash} (the same on both sides)")] if report.content_hash else []),

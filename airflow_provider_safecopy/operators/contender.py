@@ -40,6 +40,12 @@ def member_of(ti: Any) -> str:
     return task_id if ti.map_index is None or ti.map_index < 0 else f"{task_id}[{ti.map_index}]"
 
 
+def slice_of(context: Context) -> str:
+    """What an append of this task is, unless it is told: the same for every try of a task in one DAG run."""
+    ti = context["ti"]
+    return f"{ti.dag_id} {ti.run_id} {member_of(ti)}"
+
+
 def is_test(context: Context) -> bool:
     """Whether this is ``airflow tasks test``; ``airflow dags test`` makes a run, and is as good as any."""
     # Airflow 2 says so in the context, 3.3 by its environment; those between only where `--env-vars` is given.

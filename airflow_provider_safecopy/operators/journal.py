@@ -125,6 +125,7 @@ def _progress(progress: Progress, seconds: float) -> Iterator[str]:
 def _report(report: CopyReport) -> Iterator[str]:
     yield f"{report.status}: {report.source} → {report.target}"
     yield f"  rows      {_count(report.previous_rows)} → {_count(report.rows)}"
+    yield f"  written   {', '.join(f'{count:,} {what}' for what, count in report.written)}"
     yield f"  stream    {_size(report.bytes or 0)}, digest {report.digest}"
     if report.content_hash:
         yield f"  content   {report.content_hash}, the same on both sides"

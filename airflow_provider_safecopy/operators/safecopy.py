@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from airflow.providers.common.compat.sdk import Asset, BaseOperator, Context
+from airflow.providers.common.compat.sdk import BaseOperator, Context
 
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError
@@ -16,12 +16,13 @@ from airflow_provider_safecopy.hooks.judge import judge_for
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 from airflow_provider_safecopy.lock.model import Contender
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
-from airflow_provider_safecopy.operators.contender import contender_of
+from airflow_provider_safecopy.operators.contender import contender_of, slice_of
 from airflow_provider_safecopy.operators.journal import Journal
 from airflow_provider_safecopy.operators.living_lock import demand_held, enclosing, group_lock
+from airflow_provider_safecopy.operators.outcome import push_result, tell_assets
 from airflow_provider_safecopy.operators.template import as_include, is_plain
 from airflow_provider_safecopy.operators.told import told, told_to_airflow
-from airflow_provider_safecopy.transfer.model import Format, Publish, Transfer, Verify
+from airflow_provider_safecopy.transfer.model import Drift, Format, Missing, Publish, Transfer, Verify, WriteMode
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
@@ -35,23 +36,13 @@ _STAND_INS: Mapping[str, Any] = {
     "target_table": "later",
     "columns": None,
     "where": None,
+    "key_columns": None,
+    "interval_start": "later",
+    "interval_end": "later",
+    "slice": "later",
     "lock": None,
     "spool_dir": None,
 }
-_SETTLED = (
-    "transfer",
-    "format",
-    "publish",
-    "verify",
-    "timeouts",
-    "spool_limit",
-    "stale_after",
-    "launch_interval",
-    "allow_empty",
-)
-
-# The key of a task's result; Airflow 3's own name for it can only be imported with its models.
-_RESULT = "return_value"
 
 
 class SafeCopyOperator(BaseOperator):
@@ -69,12 +60,31 @@ class SafeCopyOperator(BaseOperator):
     :param source_table: ``영업.고객``, or a pair ``("영업", "고객")``, which is taken as it stands. (templated)
     :param source_sql: instead of `source_table`: a query, or the path of a ``.sql`` file found as Airflow
         finds templates. Names in it must carry their schema. (templated)
-    :param target_table: the table whose rows are replaced; it must exist. (templated)
+    :param target_table: the table to publish into; it must exist unless `create_target`. (templated)
     :param columns: a list of columns, or ``{source column: target column}``; default: all, by name. (templated)
     :param where: filters the source's rows; names in it must carry their schema. (templated)
     :param transfer: ``auto``, ``sequential`` or ``chunked``.
     :param format: ``auto``, ``text`` or ``binary``.
-    :param publish: ``auto``, ``delete_insert`` or ``truncate_insert``.
+    :param write_mode: ``replace`` all rows, ``append`` a slice once, ``upsert`` by key, or ``incremental``: upsert
+        what lies beyond the watermark of `cursor_column`. `docs/publish.md` has the details of this and what follows.
+    :param key_columns: columns of the target that name a row; default: its primary key. (templated)
+    :param cursor_column: incremental: the source's column that grows with every change.
+    :param lookback: incremental: how far before the watermark to read again, ``2 days`` or a number.
+    :param interval_start: incremental: read from here instead of the watermark, such as
+        ``{{ data_interval_start }}``. (templated)
+    :param interval_end: incremental: up to here, itself not included. (templated)
+    :param slice: append: what this is; the same slice is never appended twice. Default: this task in this DAG run,
+        so that a retry appends nothing twice. (templated)
+    :param missing: upsert: rows the source has no more are ``keep``, ``delete`` or ``mark``.
+    :param missing_column: the target's column that marks them: a timestamp or a boolean.
+    :param publish: ``auto``, ``swap``, ``delta``, ``delete_insert`` or ``truncate_insert``; for ``replace`` alone.
+    :param drift: columns only the source has: ``fail``, ``ignore_extra`` or ``add_columns``.
+    :param create_target: make the target table if there is none.
+    :param min_rows: refuse fewer rows from the source; default: 1 for ``replace``, else 0.
+    :param max_shrink: refuse to lose more than so many percent of the target's rows.
+    :param max_null_share: percent of NULLs at most, by target column.
+    :param refresh_views: refresh dependent materialized views after the publish.
+    :param end_blockers_after: seconds after which sessions that hold up the publish are ended; default: never.
     :param verify: ``counts``, or ``full`` to compare a hash of the content of both sides as well.
     :param connect_timeout: seconds, as are all of these; none can be switched off. Default 10.
     :param export_timeout: for the export. Default 4 hours.
@@ -125,7 +135,23 @@ class SafeCopyOperator(BaseOperator):
         where: str | None = None,
         transfer: Transfer = "auto",
         format: Format = "auto",  # noqa: A002 -- the word PostgreSQL and the command line use
+        write_mode: WriteMode = "replace",
+        key_columns: Sequence[str] | None = None,
+        cursor_column: str | None = None,
+        lookback: str | float | None = None,
+        interval_start: str | None = None,
+        interval_end: str | None = None,
+        slice: str | None = None,  # noqa: A002 -- the word of receipt and report
+        missing: Missing = "keep",
+        missing_column: str | None = None,
         publish: Publish = "auto",
+        drift: Drift = "fail",
+        create_target: bool = False,
+        min_rows: int | None = None,
+        max_shrink: float | None = None,
+        max_null_share: Mapping[str, float] | None = None,
+        refresh_views: bool = False,
+        end_blockers_after: float | None = None,
         verify: Verify = "counts",
         connect_timeout: float = Timeouts.connect,
         export_timeout: float = Timeouts.export,
@@ -153,24 +179,43 @@ class SafeCopyOperator(BaseOperator):
         self.target_table = target_table
         self.columns = columns
         self.where = where
-        self.transfer = transfer
-        self.format = format
-        self.publish = publish
-        self.verify = verify
+        self.key_columns = key_columns
+        self.interval_start = interval_start
+        self.interval_end = interval_end
+        self.slice = slice
         self.spool_dir = spool_dir
-        self.spool_limit = spool_limit
         self.lock = lock
-        self.stale_after = stale_after
-        self.launch_interval = launch_interval
-        self.allow_empty = allow_empty
         self.psql = psql
         self.plan_only = dry_run  # `dry_run` is a method of every operator: `airflow tasks test --dry-run` calls it
         with told_to_airflow():
             self.on_busy = OnBusy(on_busy, wait_timeout)
-            self.timeouts = Timeouts(
+            timeouts = Timeouts(
                 connect_timeout, export_timeout, import_timeout, stall_timeout, verify_timeout, publish_timeout
             )
-            self._spec(until_rendered=True)
+            self.settled = {
+                "write_mode": write_mode,
+                "cursor_column": cursor_column,
+                "lookback": lookback,
+                "missing": missing,
+                "missing_column": missing_column,
+                "transfer": transfer,
+                "format": format,
+                "publish": publish,
+                "verify": verify,
+                "drift": drift,
+                "create_target": create_target,
+                "min_rows": min_rows,
+                "max_shrink": max_shrink,
+                "max_null_share": max_null_share,
+                "allow_empty": allow_empty,
+                "refresh_views": refresh_views,
+                "end_blockers_after": end_blockers_after,
+                "timeouts": timeouts,
+                "spool_limit": spool_limit,
+                "stale_after": stale_after,
+                "launch_interval": launch_interval,
+            }
+            self._spec()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Copy, or plan, and answer the report. Raises Airflow's exceptions, with ours as their cause."""
@@ -185,7 +230,7 @@ class SafeCopyOperator(BaseOperator):
         try:
             with told_to_airflow():
                 hook = SafeCopyHook(self.source_conn_id, self.target_conn_id, psql=self.psql)
-                report = self._plan(hook) if self.plan_only else self._copy(hook, context, abort, event)
+                report = self._plan(hook, context) if self.plan_only else self._copy(hook, context, abort, event)
         finally:
             self._abort = None
         return report.as_dict()
@@ -200,18 +245,20 @@ class SafeCopyOperator(BaseOperator):
         self, hook: SafeCopyHook, context: Context, abort: AbortSwitch, event: dict[str, Any] | None
     ) -> CopyReport:
         deadline, contender, journal = self.on_busy.deadline(event), contender_of(context), Journal(self.log)
-        spec = replace(self._spec(), lock=self._lock(hook, context, contender))
+        spec = replace(self._spec(context), lock=self._lock(hook, context, contender))
         journal.asked(spec)
 
         def skipped(error: LockBusyError) -> None:
-            self._tell_skipped(context, hook, spec, error)
+            self.log.warning("skipped: %s", told(error))
+            if self.do_xcom_push:
+                push_result(context, CopyReport.skipped(spec, hook.source, hook.target, error))
 
         with self.on_busy.answering(self, self.target_conn_id, deadline, skipped), journal.copying() as progress:
             report = hook.copy(
                 spec, contender=contender, judge=judge_for(contender.owner), abort=abort, progress=progress
             )
         journal.report(report)
-        self._tell_outlets(context, report)
+        tell_assets(context, self.outlets, report)
         return report
 
     def _lock(self, hook: SafeCopyHook, context: Context, contender: Contender) -> str | None:
@@ -228,29 +275,19 @@ class SafeCopyOperator(BaseOperator):
             demand_held(store, name, group, contender, context)
         return name
 
-    def _plan(self, hook: SafeCopyHook) -> CopyReport:
-        spec, journal = self._spec(), Journal(self.log)
+    def _plan(self, hook: SafeCopyHook, context: Context) -> CopyReport:
+        spec, journal = self._spec(context), Journal(self.log)
         journal.asked(spec)
         plan = hook.plan(spec)
         journal.plan(plan)
         plan.require()
         return plan.as_report()
 
-    def _spec(self, *, until_rendered: bool = False) -> CopySpec:
-        options = {option: getattr(self, option) for option in (*_STAND_INS, *_SETTLED)}
-        if until_rendered:
+    def _spec(self, context: Context | None = None) -> CopySpec:
+        """What is asked for; without a `context`, before templates are rendered, as far as that can be said."""
+        options = {option: getattr(self, option) for option in _STAND_INS} | self.settled
+        if context is None:
             options |= {option: _STAND_INS[option] for option in _STAND_INS if not is_plain(options[option])}
+        if options["write_mode"] == "append" and options["slice"] is None:
+            options["slice"] = slice_of(context) if context else _STAND_INS["slice"]
         return CopySpec.of(**options)
-
-    def _tell_skipped(self, context: Context, hook: SafeCopyHook, spec: CopySpec, error: LockBusyError) -> None:
-        """In place of the result, which a task that skips itself has none of."""
-        self.log.warning("skipped: %s", told(error))
-        report = CopyReport.skipped(spec, hook.source, hook.target, error).as_dict()
-        if self.do_xcom_push:
-            context["ti"].xcom_push(key=_RESULT, value=report)
-
-    def _tell_outlets(self, context: Context, report: CopyReport) -> None:
-        essence = {word: getattr(report, word) for word in ("target", "token", "rows", "bytes", "digest")}
-        for outlet in self.outlets:
-            if isinstance(outlet, Asset):
-                context["outlet_events"][outlet].extra["safecopy"] = essence

@@ -78,6 +78,12 @@ class CopyReport:
             holder=error.holder,
         )
 
+    @property
+    def written(self) -> tuple[tuple[str, int], ...]:
+        """What became of the rows, for people; nothing where nothing is known."""
+        words = ("inserted", "updated", "deleted", "unchanged")
+        return tuple((word, count) for word in words if (count := getattr(self, word)) is not None)
+
     def as_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
         data = {option.name: getattr(self, option.name) for option in fields(self)}

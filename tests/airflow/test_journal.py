@@ -103,6 +103,8 @@ def test_the_report_is_readable(lines: Lines) -> None:
         attempt="a1",
         rows=1_234_567,
         previous_rows=None,
+        inserted=1_234_567,
+        updated=0,
         bytes=5 * 1024 * MiB,
         digest="d1",
         content_hash="c1",
@@ -115,6 +117,7 @@ def test_the_report_is_readable(lines: Lines) -> None:
     assert lines == [
         "published: erp:5432/erp 영업.고객 → dw:5432/dw 분석.고객",
         "  rows      not counted → 1,234,567",
+        "  written   1,234,567 inserted, 0 updated",
         "  stream    5.0 GiB, digest d1",
         "  content   c1, the same on both sides",
         "  how       binary, chunked, delete_insert",

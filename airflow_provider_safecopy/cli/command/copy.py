@@ -13,6 +13,7 @@ import click
 from airflow_provider_safecopy.cli import exitcode, guide, option
 from airflow_provider_safecopy.cli.output import Output
 from airflow_provider_safecopy.cli.speaking import endpoints, speaking
+from airflow_provider_safecopy.cli.writing import writing
 from airflow_provider_safecopy.errors import LockBusyError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @option.endpoint("source")
 @option.endpoint("target")
 @option.table(required=True)
+@writing
 @option.manner
 @option.overlap
 @click.option("--dry-run", is_flag=True, help="Only plan, as safecopy plan does; touch nothing.")

@@ -10,6 +10,7 @@ import click
 from airflow_provider_safecopy.cli import exitcode, guide, option
 from airflow_provider_safecopy.cli.output import Output
 from airflow_provider_safecopy.cli.speaking import endpoints, speaking
+from airflow_provider_safecopy.cli.writing import writing
 
 if TYPE_CHECKING:
     from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @option.endpoint("source")
 @option.endpoint("target")
 @option.table(required=False)
+@writing
 @option.manner
 @option.output
 @speaking

@@ -9,6 +9,7 @@ import click
 from airflow_provider_safecopy.cli import exitcode, guide, option
 from airflow_provider_safecopy.cli.output import Output
 from airflow_provider_safecopy.cli.speaking import endpoints, speaking
+from airflow_provider_safecopy.cli.writing import writing
 
 
 @click.command(
@@ -19,6 +20,7 @@ from airflow_provider_safecopy.cli.speaking import endpoints, speaking
 @option.endpoint("source")
 @option.endpoint("target")
 @option.table(required=True)
+@writing
 @option.manner
 @option.output
 @speaking

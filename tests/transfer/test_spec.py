@@ -192,3 +192,61 @@ def test_what_as_dict_gives_may_be_changed_without_changing_the_report() -> None
     )
     report.as_dict()["stages"][0]["seconds"] = 99
     assert report.stages[0].seconds == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"write_mode": "merge"}, "write_mode"),
+        ({"write_mode": "append"}, "needs a slice"),
+        ({"slice": "11월"}, "slice means nothing with write_mode=replace"),
+        ({"write_mode": "upsert", "publish": "swap"}, "publish means nothing with write_mode=upsert"),
+        ({"write_mode": "append", "slice": "a", "key_columns": ["번호"]}, "key_columns means nothing"),
+        ({"write_mode": "upsert", "key_columns": []}, "key_columns is empty"),
+        ({"write_mode": "upsert", "key_columns": ["번호", "번호"]}, "twice"),
+        ({"write_mode": "incremental"}, "cursor_column"),
+        ({"cursor_column": "변경일시"}, "cursor_column"),
+        ({"lookback": "2 days"}, "lookback means nothing"),
+        ({"write_mode": "incremental", "cursor_column": "n", "interval_start": "1"}, "go together"),
+        (
+            {
+                "write_mode": "incremental",
+                "cursor_column": "n",
+                "interval_start": "1",
+                "interval_end": "2",
+                "lookback": 5,
+            },
+            "lookback",
+        ),
+        ({"missing": "delete"}, "missing means nothing"),
+        ({"write_mode": "upsert", "missing": "mark"}, "missing_column"),
+        ({"write_mode": "upsert", "missing_column": "삭제"}, "missing_column"),
+        ({"min_rows": -1}, "min_rows"),
+        ({"min_rows": True}, "min_rows"),
+        ({"min_rows": 1.5}, "min_rows"),
+        ({"min_rows": 1, "allow_empty": True}, "contradicts"),
+        ({"max_shrink": 101}, "max_shrink"),
+        ({"write_mode": "upsert", "max_shrink": 5}, "max_shrink means nothing"),
+        ({"max_null_share": {"이메일": -1}}, "이메일"),
+        ({"max_null_share": {"": 5}}, "max_null_share"),
+        ({"drift": "guess"}, "drift"),
+        ({"create_target": "yes"}, "create_target"),
+        ({"refresh_views": 1}, "refresh_views"),
+        ({"end_blockers_after": 0}, "end_blockers_after"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        spec(**options)
+
+
+def test_an_empty_source_is_an_accident_only_where_it_would_empty_the_target() -> None:
+    assert spec().fewest_rows == 1
+    assert spec(allow_empty=True).fewest_rows == 0
+    assert spec(min_rows=500).fewest_rows == 500
+    assert spec(write_mode="upsert").fewest_rows == 0
+    assert spec(write_mode="append", slice="11월", min_rows=1).fewest_rows == 1
+
+
+def test_a_lookback_may_be_a_number() -> None:
+    assert spec(write_mode="incremental", cursor_column="번호", lookback=1000).lookback == "1000"
