@@ -32,7 +32,7 @@ from airflow_provider_safecopy.transfer.spec import CopySpec
 ALLOWED = {"acquire + release": 3.0, "heartbeat": 1.0}
 """Milliseconds at the median."""
 
-ALLOWED_OF_A_COPY = 1.1
+ALLOWED_OF_A_COPY = 1.05
 _HEARTBEATS = {"none": 1e6, "100 x": 0.05}
 """Seconds between two; by default 5."""
 
