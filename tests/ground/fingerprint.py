@@ -44,18 +44,26 @@ def fingerprint(database: Database, schema: str, table: str) -> Fingerprint:
         return look(session, schema, table)
 
 
-def look(session: psycopg.Connection[Any], schema: str, table: str) -> Fingerprint:
-    """As `fingerprint`, in a session: of what its transaction sees, whose search_path is then pg_catalog."""
+def look(session: psycopg.Connection[Any], schema: str, table: str, *, alone: bool = False) -> Fingerprint:
+    """As `fingerprint`, in a session: of what its transaction sees, whose search_path is then pg_catalog.
+
+    `alone`: of the table and what hangs on it, and not of what else there is in the database, see `present`.
+    """
     with session.transaction():
         hung = _hung(session, schema, table)
         objects: dict[str, Facts] = {}
-        for name in _QUESTIONS.keys() - _OF_THEIR_OWN:
+        for name in _QUESTIONS.keys() - _OF_THEIR_OWN - ({"present"} if alone else set()):
             for thing, facts in session.execute(_QUESTIONS[name], {"hung": hung}):
                 assert thing is not None, f"{name}: something has no name"
                 assert thing not in objects, f"{thing} was met twice"
                 objects[thing] = facts
         analyzed = session.execute(_QUESTIONS["analyzed"], {"hung": hung}).fetchall()
     return Fingerprint(objects, frozenset(name for (name,) in analyzed))
+
+
+def present(session: psycopg.Connection[Any]) -> Fingerprint:
+    """That part of a fingerprint which is of the whole database: all that there is in it."""
+    return Fingerprint(dict(session.execute(_QUESTIONS["present"]).fetchall()), frozenset())
 
 
 def differences(before: Fingerprint, after: Fingerprint) -> list[str]:
