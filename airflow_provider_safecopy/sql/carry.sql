@@ -6,7 +6,13 @@
 -- `first`: locks on others, before the table's own. `before`: with the table locked and still in its place. `after`:
 -- with the new one in its place, the old one still there. `lock`: what is told of others that are locked.
 WITH RECURSIVE t AS (
-    SELECT c.*, c.oid::regclass::text AS label FROM pg_class c WHERE c.oid = %(oid)s
+    SELECT c.*, c.oid::regclass::text AS label, has.all_that_is_usual AS owner_has_all
+    FROM pg_class c CROSS JOIN LATERAL (
+        SELECT c.relacl IS NULL OR COALESCE(array_agg(format('%%s %%s', g.privilege_type, g.is_grantable) ORDER BY g.privilege_type)
+               = ARRAY(SELECT format('%%s f', d.privilege_type) FROM aclexplode(acldefault('r', c.relowner)) d ORDER BY d.privilege_type), false)
+        FROM aclexplode(c.relacl) g WHERE g.grantee = c.relowner
+    ) AS has(all_that_is_usual)
+    WHERE c.oid = %(oid)s
 ), part AS (
     SELECT 'pg_class'::regclass AS classid, oid FROM t
     UNION ALL
@@ -14,11 +20,11 @@ WITH RECURSIVE t AS (
 ), dependent AS (
     SELECT DISTINCT d.classid, d.objid FROM part JOIN pg_depend d ON d.refclassid = part.classid AND d.refobjid = part.oid
 ), rule AS (
-    SELECT r.oid, r.ev_class FROM t, dependent d JOIN pg_rewrite r ON r.oid = d.objid
+    SELECT r.oid, r.ev_class, r.ev_type FROM t, dependent d JOIN pg_rewrite r ON r.oid = d.objid
     WHERE d.classid = 'pg_rewrite'::regclass AND r.ev_class <> t.oid
 ), reference AS (
     SELECT f.*, f.conrelid::regclass::text AS child FROM t, dependent d JOIN pg_constraint f ON f.oid = d.objid
-    WHERE d.classid = 'pg_constraint'::regclass AND f.contype = 'f' AND f.confrelid = t.oid
+    WHERE d.classid = 'pg_constraint'::regclass AND f.contype = 'f' AND f.confrelid = t.oid AND f.conrelid <> t.oid
 ), also_locked AS (
     -- The last are those that the table refers to: dropping it drops its foreign keys' triggers on them.
     SELECT c.oid, c.relkind, pg_get_userbyid(c.relowner) AS owner
@@ -43,7 +49,7 @@ WITH RECURSIVE t AS (
                   (SELECT label FROM t), CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
                   CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END) AS statement
     FROM (SELECT attnum, columns, grantor, grantee, privilege_type, is_grantable, min(depth) AS depth
-          FROM chain GROUP BY 1, 2, 3, 4, 5, 6) AS c
+          FROM t, chain WHERE NOT (attnum = 0 AND grantee = relowner AND owner_has_all) GROUP BY 1, 2, 3, 4, 5, 6) AS c
     GROUP BY attnum, columns, grantor, grantee, is_grantable, depth
 ), presumed AS (
     -- What the database grants on every new table of this role's.
@@ -79,7 +85,7 @@ WITH RECURSIVE t AS (
     SELECT 'lock', 1, oid::bigint, oid::regclass || ' ACCESS EXCLUSIVE' FROM also_locked
     UNION ALL
     SELECT 'before', 1, f.oid::bigint, format('ALTER TABLE %%s DROP CONSTRAINT %%I', f.child, f.conname)
-    FROM t, reference f WHERE f.conparentid = 0 AND f.conrelid <> t.oid
+    FROM reference f WHERE f.conparentid = 0
     UNION ALL
     SELECT 'after', 10, 1, format('ALTER TABLE %%s OWNER TO %%I', label, pg_get_userbyid(relowner)) FROM t
     UNION ALL
@@ -101,8 +107,14 @@ WITH RECURSIVE t AS (
         CASE g.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, g.tgname)
     FROM t JOIN pg_trigger g ON g.tgrelid = t.oid WHERE NOT g.tgisinternal AND g.tgenabled <> 'O'
     UNION ALL
-    -- A view's query is a rule too. So replaced, views keep their OIDs, and with these all that is said of them.
-    SELECT 'after', 40, oid::bigint, regexp_replace(pg_get_ruledef(oid), '^CREATE RULE', 'CREATE OR REPLACE RULE') FROM rule
+    -- So replaced, a view or a rule keeps its OID, and with it all that is said of it. A view's query is a rule as well,
+    -- but would not be quite the same were it replaced as one.
+    SELECT 'after', 40, r.oid::bigint, CASE WHEN c.relkind = 'v' AND r.ev_type = '1'
+        THEN format('CREATE OR REPLACE VIEW %%s%%s AS %%s', c.oid::regclass,
+                    (SELECT format(' WITH (%%s)', string_agg(format('%%I = %%L', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), ', '))
+                     FROM unnest(c.reloptions) AS o HAVING count(*) > 0), pg_get_viewdef(c.oid))
+        ELSE regexp_replace(pg_get_ruledef(r.oid), '^CREATE RULE', 'CREATE OR REPLACE RULE') END
+    FROM rule r JOIN pg_class c ON c.oid = r.ev_class
     UNION ALL
     SELECT 'after', 50, f.oid::bigint, format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', f.child, f.conname, pg_get_constraintdef(f.oid))
     FROM reference f WHERE f.conparentid = 0
@@ -131,13 +143,11 @@ WITH RECURSIVE t AS (
     SELECT 'after', 80, row_number() OVER (ORDER BY m.what), format('COMMENT ON %%s IS %%L', m.what, d.description)
     FROM remark m JOIN pg_description d USING (classoid, objoid, objsubid)
     UNION ALL
-    SELECT 'after', 90, 1, format('REVOKE ALL PRIVILEGES ON TABLE %%s FROM %%I', label, pg_get_userbyid(relowner)) FROM t WHERE relacl IS NOT NULL
+    SELECT 'after', 90, 1, format('REVOKE ALL PRIVILEGES ON TABLE %%s FROM %%I', label, pg_get_userbyid(relowner)) FROM t WHERE NOT owner_has_all
     UNION ALL
-    SELECT 'after', 91, 10 * row_number() OVER (ORDER BY g.attnum > 0, g.depth, g.attnum, g.statement) + s.position, s.statement
-    FROM t, grants g CROSS JOIN LATERAL (VALUES
-        (1, format('SET LOCAL ROLE %%I', pg_get_userbyid(g.grantor))), (2, g.statement), (3, format('SET LOCAL ROLE %%I', current_user))
-    ) AS s(position, statement)
-    WHERE s.position = 2 OR g.grantor <> t.relowner
+    SELECT 'after', 91, row_number() OVER (ORDER BY g.attnum > 0, g.depth, g.attnum, g.statement), CASE g.grantor WHEN t.relowner THEN g.statement
+        ELSE format('SET LOCAL ROLE %%I; %%s; SET LOCAL ROLE %%I', pg_get_userbyid(g.grantor), g.statement, current_user) END
+    FROM t, grants g
 )
 SELECT phase, statement FROM step ORDER BY phase, rank, detail
 
@@ -203,15 +213,16 @@ WITH RECURSIVE t AS (
         ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
     -- Of its toast table and the sequences it owns the new table has its own; triggers go with their foreign keys.
     WHERE NOT (COALESCE(c.relkind, '-') = 't' OR COALESCE(c.relkind, '-') = 'S' AND d.objsubid = 0)
+        AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = %(oid)s AND i.inhrelid = c.oid)
         AND NOT (d.classid = 'pg_trigger'::regclass AND EXISTS (SELECT FROM pg_trigger g WHERE g.oid = d.objid AND g.tgisinternal))
         AND NOT (d.classid = 'pg_constraint'::regclass AND d.objid IN (SELECT oid FROM reference))
         AND NOT (d.classid = 'pg_rewrite'::regclass AND d.objid IN (SELECT oid FROM rule WHERE on_oid <> %(oid)s))
     UNION ALL
-    SELECT 'depends', 'the disabled triggers of ' || pg_describe_object('pg_constraint'::regclass, k.oid, 0) FROM pg_constraint k
+    SELECT 'depends', pg_describe_object('pg_constraint'::regclass, k.oid, 0) || ', whose triggers are switched off,' FROM pg_constraint k
     WHERE (k.oid IN (SELECT oid FROM reference) OR k.conrelid IN (SELECT oid FROM t))
         AND EXISTS (SELECT FROM pg_trigger g WHERE g.tgconstraint = k.oid AND g.tgisinternal AND g.tgenabled <> 'O')
     UNION ALL
-    SELECT 'depends', pg_describe_object('pg_constraint'::regclass, oid, 0) || ', which is not as its parent is'
+    SELECT 'depends', pg_describe_object('pg_constraint'::regclass, oid, 0) || ', which is not as its parent is,'
     FROM reference WHERE (conname, convalidated) <> (parent_name, parent_validated)
     UNION ALL
     SELECT 'published', format('%%I, for all tables', pubname) FROM pg_publication WHERE puballtables
@@ -244,6 +255,10 @@ WITH RECURSIVE t AS (
         SELECT p.pubowner, pg_describe_object('pg_publication'::regclass, p.oid, 0)
         FROM t JOIN pg_publication_rel r ON r.prrelid = t.oid JOIN pg_publication p ON p.oid = r.prpubid
     ) AS other(owner, what) WHERE NOT pg_has_role(owner, 'USAGE')
+    UNION ALL
+    SELECT DISTINCT 'lacks', format('CREATE on schema %%I, which is needed to replace %%s', n.nspname, pg_describe_object('pg_class'::regclass, on_oid, 0))
+    FROM rule JOIN pg_class c ON c.oid = on_oid AND c.relkind = 'v' JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE carried AND NOT has_schema_privilege(n.oid, 'CREATE')
     UNION ALL
     SELECT DISTINCT 'lacks', format('EXECUTE on %%s', pg_describe_object('pg_proc'::regclass, g.tgfoid, 0))
     FROM t JOIN pg_trigger g ON g.tgrelid = t.oid WHERE NOT g.tgisinternal AND NOT has_function_privilege(g.tgfoid, 'EXECUTE')
