@@ -80,7 +80,11 @@ class Readers:
         self._process = subprocess.Popen(
             command, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self._tell(json.dumps(self._asked))
+        try:
+            self._tell(json.dumps(self._asked))
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
@@ -89,9 +93,14 @@ class Readers:
         try:
             told, _ = self._process.communicate(timeout=_ANSWER_SECONDS)
         finally:
-            self._process.kill()
+            self._end()
         if kind is None:
             self.sights = tuple(map(Sight.read, json.loads(told)))
+
+    def _end(self) -> None:
+        self._process.kill()
+        with self._process:
+            pass
 
     def look(self) -> None:
         """Wait until each reader has looked from now on, those with an early snapshot too."""
@@ -160,19 +169,22 @@ class _Reader(threading.Thread):
             self._errors.append(f"{type(error).__name__}: {error}")
         # A reader that has failed holds nobody up; its error is told in the end.
         while not self._course.stopped:
-            self._note(self._course.number)
-            self._course.after(self._course.number)
+            number = self._course.number
+            self._note(number)
+            self._course.after(number)
 
     def _transact(self, session: psycopg.Connection[Any]) -> None:
         session.execute(
             f"BEGIN ISOLATION LEVEL {self._isolation}; SET LOCAL enable_seqscan = {self._transactions % 2}".encode()
         )
-        if self._early and self._transactions:
+        if self._early:
             session.execute("SELECT")
-            before = self._course.number
-            self._course.after(before)
-            self._overtaken += self._course.number > before
+        before = self._course.number
+        if self._early:
+            # Not for a later one than it was told of: it would never come if everybody waited for it.
+            self._course.after(self._last)
         begun = self._course.number
+        self._overtaken += self._early and begun > before
         found = [self._look(session) for _ in range(_LOOKS)]
         session.execute("COMMIT")
         self._transactions += 1
