@@ -4,7 +4,8 @@
 
 -- name: statements
 -- `first`: locks on others, before the table's own. `before`: with the table locked and still in its place. `after`:
--- with the new one in its place, the old one still there. `lock`: what is told of others that are locked.
+-- with the new one in its place, the old one still there. `lock`: what is told of others that are locked. `dependent`:
+-- no statement, but whatever else there is, so that more of it is noticed. %(schema)s and %(name)s are the new table's.
 WITH RECURSIVE t AS (
     SELECT c.*, c.oid::regclass::text AS label, has.all_that_is_usual AS owner_has_all
     FROM pg_class c CROSS JOIN LATERAL (
@@ -52,11 +53,10 @@ WITH RECURSIVE t AS (
           FROM t, chain WHERE NOT (attnum = 0 AND grantee = relowner AND owner_has_all) GROUP BY 1, 2, 3, 4, 5, 6) AS c
     GROUP BY attnum, columns, grantor, grantee, is_grantable, depth
 ), presumed AS (
-    -- What the database grants on every new table of this role's.
-    SELECT count(*) AS rules, string_agg(DISTINCT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END, ', ')
-               AS grantees
-    FROM pg_default_acl d JOIN pg_roles r ON r.oid = d.defaclrole AND r.rolname = current_user
-    LEFT JOIN LATERAL aclexplode(d.defaclacl) g ON true WHERE d.defaclobjtype = 'r'
+    -- What default privileges have granted on the new table.
+    SELECT (SELECT string_agg(DISTINCT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END, ', ')
+            FROM aclexplode(c.relacl) g) AS grantees
+    FROM pg_class c WHERE c.oid = to_regclass(format('%%I.%%I', %(schema)s::text, %(name)s::text)) AND c.relacl IS NOT NULL
 ), remark(classoid, objoid, objsubid, what) AS (
     SELECT 'pg_class'::regclass, oid, 0, 'TABLE ' || label FROM t
     UNION ALL
@@ -84,6 +84,10 @@ WITH RECURSIVE t AS (
     UNION ALL
     SELECT 'lock', 1, oid::bigint, oid::regclass || ' ACCESS EXCLUSIVE' FROM also_locked
     UNION ALL
+    SELECT 'dependent', 1, 1, concat_ws(' ', classid, objid) FROM dependent
+    UNION ALL
+    SELECT 'dependent', 2, 1, concat_ws(' ', 'subscription', srsubid) FROM pg_subscription_rel WHERE srrelid = %(oid)s
+    UNION ALL
     SELECT 'before', 1, f.oid::bigint, format('ALTER TABLE %%s DROP CONSTRAINT %%I', f.child, f.conname)
     FROM reference f WHERE f.conparentid = 0
     UNION ALL
@@ -91,7 +95,7 @@ WITH RECURSIVE t AS (
     UNION ALL
     SELECT 'after', 11, 1, format('REVOKE ALL PRIVILEGES ON TABLE %%s FROM %%s', t.label, p.grantees) FROM t, presumed p WHERE p.grantees IS NOT NULL
     UNION ALL
-    SELECT 'after', 12, 1, format('GRANT ALL PRIVILEGES ON TABLE %%s TO %%I', t.label, pg_get_userbyid(t.relowner)) FROM t, presumed p WHERE p.rules > 0
+    SELECT 'after', 12, 1, format('GRANT ALL PRIVILEGES ON TABLE %%s TO %%I', t.label, pg_get_userbyid(t.relowner)) FROM t, presumed
     UNION ALL
     SELECT 'after', 20, 1, format('ALTER TABLE %%s REPLICA IDENTITY %%s', t.label, CASE t.relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING'
         ELSE format('USING INDEX %%I', (SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -149,7 +153,7 @@ WITH RECURSIVE t AS (
         ELSE format('SET LOCAL ROLE %%I; %%s; SET LOCAL ROLE %%I', pg_get_userbyid(g.grantor), g.statement, current_user) END
     FROM t, grants g
 )
-SELECT phase, statement FROM step ORDER BY phase, rank, detail
+SELECT phase, statement FROM step ORDER BY phase, rank, detail, statement
 
 -- name: unfit
 -- What a table may not be, what may not hang on it, and what this role may not do: one row for each, `problem` being a
@@ -180,6 +184,7 @@ WITH RECURSIVE t AS (
     WHERE d.classid = 'pg_constraint'::regclass AND f.contype = 'f' AND f.confrelid = t.oid
 ), made_again AS (
     SELECT 'pg_rewrite'::regclass AS classid, oid FROM rule WHERE carried
+    UNION ALL SELECT 'pg_constraint'::regclass, oid FROM reference
     UNION ALL SELECT classid, oid FROM part WHERE classid IN ('pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_publication_rel'::regclass)
 ), granted AS (
     SELECT 0 AS attnum, g.* FROM t, aclexplode(t.relacl) g

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer.catalog import KINDS, Relation
-from airflow_provider_safecopy.transfer.name import spell
+from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.session import Session
 
 _CARRY = sql.load("carry")
@@ -45,25 +45,26 @@ class Carried:
     EXCLUSIVE and in its place; `after` with the new table in its place, all its parts bearing their final names, and
     the old one not dropped yet. `locks` names, as SQL, the other relations that are locked.
 
-    Two that are equal carry the same: read under the lock and compared with what was planned, it tells whether
-    anything that hangs on the table changed meanwhile.
+    Two that are equal carry the same, `dependents` being for this alone: read under the lock and compared with what was
+    read before, it tells whether anything that hangs on the table changed meanwhile.
     """
 
     first: tuple[str, ...]
     before: tuple[str, ...]
     after: tuple[str, ...]
     locks: tuple[str, ...]
+    dependents: tuple[str, ...]
 
 
-def carried(session: Session, relation: Relation) -> Carried:
-    """What to run so that nothing is lost of a table that is not refused. Read while the table is in its place.
+def carried(session: Session, relation: Relation, new: TableName) -> Carried:
+    """What to run so that nothing is lost of a table that is not refused, and is still in its place.
 
-    It must be read first before the new table is made: default privileges in force then are taken back.
+    `new` is the table that will take it, where it is now: what default privileges granted on that one is taken back.
     """
-    told: dict[str, list[str]] = {"first": [], "before": [], "after": [], "lock": []}
-    for row in session.all(_CARRY["statements"], {"oid": relation.oid}):
+    told: dict[str, list[str]] = {"first": [], "before": [], "after": [], "lock": [], "dependent": []}
+    for row in session.all(_CARRY["statements"], {"oid": relation.oid, "schema": new.schema, "name": new.name}):
         told[row["phase"]].append(row["statement"])
-    return Carried(tuple(told["first"]), tuple(told["before"]), tuple(told["after"]), tuple(told["lock"]))
+    return Carried(*(tuple(each) for each in told.values()))
 
 
 def refusals(session: Session, relation: Relation) -> Iterator[Refusal]:

@@ -18,6 +18,7 @@ from airflow_provider_safecopy.transfer.session import Session, open_session
 from tests.ground.database import Database
 
 TABLE = TableName("영업", "고객 표")
+NEW = TableName("safecopy", "새것")
 QUOTED = '영업."고객 표"'
 _SHAPE = f"""
 CREATE SCHEMA 영업; CREATE SCHEMA safecopy;
@@ -71,10 +72,17 @@ def refused(session: Session) -> list[tuple[str, str]]:
 def swap(session: Session, left_out: int | None = None) -> None:
     """Swap, and leave out the statement of `after` that has this position."""
     old = relation(session)
-    carried = carry.carried(session, old)
+    _all(
+        session,
+        (
+            f"CREATE TABLE safecopy.새것 (LIKE {QUOTED} INCLUDING ALL EXCLUDING COMMENTS)",
+            f"INSERT INTO safecopy.새것 SELECT * FROM {QUOTED}",
+        ),
+    )
+    carried = carry.carried(session, old, NEW)
     _all(session, carried.first)
     session.connection.execute(f"LOCK TABLE {QUOTED} IN ACCESS EXCLUSIVE MODE".encode())
-    assert carry.carried(session, relation(session)) == carried
+    assert carry.carried(session, relation(session), NEW) == carried
     _all(session, carried.before)
     _exchange(session, old.oid)
     _all(session, (each for position, each in enumerate(carried.after) if position != left_out))
@@ -87,8 +95,6 @@ def _exchange(session: Session, oid: int) -> None:
     _all(
         session,
         (
-            f"CREATE TABLE safecopy.새것 (LIKE {QUOTED} INCLUDING ALL EXCLUDING COMMENTS)",
-            f"INSERT INTO safecopy.새것 SELECT * FROM {QUOTED}",
             f"ALTER TABLE {QUOTED} RENAME TO 옛것",
             "ALTER TABLE 영업.옛것 SET SCHEMA safecopy",
             "ALTER TABLE safecopy.새것 SET SCHEMA 영업",

@@ -125,12 +125,11 @@ def swapped(session: Session, keep: Keep = lambda step: step) -> Fingerprint:
     """The fingerprint after a swap that is then rolled back."""
     old = relation(session)
     with session.connection.transaction(force_rollback=True):
-        carried = carry.carried(session, old)
         made = build.statements_of(session, old, STAGING, COPIED)
         run(session, kept(made, keep, "create"))
         session.connection.execute(FILL.encode())
         run(session, kept(made, keep, "build"))
-        made = build.statements_of(session, old, STAGING, COPIED)
+        made, carried = build.statements_of(session, old, STAGING, COPIED), carry.carried(session, old, STAGING)
         run(session, [*carried.first, *kept(made, keep, "hold"), *carried.before, *kept(made, keep, "rename")])
         run(session, [*carried.after, *kept(made, keep, "finish")])
         return look(session.connection, NAME.schema or "", NAME.name)

@@ -12,7 +12,7 @@ from airflow_provider_safecopy.transfer.session import Session
 from tests.ground import swapped
 from tests.ground.database import ALWAYS, Servers
 from tests.ground.fingerprint import Fingerprint, differences, look
-from tests.ground.swapped import QUOTED, hang, refused, relation, swap
+from tests.ground.swapped import NEW, QUOTED, hang, refused, relation, swap
 
 TELL = "CREATE FUNCTION 영업.알림() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
 CHILD = "CREATE TABLE 영업.주문 (번호 int PRIMARY KEY, 고객 int); INSERT INTO 영업.주문 VALUES (1, 1), (2, NULL);"
@@ -140,7 +140,7 @@ def test_nothing_is_lost_and_no_statement_is_in_vain(session: Session, kind: str
     before = look(session.connection, "영업", "고객 표")
     assert refused(session) == []
     assert lost(session, before) == []
-    statements = carry.carried(session, relation(session)).after
+    statements = carry.carried(session, relation(session), NEW).after
     assert [each for position, each in enumerate(statements) if not lost(session, before, position)] == []
 
 
@@ -161,9 +161,17 @@ def test_a_member_of_the_owner_carries_over_what_is_the_owners(session: Session)
     assert differences(before, look(session.connection, "영업", "고객 표")) == []
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# What nothing is carried of, and what would go with the old table without a word.
+DEPENDENTS = {
+    "a function": f"CREATE FUNCTION 영업.셈() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM {QUOTED}; END",
+    "a trigger of another table": f"{TELL}; {CHILD} CREATE CONSTRAINT TRIGGER 알림 AFTER INSERT ON 영업.주문 FROM {QUOTED} FOR EACH ROW EXECUTE FUNCTION 영업.알림()",
+    "a subscription": f"INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) VALUES (1, '{QUOTED}'::regclass, 'r')",
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS | DEPENDENTS if kind != "default privileges"])
 def test_what_changes_meanwhile_is_seen(session: Session, kind: str) -> None:
-    before = carry.carried(session, relation(session))
-    assert carry.carried(session, relation(session)) == before
-    hang(session, KINDS[kind] if kind != "owner" else f"ALTER TABLE {QUOTED} OWNER TO 하나")
-    assert carry.carried(session, relation(session)) != before
+    before = carry.carried(session, relation(session), NEW)
+    assert carry.carried(session, relation(session), NEW) == before
+    hang(session, (KINDS | DEPENDENTS)[kind] if kind != "owner" else f"ALTER TABLE {QUOTED} OWNER TO 하나")
+    assert carry.carried(session, relation(session), NEW) != before

@@ -83,7 +83,7 @@ def prepare(job: Job) -> Prepared:
         job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
         previous = inplace.count(job)
     # Once more: what the server gave the new sequences by itself is known only now.
-    return Prepared(_built(job), carry.carried(job.target, relation), previous)
+    return Prepared(_built(job), _carried(job), previous)
 
 
 def write(job: Job, prepared: Prepared) -> Written:
@@ -92,7 +92,7 @@ def write(job: Job, prepared: Prepared) -> Written:
     began = time.monotonic()
     _within(job, began, locks)
     inplace.demand_same_table(job)
-    if _built(job) != prepared.build or carry.carried(job.target, _relation(job)) != prepared.carried:
+    if _built(job) != prepared.build or _carried(job) != prepared.carried:
         raise _changed(job)
     _within(job, began, _statements(prepared, "hold"))
     _run(job, [*prepared.carried.before, *_statements(prepared, "rename")])
@@ -121,6 +121,10 @@ def _run(job: Job, wanted: Iterable[str]) -> None:
 def _built(job: Job) -> Build:
     columns = frozenset(job.plan.target_columns)
     return build.statements_of(job.target, _relation(job), job.verification.staging, columns)
+
+
+def _carried(job: Job) -> Carried:
+    return carry.carried(job.target, _relation(job), job.verification.staging)
 
 
 def _relation(job: Job) -> Relation:
