@@ -1,0 +1,185 @@
+"""What differs between staging and target, found under the lock: the common ground of `delta` and `upsert`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+
+import psycopg
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import PlanError, Refusal, VerifyError
+from airflow_provider_safecopy.transfer import inplace, key, statements
+from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.key import Key
+from airflow_provider_safecopy.transfer.model import Missing
+from airflow_provider_safecopy.transfer.name import TableName, spell
+from airflow_provider_safecopy.transfer.plan import STAGING, CopyPlan, PlannedStep
+from airflow_provider_safecopy.transfer.reference import ACTIONS, Reference, references
+from airflow_provider_safecopy.transfer.refusal import lacks
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.statements import delta, difference
+from airflow_provider_safecopy.transfer.statements.difference import Comparison, Mark
+
+log = logging.getLogger(__name__)
+
+_KEY = sql.load("key")
+
+LOCK = "SHARE ROW EXCLUSIVE"
+"""No other writer; readers, and rows of other tables that come to refer to the target's, go on."""
+
+
+def refusals(session: Session, relation: Relation, spec: CopySpec, missing: Missing) -> Iterator[Refusal]:
+    """What speaks against finding and writing differences in `relation`."""
+    label, found = relation.label, key.find(session, relation, spec)
+    if isinstance(found, Refusal):
+        yield found
+    else:
+        yield from _of_rights(session, relation, spec, found, missing)
+    for row in session.all(_KEY["foreign_partitions"], {"oid": relation.oid}):
+        message = f"{label}: its partition {row['name']} is a foreign table, whose rows have no place of their own"
+        yield Refusal("foreign_partition", message, label, hint="ask for publish=delete_insert, or detach it")
+    if relation.update_without_identity or (missing == "delete" and relation.published_without_identity):
+        yield Refusal(
+            "no_replica_identity",
+            f"{label} is published to subscribers and has no replica identity: UPDATE or DELETE is refused",
+            table=label,
+            hint="make the key its REPLICA IDENTITY, or add a primary key",
+        )
+
+
+def comparison(plan: CopyPlan, missing: Missing, staging: TableName = STAGING) -> Comparison:
+    """What is to be compared, of a plan that has a key."""
+    relation = plan.target_relation
+    assert plan.key is not None and relation is not None  # noqa: S101, PT018 -- else it is refused
+    free = [taken for _, taken in plan.pairs if taken.name not in plan.key.exact]
+    named = {*plan.target_columns, plan.spec.missing_column}
+    return Comparison(
+        target=plan.target_name,
+        staging=staging,
+        key=plan.key,
+        columns=plan.target_columns,
+        settable=tuple(taken.name for taken in free if not taken.always),
+        always=tuple(taken.name for taken in free if taken.always),
+        kept=tuple(each.name for each in relation.columns if each.name not in named and not each.generated),
+        missing=missing,
+        mark=_mark(relation, plan.spec.missing_column) if missing == "mark" else None,
+    )
+
+
+def steps(plan: CopyPlan, missing: Missing) -> tuple[PlannedStep, ...]:
+    """The comparison, and the writing of all that it may find; parts for which it finds nothing are left out."""
+    of = comparison(plan, missing)
+    vanished = {"delete": {difference.VANISHED}, "mark": {difference.MARKED}, "keep": set[str]()}[missing]
+    again = {difference.REWRITTEN} if of.always else set[str]()
+    changed = {difference.CHANGED} if of.settable or of.mark else set[str]()
+    kinds = {difference.NEW, *vanished, *again, *changed}
+    return (
+        PlannedStep("prepare", "target", difference.unique_keys(of).as_string(None), "none on your tables"),
+        PlannedStep("publish", "target", difference.compare(of).as_string(None), LOCK),
+        PlannedStep("publish", "target", delta.write(of, kinds).as_string(None), LOCK),
+    )
+
+
+def prepare(job: Job, missing: Missing) -> Comparison:
+    """Demand a key of its own of each row in staging, and let the planner know. Raises `VerifyError`."""
+    of = comparison(job.plan, missing, job.verification.staging)
+    with job.connection.transaction():
+        job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
+        _demand(job, of, job.target.value(difference.keyless(of)), "have no key: it is NULL", "keyless")
+        try:
+            with job.connection.transaction():
+                job.connection.execute(difference.unique_keys(of))
+        except psycopg.errors.UniqueViolation as error:
+            example = (error.diag.message_detail or "").removesuffix(" is duplicated.")
+            _demand(job, of, job.target.value(difference.repeated(of)), f"repeat another's key ({example})", "repeated")
+            raise
+        job.connection.execute(difference.analyze(of.staging, of.key.names))
+    return of
+
+
+def find(job: Job, of: Comparison) -> Mapping[str, int]:
+    """Lock the target, demand that it is the table of the plan, compare. Returns how many differences of each kind.
+
+    Leaves the session with the search_path of our own questions.
+    """
+    inplace.take(job, LOCK)
+    job.connection.execute(statements.set_local("search_path", "pg_catalog"))
+    demand_same_key(job)
+    job.connection.execute(difference.compare(of))
+    job.connection.execute(difference.analyze(of.difference))
+    return tally(job, of)
+
+
+def tally(job: Job, of: Comparison) -> Mapping[str, int]:
+    """How many differences there are of each kind."""
+    return {row["kind"]: row["rows"] for row in job.target.all(difference.tally(of))}
+
+
+def demand_same_key(job: Job) -> None:
+    """Raises `PlanError`, worth a retry, when the unique index is not what it was when this copy was planned."""
+    plan = job.plan
+    assert plan.target_relation is not None  # noqa: S101 -- else it is refused
+    if key.find(job.target, plan.target_relation, plan.spec) != plan.key:
+        changed = f"{plan.target_name} does not have the key it had when this copy was planned"
+        refusal = Refusal("target_changed", changed, str(plan.target_name), hint="run the copy again")
+        raise PlanError((refusal,), retryable=True)
+
+
+def is_watched(job: Job) -> bool:
+    """Whether what is written may become something else: by triggers, or by actions of the table's own foreign keys."""
+    oid = job.plan.target_oid
+    acting = (each for each in references(job.target, oid) if each.own and {each.on_delete, each.on_update} & ACTIONS)
+    return bool(job.target.value(_KEY["has_triggers"], {"oid": oid})) or any(acting)
+
+
+def demand_none(job: Job, of: Comparison) -> None:
+    """No row differs any more. Raises `VerifyError`."""
+    if left := job.target.value(difference.any_difference(of)):
+        raise VerifyError(
+            f"{of.target}: {left} rows were not what staging holds after they had been written; nothing was changed",
+            proofs={"rows": {"differing": left, "expected": 0}},
+            hint="a trigger of the table, or an action of its own foreign key, changes or swallows rows",
+        )
+
+
+def _demand(job: Job, of: Comparison, rows: int, problem: str, proof: str) -> None:
+    if rows:
+        raise VerifyError(
+            f"{rows} of {job.verification.rows} rows for {of.target} {problem}; nothing was changed",
+            proofs={"key": {proof: rows, "expected": 0}},
+            hint=f"its key is ({', '.join(map(spell, of.key.names))}): look at the source, or name another by key_columns",
+        )
+
+
+def _of_rights(session: Session, relation: Relation, spec: CopySpec, by: Key, missing: Missing) -> Iterator[Refusal]:
+    label, role = relation.label, session.server.role
+    copied = key.copied_columns(relation, spec) - by.exact
+    changing = [each for each in relation.columns if each.name in copied and not each.generated]
+    if missing == "mark":
+        changing += [each for each in relation.columns if each.name == spec.missing_column]
+    deleting = missing == "delete" or any(column.always for column in changing)
+    acting = [each for each in references(session, relation.oid) if _acts(each, deleting=deleting)]
+    # Rows that others refer to are locked, which takes the right to change something about them.
+    if (changing or acting) and not relation.may_update:
+        yield lacks(label, role, "UPDATE")
+    elif changing:
+        for column in changing:
+            if not column.may_update and not column.always:
+                yield lacks(label, role, f"UPDATE on column {spell(column.name)}", column.name)
+    if deleting and not relation.may_delete:
+        yield lacks(label, role, "DELETE")
+    for each in acting:
+        if not each.may_select:
+            yield lacks(str(each.table), role, f"SELECT on what refers to {label} by {spell(each.name)}")
+
+
+def _acts(by: Reference, *, deleting: bool) -> bool:
+    return not by.own and (by.on_update in ACTIONS or (deleting and by.on_delete in ACTIONS))
+
+
+def _mark(relation: Relation, name: str | None) -> Mark | None:
+    column = relation.column(name) if name else None
+    return None if column is None else Mark(column.name, moment=column.type != "boolean")

@@ -1,0 +1,152 @@
+"""The key: by which columns, and by which equality, a row of the source is a row of the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.model import Way
+from airflow_provider_safecopy.transfer.name import spell
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+
+_KEY = sql.load("key")
+
+Qualified = tuple[str, str]
+"""Schema and name."""
+
+
+@dataclass(frozen=True)
+class KeyColumn:
+    """A column of the target, compared as its unique index compares it.
+
+    `exact`: values that are equal are the same byte for byte; not so ``1.0`` and ``1.00``, nor citext.
+    """
+
+    name: str
+    operator: Qualified
+    operator_class: Qualified
+    collation: Qualified | None
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Key:
+    """The columns of a unique index of the target that hold no NULL, in the index's order."""
+
+    index: str
+    index_oid: int
+    columns: tuple[KeyColumn, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its columns' names."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def exact(self) -> frozenset[str]:
+        """Columns that are the same byte for byte in two rows of one key."""
+        return frozenset(column.name for column in self.columns if column.exact)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    key: Key
+    nullable: tuple[str, ...]
+    joinable: bool
+
+
+def find(session: Session, relation: Relation, spec: CopySpec) -> Key | Refusal:
+    """The key of `relation`: of `key_columns`; else the primary key; else a replica identity or a unique index that can
+    serve. Or why there is none. Reads only.
+    """
+    rows = session.all(_KEY["unique_indexes"], {"oid": relation.oid})
+    candidates = [_candidate(list(columns)) for _, columns in groupby(rows, key=lambda row: row["index_oid"])]
+    copied = copied_columns(relation, spec)
+    if spec.key_columns is None:
+        return _best(relation, candidates, copied)
+    return _asked(relation, candidates, copied, spec.key_columns)
+
+
+def paired_by(spec: CopySpec, session: Session, relation: Relation | None, publish: Way) -> Key | None:
+    """The key of a way that pairs rows. That there is none has been refused by that way."""
+    found = find(session, relation, spec) if relation and publish in {"delta", "upsert"} else None
+    return found if isinstance(found, Key) else None
+
+
+def copied_columns(relation: Relation, spec: CopySpec) -> frozenset[str]:
+    """The target's columns that the source fills. Those that it cannot fill are refused elsewhere."""
+    if spec.columns is not None:
+        return frozenset(spec.columns.values())
+    left_alone = {spec.missing_column}
+    return frozenset(column.name for column in relation.columns if not column.generated) - left_alone
+
+
+def _best(relation: Relation, candidates: Iterable[_Candidate], copied: frozenset[str]) -> Key | Refusal:
+    """The first that will do: they come with the primary key before a replica identity, and the shortest before others."""
+    left_out: Key | None = None
+    for candidate in candidates:
+        if candidate.nullable or not candidate.joinable:
+            continue
+        if copied.issuperset(candidate.key.names):
+            return candidate.key
+        left_out = left_out or candidate.key
+    if left_out is not None:
+        return _not_copied(relation, left_out.names, copied)
+    return Refusal(
+        "no_key",
+        f"{relation.label} has no primary key, nor a unique index without NULLs: its rows cannot be told apart",
+        table=relation.label,
+        hint="add a primary key; a key given by key_columns needs a unique index too",
+    )
+
+
+def _asked(
+    relation: Relation, candidates: Iterable[_Candidate], copied: frozenset[str], wanted: tuple[str, ...]
+) -> Key | Refusal:
+    if not copied.issuperset(wanted):
+        return _not_copied(relation, wanted, copied)
+    unique = [each for each in candidates if set(each.key.names) == set(wanted)]
+    for candidate in unique:
+        if not candidate.nullable and candidate.joinable:
+            return candidate.key
+    told = ", ".join(map(spell, wanted))
+    if unique and unique[0].nullable:
+        nullable = unique[0].nullable[0]
+        message = f"{relation.label}: the key column {spell(nullable)} may be NULL, which equals nothing"
+        hint = f"make it NOT NULL: ALTER TABLE … ALTER {spell(nullable)} SET NOT NULL"
+        return Refusal("key_nullable", message, relation.label, spell(nullable), hint)
+    return Refusal(
+        "key_not_unique",
+        f"{relation.label} has no unique index on just ({told}): one key could be several rows",
+        table=relation.label,
+        hint="add a unique index on these columns; one that is partial, or of expressions, will not do",
+    )
+
+
+def _not_copied(relation: Relation, names: tuple[str, ...], copied: frozenset[str]) -> Refusal:
+    missing = next(name for name in names if name not in copied)
+    there = "is not among the copied columns" if relation.column(missing) else "does not exist"
+    message = f"{relation.label}: the key column {spell(missing)} {there}"
+    return Refusal("key_not_copied", message, relation.label, spell(missing), "copy the key too, or name another")
+
+
+def _candidate(rows: list[dict[str, Any]]) -> _Candidate:
+    columns = tuple(
+        KeyColumn(
+            row["name"],
+            (row["operator_schema"], row["operator"]),
+            (row["class_schema"], row["class"]),
+            None if row["collation"] is None else (row["collation_schema"], row["collation"]),
+            row["exact"],
+        )
+        for row in rows
+    )
+    nullable = tuple(row["name"] for row in rows if not row["not_null"])
+    key = Key(rows[0]["index"], rows[0]["index_oid"], columns)
+    return _Candidate(key, nullable, all(row["joinable"] for row in rows))

@@ -1,0 +1,55 @@
+"""Foreign keys that refer to the target: what would happen to other tables' rows when the target's go or change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.transfer.key import Qualified
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.session import Session
+
+_KEY = sql.load("key")
+
+ACTIONS = frozenset("cnd")
+"""What changes the referring rows: CASCADE, SET NULL, SET DEFAULT. Not NO ACTION (a) and RESTRICT (r), which forbid."""
+
+_WORDS = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A foreign key of `table` on `columns` of the target, compared by its own operators and the target's collations.
+
+    `parts`: the target's tables (oids) the referred rows may be in. `own`: `table` is the target, or a part of it.
+    """
+
+    name: str
+    table: TableName
+    own: bool
+    on_delete: str
+    on_update: str
+    parts: tuple[int, ...]
+    may_select: bool
+    columns: tuple[str, ...]
+    referring: tuple[str, ...]
+    operators: tuple[Qualified, ...]
+    collations: tuple[Qualified | None, ...]
+
+    def clause(self, event: Literal["DELETE", "UPDATE"]) -> str:
+        """As its definition spells it: ``ON DELETE CASCADE``."""
+        return f"ON {event} {_WORDS[self.on_delete if event == 'DELETE' else self.on_update]}"
+
+
+def references(session: Session, oid: int) -> tuple[Reference, ...]:
+    """The foreign keys that refer to the table `oid`, or to a partition of it. Reads only."""
+    found = []
+    for row in session.all(_KEY["references"], {"oid": oid}):
+        table = TableName(row.pop("schema"), row.pop("table"))
+        operators = tuple(zip(row.pop("operator_schemas"), row.pop("operators"), strict=True))
+        pairs = zip(row.pop("collation_schemas"), row.pop("collations"), strict=True)
+        collations = tuple((schema, name) if name is not None else None for schema, name in pairs)
+        lists: dict[str, Any] = {key: tuple(row.pop(key)) for key in ("parts", "columns", "referring")}
+        found.append(Reference(table=table, operators=operators, collations=collations, **lists, **row))
+    return tuple(found)

@@ -1,0 +1,40 @@
+"""DELTA: only rows that differ are written, by key. Every reader sees the old rows or the new ones, and none waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.transfer import difference, reconcile
+from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.statements.difference import Comparison
+from airflow_provider_safecopy.transfer.written import Written
+
+
+def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
+    """A key that is missing or cannot serve, rights, and publications that would refuse UPDATE or DELETE."""
+    return difference.refusals(session, relation, spec, "delete")
+
+
+def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
+    """None: where there is a key, there is no reason."""
+    return None
+
+
+def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
+    """The comparison, and the one statement that writes."""
+    return difference.steps(plan, "delete")
+
+
+def prepare(job: Job) -> Comparison:
+    """Demand of staging a key for each row."""
+    return difference.prepare(job, "delete")
+
+
+def write(job: Job, prepared: Comparison) -> Written:
+    """Delete what has vanished, update what differs, insert what is new."""
+    return reconcile.write(job, prepared)

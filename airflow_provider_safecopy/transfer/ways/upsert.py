@@ -1,0 +1,67 @@
+"""UPSERT: rows are inserted or updated by key. What becomes of rows the source no longer has is `missing`'s to say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.transfer import difference, reconcile
+from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.name import spell
+from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
+from airflow_provider_safecopy.transfer.refusal import lacks
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.statements.difference import Comparison
+from airflow_provider_safecopy.transfer.written import Written
+
+_MOMENTS = ("timestamp with", "timestamp(")
+
+
+def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
+    """As for delta; and a `missing_column` that cannot be one."""
+    yield from difference.refusals(session, relation, spec, spec.missing)
+    if spec.missing == "mark":
+        yield from _of_mark(session, relation, spec, spec.missing_column or "")
+
+
+def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
+    """It is never chosen, but asked for by ``write_mode``."""
+    return None
+
+
+def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
+    """The comparison, and the one statement that writes."""
+    return difference.steps(plan, plan.spec.missing)
+
+
+def prepare(job: Job) -> Comparison:
+    """Demand of staging a key for each row."""
+    return difference.prepare(job, job.plan.spec.missing)
+
+
+def write(job: Job, prepared: Comparison) -> Written:
+    """Update what differs, insert what is new, delete or mark what is missing if that is asked for."""
+    return reconcile.write(job, prepared)
+
+
+def _of_mark(session: Session, relation: Relation, spec: CopySpec, name: str) -> Iterator[Refusal]:
+    label, column = relation.label, relation.column(name)
+    if column is None:
+        yield _wrong(label, name, "does not exist")
+    elif column.generated:
+        yield _wrong(label, name, "is generated")
+    elif column.type == "boolean" or (column.type.startswith(_MOMENTS) and not column.not_null):
+        if relation.may_insert and not column.may_insert:
+            yield lacks(label, session.server.role, f"INSERT on column {spell(name)}", name)
+    elif column.type.startswith(_MOMENTS):
+        yield _wrong(label, name, "may not be NULL, as it must be for rows that are there")
+    else:
+        yield _wrong(label, name, f"is {column.type}")
+
+
+def _wrong(label: str, name: str, problem: str) -> Refusal:
+    message = f"{label}: the missing_column {spell(name)} {problem}"
+    hint = "name a column of the target's own: a timestamp that may be NULL, or a boolean"
+    return Refusal("missing_column", message, label, spell(name), hint)
