@@ -1,0 +1,116 @@
+"""Shape: what the source looked like when it was read. Kept in the receipt, so that a later run can tell what has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psycopg
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.name import TableName, spell
+from airflow_provider_safecopy.transfer.session import Session
+
+_DEFINE = sql.load("define")
+# There is no receipt yet, none for this role, or none that could have the source's name in it.
+_UNKNOWN = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.InvalidSchemaName,
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.UntranslatableCharacter,
+)
+
+
+@dataclass(frozen=True)
+class ShapeColumn:
+    """What is remembered of a column; see `catalog.Column`."""
+
+    name: str
+    type: str
+    inner_shape: str
+    not_null: bool
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The columns of a source, in order: all of them, or those that were chosen."""
+
+    columns: tuple[ShapeColumn, ...]
+
+    @classmethod
+    def of(cls, relation: Relation, chosen: Mapping[str, str] | None = None) -> Shape:
+        """What is read of `relation`."""
+        read = [column for column in relation.columns if chosen is None or column.name in chosen]
+        return cls(tuple(ShapeColumn(each.name, each.type, each.inner_shape, each.not_null) for each in read))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Shape:
+        """Of what `as_dict` gave; what a later version may have added is ignored."""
+        known, columns = ShapeColumn.__dataclass_fields__, data["columns"]
+        listed = json.loads(columns) if isinstance(columns, str) else columns
+        return cls(tuple(ShapeColumn(**{key: each[key] for key in known}) for each in listed))
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits, equal for equal shapes on whatever server."""
+        return hashlib.sha256(self._ascii().encode()).hexdigest()[:32]
+
+    def as_dict(self, *, encoding: str) -> dict[str, Any]:
+        """Plain JSON values, with the fingerprint.
+
+        A server of another `encoding` than UTF8 may lack letters of the source's: it gets the columns as a text, escaped.
+        """
+        columns = [asdict(column) for column in self.columns] if encoding == "UTF8" else self._ascii()
+        return {"fingerprint": self.fingerprint, "columns": columns}
+
+    def differences(self, other: Shape) -> tuple[str, ...]:
+        """What has become of the `other`, earlier shape, for people."""
+        now = {column.name: column for column in self.columns}
+        then = {column.name: column for column in other.columns}
+        found = [f"column {spell(name)} {now[name].type} is new" for name in now if name not in then]
+        found += [f"column {spell(name)} {then[name].type} is gone" for name in then if name not in now]
+        found += [told for name in now if name in then for told in _changes(now[name], then[name])]
+        if [name for name in now if name in then] != [name for name in then if name in now]:
+            found.append("the columns are in another order")
+        return tuple(found)
+
+    def _ascii(self) -> str:
+        return json.dumps([asdict(column) for column in self.columns], ensure_ascii=True, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The shape of the last copy of this source into this target, whose number it was, and of which day (UTC)."""
+
+    shape: Shape
+    token: int
+    day: str
+
+    def told(self, now: Shape, target: TableName) -> Iterator[str]:
+        """The warning that the source is not what it was, if it is not."""
+        if differences := now.differences(self.shape):
+            yield f"{target}: since token {self.token} of {self.day} the source has changed: {'; '.join(differences)}"
+
+
+def last(session: Session, *, source: str, target: TableName) -> Seen | None:
+    """What the last receipt of this target and source says; None where there is none, or none this role may read."""
+    try:
+        with session.connection.transaction():
+            row = session.one(_DEFINE["last_shape"], {"source": source, "target": str(target)})
+    except _UNKNOWN:
+        return None
+    return None if row is None else Seen(Shape.from_dict(row["shape"]), row["token"], row["day"])
+
+
+def _changes(now: ShapeColumn, then: ShapeColumn) -> Iterator[str]:
+    name = spell(now.name)
+    if now.type != then.type:
+        yield f"{name} was {then.type}, is {now.type}"
+    elif now.inner_shape != then.inner_shape:
+        yield f"{name}: the type {now.type} was ({then.inner_shape}), is ({now.inner_shape})"
+    if now.not_null != then.not_null:
+        yield f"{name} {'may not be' if now.not_null else 'may be'} NULL now"
