@@ -135,5 +135,5 @@ def _relation(job: Job) -> Relation:
 
 def _changed(job: Job) -> PlanError:
     table = str(job.plan.target_name)
-    message = f"{table}, or what hangs on it, is not what it was when the new table was built"
+    message = f"{table} is not the table it was when the new one was built, or something else hangs on it"
     return PlanError((Refusal("target_changed", message, table, hint="run the copy again"),), retryable=True)
