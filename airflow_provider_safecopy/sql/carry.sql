@@ -56,7 +56,7 @@ WITH RECURSIVE t AS (
     -- What default privileges have granted on the new table.
     SELECT (SELECT string_agg(DISTINCT CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END, ', ')
             FROM aclexplode(c.relacl) g) AS grantees
-    FROM pg_class c WHERE c.oid = to_regclass(format('%%I.%%I', %(schema)s::text, %(name)s::text)) AND c.relacl IS NOT NULL
+    FROM pg_class c WHERE c.oid = to_regclass(quote_ident(%(schema)s) || '.' || quote_ident(%(name)s)) AND c.relacl IS NOT NULL
 ), remark(classoid, objoid, objsubid, what) AS (
     SELECT 'pg_class'::regclass, oid, 0, 'TABLE ' || label FROM t
     UNION ALL
@@ -284,4 +284,4 @@ SELECT ARRAY(SELECT tgname::text FROM pg_trigger WHERE tgrelid = %(oid)s AND NOT
        ARRAY(SELECT p.pubname::text FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
              WHERE r.prrelid = %(oid)s ORDER BY 1) AS publications,
        ARRAY(SELECT f.conname::text || ' on ' || f.conrelid::regclass::text FROM pg_constraint f
-             WHERE f.contype = 'f' AND f.confrelid = %(oid)s AND f.conparentid = 0 AND f.convalidated ORDER BY 1) AS referenced_by
+             WHERE f.contype = 'f' AND f.confrelid = %(oid)s AND f.conrelid <> %(oid)s AND f.conparentid = 0 AND f.convalidated ORDER BY 1) AS referenced_by

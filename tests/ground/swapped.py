@@ -20,13 +20,15 @@ from tests.ground.database import Database
 TABLE = TableName("영업", "고객 표")
 NEW = TableName("safecopy", "새것")
 QUOTED = '영업."고객 표"'
-_SHAPE = f"""
+SHAPE = f"""
 CREATE SCHEMA 영업; CREATE SCHEMA safecopy;
 CREATE TABLE {QUOTED} (
     번호 int CONSTRAINT "고객의 키" PRIMARY KEY, 이름 text NOT NULL CONSTRAINT "이름.길이" CHECK (length(이름) < 40),
     금액 numeric, 추천 int);
 CREATE UNIQUE INDEX "이름 색인" ON {QUOTED} (이름);
 INSERT INTO {QUOTED} SELECT g, '고객 ' || g, g * 10, NULL FROM generate_series(1, 3) g;
+"""
+_ROLES = f"""
 CREATE ROLE 주인; CREATE ROLE 하나; CREATE ROLE "다른 이";
 ALTER TABLE {QUOTED} OWNER TO 주인; GRANT ALL ON SCHEMA 영업, safecopy TO 주인
 """
@@ -36,7 +38,7 @@ WHERE i.indrelid = %(oid)s ORDER BY c.oid
 """
 _FOREIGN_KEYS = """
 SELECT format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', conrelid::regclass, conname, pg_get_constraintdef(oid)) AS made
-FROM pg_constraint WHERE conrelid = %(oid)s AND contype = 'f'
+FROM pg_constraint WHERE conrelid = %(oid)s AND contype = 'f' AND conparentid = 0
 """
 
 
@@ -47,7 +49,7 @@ def prepared(database: Database) -> Iterator[Session]:
         open_session(database.endpoint, application_name="safecopy:test", connect_timeout=10) as session,
         session.connection.transaction(force_rollback=True),
     ):
-        session.connection.execute(_SHAPE.encode())
+        session.connection.execute((SHAPE + _ROLES).encode())
         yield session
 
 

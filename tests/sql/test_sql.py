@@ -16,7 +16,7 @@ from airflow_provider_safecopy.lock import schema
 from tests.ground.database import PRESENT, Database, Servers
 
 FILES = sorted(path.name.removesuffix(".sql") for path in files(sql).iterdir() if path.name.endswith(".sql"))
-CORE = ("catalog", "lock", "receipt", "schema")
+CORE = ("carry", "catalog", "lock", "receipt", "schema")
 STATEMENTS = [(file, name) for file in CORE for name in sql.load(file)]
 EXPLAINED = [
     (file, name) for file, name in STATEMENTS if re.search(r"(?m)^(SELECT|WITH|INSERT|UPDATE)\b", sql.load(file)[name])
