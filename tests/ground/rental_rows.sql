@@ -38,7 +38,7 @@ INSERT INTO "회원 등급.Grade""s"
 INSERT INTO 영화대여점회원등급변경이력보관용기록표하나
     SELECT 1 + g % 10, '2026-02-01 00:00+09'::timestamptz + (g + 1000 * CASE WHEN g % 4 = 0 THEN :seed ELSE 0 END) * interval '1 day', '등급 ' || g % 4
     FROM generate_series(1, :rows) g;
-SELECT setval(pg_get_serial_sequence('대여점.' || t, '번호'), 100000)
-FROM unnest(ARRAY['언어', '배우', '영화', '직원', '고객', '재고', '대여']) t;
+-- As after a copy: some sequences are far beyond their column, the others have never been drawn from.
+SELECT setval(pg_get_serial_sequence('대여점.' || t, '번호'), 100000) FROM unnest(ARRAY['영화', '직원', '고객']) t;
 REFRESH MATERIALIZED VIEW 매출;
 ANALYZE
