@@ -273,6 +273,9 @@ WITH RECURSIVE t AS (
     CROSS JOIN LATERAL pg_identify_object(d.refclassid, d.refobjid, 0) i
     JOIN pg_namespace n ON quote_ident(n.nspname) = i.schema WHERE NOT has_schema_privilege(n.oid, 'USAGE')
     UNION ALL
+    SELECT 'lacks', 'BYPASSRLS, which is needed to check ' || pg_describe_object('pg_constraint'::regclass, oid, 0)
+    FROM reference WHERE convalidated AND row_security_active(conrelid)
+    UNION ALL
     SELECT 'granted', format('%%s to %%s by %%I', g.privilege_type, CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END,
                              pg_get_userbyid(g.grantor))
     FROM (SELECT * FROM granted EXCEPT SELECT * FROM chain) AS g

@@ -37,6 +37,13 @@ LACKING = {
         'who owns table "영업"."주문"',
     ),
     "a table that refers to it": (f"{CHILD} ALTER TABLE 영업.주문 ADD {REFERS}", 'who owns table "영업"."주문"'),
+    "seeing the rows that refer to it": (
+        (
+            f"{CHILD} ALTER TABLE 영업.주문 ADD CONSTRAINT 키 {REFERS}, OWNER TO 주인, "
+            "ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+        ),
+        "BYPASSRLS, which is needed to check constraint 키",
+    ),
     "a publication": (f"CREATE PUBLICATION 발행 FOR TABLE {QUOTED}", "who owns publication 발행"),
     "a trigger's function": (
         (
