@@ -20,11 +20,15 @@ _NUMBERS = frozenset(range(1, 6))
 
 def of_copy(report: CopyReport) -> str:
     """What a copy did."""
+    if report.status == "already_published":
+        return _of_earlier(report)
     facts = [
         ("from", report.source),
         ("to", report.target),
         ("rows", f"{_count(report.previous_rows)} -> {_count(report.rows)}"),
         ("written", ", ".join(f"{count:,} {what}" for what, count in report.written)),
+        *([("slice", report.slice)] if report.slice else []),
+        *([("watermark", f"{_plain(mark['old'])} -> {_plain(mark['new'])}")] if (mark := report.watermark) else []),
         ("bytes", _size(report.bytes)),
         ("digest", f"{report.digest} (xxh3, 128 bit)" if report.digest else "-"),
         *([("content", f"{report.content_hash} (the same on both sides)")] if report.content_hash else []),
@@ -34,6 +38,18 @@ def of_copy(report: CopyReport) -> str:
         *_because(report.reasons, report.warnings),
     ]
     return "\n".join([f"published in {report.seconds:.1f} s", *_facts(facts), "", *_stages(report)])
+
+
+def _of_earlier(report: CopyReport) -> str:
+    facts = [
+        ("from", report.source),
+        ("to", report.target),
+        ("slice", report.slice or "-"),
+        ("rows", _count(report.inserted)),
+        ("digest", f"{report.digest} (xxh3, 128 bit)" if report.digest else "-"),
+        ("token", f"{report.token} of lock {report.lock}, attempt {report.attempt}"),
+    ]
+    return "\n".join([f"already published at {report.published_at}: nothing was copied", *_facts(facts)])
 
 
 def of_skip(report: CopyReport, told: Mapping[str, Any]) -> str:
@@ -129,5 +145,5 @@ def _size(number: int | None) -> str:
     return "-" if number is None else show_bytes(number)
 
 
-def _plain(number: int | None) -> str:
-    return "-" if number is None else str(number)
+def _plain(value: object) -> str:
+    return "-" if value is None else str(value)

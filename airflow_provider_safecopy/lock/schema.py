@@ -1,4 +1,4 @@
-"""The schema `safecopy` in the target: made by whoever comes first, and who may use it."""
+"""The schema `safecopy` in the target: made by whoever comes first, brought up by its owner, and who may use it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ _MADE = (
     "lock_event_index",
     "receipt",
     "receipt_index",
+    "receipt_columns",
+    "receipt_slice",
+    "watermark",
 )
-_GRANTS = ("grant_schema", "grant_lock", "grant_member", "grant_lock_event", "grant_receipt")
+_GRANTS = ("grant_schema", "grant_lock", "grant_member", "grant_lock_event", "grant_receipt", "grant_watermark")
 
 
 def init(connection: psycopg.Connection[Any], *, grant: str | None = None) -> None:
     """Make the schema `safecopy`, or leave it as it is; let the role `grant` use it. Raises `LockStoreError`.
 
-    Creating it needs CREATE on the database, once. Two at a time do no harm.
+    Creating it needs CREATE on the database, once; bringing up an earlier layout, to be its owner. Two at a time do no
+    harm.
     """
     try:
         with connection.transaction():
@@ -47,12 +51,12 @@ def refusals(connection: psycopg.Connection[Any], *, role: str, may_create: bool
     """Why this role cannot hold a lock and keep a receipt here; empty when it can."""
     hint = f"have an owner of the database run: safecopy init --target … --grant {role}"
     row = connection.execute(_SCHEMA["present"]).fetchone()
-    made, schema_made = row or (False, False)
+    made, schema_made, mine = row or (False, False, False)
     if made:
         usable = connection.execute(_SCHEMA["usable"]).fetchone()
         missing = not (usable and usable[0])
         return (Refusal("not_granted", f"role {role} may not use the schema safecopy", hint=hint),) if missing else ()
-    if schema_made or not may_create:
+    if not may_create or (schema_made and not mine):
         what = "is of an earlier version" if schema_made else "is missing"
         told = f"the target's schema safecopy, which holds lock and receipts, {what}"
         return (Refusal("not_initialised", told, hint=hint),)

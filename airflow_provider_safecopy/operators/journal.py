@@ -126,6 +126,10 @@ def _report(report: CopyReport) -> Iterator[str]:
     yield f"{report.status}: {report.source} → {report.target}"
     yield f"  rows      {_count(report.previous_rows)} → {_count(report.rows)}"
     yield f"  written   {', '.join(f'{count:,} {what}' for what, count in report.written)}"
+    if report.slice:
+        yield f"  slice     {report.slice}, of {report.published_at}"
+    if report.watermark:
+        yield f"  watermark {report.watermark['old']} → {report.watermark['new']}"
     yield f"  stream    {_size(report.bytes or 0)}, digest {report.digest}"
     if report.content_hash:
         yield f"  content   {report.content_hash}, the same on both sides"

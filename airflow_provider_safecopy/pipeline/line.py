@@ -160,6 +160,9 @@ def _locked(asked: Attempt, lock: LivingLock, source: Session, target: Session) 
             decided = _drafted(spec, source, target)
             staging.sweep(target)
         decided.require()
+        if (first := decided.already_published()) is not None:
+            log.info("copy %s into %s: %s", decided.source, decided.target, *first.reasons)
+            return first
         return _carried_out(_Run(asked, decided, lock, pulse, source, target, seen))
 
 
@@ -198,6 +201,8 @@ def _carried_out(run: _Run) -> CopyReport:
         updated=published.written.updated,
         deleted=published.written.deleted,
         unchanged=published.written.unchanged,
+        watermark=published.receipt.watermark,
+        published_at=published.receipt.published_at,
         bytes=exported.bytes,
         digest=exported.digest,
         content_hash=verification.content_hash,

@@ -1,4 +1,5 @@
--- The schema `safecopy` in the target: the lock, the receipts, and the staging tables of living runs.
+-- The schema `safecopy` in the target: the lock, the ledger (receipts and watermarks), and the staging tables of
+-- living runs.
 -- Every statement may be run again. Logged tables only: an unlogged lock is emptied by crash recovery,
 -- and its tokens would start again.
 
@@ -7,12 +8,16 @@
 SELECT pg_advisory_xact_lock(hashtextextended('safecopy.schema', 0))
 
 -- name: present
--- Read from the catalog: a role without USAGE may not even ask to_regclass for what is in the schema.
-SELECT count(c.oid) = 4 AND count(a.attname) = 1 AS made, count(n.oid) > 0 AS schema_made
+-- Read from the catalog: a role without USAGE may not even ask to_regclass for what is in the schema. `mine`: an
+-- earlier layout that this role may bring up.
+SELECT count(c.oid) = 5 AND count(a.attname) = 2 AS made, count(n.oid) > 0 AS schema_made,
+       COALESCE(bool_and(pg_has_role(n.nspowner, 'USAGE') AND (c.oid IS NULL OR pg_has_role(c.relowner, 'USAGE'))), false)
+           AS mine
 FROM pg_namespace n
 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'r'
-                    AND c.relname IN ('lock', 'member', 'lock_event', 'receipt')
-LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND c.relname = 'lock' AND a.attname = 'members'
+                    AND c.relname IN ('lock', 'member', 'lock_event', 'receipt', 'watermark')
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid
+                        AND (c.relname::text, a.attname::text) IN (('lock', 'members'), ('receipt', 'origin'))
 WHERE n.nspname = 'safecopy'
 
 -- name: usable
@@ -26,13 +31,17 @@ SELECT CASE WHEN has_schema_privilege('safecopy', 'USAGE') THEN
            AND has_table_privilege('safecopy.lock_event', 'INSERT')
            AND has_table_privilege('safecopy.lock_event', 'DELETE')
            AND has_table_privilege('safecopy.receipt', 'SELECT') AND has_table_privilege('safecopy.receipt', 'INSERT')
+           AND has_table_privilege('safecopy.watermark', 'SELECT')
+           AND has_table_privilege('safecopy.watermark', 'INSERT')
+           AND has_table_privilege('safecopy.watermark', 'UPDATE')
+           AND has_table_privilege('safecopy.watermark', 'DELETE')
        ELSE false END
 
 -- name: schema
 CREATE SCHEMA IF NOT EXISTS safecopy
 
 -- name: comment
-COMMENT ON SCHEMA safecopy IS 'SafeCopy: lock, receipts and staging tables. Layout 2.'
+COMMENT ON SCHEMA safecopy IS 'SafeCopy: lock, receipts, watermarks and staging tables. Layout 3.'
 
 -- name: lock
 -- One row per lock name, never deleted. `token` only grows: by one with each change of owner.
@@ -124,6 +133,41 @@ CREATE TABLE IF NOT EXISTS safecopy.receipt (
 -- name: receipt_index
 CREATE INDEX IF NOT EXISTS receipt_target ON safecopy.receipt (target, id)
 
+-- name: receipt_columns
+-- Apart, because layouts 1 and 2 had the table without them; all they wrote was a replace. `origin` says what was read,
+-- as a digest. An append does not count the whole table: its `row_count` and `previous_rows` are NULL.
+ALTER TABLE safecopy.receipt
+    ADD COLUMN IF NOT EXISTS write_mode text NOT NULL DEFAULT 'replace',
+    ADD COLUMN IF NOT EXISTS slice      text,
+    ADD COLUMN IF NOT EXISTS origin     text,
+    ADD COLUMN IF NOT EXISTS inserted   bigint,
+    ADD COLUMN IF NOT EXISTS updated    bigint,
+    ADD COLUMN IF NOT EXISTS deleted    bigint,
+    ADD COLUMN IF NOT EXISTS unchanged  bigint,
+    ADD COLUMN IF NOT EXISTS watermark  jsonb,
+    ALTER COLUMN row_count DROP NOT NULL,
+    ALTER COLUMN previous_rows DROP NOT NULL
+
+-- name: receipt_slice
+-- A slice is appended to a target once: not even two runs that both think they hold the lock can do it twice.
+CREATE UNIQUE INDEX IF NOT EXISTS receipt_slice ON safecopy.receipt (target, slice) WHERE write_mode = 'append'
+
+-- name: watermark
+-- How far a target has read an origin. Losing a row of it costs no more than reading everything once more.
+CREATE TABLE IF NOT EXISTS safecopy.watermark (
+    target        text NOT NULL,
+    origin        text NOT NULL,
+    source        text NOT NULL,
+    cursor_column text NOT NULL,
+    type          text NOT NULL,
+    value         text NOT NULL,
+    basis         text NOT NULL,
+    target_oid    oid NOT NULL,
+    token         bigint NOT NULL,
+    updated_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (target, origin)
+)
+
 -- name: grant_schema
 GRANT USAGE, CREATE ON SCHEMA safecopy TO {}
 
@@ -138,3 +182,6 @@ GRANT SELECT, INSERT, DELETE ON safecopy.lock_event TO {}
 
 -- name: grant_receipt
 GRANT SELECT, INSERT ON safecopy.receipt TO {}
+
+-- name: grant_watermark
+GRANT SELECT, INSERT, UPDATE, DELETE ON safecopy.watermark TO {}

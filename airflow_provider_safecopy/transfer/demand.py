@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.transfer.name import is_text
 
+_SHORT_BYTES = 2000
+
 
 def demand_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
     """One of the words `allowed`."""
@@ -28,6 +30,12 @@ def demand_text(option: str, text: object) -> None:
         raise ConfigError(f"{option} must be a text, and spelled in its encoding")
     if not text.strip() or "\0" in text:
         raise ConfigError(f"{option} may be neither blank nor hold a NUL")
+
+
+def demand_short(option: str, text: str) -> None:
+    """A text an index of the server's can hold."""
+    if len(text.encode()) > _SHORT_BYTES:
+        raise ConfigError(f"{option} is longer than {_SHORT_BYTES} bytes")
 
 
 def demand_positive(option: str, value: object) -> None:

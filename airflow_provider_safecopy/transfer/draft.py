@@ -10,6 +10,7 @@ import psycopg
 from airflow_provider_safecopy.errors import ConfigError, Refusal
 from airflow_provider_safecopy.transfer import catalog, choice, refusal, spool, statements
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
+from airflow_provider_safecopy.transfer.ledger import Ledger, look_up
 from airflow_provider_safecopy.transfer.model import MiB
 from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.plan import CopyPlan
@@ -46,7 +47,8 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
         if source.server.identity == target.server.identity and given.oid == taken.oid:
             message = f"{taken.label}: source and target are the same table"
             refusals.append(Refusal("onto_itself", message, taken.label, hint="name another table, or another target"))
-    rows, size = _expect(spec, source, given, pairs, refusals)
+    ledger = look_up(spec, (source, target), (given, taken), pairs, refusals) if given else None
+    rows, size = _expect(spec, source, given, pairs, refusals, ledger=ledger)
     format_, why_format = _format(spec, source, target, pairs, refusals)
     transfer, why_transfer = _transfer(spec, given, size)
     binary = _psql(spec, refusals)
@@ -64,9 +66,10 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
         psql=binary,
         expected_rows=rows,
         expected_bytes=size,
-        reasons=(why_format, why_transfer, *why_publish),
+        reasons=(why_format, why_transfer, *why_publish, *(ledger.reasons if ledger else ())),
         warnings=tuple(_warnings(binary, source, target, taken)),
         refusals=tuple(refusals),
+        ledger=ledger,
     )
     return plan if refusals else dataclasses.replace(plan, publishing=WAYS[publish].steps(plan))
 
@@ -112,16 +115,19 @@ def _expect(
     given: Relation | None,
     pairs: tuple[tuple[Column, Column], ...],
     refusals: list[Refusal],
+    *,
+    ledger: Ledger | None,
 ) -> tuple[int | None, int | None]:
     readable = given and given.may_enter and given.may_select and not given.filtered
     if given is None or not readable or not all(column.may_select for column, _ in pairs):
         return None, None  # refused already, for a better reason than the server would give
     columns = [column.name for column, _ in pairs]
-    query = statements.select(columns, given.name or spec.source_sql or "", spec.where)
+    bounds = ledger.bounds.condition() if ledger and ledger.bounds else None
+    query = statements.select(columns, given.name or spec.source_sql or "", spec.where, bounds)
     try:
         with session.connection.transaction():
             node = session.value(statements.explain(query))[0]["Plan"]
-            empty = given.kind in "rpm" and not spec.allow_empty and not session.value(statements.any_row(query))
+            empty = given.kind in "rpm" and spec.fewest_rows > 0 and not session.value(statements.any_row(query))
     except psycopg.Error as error:
         refusals.append(_bad_sql("where" if spec.where else given.label, session, error))
         return None, None

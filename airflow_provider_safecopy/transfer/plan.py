@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from psycopg.sql import SQL, Composed
@@ -10,6 +10,7 @@ from psycopg.sql import SQL, Composed
 from airflow_provider_safecopy.errors import PlanError, Refusal
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
+from airflow_provider_safecopy.transfer.ledger import Ledger
 from airflow_provider_safecopy.transfer.model import Way
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.psql import PsqlBinary
@@ -34,7 +35,7 @@ class CopyPlan:
     """What a copy would do, or why it is refused. Only a plan without `refusals` can be carried out.
 
     `expected_rows` and `expected_bytes` are the source planner's guess, None where it has none. `publishing` is what the
-    chosen way to publish will do.
+    chosen way to publish will do; `ledger` what is known of earlier ones, None where nothing can be.
     """
 
     spec: CopySpec
@@ -53,6 +54,7 @@ class CopyPlan:
     warnings: tuple[str, ...]
     refusals: tuple[Refusal, ...]
     publishing: tuple[PlannedStep, ...] = ()
+    ledger: Ledger | None = None
 
     @property
     def lock(self) -> str:
@@ -83,7 +85,8 @@ class CopyPlan:
     def query(self) -> Composed:
         """The rows to export."""
         found = self.source_relation and self.source_relation.name
-        return statements.select(self.source_columns, found or self.spec.source_sql or "", self.spec.where)
+        bounds = self.ledger.bounds.condition() if self.ledger and self.ledger.bounds else None
+        return statements.select(self.source_columns, found or self.spec.source_sql or "", self.spec.where, bounds)
 
     def insert(self, staging: TableName = STAGING) -> Composed:
         """All of staging's rows into the target."""
@@ -137,6 +140,24 @@ class CopyPlan:
             "steps": [asdict(step) for step in self.steps()],
         }
 
+    def already_published(self) -> CopyReport | None:
+        """The report of an append whose slice is there already: that of the run which appended it; else None."""
+        if self.ledger is None or (first := self.ledger.appended) is None:
+            return None
+        told = f"slice {self.spec.slice} was appended at {first.published_at}; nothing was exported"
+        return replace(
+            self.as_report(),
+            status="already_published",
+            lock=first.lock,
+            token=first.token,
+            attempt=first.attempt,
+            inserted=first.rows,
+            bytes=first.bytes,
+            digest=first.digest,
+            published_at=first.published_at,
+            reasons=(told,),
+        )
+
     def as_report(self) -> CopyReport:
         """The report of a dry run."""
         return CopyReport(
@@ -148,6 +169,7 @@ class CopyPlan:
             transfer=self.transfer,
             publish=self.publish,
             write_mode=self.spec.write_mode,
+            slice=self.ledger.slice if self.ledger else self.spec.slice,
             reasons=self.reasons,
             warnings=self.warnings,
         )

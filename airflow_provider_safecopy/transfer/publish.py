@@ -19,12 +19,15 @@ import psycopg
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError
-from airflow_provider_safecopy.transfer import commit, receipt, statements
+from airflow_provider_safecopy.transfer import commit, receipt, statements, watermark
+from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.job import Job, Right
 from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.receipt import Receipt
 from airflow_provider_safecopy.transfer.report import StageReport
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.verify import Verification
+from airflow_provider_safecopy.transfer.watermark import Move
 from airflow_provider_safecopy.transfer.ways import WAYS
 from airflow_provider_safecopy.transfer.written import Written
 
@@ -44,6 +47,7 @@ class Published:
     written: Written
     warnings: tuple[str, ...]
     reports: tuple[StageReport, ...]
+    receipt: Receipt
 
 
 def publish(
@@ -70,8 +74,9 @@ def publish(
         with target.within(plan.spec.timeouts.publish + 10):
             with target.obeys(abort):
                 prepared = WAYS[plan.publish].prepare(job)
+                move = watermark.decide(job)
             ready = time.monotonic()
-            written = _until_locked(job, prepared)
+            written, entered = _until_locked(job, prepared, move)
             commit.commit(job)
     except psycopg.Error as error:
         target.end_transaction()
@@ -85,10 +90,10 @@ def publish(
         StageReport("prepare", ready - started, rows=verification.rows),
         StageReport("publish", seconds, rows=written.held),
     )
-    return Published(written, (), reports if prepared is not None else reports[1:])
+    return Published(written, entered.warnings, reports if prepared is not None else reports[1:], entered)
 
 
-def _until_locked(job: Job, prepared: Any) -> Written:
+def _until_locked(job: Job, prepared: Any, move: Move | None) -> tuple[Written, Receipt]:
     """Everything but COMMIT; again from the start as long as somebody else holds the table."""
     vacuumed = False
     while True:
@@ -97,7 +102,7 @@ def _until_locked(job: Job, prepared: Any) -> Written:
         try:
             with job.target.obeys(job.abort):
                 job.connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-                written = _write(job, prepared, vacuumed=vacuumed)
+                done = _write(job, prepared, move, vacuumed=vacuumed)
             job.abort.check()
         except psycopg.errors.LockNotAvailable as error:
             job.target.end_transaction()
@@ -106,21 +111,22 @@ def _until_locked(job: Job, prepared: Any) -> Written:
             vacuumed = bool(job.target.value(_CATALOG["vacuumed"], {"oid": job.plan.target_oid}))
             select.select([job.abort.fileno()], [], [], random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
         else:
-            return written
+            return done
 
 
-def _write(job: Job, prepared: Any, *, vacuumed: bool) -> Written:
+def _write(job: Job, prepared: Any, move: Move | None, *, vacuumed: bool) -> tuple[Written, Receipt]:
     """Fence, lock, write, read back, receipt."""
     job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
     job.connection.execute(statements.set_timeout("lock_timeout", _LOCK_STEP_SECONDS))
     job.connection.execute(_RECEIPT["durable"])
     job.fence(job.connection)
+    if job.plan.spec.write_mode == "append":
+        slices.demand_new(job.target, job.plan.target_name, str(job.plan.spec.slice))
     if vacuumed:
         _stop_autovacuum(job)
     written = WAYS[job.plan.publish].write(job, prepared)
     job.connection.execute(statements.drop_staging(job.verification.staging))
-    receipt.write(job, written)
-    return written
+    return written, receipt.write(job, written, move)
 
 
 def _stop_autovacuum(job: Job) -> None:

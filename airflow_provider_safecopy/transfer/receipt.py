@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from psycopg.types.json import Jsonb
 
 from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.transfer import slice as slices
+from airflow_provider_safecopy.transfer import watermark
 from airflow_provider_safecopy.transfer.job import Job, Right
 from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.watermark import Move
 from airflow_provider_safecopy.transfer.written import Written
 
 _RECEIPT = sql.load("receipt")
 
 
-def write(job: Job, written: Written) -> None:
-    """Write it, in the publishing transaction."""
-    job.connection.execute(_RECEIPT["write"], _row(job, written))
+@dataclass(frozen=True)
+class Receipt:
+    """What a publish has entered into the ledger. `published_at` is ISO 8601; `watermark` is that of the report."""
+
+    published_at: str
+    watermark: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def write(job: Job, written: Written, move: Move | None) -> Receipt:
+    """Write it, and the watermark, in the publishing transaction.
+
+    Raises `PlanError`, worth a retry, where the slice has been appended meanwhile.
+    """
+    row = _row(job, written, move)
+    try:
+        published_at = str(job.target.value(_RECEIPT["write"], row))
+    except psycopg.errors.UniqueViolation as error:
+        if error.diag.constraint_name != "receipt_slice":
+            raise
+        raise slices.already(job.plan.target_name, str(job.plan.spec.slice), "another run did") from error
+    watermark.carry_out(job, move, written)
+    told = (move.warning,) if move and move.warning else ()
+    return Receipt(published_at, _entry(job, move), told)
 
 
 def is_there(session: Session, right: Right) -> bool:
@@ -24,9 +50,12 @@ def is_there(session: Session, right: Right) -> bool:
     return bool(session.value(_RECEIPT["settled"], {"attempt": right.attempt, "token": right.token}))
 
 
-def _row(job: Job, written: Written) -> dict[str, Any]:
-    plan, right = job.plan, job.right
-    decisions = {"format": plan.format, "publish": plan.publish, "verify": plan.spec.verify}
+def _row(job: Job, written: Written, move: Move | None) -> dict[str, Any]:
+    plan, right, ledger = job.plan, job.right, job.plan.ledger
+    decisions: dict[str, str] = {"format": plan.format, "publish": plan.publish, "verify": plan.spec.verify}
+    if ledger is not None:
+        decisions["read"] = ledger.told
+    entry = _entry(job, move)
     return {
         "lock": right.lock,
         "token": right.token,
@@ -38,4 +67,17 @@ def _row(job: Job, written: Written) -> dict[str, Any]:
         "row_count": written.held,
         "previous_rows": written.previous,
         "proof": Jsonb(job.verification.proof | decisions),
+        "write_mode": plan.spec.write_mode,
+        "slice": ledger.slice if ledger else plan.spec.slice,
+        "origin": ledger.origin.digest if ledger else None,
+        "inserted": written.inserted,
+        "updated": written.updated,
+        "deleted": written.deleted,
+        "unchanged": written.unchanged,
+        "watermark": None if entry is None else Jsonb(entry),
     }
+
+
+def _entry(job: Job, move: Move | None) -> dict[str, Any] | None:
+    ledger = job.plan.ledger
+    return ledger.entry(move.new) if ledger is not None and move is not None else None

@@ -31,6 +31,8 @@ class CopyReport:
     ``verify="full"``. `holder` is who had the lock, of a copy that was skipped.
     `rows` are the target's after the publish, `previous_rows` those before it; `inserted`, `updated`, `deleted` and
     `unchanged` say what became of them.
+    `slice` is what was appended, or the interval of an incremental copy, whose `watermark` says what was read (``start``,
+    ``end``) and where the watermark was (``old``) and is (``new``). `published_at` is the target's own time.
     `spool_bytes` is the most temporary disk used at once, `peak_rss_bytes` the most
     memory this process ever used, the interpreter included.
     """
@@ -51,6 +53,9 @@ class CopyReport:
     updated: int | None = None
     deleted: int | None = None
     unchanged: int | None = None
+    slice: str | None = None
+    watermark: Mapping[str, Any] | None = None
+    published_at: str | None = None
     bytes: int | None = None
     digest: str | None = None
     content_hash: str | None = None
@@ -74,6 +79,7 @@ class CopyReport:
             transfer=spec.transfer,
             publish=spec.publish,
             write_mode=spec.write_mode,
+            slice=spec.slice,
             reasons=(error.message,),
             holder=error.holder,
         )

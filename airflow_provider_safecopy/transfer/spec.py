@@ -18,6 +18,7 @@ from airflow_provider_safecopy.transfer.demand import (
     demand_kind,
     demand_percent,
     demand_positive,
+    demand_short,
     demand_text,
 )
 from airflow_provider_safecopy.transfer.model import Drift, Format, Missing, Publish, Transfer, Verify, WriteMode
@@ -192,6 +193,7 @@ class CopySpec:
             raise ConfigError("lookback counts back from the watermark, which an interval does not use")
         if self.slice is not None:
             self._demand_only_in("slice", "append", "incremental")
+            demand_short("slice", self.slice)
         if mode == "append" and self.slice is None:
             raise ConfigError("write_mode=append needs a slice", hint="name what is appended, so that a retry is known")
         if self.missing != "keep":

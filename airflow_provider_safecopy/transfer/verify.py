@@ -39,7 +39,7 @@ def verify(plan: CopyPlan, exported: Exported, loaded: Loaded, *, source: Sessio
     `VerifyError` when proofs differ or the source was empty, `StageTimeoutError` past `verify_timeout`.
     """
     started = time.monotonic()
-    if exported.rows == 0 and not plan.spec.allow_empty:
+    if exported.rows == 0 and plan.spec.fewest_rows > 0:
         raise VerifyError(
             f"{plan.source} gave no rows: publishing would empty {plan.target_name}; nothing was changed",
             proofs={"rows": 0},

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class Written:
     """Rows by what became of them, how many the target held before (`previous`), and holds now (`held`).
 
+    The last two are None where counting them would mean reading a table of any length for nothing.
     `deleted` counts rows the source no longer has, not those a way deletes in order to write them again.
     """
 
@@ -16,5 +17,5 @@ class Written:
     updated: int
     deleted: int
     unchanged: int
-    previous: int
-    held: int
+    previous: int | None
+    held: int | None

@@ -23,7 +23,7 @@ from tests.conftest import MakeRole, NothingLeft
 from tests.ground.database import PRESENT, Database, Servers
 
 NAME = "분석.고객"
-TABLES = ("lock", "lock_event", "member", "receipt")
+TABLES = ("lock", "lock_event", "member", "receipt", "watermark")
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_init_again_leaves_everything_as_it_is(made: Database) -> None:
     assert made.rows(relations) == before
 
 
-@pytest.mark.parametrize("table", ["member", "lock_event", "receipt"])
+@pytest.mark.parametrize("table", ["member", "lock_event", "receipt", "watermark"])
 def test_init_mends_what_is_missing(made: Database, table: str) -> None:
     lease = grant(made)
     made.execute(f"DROP TABLE safecopy.{table}")
@@ -294,7 +294,7 @@ def test_who_may_not_use_the_lock_is_told_whom_to_ask(made: Database, role: Make
     assert "--grant" in caught.value.hint
 
 
-# From layout 1, which had neither members nor history
+# From layout 1, which had neither members nor history; and from layout 2, whose receipts knew of nothing but replacing
 
 LAYOUT_1 = """
     CREATE SCHEMA safecopy;
@@ -329,6 +329,83 @@ LAYOUT_1 = """
         VALUES ('분석.고객', 41, gen_random_uuid(), gen_random_uuid(), '옛 주인', '영업.고객', '분석.고객', 3, 2, '{"rows": 3}')"""
 
 
+LAYOUT_2 = """
+    CREATE SCHEMA safecopy;
+    COMMENT ON SCHEMA safecopy IS 'SafeCopy: lock, receipts and staging tables. Layout 2.';
+    CREATE TABLE safecopy.lock (
+        name           text PRIMARY KEY,
+        token          bigint NOT NULL DEFAULT 0,
+        lease_id       uuid,
+        owner_key      text,
+        granted_at     timestamptz,
+        owner          jsonb,
+        members        jsonb NOT NULL DEFAULT '{}',
+        alive_at       timestamptz,
+        due_at         timestamptz,
+        stale_after    interval,
+        crash_grace    interval,
+        not_before     timestamptz NOT NULL DEFAULT '-infinity',
+        last_kind      text,
+        prev_owner_key text,
+        prev_owner     jsonb,
+        prev_token     bigint,
+        prev_members   jsonb,
+        UNIQUE (name, token, lease_id)
+    ) WITH (fillfactor = 50);
+    CREATE TABLE safecopy.member (
+        name          text NOT NULL,
+        token         bigint NOT NULL,
+        member_key    text NOT NULL,
+        member_id     uuid NOT NULL,
+        try_number    int NOT NULL,
+        place         jsonb,
+        joined_at     timestamptz NOT NULL,
+        heartbeat_at  timestamptz NOT NULL,
+        progressed_at timestamptz NOT NULL,
+        phase         int NOT NULL DEFAULT 0,
+        count         bigint NOT NULL DEFAULT 0,
+        PRIMARY KEY (name, token, member_key),
+        UNIQUE (name, token, member_key, member_id)
+    ) WITH (fillfactor = 50);
+    CREATE TABLE safecopy.lock_event (
+        id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        name           text NOT NULL,
+        token          bigint NOT NULL,
+        kind           text NOT NULL,
+        owner_key      text,
+        owner          jsonb,
+        member_key     text,
+        attempt        uuid,
+        prev_owner_key text,
+        at             timestamptz NOT NULL DEFAULT clock_timestamp(),
+        detail         jsonb
+    );
+    CREATE INDEX lock_event_name ON safecopy.lock_event (name, id);
+    CREATE TABLE safecopy.receipt (
+        id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        lock          text NOT NULL,
+        token         bigint NOT NULL,
+        lease_id      uuid NOT NULL,
+        attempt       uuid NOT NULL UNIQUE,
+        owner_key     text NOT NULL,
+        source        text NOT NULL,
+        target        text NOT NULL,
+        row_count     bigint NOT NULL,
+        previous_rows bigint NOT NULL,
+        proof         jsonb NOT NULL,
+        published_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+    );
+    CREATE INDEX receipt_target ON safecopy.receipt (target, id);
+    INSERT INTO safecopy.lock (name, token, lease_id, owner_key, members, granted_at)
+        VALUES ('분석.고객', 41, gen_random_uuid(), '지금 주인', '{"작업": 1}', clock_timestamp());
+    INSERT INTO safecopy.receipt (lock, token, lease_id, attempt, owner_key, source, target, row_count, previous_rows, proof)
+        VALUES ('분석.고객', 41, gen_random_uuid(), gen_random_uuid(), '옛 주인', '영업.고객', '분석.고객', 3, 2, '{"rows": 3}')"""
+FORMER_RECEIPT = (
+    "SELECT id, lock, token, lease_id, attempt, owner_key, source, target, row_count, previous_rows, proof, published_at "
+    "FROM safecopy.receipt"
+)
+
+
 @pytest.fixture
 def former(target: Database) -> Database:
     target.execute(LAYOUT_1)
@@ -336,16 +413,16 @@ def former(target: Database) -> Database:
 
 
 def test_a_former_layout_is_brought_up_and_its_tokens_and_receipts_stay(former: Database) -> None:
-    receipts = former.rows("TABLE safecopy.receipt")
+    receipts = former.rows(FORMER_RECEIPT)
     with former.connect() as session:
         assert not schema.made(session)
         schema.init(session)
         assert schema.made(session)
-    assert former.rows("TABLE safecopy.receipt") == receipts
+    assert former.rows(FORMER_RECEIPT) == receipts
     free = "SELECT name, token FROM safecopy.lock WHERE lease_id IS NULL AND owner_key IS NULL ORDER BY 2"
     assert former.rows(free) == [("분석.빈 잠금", 7), (NAME, 42)], "whoever held one by the former rules is fenced out"
     assert grant(former).token == 43
-    assert "Layout 2" in former.value("SELECT obj_description('safecopy'::regnamespace, 'pg_namespace')")
+    assert "Layout 3" in former.value("SELECT obj_description('safecopy'::regnamespace, 'pg_namespace')")
 
 
 @pytest.mark.parametrize("major", PRESENT)
@@ -358,15 +435,16 @@ def test_it_becomes_what_is_made_anew(servers: Servers, major: int) -> None:
         "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint "
         "WHERE connamespace = 'safecopy'::regnamespace AND contype IN ('p', 'u') ORDER BY 1, 2"
     )
+    indexes = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'safecopy' ORDER BY 1"
     found = []
-    for prepared in ("SELECT 1", LAYOUT_1):
+    for prepared in ("SELECT 1", LAYOUT_1, LAYOUT_2):
         database = servers.create(major, "UTF8", None)
         database.execute(prepared)
         with database.connect() as session:
             schema.init(session)
-        found.append((database.rows(columns), database.rows(keys)))
+        found.append((database.rows(columns), database.rows(keys), database.rows(indexes)))
         servers.drop(database)
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_run_of_the_former_version_is_fenced_out_by_its_own_rules(former: Database) -> None:
@@ -414,6 +492,53 @@ def test_grants_of_the_former_layout_do_not_reach_the_new_tables(former: Databas
     assert grant(loader).token == 43
 
 
+def test_layout_2_is_brought_up_beside_its_runs_and_its_receipts_stay(target: Database) -> None:
+    """A process that was started before the upgrade goes on: it holds its lock, and writes receipts as it did."""
+    target.execute(LAYOUT_2)
+    receipts, locks = target.rows(FORMER_RECEIPT), target.rows("SELECT to_jsonb(l) FROM safecopy.lock l")
+    with target.connect() as session:
+        assert not schema.made(session)
+        schema.init(session)
+        assert schema.made(session)
+    assert (target.rows(FORMER_RECEIPT), target.rows("SELECT to_jsonb(l) FROM safecopy.lock l")) == (receipts, locks)
+    target.execute(
+        "INSERT INTO safecopy.receipt (lock, token, lease_id, attempt, owner_key, source, target, row_count, "
+        "previous_rows, proof) VALUES ('l', 42, gen_random_uuid(), gen_random_uuid(), 'o', 's', 't', 1, 0, '{}')"
+    )
+    assert target.rows("SELECT DISTINCT write_mode, slice, origin FROM safecopy.receipt") == [("replace", None, None)]
+
+
+@pytest.mark.parametrize("layout", [LAYOUT_1, LAYOUT_2])
+def test_a_copy_by_its_owner_brings_it_up(
+    source: Database, target: Database, role: MakeRole, nothing_left: NothingLeft, layout: str
+) -> None:
+    owner = role(target)
+    target.execute(f'GRANT CREATE ON DATABASE "{target.name}" TO "{owner.role}"')
+    owner.execute(layout)
+    owner.execute(
+        "UPDATE safecopy.lock SET lease_id = NULL, owner_key = NULL, members = '{}'" if "member" in layout else ""
+    )
+    owner.execute("CREATE SCHEMA 분석; CREATE TABLE 분석.고객 (번호 int)")
+    source.execute("CREATE TABLE public.고객 AS SELECT 1 AS 번호")
+    assert codes(owner, may_create=True) == []
+    spec = CopySpec.of(source_table="public.고객", target_table="분석.고객")
+    report = pipeline.copy(spec, source.endpoint, owner.endpoint)
+    assert report.token == 42 + (layout == LAYOUT_1)
+    assert target.value("SELECT count(*) FROM safecopy.receipt") == 2
+    nothing_left(source, target)
+
+
+@pytest.mark.parametrize("layout", [LAYOUT_1, LAYOUT_2])
+def test_who_does_not_own_a_former_layout_is_told_who_may(target: Database, role: MakeRole, layout: str) -> None:
+    target.execute(layout)
+    loader = role(target)
+    target.execute(
+        f'GRANT ALL ON SCHEMA safecopy TO "{loader.role}"; '
+        f'GRANT ALL ON ALL TABLES IN SCHEMA safecopy TO "{loader.role}"'
+    )
+    assert codes(loader, may_create=True) == ["not_initialised"]
+
+
 # Where there is none
 
 
@@ -443,3 +568,21 @@ def test_an_attempt_has_one_receipt(made: Database) -> None:
     with pytest.raises(psycopg.errors.UniqueViolation):
         made.execute(f"INSERT INTO safecopy.receipt ({columns}) VALUES {row}")
     assert made.value("SELECT now() - published_at < interval '1 minute' FROM safecopy.receipt")
+
+
+def test_a_slice_is_appended_once_whoever_holds_the_lock(made: Database) -> None:
+    columns = "lock, token, lease_id, attempt, owner_key, source, target, proof, write_mode, slice"
+
+    def write(target: str, mode: str, name: str) -> None:
+        made.execute(
+            f"INSERT INTO safecopy.receipt ({columns}) VALUES ('l', 1, gen_random_uuid(), gen_random_uuid(), 'o', 's', "
+            f"'{target}', '{{}}', '{mode}', '{name}')"
+        )
+
+    write("분석.고객", "append", "2026-11-19")
+    write("분석.고객", "append", "2026-11-20")
+    write("분석.주문", "append", "2026-11-19")
+    for _ in range(2):
+        write("분석.고객", "incremental", "2026-11-19")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        write("분석.고객", "append", "2026-11-19")

@@ -16,10 +16,12 @@ from airflow_provider_safecopy.lock import schema
 from tests.ground.database import PRESENT, Database, Servers
 
 FILES = sorted(path.name.removesuffix(".sql") for path in files(sql).iterdir() if path.name.endswith(".sql"))
-CORE = ("carry", "catalog", "lock", "receipt", "schema")
+CORE = ("carry", "catalog", "lock", "receipt", "schema", "watermark")
 STATEMENTS = [(file, name) for file in CORE for name in sql.load(file)]
 EXPLAINED = [
-    (file, name) for file, name in STATEMENTS if re.search(r"(?m)^(SELECT|WITH|INSERT|UPDATE)\b", sql.load(file)[name])
+    (file, name)
+    for file, name in STATEMENTS
+    if re.search(r"(?m)^(SELECT|WITH|INSERT|UPDATE|DELETE)\b", sql.load(file)[name])
 ]
 CODE = "\n".join(path.read_text() for path in Path(next(iter(airflow_provider_safecopy.__path__))).rglob("*.py"))
 

@@ -1,5 +1,6 @@
 """Every statement that needs identifiers, composed with `psycopg.sql`. Nothing here runs anything."""
 
+from airflow_provider_safecopy.transfer.statements.bounds import count_back, reached, read_interval, within
 from airflow_provider_safecopy.transfer.statements.rows import (
     any_row,
     content_hash,
@@ -33,6 +34,7 @@ __all__ = [
     "any_row",
     "content_hash",
     "count",
+    "count_back",
     "create_staging",
     "delete",
     "drop",
@@ -48,10 +50,13 @@ __all__ = [
     "move",
     "no_rows",
     "psql_would_replace",
+    "reached",
+    "read_interval",
     "rename",
     "select",
     "set_local",
     "set_timeout",
     "table",
     "truncate",
+    "within",
 ]

@@ -15,10 +15,15 @@ def table(name: TableName) -> Composable:
     return Identifier(name.schema, name.name) if name.schema is not None else Identifier(name.name)
 
 
-def select(columns: Sequence[str], source: TableName | str, where: str | None) -> Composed:
-    """The rows to export: `columns` in order, from a table or a query, filtered by `where`."""
-    filtered = SQL("\nWHERE (\n{}\n)").format(verbatim(where)) if where is not None else SQL("")
-    return SQL("SELECT {} FROM {}{}").format(listed(columns), _from(source), filtered)
+def select(
+    columns: Sequence[str], source: TableName | str, where: str | None, bounds: Composable | None = None
+) -> Composed:
+    """The rows to export: `columns` in order, from a table or a query, filtered by `where`, and within `bounds`."""
+    filters: list[Composable] = [verbatim(where)] if where is not None else []
+    filters += [bounds] if bounds is not None else []
+    filtered = SQL("\nAND ").join(SQL("(\n{}\n)").format(each) for each in filters)
+    where_clause = SQL("\nWHERE {}").format(filtered) if filters else SQL("")
+    return SQL("SELECT {} FROM {}{}").format(listed(columns), _from(source), where_clause)
 
 
 def no_rows(source_sql: str) -> Composed:

@@ -1,0 +1,45 @@
+-- The watermark: how far a target has read an origin. Where one is missing, everything is read once more.
+
+-- name: readable
+-- Whether the ledger is there, in this layout, for this role. A role without USAGE may not even name what is in it.
+SELECT count(*) = 2
+FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid
+WHERE n.nspname = 'safecopy' AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+  AND (c.relname = 'watermark' OR c.relname = 'receipt'
+       AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'origin'))
+
+-- name: of_origin
+SELECT value, type, basis, target_oid = %(oid)s::oid AND target_oid <> 0 AS same_target
+FROM safecopy.watermark WHERE target = %(target)s AND origin = %(origin)s
+
+-- name: put
+-- Only in the place of the one that was read from (`stored`), if there was one: whoever deleted that meanwhile wants
+-- everything read again. The target's oid is asked for only now: it may have been made in this very transaction.
+INSERT INTO safecopy.watermark AS w
+    (target, origin, source, cursor_column, type, value, basis, target_oid, token)
+SELECT %(target)s, %(origin)s, %(source)s, %(cursor_column)s, %(type)s, %(value)s, %(basis)s,
+       COALESCE((SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE n.nspname::text = %(schema)s::text AND c.relname::text = %(name)s::text), 0), %(token)s
+WHERE %(stored)s::text IS NULL
+   OR EXISTS (SELECT FROM safecopy.watermark WHERE target = %(target)s AND origin = %(origin)s)
+ON CONFLICT (target, origin) DO UPDATE
+SET type = EXCLUDED.type, value = EXCLUDED.value, basis = EXCLUDED.basis, target_oid = EXCLUDED.target_oid,
+    token = EXCLUDED.token, updated_at = EXCLUDED.updated_at
+WHERE w.value = %(stored)s::text
+
+-- name: forget_origin
+DELETE FROM safecopy.watermark WHERE target = %(target)s AND origin = %(origin)s
+
+-- name: forget_target
+DELETE FROM safecopy.watermark WHERE target = %(target)s
+
+-- name: system
+-- What stays the same when a standby takes over, and changes where another cluster answers under the same name.
+SELECT system_identifier::text FROM pg_control_system()
+
+-- name: may_ask_system
+SELECT has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')
+
+-- name: made_of
+-- What a name stands for: a table made anew under it, or a view defined anew, may hold what was never read.
+SELECT c.oid::text || COALESCE(' ' || pg_get_viewdef(c.oid), '') FROM pg_class c WHERE c.oid = %(oid)s

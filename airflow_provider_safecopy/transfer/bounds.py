@@ -1,0 +1,96 @@
+"""The bounds of an incremental copy: which of the source's rows are read this time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.sql import Composed
+
+from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.cursor import Cursor
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Rows whose cursor is at least `start` and less than `end`, None being no bound; and those without a cursor.
+
+    Rows whose cursor is NULL are read each time: nobody can tell whether they have been read. `follows`: nothing lies
+    unread between the watermark and `start`, so that it may be moved to what arrives.
+    """
+
+    cursor: Cursor
+    start: str | None = None
+    end: str | None = None
+    follows: bool = True
+
+    def condition(self) -> Composed | None:
+        """As SQL, with the values in the cursor's own type; None where all rows are read."""
+        cursor = self.cursor
+        return statements.within(cursor.column, cursor.kind.type, start=self.start, end=self.end, nulls=cursor.nullable)
+
+    def __str__(self) -> str:
+        if self.start is None and self.end is None:
+            return "of everything"
+        limits = ((self.start, "from"), (self.end, "up to"))
+        told = " ".join(f"{word} {value}" for value, word in limits if value is not None)
+        return told + (", and rows without a cursor" if self.cursor.nullable else "")
+
+
+def bounds_of(
+    spec: CopySpec, source: Session, cursor: Cursor, mark: str | None, refusals: list[Refusal]
+) -> tuple[Bounds, str]:
+    """What is to be read where the watermark is `mark`, and why. The source computes; what it cannot is refused."""
+    if spec.interval_start is not None and spec.interval_end is not None:
+        return _interval(source, cursor, (spec.interval_start, spec.interval_end), mark, refusals)
+    lookback = spec.lookback
+    start = mark if lookback is None else _back(source, cursor, mark, lookback, refusals)
+    if mark is None:
+        return Bounds(cursor), "no watermark yet"
+    return Bounds(cursor, start), f"the watermark {mark}" + (f" less {lookback}" if lookback else "")
+
+
+def _interval(
+    source: Session, cursor: Cursor, asked: tuple[str, str], mark: str | None, refusals: list[Refusal]
+) -> tuple[Bounds, str]:
+    kind = cursor.kind
+    try:
+        found = _computed(source, statements.read_interval(kind.type, *asked, mark))
+    except psycopg.DataError as error:
+        hint = f"both ends must be of the cursor's type, {kind.type}"
+        refusals.append(Refusal("bad_interval", f"interval: {str(error).strip()}", hint=hint))
+        return Bounds(cursor), ""
+    if not found["ordered"]:
+        message = f"interval_start {asked[0]} is not before interval_end {asked[1]}: no row could lie between them"
+        hint = f"as {kind.type} they are {found['start']} and {found['end']}"
+        refusals.append(Refusal("bad_interval", message, hint=hint))
+    told = "an interval was asked for" + ("" if mark is None else f"; the watermark is {mark}")
+    return Bounds(cursor, found["start"], found["end"], follows=bool(found["follows"])), told
+
+
+def _back(source: Session, cursor: Cursor, mark: str | None, lookback: str, refusals: list[Refusal]) -> str | None:
+    """The watermark less `lookback`. Without one the lookback is looked at all the same: at the second run is too late."""
+    kind = cursor.kind
+    query = statements.count_back(kind.type, mark or kind.sample, lookback, span=kind.span, least=kind.least)
+    unit = "a number" if kind.span == "numeric" else "an interval such as '2 days'"
+    try:
+        found = _computed(source, query)
+    except psycopg.DataError as error:
+        refusals.append(Refusal("bad_lookback", f"lookback: {str(error).strip()}", hint=f"it counts back in {unit}"))
+        return None
+    if not found["ordered"]:
+        message = f"lookback {lookback} would look ahead of the watermark"
+        refusals.append(Refusal("bad_lookback", message, hint=f"give {unit}, without a minus"))
+    return None if mark is None else str(found["start"])
+
+
+def _computed(source: Session, query: Composed) -> dict[str, Any]:
+    """One row of the source's. Raises psycopg's `DataError` for what cannot be read as the cursor's type."""
+    with source.connection.transaction():
+        row = source.one(query)
+    assert row is not None  # noqa: S101 -- a SELECT without FROM has one row
+    return row

@@ -1,0 +1,127 @@
+"""The ledger: what the target's schema `safecopy` knows of earlier publishes, and what a copy makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.transfer import catalog, statements
+from airflow_provider_safecopy.transfer import slice as slices
+from airflow_provider_safecopy.transfer.bounds import Bounds, bounds_of
+from airflow_provider_safecopy.transfer.catalog import Column, Relation
+from airflow_provider_safecopy.transfer.cursor import Cursor, cursor_of
+from airflow_provider_safecopy.transfer.origin import Origin, basis_of, origin_of
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.slice import Appended
+from airflow_provider_safecopy.transfer.spec import CopySpec
+
+_WATERMARK = sql.load("watermark")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A watermark as the ledger has it. `stale` says why it does not count any more; None where it does."""
+
+    value: str
+    stale: str | None = None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What one copy finds in the ledger, and will enter. Made anew with each plan; the last one under the lock.
+
+    `told` is the origin as the target can spell it, `basis` what its name stands for now. `appended`: the slice is there
+    already. `slice` of an incremental copy is the interval, where nothing else was asked for.
+    """
+
+    origin: Origin
+    told: str
+    basis: str
+    slice: str | None = None
+    appended: Appended | None = None
+    stored: Stored | None = None
+    bounds: Bounds | None = None
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def mark(self) -> str | None:
+        """The watermark that counts."""
+        return self.stored.value if self.stored and not self.stored.stale else None
+
+    def entry(self, new: str | None) -> dict[str, Any] | None:
+        """Of an incremental copy: what was read, and where the watermark is afterwards."""
+        if self.bounds is None:
+            return None
+        bounds = self.bounds
+        limits = {"start": bounds.start, "end": bounds.end}
+        return {"cursor_column": bounds.cursor.column, "old": self.mark, "new": new, **limits}
+
+
+def look_up(
+    spec: CopySpec,
+    sessions: tuple[Session, Session],
+    relations: tuple[Relation, Relation | None],
+    pairs: Sequence[tuple[Column, Column]],
+    refusals: list[Refusal],
+) -> Ledger:
+    """What the ledger says of this copy. Reads only. `sessions` and `relations` are source and target, which may be still to be made."""
+    (source, target), (given, taken) = sessions, relations
+    origin = origin_of(spec, source, given, pairs)
+    ledger = Ledger(origin, _spellable(target, str(origin)), basis_of(source, given), spec.slice)
+    if spec.slice is not None:
+        refusals += _of_slice(target, spec.slice)
+    if refusals:
+        return ledger
+    kept = bool(target.value(_WATERMARK["readable"]))
+    if spec.write_mode == "append" and spec.slice is not None and kept:
+        table = (taken and taken.name) or spec.target_table
+        found = slices.find(target, table, spec.slice, origin, ledger.told)
+        refusals += [found] if isinstance(found, Refusal) else []
+        return replace(ledger, appended=found if isinstance(found, Appended) else None)
+    if spec.cursor_column is not None and (cursor := cursor_of(spec.cursor_column, pairs, refusals)):
+        if kept and taken is not None:
+            ledger = replace(ledger, stored=_stored(target, taken, ledger, cursor))
+        return _bounded(ledger, spec, source, cursor, refusals)
+    return ledger
+
+
+def _stored(target: Session, taken: Relation, ledger: Ledger, cursor: Cursor) -> Stored | None:
+    asked = {"target": str(taken.name), "origin": ledger.origin.digest, "oid": taken.oid}
+    row = target.one(_WATERMARK["of_origin"], asked)
+    if row is None:
+        return None
+    stale = None
+    if row["type"] != cursor.kind.type:
+        stale = f"the cursor was {row['type']} then"
+    elif row["basis"] != ledger.basis:
+        stale = "the source has been made anew since"
+    elif not row["same_target"]:
+        stale = f"{taken.label} has been made anew since"
+    elif taken.name and not target.value(statements.any_row(statements.select((), taken.name, None))):
+        stale = f"{taken.label} is empty"
+    return Stored(row["value"], stale)
+
+
+def _bounded(ledger: Ledger, spec: CopySpec, source: Session, cursor: Cursor, refusals: list[Refusal]) -> Ledger:
+    bounds, why = bounds_of(spec, source, cursor, ledger.mark, refusals)
+    if ledger.stored and ledger.stored.stale:
+        why += f"; {ledger.stored.value} does not count: {ledger.stored.stale}"
+    asked = spec.interval_start is not None
+    name = spec.slice or (f"{bounds.start}/{bounds.end}" if asked else None)
+    return replace(ledger, bounds=bounds, slice=name, reasons=(f"incremental {bounds}: {why}",))
+
+
+def _of_slice(target: Session, name: str) -> list[Refusal]:
+    if catalog.bytes_of(target, name) is not None:
+        return []
+    where = f"{target.server.encoding}, the encoding of {target.endpoint}"
+    hint = "name the slice in letters the target has"
+    return [Refusal("name_not_in_encoding", f"slice {name}: it cannot be spelled in {where}", hint=hint)]
+
+
+def _spellable(target: Session, told: str) -> str:
+    """As it stands, or escaped where the target's encoding lacks a letter of it."""
+    return told if catalog.bytes_of(target, told) is not None else ascii(told)

@@ -1,0 +1,73 @@
+"""The origin of rows: what is read, whoever answers.
+
+Two copies have one origin only if they read the same: the source as it was configured, the very cluster and database
+behind it, the table or query, `where`, the columns and the cursor. Where one of these changes the ledger knows nothing of
+the new origin yet: everything is read once more, and nothing is taken for known that is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.transfer.catalog import Column, Relation
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+
+_WATERMARK = sql.load("watermark")
+_TOLD = 200
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is read. `endpoint` is as configured: a standby that took over is the same, another host name is not.
+
+    `system` is the cluster's own identity, None where this role may not ask for it. `columns` are pairs of source and
+    target column.
+    """
+
+    endpoint: str
+    system: str | None
+    database: str
+    table: str | None
+    query: str | None
+    where: str | None
+    columns: tuple[tuple[str, str], ...]
+    cursor: str | None
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal origins, in any process and version of Python."""
+        return _digest(json.dumps(asdict(self), sort_keys=True))
+
+    def __str__(self) -> str:
+        what = self.table or f"({self.query})"
+        told = f"{self.endpoint} {what}" + (f" WHERE {self.where}" if self.where else "")
+        return told if len(told) <= _TOLD else f"{told[: _TOLD - 1]}…"
+
+
+def origin_of(spec: CopySpec, source: Session, given: Relation, pairs: Sequence[tuple[Column, Column]]) -> Origin:
+    """The origin of a copy. Asks the source who it is."""
+    may_ask = source.value(_WATERMARK["may_ask_system"])
+    return Origin(
+        endpoint=str(source.endpoint),
+        system=source.value(_WATERMARK["system"]) if may_ask else None,
+        database=source.server.database,
+        table=str(given.name) if given.name else None,
+        query=spec.source_sql,
+        where=spec.where,
+        columns=tuple(sorted((one.name, other.name) for one, other in pairs)),
+        cursor=spec.cursor_column,
+    )
+
+
+def basis_of(source: Session, given: Relation) -> str:
+    """What the name of the source stands for now: another once the table is made anew, or the view defined anew."""
+    return _digest(str(source.value(_WATERMARK["made_of"], {"oid": given.oid})))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,87 @@
+"""The watermark: how far a target has read an origin, committed with the rows.
+
+A wrong watermark must cost no more than reading again. So one is used only for the very same origin, while the source is
+what it was and the target still holds rows; it is moved only to what has arrived, and never over a gap; and it is
+forgotten when the source holds nothing at or beyond it any more, or when rows of the target are removed by other copies.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.written import Written
+
+log = logging.getLogger(__name__)
+
+_WATERMARK = sql.load("watermark")
+
+
+@dataclass(frozen=True)
+class Move:
+    """What becomes of the watermark in one publish: put at `new`, kept, or forgotten (`new` is None)."""
+
+    old: str | None
+    new: str | None
+    action: Literal["put", "keep", "forget"]
+
+    @property
+    def warning(self) -> str | None:
+        """What a person had better know."""
+        if self.action != "forget":
+            return None
+        return (
+            f"the source holds nothing at or beyond the watermark {self.old}: its last rows were removed, or it was set "
+            "back; the watermark is forgotten, and the next run reads everything"
+        )
+
+
+def decide(job: Job) -> Move | None:
+    """Where the watermark goes once the rows in staging are published; None where there is none to speak of.
+
+    Asked before the publish gives the role its own settings back, which spell values differently.
+    """
+    ledger = job.plan.ledger
+    if ledger is None or ledger.bounds is None:
+        return None
+    bounds, old = ledger.bounds, ledger.mark
+    cursor = bounds.cursor
+    query = statements.reached(job.verification.staging, cursor.target_column, cursor.kind.type, old)
+    row = job.target.one(query) or {}
+    if bounds.end is None and row["behind"]:
+        return Move(old, None, "forget")
+    if bounds.follows and row["beyond"]:
+        return Move(old, row["value"], "put")
+    return Move(old, old, "keep")
+
+
+def carry_out(job: Job, move: Move | None, written: Written) -> None:
+    """Do it, in the publishing transaction. Whoever removes rows forgets how far any origin was read."""
+    plan, execute = job.plan, job.connection.execute
+    target = {"target": str(plan.target_name)}
+    if plan.spec.write_mode == "replace" or (plan.spec.write_mode == "upsert" and written.deleted):
+        execute(_WATERMARK["forget_target"], target)
+    if move is None or move.action == "keep" or plan.ledger is None or plan.ledger.bounds is None:
+        return
+    asked = target | {"origin": plan.ledger.origin.digest}
+    if move.action == "forget":
+        execute(_WATERMARK["forget_origin"], asked)
+        return
+    cursor = plan.ledger.bounds.cursor
+    row = {
+        "source": plan.ledger.told,
+        "cursor_column": cursor.column,
+        "type": cursor.kind.type,
+        "value": move.new,
+        "basis": plan.ledger.basis,
+        "schema": plan.target_name.schema,
+        "name": plan.target_name.name,
+        "stored": plan.ledger.stored and plan.ledger.stored.value,
+        "token": job.right.token,
+    }
+    if not execute(_WATERMARK["put"], asked | row).rowcount:
+        log.warning("%s: its watermark was changed by somebody else meanwhile; it is left as it is", plan.target_name)

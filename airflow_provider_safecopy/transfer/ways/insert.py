@@ -1,0 +1,49 @@
+"""INSERT alone, for a slice that is appended: every reader sees all of it or nothing, and no one waits for anyone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from airflow_provider_safecopy.errors import Refusal, VerifyError
+from airflow_provider_safecopy.transfer import inplace
+from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.written import Written
+
+# What INSERT takes itself. It stands beside readers and writers, and keeps the table from being altered.
+_LOCK = "ROW EXCLUSIVE"
+
+
+def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
+    """Nothing but what any target must bear."""
+    yield from ()
+
+
+def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
+    """It is never chosen, but asked for by ``write_mode="append"``."""
+    return None
+
+
+def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
+    """The one statement."""
+    return (PlannedStep("publish", "target", plan.insert().as_string(None), _LOCK),)
+
+
+def prepare(job: Job) -> None:
+    """Nothing."""
+
+
+def write(job: Job, prepared: None) -> Written:
+    """Insert all. The table is not counted: it may be as long as history, and others may be writing to it."""
+    inplace.take(job, _LOCK)
+    staged, inserted = job.verification.rows, inplace.insert(job)
+    if inserted != staged:
+        raise VerifyError(
+            f"{job.plan.target_name}: {staged} rows were staged, {inserted} inserted; nothing was changed",
+            proofs={"rows": {"staging": staged, "inserted": inserted}},
+            hint="a trigger of the table swallows rows",
+        )
+    return Written(inserted, 0, 0, 0, None, None)
