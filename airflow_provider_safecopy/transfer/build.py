@@ -22,6 +22,7 @@ from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.recall import Ask
 from airflow_provider_safecopy.transfer.session import Session
 
 log = logging.getLogger(__name__)
@@ -95,10 +96,15 @@ def refusals(session: Session, relation: Relation, copied: frozenset[str]) -> It
             )
 
 
-def statements_of(session: Session, relation: Relation, staging: TableName, copied: frozenset[str]) -> Build:
-    """The statements, as the target is now. Whether it is the table of the plan is not asked here."""
+def statements_of(
+    session: Session, relation: Relation, staging: TableName, copied: frozenset[str], ask: Ask | None = None
+) -> Build:
+    """The statements, as the target is now. `ask` asks the session, where that is to be done in another way than usual.
+
+    They bear the target's name: of a table that has lost its name to another, or is gone, they are others.
+    """
     asked = {"oid": relation.oid, "staging": staging.name, "copied": sorted(copied)}
-    rows = session.all(_STATEMENTS, asked)
+    rows = (ask or session.all)(_STATEMENTS, asked)
     return Build(tuple(Step(*(row[key] for key in ("phase", "kind", "name", "statement", "space"))) for row in rows))
 
 

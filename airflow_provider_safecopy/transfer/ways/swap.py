@@ -18,6 +18,7 @@ from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import STAGING, CopyPlan, PlannedStep
+from airflow_provider_safecopy.transfer.recall import Ask, Recall
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.written import Written
@@ -87,18 +88,29 @@ def prepare(job: Job) -> Prepared:
 
 
 def write(job: Job, prepared: Prepared) -> Written:
-    """Lock, demand that nothing has changed, exchange. `previous` was counted before: there is no time for it now."""
-    locks = [*prepared.carried.first, statements.lock(job.plan.target_name, _LOCK).as_string(None)]
-    began = time.monotonic()
-    _within(job, began, locks)
+    """Demand that nothing has changed, lock, demand it once more, exchange.
+
+    `previous` was counted before: there is no time for it now.
+    """
     inplace.demand_same_table(job)
-    if _built(job) != prepared.build or _carried(job) != prepared.carried:
-        raise _changed(job)
+    recall = Recall(job.target)
+    recall.forget()
+    _demand_unchanged(job, prepared, recall)
+    began = time.monotonic()
+    _within(job, began, prepared.carried.first)
+    _within(job, began, [statements.lock(job.plan.target_name, _LOCK).as_string(None)])
+    _demand_unchanged(job, prepared, recall)
     _within(job, began, _statements(prepared, "hold"))
     _run(job, [*prepared.carried.before, *_statements(prepared, "rename")])
     _run(job, [*prepared.carried.after, *_statements(prepared, "finish")])
+    recall.forget()
     rows = job.verification.rows
     return Written(rows, 0, prepared.previous, 0, prepared.previous, rows)
+
+
+def _demand_unchanged(job: Job, prepared: Prepared, recall: Recall) -> None:
+    if _built(job, recall) != prepared.build or _carried(job, recall) != prepared.carried:
+        raise _changed(job)
 
 
 def _statements(prepared: Prepared, phase: build.Phase) -> list[str]:
@@ -118,13 +130,13 @@ def _run(job: Job, wanted: Iterable[str]) -> None:
         job.connection.execute(statement.encode())
 
 
-def _built(job: Job) -> Build:
+def _built(job: Job, ask: Ask | None = None) -> Build:
     columns = frozenset(job.plan.target_columns)
-    return build.statements_of(job.target, _relation(job), job.verification.staging, columns)
+    return build.statements_of(job.target, _relation(job), job.verification.staging, columns, ask)
 
 
-def _carried(job: Job) -> Carried:
-    return carry.carried(job.target, _relation(job), job.verification.staging)
+def _carried(job: Job, ask: Ask | None = None) -> Carried:
+    return carry.carried(job.target, _relation(job), job.verification.staging, ask)
 
 
 def _relation(job: Job) -> Relation:
