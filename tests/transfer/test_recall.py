@@ -31,8 +31,8 @@ def test_it_answers_as_the_session_does_whatever_has_changed_meanwhile(session: 
 
 
 def test_it_forgets_and_what_a_rollback_left_too(session: Session) -> None:
+    recall = Recall(session)
     for _ in range(2):
-        recall = Recall(session)
         with session.connection.transaction(force_rollback=True):
             recall.forget()
             assert recall(_KEPT) == [{"kept": 1}]
