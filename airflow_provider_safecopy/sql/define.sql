@@ -8,7 +8,7 @@ FROM safecopy.receipt
 WHERE target = %(target)s AND source = %(source)s AND proof ? 'shape'
 ORDER BY id DESC LIMIT 1
 
--- name: comment
+-- name: table_comment
 SELECT obj_description(%(oid)s, 'pg_class')
 
 -- name: columns
@@ -84,6 +84,6 @@ SELECT has_schema_privilege(n.oid, 'USAGE') AS may_enter,
        EXISTS (SELECT FROM pg_type t WHERE t.typnamespace = n.oid AND t.typname::text = %(name)s AND t.typcategory <> 'A') AS taken
 FROM pg_namespace n WHERE n.nspname::text = %(schema)s
 
--- name: names_there
-SELECT c.relname::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname::text = %(schema)s AND c.relname::text = ANY (%(names)s::text[])
+-- name: name_there
+SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname::text = %(schema)s AND c.relname::text = %(name)s)

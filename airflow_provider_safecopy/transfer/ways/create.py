@@ -1,0 +1,83 @@
+"""Create: the target is made, with its rows, keys and comments, in the one transaction; every reader sees no table, or
+the whole one. A reader whose snapshot is older than the table sees it, once committed, without rows: for that reader
+there is none yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import PlanError, Refusal
+from airflow_provider_safecopy.transfer import catalog, inplace
+from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.definition import Definition
+from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.statements import define
+from airflow_provider_safecopy.transfer.written import Written
+
+_CATALOG = sql.load("catalog")
+_LOCK = "none that others could wait for"
+# A table or a type of the name has come, and been committed, since we looked.
+_CAME = (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation)
+
+
+def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
+    """It is for no table that is there; what speaks against making one is found by `creation`."""
+    yield from ()
+
+
+def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
+    """There is nothing to choose."""
+    return None
+
+
+def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
+    """The table, its rows, its keys, and what is said of them."""
+    made, name = _definition(plan), plan.target_name
+    keys = (define.add_key(name, key) for key in made.keys)
+    wanted = (define.create_table(name, made), plan.insert(), *keys, *define.comments(name, made))
+    return tuple(PlannedStep("publish", "target", statement.as_string(None), _LOCK) for statement in wanted)
+
+
+def prepare(job: Job) -> None:
+    """Nothing."""
+
+
+def write(job: Job, prepared: None) -> Written:
+    """Make the table, insert all, add the keys, count.
+
+    Raises `PlanError`, worth a retry, when somebody else has made one of this name meanwhile.
+    """
+    plan, made = job.plan, _definition(job.plan)
+    if catalog.describe(job.target, plan.target_name) is not None:
+        raise _came(plan)
+    try:
+        job.connection.execute(define.create_table(plan.target_name, made))
+    except _CAME as error:
+        raise _came(plan) from error
+    job.connection.execute(_CATALOG["as_the_role"])
+    inserted = inplace.insert(job)
+    for key in made.keys:
+        job.connection.execute(define.add_key(plan.target_name, key))
+    for comment in define.comments(plan.target_name, made):
+        job.connection.execute(comment)
+    held = inplace.count(job)
+    inplace.demand_rows(job, written=inserted, held=held)
+    return Written(inserted, 0, 0, 0, 0, held)
+
+
+def _definition(plan: CopyPlan) -> Definition:
+    assert plan.definition is not None  # noqa: S101 -- `creation` has made it, or refused
+    return plan.definition
+
+
+def _came(plan: CopyPlan) -> PlanError:
+    table = str(plan.target_name)
+    message = f"{table} was not there when this copy was planned, and has been made since"
+    return PlanError((Refusal("target_changed", message, table, hint="run the copy again"),), retryable=True)
