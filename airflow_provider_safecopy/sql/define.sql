@@ -38,8 +38,11 @@ SELECT a.attname::text AS name,
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
 LEFT JOIN pg_collation co ON co.oid = a.attcollation
-LEFT JOIN pg_depend d ON a.attidentity <> '' AND d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid
-                     AND d.refobjsubid = a.attnum AND d.classid = 'pg_class'::regclass AND d.deptype = 'i'
+-- A partition draws from the sequence of its parent.
+LEFT JOIN pg_attribute own ON a.attidentity <> '' AND own.attname = a.attname
+                          AND own.attrelid = COALESCE(pg_partition_root(a.attrelid)::oid, a.attrelid)
+LEFT JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = own.attrelid
+                     AND d.refobjsubid = own.attnum AND d.classid = 'pg_class'::regclass AND d.deptype = 'i'
 LEFT JOIN pg_sequence s ON s.seqrelid = d.objid
 WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum

@@ -13,6 +13,7 @@ import random
 import select
 import time
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import psycopg
 from psycopg.sql import Composed
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 _DEFINE = sql.load("define")
 _CATALOG = sql.load("catalog")
 _LOCK = "ACCESS EXCLUSIVE"
+
+Failure = TypeVar("Failure", bound=BaseException)
 _PAUSE_SECONDS = (0.05, 0.3)
 
 
@@ -99,6 +102,15 @@ def widen(job: Job) -> Job:
 def adds_columns(plan: CopyPlan) -> bool:
     """Whether the plan adds columns to a table that is there."""
     return plan.definition is not None and plan.publish != "create"
+
+
+def noted(job: Job, error: Failure) -> Failure:
+    """The error of a publish, with a word about what is left of it: columns that were added stay."""
+    table, definition = job.plan.target_relation, job.plan.definition
+    new = definition.columns if definition is not None and adds_columns(job.plan) else ()
+    if table is not None and (stay := [spell(each.name) for each in new if table.column(each.name)]):
+        error.add_note(f"{table.label} has been given the column {', '.join(stay)} before that, and keeps it, empty")
+    return error
 
 
 def added_to(plan: CopyPlan, staging: TableName) -> tuple[Composed, ...]:

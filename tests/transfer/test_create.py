@@ -153,6 +153,19 @@ def test_from_a_newer_server_what_the_older_does_not_know_is_left_out(source: Da
     assert 'column "두 배" is an ordinary one' in told
 
 
+@pytest.mark.pair(18, 18)
+def test_a_partition_has_the_identity_of_the_table_it_is_a_part_of(source: Database, target: Database) -> None:
+    source.execute(
+        'CREATE SCHEMA "영업"; CREATE TABLE "영업"."전체" ("글" text, "번호" int GENERATED ALWAYS AS IDENTITY (INCREMENT BY 10)) '
+        'PARTITION BY LIST ("글"); CREATE TABLE "영업"."부분" ("번호" int NOT NULL, "글" text);'
+        'ALTER TABLE "영업"."전체" ATTACH PARTITION "영업"."부분" DEFAULT; INSERT INTO "영업"."전체" VALUES (\'가\')'
+    )
+    target.execute('CREATE SCHEMA "영업"')
+    pipeline.copy(asked(source_table="영업.부분", target_table="영업.부분"), source.endpoint, target.endpoint)
+    target.execute('INSERT INTO "영업"."부분" DEFAULT VALUES')
+    assert target.rows('SELECT "번호" FROM "영업"."부분" ORDER BY 1') == [(1,), (11,)]
+
+
 def test_the_plan_shows_what_will_be_made_and_touches_nothing(orders: tuple[Database, Database]) -> None:
     source, target = orders
     steps = [step.sql for step in planned(source, target).steps() if step.stage == "publish"]
@@ -341,6 +354,11 @@ def test_names_must_fit_the_targets_encoding(database: MakeDatabase) -> None:
 
 def test_a_name_that_a_type_has_is_taken(orders: tuple[Database, Database]) -> None:
     assert "is a type" in only("not_a_target", *orders, target_table="영업.등급").message
+
+
+def test_a_column_for_marks_is_nobodys_to_define(orders: tuple[Database, Database]) -> None:
+    mode = {"write_mode": "upsert", "missing": "mark", "missing_column": "삭제"}
+    assert only("column_missing", *orders, **mode).column == "삭제"
 
 
 # All or nothing

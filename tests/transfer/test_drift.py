@@ -136,6 +136,30 @@ def test_every_way_publishes_into_the_column_that_was_added(drifted: tuple[Datab
     assert target.value('SELECT count(*) FROM "영업"."보기"') == 2000
 
 
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {"write_mode": "append", "slice": "2026-11-20"},
+        {"write_mode": "upsert"},
+        {"write_mode": "incremental", "cursor_column": "번호"},
+    ],
+    ids=["append", "upsert", "incremental"],
+)
+def test_every_write_mode_adds_columns(drifted: tuple[Database, Database], mode: dict[str, Any]) -> None:
+    source, target = drifted
+    report = pipeline.copy(spec(drift="add_columns", **mode), source.endpoint, target.endpoint)
+    assert report.inserted == 2000
+    assert target.rows(f'SELECT count(*), sum("적립금") FROM {TABLE}') == [(2002, 200_000)]
+
+
+def test_the_column_in_which_missing_rows_are_marked_is_not_the_sources(drifted: tuple[Database, Database]) -> None:
+    source, target = drifted
+    target.execute(f'ALTER TABLE {TABLE} ADD COLUMN "삭제" timestamptz')
+    mode = {"write_mode": "upsert", "missing": "mark", "missing_column": "삭제"}
+    pipeline.copy(spec(drift="add_columns", **mode), source.endpoint, target.endpoint)
+    assert target.rows(f'SELECT count(*), count("삭제"), sum("적립금") FROM {TABLE}') == [(2002, 2, 200_000)]
+
+
 def test_a_chosen_column_is_added_by_the_name_it_was_given(drifted: tuple[Database, Database]) -> None:
     source, target = drifted
     columns = {"번호": "번호", "이름": "이름", "적립금": "포인트 1"}
@@ -252,8 +276,9 @@ def test_the_column_stays_empty_when_the_publish_fails_and_the_next_run_finds_it
     source, target = drifted
     target.execute(f'ALTER TABLE {TABLE} ADD CONSTRAINT 작은_번호 CHECK ("번호" < 1500)')
     asked = spec(drift="add_columns", publish="delete_insert")
-    with pytest.raises(StageError, match="작은_번호"):
+    with pytest.raises(StageError, match="작은_번호") as caught:
         pipeline.copy(asked, source.endpoint, target.endpoint)
+    assert caught.value.__notes__ == ["영업.고객 has been given the column 적립금 before that, and keeps it, empty"]
     assert target.rows(f'SELECT "번호", "적립금" FROM {TABLE} ORDER BY 1') == [(-2, None), (-1, None)]
     target.execute(f"ALTER TABLE {TABLE} DROP CONSTRAINT 작은_번호")
     assert planned(source, target).refusals == ()

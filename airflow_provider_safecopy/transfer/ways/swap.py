@@ -54,9 +54,10 @@ def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | No
 
 def copied(relation: Relation, spec: CopySpec) -> frozenset[str]:
     """The columns of the target that the source fills; the others get their defaults."""
-    if spec.columns is not None:
-        return frozenset(spec.columns.values())
-    return frozenset(column.name for column in relation.columns if not column.generated)
+    wanted = None if spec.columns is None else set(spec.columns.values())
+    return frozenset(
+        column.name for column in relation.columns if not column.generated and (wanted is None or column.name in wanted)
+    )
 
 
 def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
