@@ -161,7 +161,13 @@ class StageError(SafeCopyError):
 
 
 class StageTimeoutError(StageError):
-    """The stage outlived its own timeout; its child and its server session were ended."""
+    """The stage outlived its own timeout; its child and its server session were ended.
+
+    `blockers`, of a publish that waited for a lock: who was in its way, as plain JSON values (``pid``, ``role``,
+    ``application_name``, ``mode``, ``relation``, ``transaction_seconds``, ``query_start``, …). There only when known.
+    """
+
+    blockers: tuple[dict[str, Any], ...] = ()
 
 
 class StalledError(StageError):

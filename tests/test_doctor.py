@@ -152,7 +152,7 @@ def test_an_older_psql_and_different_encodings_are_warnings(source: Database, da
 def test_a_copy_that_will_do_is_told_with_its_reasons(customers: tuple[Endpoint, Endpoint]) -> None:
     checks = examine(*customers, spec=spec())
     reasons = [each.detail for each in checks if each.name == "plan"]
-    assert [each.split()[0] for each in reasons] == ["format", "transfer", "publish"]
+    assert [each.split()[0] for each in reasons] == ["format", "transfer", "publish", "guards"]
     assert told(checks, "failed") == []
 
 

@@ -35,7 +35,7 @@ def test_a_copy_replaces_the_rows(
     assert (report.status, report.rows, report.previous_rows) == ("published", 2000, 2)
     assert (report.transfer, report.publish, report.format) == (transfer, publish, "text")
     assert (report.content_hash is not None) == (verify == "full")
-    assert [stage.stage for stage in report.stages] == ["export", "import", "verify", "publish"]
+    assert [stage.stage for stage in report.stages] == ["export", "import", "verify", "publish", "analyze"]
     nothing_left(source, target)
 
 
@@ -117,7 +117,7 @@ def test_a_plan_touches_nothing(filled: tuple[Database, Database], nothing_left:
     before = rows_of(target, f"SELECT * FROM {TABLE}")
     plan = pipeline.plan(spec(), source.endpoint, target.endpoint)
     assert not plan.refusals
-    assert [step.stage for step in plan.steps()] == ["import", "export", "import", "publish", "publish"]
+    assert [step.stage for step in plan.steps()] == ["import", "export", "import", "publish", "publish", "analyze"]
     assert rows_of(target, f"SELECT * FROM {TABLE}") == before
     assert target.value("SELECT to_regnamespace('safecopy') IS NULL")
     nothing_left(source, target)

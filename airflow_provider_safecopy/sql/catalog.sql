@@ -187,10 +187,3 @@ SELECT EXISTS (SELECT FROM pg_locks l
 -- An autovacuum gives way to whoever has waited for its table for deadlock_timeout.
 SELECT set_config('lock_timeout', (setting::int + 500)::text || 'ms', true)
 FROM pg_settings WHERE name = 'deadlock_timeout'
-
--- name: lockers
--- Who holds a lock on the table that a publish has to wait for.
-SELECT l.pid, a.usename::text AS role, a.application_name, l.mode, date_trunc('second', clock_timestamp() - a.xact_start)::text AS age
-FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-WHERE l.relation = %(oid)s AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND l.granted AND l.pid <> pg_backend_pid() AND (%(exclusive)s OR l.mode NOT IN ('AccessShareLock', 'RowShareLock'))

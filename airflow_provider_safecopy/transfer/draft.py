@@ -8,7 +8,7 @@ from typing import Literal
 import psycopg
 
 from airflow_provider_safecopy.errors import ConfigError, Refusal
-from airflow_provider_safecopy.transfer import catalog, choice, refusal, spool, statements
+from airflow_provider_safecopy.transfer import aftermath, catalog, choice, guard, refusal, spool, statements
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.ledger import Ledger, look_up
 from airflow_provider_safecopy.transfer.model import MiB
@@ -44,6 +44,7 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
     publish, why_publish = choice.choose(spec, target, taken, refusals)
     if given and taken:
         refusals += refusal.of_pairs(pairs, source, target, (given, taken))
+        refusals += guard.refusals(spec, taken.label, [column.name for _, column in pairs])
         if source.server.identity == target.server.identity and given.oid == taken.oid:
             message = f"{taken.label}: source and target are the same table"
             refusals.append(Refusal("onto_itself", message, taken.label, hint="name another table, or another target"))
@@ -66,12 +67,17 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
         psql=binary,
         expected_rows=rows,
         expected_bytes=size,
-        reasons=(why_format, why_transfer, *why_publish, *(ledger.reasons if ledger else ())),
+        reasons=(why_format, why_transfer, *why_publish, *(ledger.reasons if ledger else ()), *guard.told(spec)),
         warnings=tuple(_warnings(binary, source, target, taken)),
         refusals=tuple(refusals),
         ledger=ledger,
     )
-    return plan if refusals else dataclasses.replace(plan, publishing=WAYS[publish].steps(plan))
+    views = aftermath.views(target, plan.target_name) if spec.refresh_views and taken else ()
+    plan = dataclasses.replace(plan, warnings=(*plan.warnings, *aftermath.warnings(target.server.role, views)))
+    if refusals:
+        return plan
+    after = aftermath.steps(publish, plan.target_name, views)
+    return dataclasses.replace(plan, publishing=(*WAYS[publish].steps(plan), *after))
 
 
 def _relation(session: Session, name: TableName, refusals: list[Refusal]) -> Relation | None:
@@ -132,14 +138,7 @@ def _expect(
         refusals.append(_bad_sql("where" if spec.where else given.label, session, error))
         return None, None
     if empty:
-        refusals.append(
-            Refusal(
-                "empty_source",
-                f"{given.label} has no rows to copy: publishing would empty the target",
-                table=given.label,
-                hint="allow it with --allow-empty (allow_empty=True) if that is meant",
-            )
-        )
+        refusals.append(guard.empty(spec, given.label))
     # Text is wider than the planner's idea of it by separators and escapes; this is a guess for a progress bar.
     return node["Plan Rows"], node["Plan Rows"] * (node["Plan Width"] + len(columns))
 
@@ -207,6 +206,4 @@ def _warnings(binary: PsqlBinary | None, source: Session, target: Session, taken
         found.append(
             f"{taken.label} is referenced by {', '.join(taken.referenced_by)}: publishing fails while rows refer to it"
         )
-    if taken and any(column.identity for column in taken.columns):
-        found.append(f"{taken.label}: identity sequences are left where they are")
     return found

@@ -14,7 +14,7 @@ Missing = Literal["keep", "delete", "mark"]
 Drift = Literal["fail", "ignore_extra", "add_columns"]
 Verify = Literal["counts", "full"]
 Status = Literal["published", "already_published", "planned", "skipped"]
-Stage = Literal["connect", "plan", "export", "import", "verify", "prepare", "publish"]
+Stage = Literal["connect", "plan", "export", "import", "verify", "prepare", "publish", "analyze", "refresh"]
 
 MiB = 1024 * 1024
 

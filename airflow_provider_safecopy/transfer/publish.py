@@ -19,12 +19,14 @@ import psycopg
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError
-from airflow_provider_safecopy.transfer import commit, receipt, statements, watermark
+from airflow_provider_safecopy.transfer import aftermath, commit, guard, receipt, sequence, statements, watermark
 from airflow_provider_safecopy.transfer import slice as slices
+from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.job import Job, Right
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.receipt import Receipt
 from airflow_provider_safecopy.transfer.report import StageReport
+from airflow_provider_safecopy.transfer.sequence import Peaks
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.verify import Verification
 from airflow_provider_safecopy.transfer.watermark import Move
@@ -75,9 +77,12 @@ def publish(
             with target.obeys(abort):
                 prepared = WAYS[plan.publish].prepare(job)
                 move = watermark.decide(job)
+                # A swap has no time for it later; in other ways a trigger has a say in what is written.
+                peaks = sequence.peaks(job, verification.staging) if plan.publish == "swap" else None
             ready = time.monotonic()
-            written, entered = _until_locked(job, prepared, move)
-            commit.commit(job)
+            with Blockers(job) as blockers:
+                done = _until_locked(job, _Beforehand(prepared, move, peaks), blockers)
+                commit.commit(job)
     except psycopg.Error as error:
         target.end_transaction()
         raise _translated(plan, error) from error
@@ -85,15 +90,36 @@ def publish(
         target.end_transaction()
         raise
     seconds = time.monotonic() - ready
-    log.info("publish done: %s, %s, %.2f s", plan.target_name, written, seconds)
+    log.info("publish done: %s, %s, %.2f s", plan.target_name, done.written, seconds)
+    warnings, settled = aftermath.settle(job, done.written)
     reports = (
-        StageReport("prepare", ready - started, rows=verification.rows),
-        StageReport("publish", seconds, rows=written.held),
+        *((StageReport("prepare", ready - started, rows=verification.rows),) if prepared is not None else ()),
+        StageReport("publish", seconds, rows=done.written.held),
+        *settled,
     )
-    return Published(written, entered.warnings, reports if prepared is not None else reports[1:], entered)
+    told = (*done.receipt.warnings, *blockers.warnings, *done.warnings, *warnings)
+    return Published(done.written, told, reports, done.receipt)
 
 
-def _until_locked(job: Job, prepared: Any, move: Move | None) -> tuple[Written, Receipt]:
+@dataclass(frozen=True)
+class _Beforehand:
+    """What was done or decided before the transaction."""
+
+    prepared: Any
+    move: Move | None
+    peaks: Peaks | None
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What is done but for COMMIT, and what is to be told of it."""
+
+    written: Written
+    receipt: Receipt
+    warnings: tuple[str, ...]
+
+
+def _until_locked(job: Job, before: _Beforehand, blockers: Blockers) -> _Done:
     """Everything but COMMIT; again from the start as long as somebody else holds the table."""
     vacuumed = False
     while True:
@@ -102,20 +128,21 @@ def _until_locked(job: Job, prepared: Any, move: Move | None) -> tuple[Written, 
         try:
             with job.target.obeys(job.abort):
                 job.connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-                done = _write(job, prepared, move, vacuumed=vacuumed)
+                done = _write(job, before, vacuumed=vacuumed)
             job.abort.check()
         except psycopg.errors.LockNotAvailable as error:
             job.target.end_transaction()
             if time.monotonic() > job.deadline:
-                raise _still_locked(job) from error
+                raise blockers.too_long() from error
+            blockers.waited()
             vacuumed = bool(job.target.value(_CATALOG["vacuumed"], {"oid": job.plan.target_oid}))
             select.select([job.abort.fileno()], [], [], random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
         else:
             return done
 
 
-def _write(job: Job, prepared: Any, move: Move | None, *, vacuumed: bool) -> tuple[Written, Receipt]:
-    """Fence, lock, write, read back, receipt."""
+def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
+    """Fence, lock, write, read back, receipt, sequences."""
     job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
     job.connection.execute(statements.set_timeout("lock_timeout", _LOCK_STEP_SECONDS))
     job.connection.execute(_RECEIPT["durable"])
@@ -124,9 +151,12 @@ def _write(job: Job, prepared: Any, move: Move | None, *, vacuumed: bool) -> tup
         slices.demand_new(job.target, job.plan.target_name, str(job.plan.spec.slice))
     if vacuumed:
         _stop_autovacuum(job)
-    written = WAYS[job.plan.publish].write(job, prepared)
+    written = WAYS[job.plan.publish].write(job, before.prepared)
+    guard.demand_size(job.plan, previous=written.previous, held=written.held)
     job.connection.execute(statements.drop_staging(job.verification.staging))
-    return written, receipt.write(job, written, move)
+    entered = receipt.write(job, written, before.move)
+    warnings = sequence.advance(job, before.peaks) if written.inserted + written.updated else []
+    return _Done(written, entered, tuple(warnings))
 
 
 def _stop_autovacuum(job: Job) -> None:
@@ -134,21 +164,6 @@ def _stop_autovacuum(job: Job) -> None:
     job.connection.execute(_CATALOG["outlast_deadlock_timeout"])
     job.connection.execute(statements.lock(job.plan.target_name, "SHARE UPDATE EXCLUSIVE"))
     job.connection.execute(statements.set_timeout("lock_timeout", _LOCK_STEP_SECONDS))
-
-
-def _still_locked(job: Job) -> StageTimeoutError:
-    plan, target = job.plan, job.target
-    asked = {"oid": plan.target_oid, "exclusive": plan.publish in {"truncate_insert", "swap"}}
-    holders = [
-        f"pid {row['pid']} ({row['role']}, {row['application_name'] or 'no name'}, {row['mode']}, since {row['age']})"
-        for row in target.all(_CATALOG["lockers"], asked)
-    ]
-    return StageTimeoutError(
-        f"publish: {plan.target_name} stayed locked for {plan.spec.timeouts.publish:g} s by {', '.join(holders) or 'others'}",
-        stage="publish",
-        sqlstate="55P03",
-        hint="end the session that holds it, or raise publish_timeout",
-    )
 
 
 def _translated(plan: CopyPlan, error: psycopg.Error) -> StageError:

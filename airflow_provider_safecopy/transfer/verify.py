@@ -10,15 +10,18 @@ from typing import Any
 import psycopg
 
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError, VerifyError
-from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer import guard, statements
 from airflow_provider_safecopy.transfer.export import Exported
 from airflow_provider_safecopy.transfer.load import Loaded
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.report import StageReport
 from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.statements import upkeep
 
 log = logging.getLogger(__name__)
+
+_LOCK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -36,23 +39,20 @@ def verify(plan: CopyPlan, exported: Exported, loaded: Loaded, *, source: Sessio
     """Compare what was exported, imported, and is in staging; with ``verify="full"`` the content too.
 
     The source is read in the snapshot it was exported from, which `source` still holds. Raises
-    `VerifyError` when proofs differ or the source was empty, `StageTimeoutError` past `verify_timeout`.
+    `VerifyError` when proofs differ or a guard refuses, `StageTimeoutError` past `verify_timeout`.
     """
     started = time.monotonic()
-    if exported.rows == 0 and plan.spec.fewest_rows > 0:
-        raise VerifyError(
-            f"{plan.source} gave no rows: publishing would empty {plan.target_name}; nothing was changed",
-            proofs={"rows": 0},
-            hint="allow it with --allow-empty (allow_empty=True) if that is meant",
-        )
-    columns = plan.target_columns
+    guard.demand_rows(plan, exported.rows)
+    guard.demand_size(plan, previous=_previous(plan, target), held=exported.rows)
+    columns, guarded = plan.target_columns, list(plan.spec.max_null_share or {})
+    staged, filled, here, content_hash = 0, [], None, None
     if plan.spec.verify == "full":
         there = _hash(plan, target, columns, statements.select(columns, loaded.staging, None))
         here = _hash(plan, source, plan.source_columns, plan.query())
         staged, content_hash = there["rows"], there["hash"]
-    else:
-        here, content_hash = None, None
-        staged = _ask(plan, target, statements.count(loaded.staging))["count"]
+    if guarded or plan.spec.verify == "counts":
+        counted = _ask(plan, target, upkeep.filled(loaded.staging, guarded))
+        staged, filled = counted["rows"], counted["filled"]
     proofs: dict[str, Any] = {
         "rows": {"exported": exported.rows, "imported": loaded.rows, "staging": staged},
         "bytes": {"exported": exported.bytes, "imported": loaded.bytes},
@@ -62,9 +62,24 @@ def verify(plan: CopyPlan, exported: Exported, loaded: Loaded, *, source: Sessio
         proofs["source rows"] = {"exported": exported.rows, "counted": here["rows"]}
         proofs["content hash"] = {"source": here["hash"], "staging": content_hash}
     _demand_agreement(proofs, plan)
+    guard.demand_values(plan, rows=staged, filled=filled)
     seconds = time.monotonic() - started
     log.info("verify done: %d rows agree (%s), %.2f s", staged, plan.spec.verify, seconds)
     return Verification(loaded.staging, staged, proofs, content_hash, StageReport("verify", seconds, rows=staged))
+
+
+def _previous(plan: CopyPlan, target: Session) -> int | None:
+    """How many rows the target holds, if a guard wants to know; the publish will count again, and under its lock.
+
+    None where there is no table yet, or where others have it locked.
+    """
+    if plan.spec.max_shrink is None or not plan.target_oid:
+        return None
+    try:
+        return int(_ask(plan, target, statements.count(plan.target_name), lock_timeout=_LOCK_SECONDS)["count"])
+    except psycopg.errors.LockNotAvailable:
+        log.info("%s is locked: max_shrink is left to the publish", plan.target_name)
+        return None
 
 
 def _demand_agreement(proofs: dict[str, Any], plan: CopyPlan) -> None:
@@ -80,11 +95,18 @@ def _hash(plan: CopyPlan, session: Session, columns: tuple[str, ...], rows: psyc
     return _ask(plan, session, statements.content_hash(columns, rows))
 
 
-def _ask(plan: CopyPlan, session: Session, query: psycopg.sql.Composed) -> dict[str, Any]:
-    """One row, within `verify_timeout`. A savepoint keeps the source's snapshot as it is."""
+def _ask(
+    plan: CopyPlan, session: Session, query: psycopg.sql.Composed, *, lock_timeout: float | None = None
+) -> dict[str, Any]:
+    """One row, within `verify_timeout`. A savepoint keeps the source's snapshot as it is.
+
+    Raises psycopg's `LockNotAvailable` past `lock_timeout` seconds, if given.
+    """
     try:
         with session.within(plan.spec.timeouts.verify + 10), session.connection.transaction():
             session.connection.execute(statements.set_timeout("statement_timeout", plan.spec.timeouts.verify))
+            if lock_timeout is not None:
+                session.connection.execute(statements.set_timeout("lock_timeout", lock_timeout))
             row = session.one(query)
     except psycopg.errors.QueryCanceled as error:
         raise StageTimeoutError(
@@ -93,6 +115,8 @@ def _ask(plan: CopyPlan, session: Session, query: psycopg.sql.Composed) -> dict[
             sqlstate=error.sqlstate,
             hint="raise verify_timeout, or use verify=counts",
         ) from error
+    except psycopg.errors.LockNotAvailable:
+        raise
     except psycopg.Error as error:
         raise StageError(
             f"verify on {session.endpoint} failed: {str(error).strip()}", stage="verify", sqlstate=error.sqlstate

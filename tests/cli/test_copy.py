@@ -30,8 +30,8 @@ DELETE FROM safecopy.member
 """
 PATIENCE = """
 import sys
-from airflow_provider_safecopy.transfer import publish
-publish._SETTLE_SECONDS = 1.0  # who asks for a lost receipt gives up soon
+from airflow_provider_safecopy.transfer import commit
+commit._SETTLE_SECONDS = 1.0  # who asks for a lost receipt gives up soon
 from airflow_provider_safecopy.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -56,7 +56,7 @@ def test_json_is_one_object_on_stdout_and_the_rest_on_stderr(safecopy: Command) 
     assert ran.raw_out.count(b"\n") == 1
     assert (report["status"], report["rows"], report["previous_rows"]) == ("published", ROWS, 1)
     assert "영업.고객".encode() in ran.raw_out
-    assert [stage["stage"] for stage in report["stages"]] == ["export", "import", "verify", "publish"]
+    assert [stage["stage"] for stage in report["stages"]] == ["export", "import", "verify", "publish", "analyze"]
     assert report["content_hash"]
     assert "export done" in ran.err
     query = "SELECT owner_key FROM safecopy.receipt WHERE token = %s"

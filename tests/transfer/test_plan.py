@@ -67,8 +67,9 @@ def test_the_steps_come_in_order_with_their_locks(
         ("import", "target"),
         ("publish", "target"),
         ("publish", "target"),
+        ("analyze", "target"),
     ]
-    verbs = ["CREATE UNLOGGED TABLE", "COPY (", "COPY ", emptied, 'INSERT INTO "영업"."고객"']
+    verbs = ["CREATE UNLOGGED TABLE", "COPY (", "COPY ", emptied, 'INSERT INTO "영업"."고객"', 'ANALYZE "영업"."고객"']
     assert all(step.sql.startswith(verb) for step, verb in zip(steps, verbs, strict=True))
     assert [step.lock for step in steps] == [
         "none on your tables",
@@ -76,6 +77,7 @@ def test_the_steps_come_in_order_with_their_locks(
         "none on your tables",
         lock,
         lock,
+        "SHARE UPDATE EXCLUSIVE",
     ]
     assert "<token>" in steps[0].sql
 
@@ -162,6 +164,6 @@ def test_a_query_is_shown_as_it_was_given(source: Database, target: Database) ->
 
 
 def test_identity_columns_keep_the_sources_values(plan: Callable[..., CopyPlan], target: Database) -> None:
-    assert "OVERRIDING" not in plan().steps()[-1].sql
+    assert not any("OVERRIDING" in step.sql for step in plan().steps())
     target.execute('ALTER TABLE "영업"."고객" ALTER "번호" ADD GENERATED ALWAYS AS IDENTITY')
-    assert "OVERRIDING SYSTEM VALUE" in plan().steps()[-1].sql
+    assert any("OVERRIDING SYSTEM VALUE" in step.sql for step in plan().steps())

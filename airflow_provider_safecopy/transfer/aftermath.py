@@ -1,0 +1,172 @@
+"""After the COMMIT: statistics, and materialized views that are made of the table, where that was asked for.
+
+The publish stands whatever happens here: what goes wrong is a warning. It obeys the abort switch and the publish's own
+timeout, and waits for locks in short steps, as long as `_PATIENCE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import select
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import psycopg
+from psycopg.sql import Composed
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import AbortedError
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.model import Stage, Way
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.plan import PlannedStep
+from airflow_provider_safecopy.transfer.report import StageReport
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.statements import upkeep
+from airflow_provider_safecopy.transfer.written import Written
+
+log = logging.getLogger(__name__)
+
+_AFTERMATH = sql.load("aftermath")
+_CATALOG = sql.load("catalog")
+_LOCK_STEP_SECONDS = 0.2
+_PAUSE_SECONDS = (0.05, 0.3)
+_PATIENCE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class View:
+    """A materialized view made of the target. `beside_readers`: they need not wait while it is refreshed."""
+
+    name: TableName
+    owner: str
+    beside_readers: bool
+    populated: bool
+    may_refresh: bool
+
+    def refresh(self) -> Composed:
+        """The statement."""
+        return upkeep.refresh(self.name, concurrently=self.beside_readers)
+
+
+def views(session: Session, table: TableName) -> tuple[View, ...]:
+    """The materialized views made of `table`, directly or through others; in the order to refresh them in.
+
+    Not seen: those that read it inside a function.
+    """
+    rows = session.all(_AFTERMATH["views"], {"schema": table.schema, "name": table.name})
+    return tuple(View(name=TableName(row.pop("schema"), row.pop("name")), **row) for row in rows)
+
+
+def steps(way: Way, table: TableName, found: Iterable[View]) -> tuple[PlannedStep, ...]:
+    """What will be done after the publish, for people, with the views to refresh that were `found`."""
+    planned = [] if _has_statistics(way) else [("analyze", upkeep.analyze(table), "SHARE UPDATE EXCLUSIVE")]
+    planned += [
+        ("refresh", view.refresh(), "EXCLUSIVE" if view.beside_readers else "ACCESS EXCLUSIVE")
+        for view in found
+        if view.may_refresh
+    ]
+    return tuple(PlannedStep(stage, "target", statement.as_string(None), lock) for stage, statement, lock in planned)
+
+
+def warnings(role: str, found: Iterable[View]) -> Iterator[str]:
+    """What is known beforehand of refreshing the views that were `found`."""
+    for view in found:
+        if not view.may_refresh:
+            yield f"{view.name} will not be refreshed: role {role} may not, it belongs to {view.owner}"
+        elif view.populated and not view.beside_readers:
+            yield f"{view.name}: its readers wait while it is refreshed; a plain unique index on it would spare them that"
+
+
+def settle(job: Job, written: Written) -> tuple[tuple[str, ...], tuple[StageReport, ...]]:
+    """Do it, after the COMMIT. Returns warnings and reports; raises nothing that a copy would be failed by."""
+    told: list[str] = []
+    reports: list[StageReport] = []
+    if written.inserted + written.updated + written.deleted and not _has_statistics(job.plan.publish):
+        reports += _timed("analyze", lambda: _analyze(job, told))
+    if job.plan.spec.refresh_views:
+        reports += _timed("refresh", lambda: _refresh(job, told))
+    for warning in told:
+        log.warning("%s", warning)
+    return tuple(told), tuple(reports)
+
+
+def _timed(stage: Stage, work: Callable[[], None]) -> Iterator[StageReport]:
+    began = time.monotonic()
+    work()
+    yield StageReport(stage, time.monotonic() - began)
+
+
+def _has_statistics(way: Way) -> bool:
+    return way == "swap"
+
+
+def _analyze(job: Job, told: list[str]) -> None:
+    """The server only warns where a right is lacking, of each partition apart."""
+    table, heard = job.plan.target_name, list[str]()
+
+    def listen(notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            heard.append(f"{table} was not analyzed: {notice.message_primary}")
+
+    job.connection.add_notice_handler(listen)
+    try:
+        told += _failing(job, f"{table} was not analyzed", lambda: _patiently(job, upkeep.analyze(table)))
+    finally:
+        job.connection.remove_notice_handler(listen)
+    told += heard
+
+
+def _refresh(job: Job, told: list[str]) -> None:
+    """Each view by itself: one that fails does not keep the others from it. What may not be is told by the plan."""
+    found: list[View] = []
+    table = job.plan.target_name
+    look = f"materialized views made of {table} were not refreshed"
+    told += _failing(job, look, lambda: found.extend(views(job.target, table)))
+    for view in found:
+        if view.may_refresh:
+            refresh = view.refresh()
+            told += _failing(job, f"{view.name} was not refreshed", partial(_patiently, job, refresh))
+
+
+def _failing(job: Job, what: str, work: Callable[[], object]) -> Iterator[str]:
+    """Do it. What goes wrong is told, and nothing more."""
+    try:
+        job.abort.check()
+        if job.connection.closed:
+            yield f"{what}: the session was lost"
+        else:
+            work()
+    except AbortedError as error:
+        yield f"{what}: {error.message}"
+    except psycopg.errors.LockNotAvailable:
+        yield f"{what}: others kept it locked for {_PATIENCE_SECONDS:g} s"
+    except psycopg.errors.QueryCanceled:
+        yield f"{what}: the time of publish_timeout was over"
+    except psycopg.Error as error:
+        yield f"{what}: {str(error).strip()}"
+
+
+def _patiently(job: Job, statement: Composed) -> None:
+    """In a transaction of its own, with the role's own settings. A lock is waited for in short steps, not for long."""
+    until = min(job.deadline, time.monotonic() + _PATIENCE_SECONDS)
+    while True:
+        try:
+            with job.target.within(job.seconds_left + 10), job.target.obeys(job.abort), job.connection.transaction():
+                job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
+                job.connection.execute(statements.set_timeout("lock_timeout", _LOCK_STEP_SECONDS))
+                job.connection.execute(_CATALOG["as_the_role"])
+                job.connection.execute(_AFTERMATH["rows_as_usual"])
+                job.connection.execute(statement)
+        except psycopg.errors.LockNotAvailable:
+            if time.monotonic() > until:
+                raise
+            job.trying()
+            select.select([job.abort.fileno()], [], [], random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
+            job.abort.check()
+        else:
+            return

@@ -1,0 +1,112 @@
+"""Guards: what is refused though every proof agrees, because it cannot be meant. Nothing is changed then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+from airflow_provider_safecopy.errors import Refusal, VerifyError
+from airflow_provider_safecopy.transfer.name import spell
+from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.spec import CopySpec
+
+_EMPTY_HINT = "allow it with --allow-empty (allow_empty=True) if that is meant"
+
+
+def told(spec: CopySpec) -> tuple[str, ...]:
+    """The guards that are up, in one sentence for the plan; none where none is."""
+    guards = [f"at least {spec.fewest_rows} from the source (min_rows)"] if spec.fewest_rows else []
+    if spec.max_shrink is not None:
+        guards.append(f"at most {spec.max_shrink:g} % fewer than the target holds (max_shrink)")
+    for column, share in (spec.max_null_share or {}).items():
+        guards.append(f"at most {share:g} % of them without {spell(column)} (max_null_share)")
+    return (f"guards on rows: {', '.join(guards)}",) if guards else ()
+
+
+def refusals(spec: CopySpec, label: str, copied: Sequence[str]) -> Iterator[Refusal]:
+    """Guarded columns of the target `label` that are not among the `copied` ones."""
+    for column in spec.max_null_share or {}:
+        if column not in copied:
+            yield Refusal(
+                "guard_column",
+                f"max_null_share names {spell(column)}, which is not among the columns copied into {label}",
+                table=label,
+                column=spell(column),
+                hint=f"name columns of the target that are copied: {', '.join(map(spell, copied)) or 'there is none'}",
+            )
+
+
+def empty(spec: CopySpec, label: str) -> Refusal:
+    """No rows to copy from `label`, known before anything is copied."""
+    if spec.min_rows is None:
+        message = f"{label} has no rows to copy: publishing would empty the target"
+    else:
+        message = f"{label} has no rows to copy, and min_rows asks for {spec.min_rows}"
+    return Refusal("empty_source", message, table=label, hint=_hint(spec))
+
+
+def demand_rows(plan: CopyPlan, rows: int) -> None:
+    """The source gave as many as it must. Raises `VerifyError`."""
+    fewest = plan.spec.fewest_rows
+    if rows >= fewest:
+        return
+    if plan.spec.min_rows is None:
+        told = f"{plan.source} gave no rows: publishing would empty {plan.target_name}; nothing was changed"
+    else:
+        told = (
+            f"{plan.source} gave {rows} rows for {plan.target_name}, fewer than min_rows={fewest}; nothing was changed"
+        )
+    raise VerifyError(told, proofs={"rows": {"exported": rows, "min_rows": fewest}}, hint=_hint(plan.spec))
+
+
+def demand_size(plan: CopyPlan, *, previous: int | None, held: int | None) -> None:
+    """The target loses no greater share of its rows than it may; None is not known. Raises `VerifyError`."""
+    allowed = plan.spec.max_shrink
+    if allowed is None or previous is None or held is None or not _beyond(previous - held, previous, allowed):
+        return
+    lost = previous - held
+    share = _percent(lost, previous)
+    raise VerifyError(
+        f"{plan.target_name} would lose {lost} of its {previous} rows ({share:g} %) and hold {held}, where "
+        f"max_shrink={allowed:g} % is allowed; nothing was changed",
+        proofs={"shrink": {"previous": previous, "new": held, "percent": share, "max_shrink": allowed}},
+        hint="raise --max-shrink (max_shrink) or leave it out if that is meant",
+    )
+
+
+def demand_values(plan: CopyPlan, *, rows: int, filled: Sequence[int]) -> None:
+    """No guarded column, `filled` in so many of the `rows`, has more NULLs than it may. Raises `VerifyError`."""
+    guarded = zip((plan.spec.max_null_share or {}).items(), filled, strict=True)
+    wrong = {column: (rows - count, share) for (column, share), count in guarded if _beyond(rows - count, rows, share)}
+    if not wrong:
+        return
+    columns = "; ".join(
+        f"column {spell(column)} is NULL in {nulls} of {rows} rows ({_percent(nulls, rows):g} %), where {share:g} % is allowed"
+        for column, (nulls, share) in wrong.items()
+    )
+    raise VerifyError(
+        f"{plan.target_name}: {columns}; nothing was changed",
+        proofs={
+            f"NULLs in {spell(column)}": {
+                "NULLs": nulls,
+                "rows": rows,
+                "percent": _percent(nulls, rows),
+                "max_null_share": share,
+            }
+            for column, (nulls, share) in wrong.items()
+        },
+        hint="look at the source, or raise max_null_share of these columns if that is meant",
+    )
+
+
+def _hint(spec: CopySpec) -> str:
+    return _EMPTY_HINT if spec.min_rows is None else "lower --min-rows (min_rows) if that is meant"
+
+
+def _beyond(part: int, whole: int, percent: float) -> bool:
+    # As it is written: 2.3 * 100 is less than 230 to a float.
+    return whole > 0 and part * 100 > Fraction(str(percent)) * whole
+
+
+def _percent(part: int, whole: int) -> float:
+    return round(100 * part / whole, 3)
