@@ -357,7 +357,7 @@ def test_a_name_that_a_type_has_is_taken(orders: tuple[Database, Database]) -> N
 
 
 def test_a_column_for_marks_is_nobodys_to_define(orders: tuple[Database, Database]) -> None:
-    mode = {"write_mode": "upsert", "missing": "mark", "missing_column": "삭제"}
+    mode: dict[str, Any] = {"write_mode": "upsert", "missing": "mark", "missing_column": "삭제"}
     assert only("column_missing", *orders, **mode).column == "삭제"
 
 
