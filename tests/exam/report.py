@@ -36,7 +36,7 @@ def _counts(trials: Sequence[Trial], modes: Sequence[str]) -> list[str]:
 
 def _reasons(trials: Sequence[Trial]) -> Iterator[str]:
     """Why what was not copied was not, the most frequent first, with examples."""
-    kinds = ("refused", "unreadable", "not borne")
+    kinds = ("refused", "untried", "unreadable", "not borne", "altered")
     groups: dict[tuple[str, str, str], list[Trial]] = {}
     for trial in trials:
         if trial.outcome in kinds:

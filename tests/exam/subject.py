@@ -21,7 +21,10 @@ KINDS = {"r": "tables", "p": "partitioned tables", "v": "views", "m": "materiali
 
 @dataclass(frozen=True)
 class Subject:
-    """One relation, as it is in the target. `shape` is equal for relations that differ in name alone."""
+    """One relation, as it is in the target.
+
+    `shape` is equal for relations that have the same sorts of things, whatever their names, numbers and types.
+    """
 
     oid: int
     schema: str
@@ -29,6 +32,7 @@ class Subject:
     kind: str
     has_children: bool
     shape: str
+    types: Sequence[str]
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
@@ -44,14 +48,21 @@ class Subject:
 
 def subjects(conninfo: str) -> list[Subject]:
     with psycopg.connect(conninfo) as session:
-        return [Subject(*row) for row in session.execute(QUESTIONS["subjects"]).fetchall()]
+        found = session.execute(QUESTIONS["subjects"]).fetchall()
+    return [Subject(*row) for row in found]
 
 
 def one_of_each_shape(found: Iterable[Subject]) -> list[Subject]:
-    kept: dict[str, Subject] = {}
+    """As many as it takes to meet every shape, and every type. The rest ask the same once more."""
+    kept: list[Subject] = []
+    shapes: set[str] = set()
+    types: set[str] = set()
     for subject in found:
-        kept.setdefault(subject.shape, subject)
-    return list(kept.values())
+        if subject.shape not in shapes or not types.issuperset(subject.types):
+            kept.append(subject)
+            shapes.add(subject.shape)
+            types.update(subject.types)
+    return kept
 
 
 def families(conninfo: str, chosen: Sequence[Subject]) -> list[list[Subject]]:

@@ -1,6 +1,5 @@
 -- name: subjects
 -- Every relation of the users', with what its shape is made of: not the numbers and names of things, but their sorts.
--- Equal shapes are the same question asked twice.
 SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::text AS kind,
        EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid) AS has_children,
        md5(jsonb_build_array(
@@ -11,9 +10,6 @@ SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::tex
            pg_get_expr(c.relpartbound, c.oid) = 'DEFAULT',
            (SELECT count(*) FROM pg_inherits WHERE inhrelid = c.oid),
            EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
-           -- Columns. Of views only the types matter: their rows are read, and nothing else is.
-           ARRAY(SELECT DISTINCT CASE WHEN a.atttypid < 16384 THEN format_type(a.atttypid, NULL) ELSE y.typtype::text || y.typcategory::text END
-                 FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid WHERE a.attrelid = c.oid AND a.attnum > 0 ORDER BY 1),
            CASE WHEN c.relkind IN ('r', 'p') THEN
            ARRAY(SELECT DISTINCT concat_ws(' ', a.attidentity, a.attgenerated, a.attstorage <> y.typstorage, a.attcompression,
                                            a.attcollation <> y.typcollation, a.attisdropped, a.attacl IS NULL, a.attoptions IS NULL,
@@ -43,7 +39,9 @@ SELECT c.oid, n.nspname::text AS schema, c.relname::text AS name, c.relkind::tex
            EXISTS (SELECT FROM pg_publication_rel p WHERE p.prrelid = c.oid),
            EXISTS (SELECT FROM pg_statistic_ext s WHERE s.stxrelid = c.oid),
            ARRAY(SELECT DISTINCT d.objsubid > 0 FROM pg_description d WHERE d.classoid = 'pg_class'::regclass AND d.objoid = c.oid ORDER BY 1)
-       )::text) AS shape
+       )::text) AS shape,
+       ARRAY(SELECT DISTINCT CASE WHEN a.atttypid < 16384 THEN format_type(a.atttypid, NULL) ELSE y.typtype::text || y.typcategory::text END
+             FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid WHERE a.attrelid = c.oid AND a.attnum > 0) AS types
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't'
   AND n.nspname !~ '^(pg_|information_schema$|safecopy$|exam$|exam_)'
@@ -55,21 +53,33 @@ SELECT inhparent, inhrelid FROM pg_inherits
 UNION ALL
 SELECT conrelid, confrelid FROM pg_constraint WHERE contype = 'f'
 UNION ALL
+SELECT a.attrelid, y.typrelid FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+JOIN pg_type y ON y.oid IN (t.oid, t.typelem) WHERE y.typtype = 'c' AND a.attnum > 0
+UNION ALL
+-- What a trigger mentions, it may read or write.
+SELECT t.tgrelid, c.oid FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
+JOIN pg_class c ON strpos(f.prosrc, c.relname::text) > 0
+WHERE NOT t.tgisinternal AND c.relkind IN ('r', 'p', 'v') AND length(c.relname::text) > 4 AND c.oid >= 16384
+UNION ALL
 SELECT r.ev_class, d.refobjid FROM pg_rewrite r
 JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass;
 
 -- name: neighbours
--- The tables whose rows might change with this one's: those that refer to it, and those below it.
+-- The tables whose rows might change with this one's: those that refer to it, and those that inherit from it. Not the
+-- tables it is itself a part of.
+WITH RECURSIVE above(oid) AS (
+    SELECT %(name)s::regclass::oid UNION SELECT i.inhparent FROM above JOIN pg_inherits i ON i.inhrelid = above.oid
+)
 SELECT DISTINCT n.nspname::text, c.relname::text
-FROM (SELECT conrelid AS oid FROM pg_constraint WHERE contype = 'f' AND confrelid = %(oid)s
-      UNION SELECT inhrelid FROM pg_inherits WHERE inhparent = %(oid)s) AS near
+FROM (SELECT conrelid AS oid FROM pg_constraint WHERE contype = 'f' AND confrelid = %(name)s::regclass
+      UNION SELECT inhrelid FROM pg_inherits WHERE inhparent = %(name)s::regclass) AS near
 JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid <> %(oid)s AND c.relkind IN ('r', 'p');
+WHERE c.oid NOT IN (SELECT oid FROM above) AND c.relkind IN ('r', 'p');
 
 -- name: columns
 -- What can be written: generated columns cannot.
 SELECT a.attname::text, a.attnotnull, i.indrelid IS NOT NULL AS keyed, a.atttypid IN (20, 21, 23) AS whole
 FROM pg_attribute a
 LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisunique AND a.attnum = ANY (i.indkey)
-WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+WHERE a.attrelid = %(name)s::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 ORDER BY a.attnum;

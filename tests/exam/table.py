@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,9 @@ PINNED = (
     "SET bytea_output = 'hex'; SET extra_float_digits = 3; SET statement_timeout = '30s'; SET client_encoding = 'UTF8'"
 )
 
+_AS_THE_ROLE = b"SET LOCAL search_path TO DEFAULT; SET LOCAL DateStyle TO DEFAULT; SET LOCAL TimeZone TO DEFAULT;"
+_AS_A_REPLICA = b"SET LOCAL session_replication_role = replica"
+
 
 def content(session: Session, name: Composable) -> list[str]:
     """Every row as the server's own text of it, in an order of our own."""
@@ -26,14 +29,33 @@ def content(session: Session, name: Composable) -> list[str]:
     return sorted(text for (text,) in found)
 
 
+def first_line(error: psycopg.Error) -> str:
+    return f"{error.sqlstate} {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Why a table does not bear some rows, empty where it does; and what it then holds."""
+
+    why: str
+    held: list[str]
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table of the target. `alone` means without the rows of those that inherit from it."""
+    """A table of the target, by name: a swap gives it another OID.
+
+    `alone` means without the rows of those that inherit from it.
+    """
 
     session: Session
-    name: Identifier
-    oid: int
+    schema: str
+    table: str
     alone: bool
+
+    @property
+    def name(self) -> Identifier:
+        return Identifier(self.schema, self.table)
 
     @property
     def place(self) -> Composed:
@@ -42,9 +64,10 @@ class Table:
     def content(self) -> list[str]:
         return content(self.session, self.place)
 
-    def save(self) -> bytes:
-        """All rows, as COPY has them."""
-        query = SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(self._columns(), self.place)
+    def save(self, columns: Sequence[str] = ()) -> bytes:
+        """All rows of these columns, or of all, as COPY has them."""
+        listed = SQL(", ").join(map(Identifier, columns or self.columns()))
+        query = SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(listed, self.place)
         with self.session.cursor().copy(query) as rows:
             return b"".join(bytes(block) for block in rows)
 
@@ -66,37 +89,44 @@ class Table:
                 except psycopg.Error:
                     continue  # a key or a check does not bear this one
 
-    def bears(self, columns: list[str], rows: bytes, *, silently: bool = False) -> str:
-        """Why the table itself does not bear these rows by plain DELETE and INSERT; empty where it does.
+    def rehearse(self, rows: bytes, *, truncate: bool = False, silently: bool = False) -> Rehearsal:
+        """What comes of these rows by plain statements, all undone again: DELETE or TRUNCATE, then INSERT.
 
         `silently`: without triggers, rules and foreign keys.
         """
-        listed = SQL(", ").join(map(Identifier, columns))
-        empty = SQL("CREATE TEMP TABLE borne AS SELECT {} FROM {} WITH NO DATA").format(listed, self.name)
-        insert = SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM pg_temp.borne")
+        listed = self._columns()
+        staging = SQL("CREATE TEMP TABLE rehearsed AS SELECT {} FROM {} WITH NO DATA").format(listed, self.name)
+        load = SQL("COPY pg_temp.rehearsed ({}) FROM STDIN").format(listed)
+        empty = SQL("TRUNCATE {}" if truncate else "DELETE FROM {}").format(self.name)
+        insert = SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM pg_temp.rehearsed")
         try:
             with self.session.transaction(force_rollback=True):
-                self.session.execute(empty)
-                with self.session.cursor().copy(SQL("COPY pg_temp.borne ({}) FROM STDIN").format(listed)) as copy:
+                self.session.execute(staging)
+                with self.session.cursor().copy(load) as copy:
                     copy.write(rows)
-                self.session.execute("SET LOCAL search_path TO DEFAULT")
-                if silently:
-                    self.session.execute("SET LOCAL session_replication_role = replica")
-                self.session.execute(SQL("DELETE FROM {}").format(self.name))
+                self.session.execute(_AS_THE_ROLE + (_AS_A_REPLICA if silently else b""))
+                self.session.execute(empty)
                 written = self.session.execute(insert.format(self.name, listed, listed)).rowcount
-                ((held,),) = self.session.execute(SQL("SELECT count(*) FROM {}").format(self.name)).fetchall()
                 self.session.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                self.session.execute(PINNED.replace("SET ", "SET LOCAL ").encode())
+                held = self.content()
         except psycopg.Error as error:
-            return f"{error.sqlstate} {str(error).splitlines()[0]}"
+            return Rehearsal(first_line(error), [])
         staged = rows.count(b"\n")
-        return "" if staged == written == held else f"its triggers made {written}, then {held} rows of {staged}"
+        swallowed = f"its triggers made {written}, then {len(held)} rows of {staged}"
+        return Rehearsal("" if staged == written == len(held) else swallowed, held)
+
+    def near(self) -> dict[str, list[str]]:
+        """The rows of the tables near by, which a copy is not to change."""
+        found = self.session.execute(QUESTIONS["neighbours"], {"name": self.name.as_string()}).fetchall()
+        return {f"{schema}.{name}": content(self.session, Identifier(schema, name)) for schema, name in found}
 
     def columns(self) -> list[str]:
         """What can be written."""
         return list(dict.fromkeys(name for name, *_ in self._known()))
 
     def _known(self) -> list[tuple[Any, ...]]:
-        return self.session.execute(QUESTIONS["columns"], {"oid": self.oid}).fetchall()
+        return self.session.execute(QUESTIONS["columns"], {"name": self.name.as_string()}).fetchall()
 
     def _columns(self) -> Composed:
         return SQL(", ").join(map(Identifier, self.columns()))
@@ -105,7 +135,7 @@ class Table:
     def _as_a_replica(self) -> Iterator[None]:
         """A transaction in which no trigger, rule or foreign key acts: the exam's own changes have no echo."""
         with self.session.transaction():
-            self.session.execute("SET LOCAL session_replication_role = replica")
+            self.session.execute(_AS_A_REPLICA)
             yield
 
     def _changes(self) -> Iterator[Composed]:

@@ -40,6 +40,10 @@ CREATE TABLE "거르는 표" (a int);
 INSERT INTO "거르는 표" VALUES (1), (2), (3);
 CREATE FUNCTION "거른다"() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
 CREATE TRIGGER "거름" BEFORE INSERT ON "거르는 표" FOR EACH ROW EXECUTE FUNCTION "거른다"();
+CREATE TABLE "바꾸는 표" (a int);
+INSERT INTO "바꾸는 표" VALUES (1), (2), (3);
+CREATE FUNCTION "바꾼다"() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.a := NEW.a * 10; RETURN NEW; END $$;
+CREATE TRIGGER "바꿈" BEFORE INSERT ON "바꾸는 표" FOR EACH ROW EXECUTE FUNCTION "바꾼다"();
 """
 
 
@@ -83,7 +87,15 @@ def test_a_suite_is_loaded_with_what_it_drops(target: Database, loaded: Loaded) 
     assert (loaded.files, loaded.errors) == (2, 1)
     assert [str(each) for each in subjects(target.conninfo)] == [
         *("kept_1.고객", "kept_1.긴 이름"),
-        *("public.거르는 표", "public.고객", "public.또 빈 표", "public.못 읽음", "public.부모", "public.빈 표"),
+        *(
+            "public.거르는 표",
+            "public.고객",
+            "public.또 빈 표",
+            "public.못 읽음",
+            "public.바꾸는 표",
+            "public.부모",
+            "public.빈 표",
+        ),
         *("public.셋째 빈 표", "public.자식", "public.주문"),
     ]
     assert target.rows('SELECT * FROM "빈 표" ORDER BY a') == [(n, f"v{n}") for n in range(1, 6)]
@@ -93,7 +105,8 @@ def test_a_suite_is_loaded_with_what_it_drops(target: Database, loaded: Loaded) 
 def test_one_of_each_shape_is_asked_about_and_families_stay_together(target: Database, loaded: Loaded) -> None:
     found = subjects(target.conninfo)
     chosen = one_of_each_shape(found)
-    assert {str(each) for each in found} - {str(each) for each in chosen} == {"public.셋째 빈 표"}
+    left = {each.name for each in found} - {each.name for each in chosen}
+    assert left == {"또 빈 표", "셋째 빈 표", "못 읽음", "바꾸는 표"}
     grouped = [{each.name for each in family} for family in families(target.conninfo, found)]
     assert {"고객", "긴 이름", "주문"} in grouped
     assert {"부모", "자식"} in grouped
@@ -110,6 +123,7 @@ def test_what_comes_of_a_copy_is_told(ask: Callable[[str], Trial], target: Datab
     # What was not copied is as it was: two rows of the three would be left had the exam not put it back.
     assert target.value('SELECT count(*) FROM ONLY "부모"') == 5
     assert target.value('SELECT count(*) FROM "거르는 표"') == 3
+    assert ask("public.바꾸는 표").outcome == "altered"
     told = report.printed(copied, ["delete_insert"])
     assert told.splitlines()[1].split()[:3] == ["delete_insert", "4", "4"]
     assert told.splitlines()[-1] == "0 findings."

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Self
+from traceback import format_exception
+from typing import Literal, Self
 
 import psycopg
-from psycopg.sql import SQL, Identifier
+from psycopg.sql import SQL
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PlanError, SafeCopyError
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
-from tests.exam.subject import QUESTIONS, Subject
-from tests.exam.table import PINNED, Table, content
+from tests.exam.subject import Subject
+from tests.exam.table import PINNED, Rehearsal, Table, content, first_line
 from tests.ground.fingerprint import differences, look
 
-Outcome = Literal["copied", "refused", "unreadable", "not borne", "failed", "differing"]
+Outcome = Literal["copied", "refused", "untried", "unreadable", "not borne", "altered", "failed", "differing"]
 SHAPES = "exam_shapes"
 _TIMEOUTS = Timeouts(connect=10, export=60, import_=60, stall=30, verify=60, publish=20)
 _SHOWN = 3
@@ -33,8 +34,9 @@ _REFERRED = ("23503", "23001")
 class Trial:
     """What came of it. `code` and `why` are the refusal's or the error's; `findings` are what should not be.
 
-    `unreadable`: the source itself cannot be read. `not borne`: the table takes these rows from nobody. Both are
-    errors as they must be, and leave the target alone; `failed` is one that need not have been.
+    `untried`: a view like which no table can be made. `unreadable`: the source itself cannot be read. `not borne`: the
+    table does not take these rows by plain SQL either. `altered`: it does, and its own triggers make others of them.
+    All these are as they must be, and but for the last leave the target alone; `failed` is an error that need not be.
     """
 
     subject: Subject
@@ -72,89 +74,89 @@ class Examiner:
             again = wanted if subject.is_table else content(self._source, subject.sql)
         except psycopg.Error as error:
             wanted, again = None, None
-            unreadable = _first_line(error)
+            unreadable = first_line(error)
         else:
             unreadable = ""
         stable = Counter(wanted or ()) == Counter(again or ())
         table = self._table(subject)
         if isinstance(table, str):
-            return [
-                Trial(subject, mode, "unreadable", why=f"no table can be made of its shape: {table}") for mode in modes
-            ]
+            return [Trial(subject, mode, "untried", why=table) for mode in modes]
         return [self._trial(subject, mode, table, wanted, unreadable, stable=stable) for mode in modes]
 
     def _table(self, subject: Subject) -> Table | str:
         """The table to copy into: the one of the same name, else one made like the view; or why there is none."""
         if subject.is_table:
-            return Table(self._target, subject.sql, subject.oid, alone=subject.kind == "r")
-        name = Identifier(SHAPES, f"v{subject.oid}")
+            return Table(self._target, subject.schema, subject.name, alone=subject.kind == "r")
+        table = Table(self._target, SHAPES, f"v{subject.oid}", alone=True)
         try:
-            self._target.execute(SQL("CREATE TABLE {} AS SELECT * FROM {} WITH NO DATA").format(name, subject.sql))
+            self._target.execute(
+                SQL("CREATE TABLE {} AS SELECT * FROM {} WITH NO DATA").format(table.name, subject.sql)
+            )
         except psycopg.Error as error:
-            return _first_line(error)
-        ((oid,),) = self._target.execute("SELECT %s::regclass::oid", [name.as_string()]).fetchall()
-        return Table(self._target, name, oid, alone=True)
+            return first_line(error)
+        return table
 
     def _trial(
         self, subject: Subject, mode: str, table: Table, wanted: list[str] | None, unreadable: str, *, stable: bool
     ) -> Trial:
         started = time.monotonic()
         saved = _prepared(table)
-        before, near = table.content(), self._near(table)
-        hung = self._hung(table)
+        before, near = table.content(), table.near()
+        hung = look(self._target, table.schema, table.table, alone=True)
         made = partial(Trial, subject=subject, mode=mode)
         try:
             report = pipeline.copy(self._spec(subject, table, mode), *self._ends)
-        except SafeCopyError as error:
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is told
             trial = self._failed(made, error, table, unreadable, subject)
             unchanged: list[str] | None = before
         else:
             trial = made(outcome="copied", publish=report.publish, moved=Counter(before) != Counter(wanted or ()))
             unchanged = wanted if stable else None
-        found = [*self._compared(table, unchanged), *differences(hung, self._hung(table))]
-        found += [f"rows of {name} changed" for name, rows in self._near(table).items() if rows != near.get(name)]
+        found = self._compared(table, unchanged)
+        if found and trial.outcome == "copied" and self._altered(subject, table, mode, wanted or []):
+            trial, found = replace(trial, outcome="altered", why=found[0]), []
+        found += differences(hung, look(self._target, table.schema, table.table, alone=True))
+        found += [f"rows of {name} changed" for name, rows in table.near().items() if rows != near.get(name)]
         if trial.outcome != "copied" and saved is not None:
             table.restore(saved)
         return _judged(trial, found, time.monotonic() - started)
 
     def _spec(self, subject: Subject, table: Table, mode: str) -> CopySpec:
-        names = self._target.execute(
-            "SELECT nspname::text, relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
-            "WHERE c.oid = %s",
-            [table.oid],
-        )
         return CopySpec.of(
             source_table=(subject.schema, subject.name),
-            target_table=(names.fetchone() or ()),
+            target_table=(table.schema, table.table),
             publish=mode,
             allow_empty=True,
             timeouts=_TIMEOUTS,
         )
 
-    def _failed(
-        self, made: partial[Trial], error: SafeCopyError, table: Table, unreadable: str, subject: Subject
-    ) -> Trial:
+    def _failed(self, made: partial[Trial], error: Exception, table: Table, unreadable: str, subject: Subject) -> Trial:
         if isinstance(error, PlanError):
             codes = "+".join(sorted({refusal.code for refusal in error.refusals}))
             return made(outcome="refused", code=codes, why="; ".join(str(refusal) for refusal in error.refusals))
         code = f"{type(error).__name__} {getattr(error, 'sqlstate', None) or ''}".strip()
+        if not isinstance(error, SafeCopyError):
+            return made(outcome="failed", code=code, why="".join(format_exception(error)[-3:]))
         if unreadable:
             return made(outcome="unreadable", code=code, why=unreadable)
-        columns = table.columns()
-        listed = SQL(", ").join(map(Identifier, columns))
-        query = SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(listed, subject.sql)
-        with self._source.cursor().copy(query) as rows:
-            held = b"".join(bytes(block) for block in rows)
-        if why := self._borne(table, made.keywords["mode"], columns, held):
+        if why := self._rehearsed(subject, table, made.keywords["mode"]).why:
             return made(outcome="not borne", code=code, why=why)
         return made(outcome="failed", code=code, why=str(error))
 
-    def _borne(self, table: Table, mode: str, columns: list[str], rows: bytes) -> str:
-        """Why the table does not bear these rows. Where rows that stay equal are let alone, nothing refers to what goes."""
-        why = table.bears(columns, rows)
-        if mode in _REWRITING or not why.startswith(_REFERRED):
-            return why
-        return table.bears(columns, rows, silently=True)
+    def _rehearsed(self, subject: Subject, table: Table, mode: str) -> Rehearsal:
+        """What plain statements make of the source's rows."""
+        rows = Table(self._source, subject.schema, subject.name, alone=False).save(table.columns())
+        done = table.rehearse(rows, truncate=mode == "truncate_insert")
+        # Where rows that stay equal are let alone, nothing refers to what goes.
+        if mode in _REWRITING or not done.why.startswith(_REFERRED):
+            return done
+        return table.rehearse(rows, silently=True)
+
+    def _altered(self, subject: Subject, table: Table, mode: str, wanted: list[str]) -> bool:
+        """Whether what is not due is what the table's own triggers make of it."""
+        held = table.content()
+        not_due = Counter(held) - Counter(wanted)
+        return len(held) == len(wanted) and not_due <= Counter(self._rehearsed(subject, table, mode).held)
 
     def _compared(self, table: Table, wanted: list[str] | None) -> list[str]:
         if wanted is None:
@@ -165,19 +167,6 @@ class Examiner:
         missing, extra = Counter(wanted) - Counter(held), Counter(held) - Counter(wanted)
         told = f"content: {len(held)} rows where {len(wanted)} were due"
         return [f"{told}; missing {list(missing)[:_SHOWN]}, not due {list(extra)[:_SHOWN]}"]
-
-    def _near(self, table: Table) -> dict[str, Any]:
-        """The rows of the tables near by, which are nobody's to change. Where they hang below it, they are its own."""
-        found = self._target.execute(QUESTIONS["neighbours"], {"oid": table.oid}).fetchall() if table.alone else []
-        return {f"{schema}.{name}": content(self._target, Identifier(schema, name)) for schema, name in found}
-
-    def _hung(self, table: Table) -> Any:
-        ((schema, name),) = self._target.execute(
-            "SELECT nspname::text, relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
-            "WHERE c.oid = %s",
-            [table.oid],
-        ).fetchall()
-        return look(self._target, schema, name, alone=True)
 
 
 def _prepared(table: Table) -> bytes | None:
@@ -197,10 +186,4 @@ def _judged(trial: Trial, found: list[str], seconds: float) -> Trial:
         found = [f"{trial.code}: {trial.why}", *found]
     elif found:
         outcome = "differing"
-    return Trial(
-        trial.subject, trial.mode, outcome, trial.publish, trial.code, trial.why, tuple(found), trial.moved, seconds
-    )
-
-
-def _first_line(error: psycopg.Error) -> str:
-    return f"{error.sqlstate} {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    return replace(trial, outcome=outcome, findings=tuple(found), seconds=seconds)
