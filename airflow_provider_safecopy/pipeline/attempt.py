@@ -17,7 +17,7 @@ from airflow_provider_safecopy.lock.gate import Gate
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise, application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.transfer import catalog, refusal
+from airflow_provider_safecopy.transfer import catalog, creation, refusal
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.session import Session, end_stage_sessions, open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -48,8 +48,9 @@ class Attempt:
         """The lock that was asked for, and always the table's own: two runs may call it differently. Not held yet."""
         table = self.spec.target_table
         with target.obeys(self.abort), target.within(self.spec.timeouts.verify):
-            if not any(refusal.of_name(target, table)) and (found := catalog.describe(target, table)):
-                table = found.name or table
+            if not any(refusal.of_name(target, table)):
+                found = catalog.describe(target, table)
+                table = (found and found.name) or creation.place(target, table)
         store = PostgresStore(
             target.endpoint, attempt=self.contender.attempt, connect_timeout=self.spec.timeouts.connect
         )

@@ -99,7 +99,7 @@ def describe(session: Session, name: TableName) -> Relation | None:
         return None
     rows = session.all(_CATALOG["columns"], {"oid": found["oid"]})
     numbers_and_types = [(row.pop("number"), row.pop("type_oid")) for row in rows]
-    inner = _types(session, [oid for _, oid in numbers_and_types])
+    inner = type_facts(session, [oid for _, oid in numbers_and_types])
     columns = tuple(Column(**row, **inner[oid]) for row, (_, oid) in zip(rows, numbers_and_types, strict=True))
     lists: dict[str, Any] = {key: tuple(found.pop(key)) for key in ("rules", "referenced_by", "deletes_spread_by")}
     return Relation(name=TableName(schema, name.name), columns=columns, **lists, **found)
@@ -114,7 +114,7 @@ def describe_query(session: Session, source_sql: str) -> Relation:
         oids = [result.ftype(i) for i in range(result.nfields)]
         typmods = [result.fmod(i) for i in range(result.nfields)]
     types = [row["type"] for row in session.all(_CATALOG["type_names"], {"oids": oids, "typmods": typmods})]
-    inner = _types(session, oids)
+    inner = type_facts(session, oids)
     columns = tuple(Column(name, type_, **inner[oid]) for name, type_, oid in zip(names, types, oids, strict=True))
     return Relation(name=None, kind="q", columns=columns)
 
@@ -142,7 +142,8 @@ def _home(session: Session, name: TableName) -> str | None:
     return home
 
 
-def _types(session: Session, oids: list[int]) -> dict[int, dict[str, Any]]:
+def type_facts(session: Session, oids: list[int]) -> dict[int, dict[str, Any]]:
+    """What a `Column` says of its type, by the type's oid."""
     rows = session.all(_CATALOG["types"], {"oids": oids})
     return {row.pop("oid"): row for row in rows}
 

@@ -12,6 +12,7 @@ from airflow_provider_safecopy.transfer.ways import WAYS
 # What ``auto`` may choose for ``replace``, the fastest first. None of them shows any reader anything but old or new.
 _SAFE: tuple[Way, ...] = tuple(way for way in ("swap", "delta", "delete_insert") if way in WAYS)
 _MODES: dict[str, Way] = {"append": "insert", "upsert": "upsert", "incremental": "upsert"}
+_CREATE = "publish create: there is no such table yet; every reader sees none, or the whole one"
 _WHY: dict[str, str] = {
     "swap": "the new table is built beforehand and renamed in; every reader sees the old rows or the new ones",
     "delta": "only rows that differ are written; every reader sees the old rows or the new ones",
@@ -24,7 +25,7 @@ def choose(
 ) -> tuple[Way, tuple[str, ...]]:
     """The way to publish into `relation`, and the reasons; what speaks against it is added to `refusals`."""
     if relation is None:
-        return ("create" if spec.create_target else "delete_insert"), ()
+        return ("create", (_CREATE,)) if spec.create_target else ("delete_insert", ())
     if spec.write_mode != "replace":
         way = _MODES[spec.write_mode]
         refusals += WAYS[way].refusals(session, relation, spec)

@@ -8,11 +8,24 @@ from typing import Literal
 import psycopg
 
 from airflow_provider_safecopy.errors import ConfigError, Refusal
-from airflow_provider_safecopy.transfer import aftermath, catalog, choice, guard, refusal, spool, statements
+from airflow_provider_safecopy.transfer import (
+    aftermath,
+    catalog,
+    choice,
+    creation,
+    drift,
+    guard,
+    mismatch,
+    refusal,
+    shape,
+    spool,
+    statements,
+)
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.ledger import Ledger, look_up
+from airflow_provider_safecopy.transfer.match import Match
 from airflow_provider_safecopy.transfer.model import MiB
-from airflow_provider_safecopy.transfer.name import TableName, spell
+from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
 from airflow_provider_safecopy.transfer.session import Session
@@ -35,15 +48,16 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
         *refusal.of_server(target, writing=True),
     ]
     given = _source(spec, source, refusals)
-    taken = _relation(target, spec.target_table, refusals)
-    pairs = _pairs(spec, given, taken, refusals) if given and taken else ()
+    there = _relation(target, spec.target_table, refusals, missing_is_wrong=not spec.create_target)
+    match = _match(spec, source, target, (given, there), refusals)
+    taken, pairs = match.relation, match.pairs
     if given:
         refusals += refusal.of_source(source, given)
-    if taken:
-        refusals += refusal.of_target(target, taken)
-    publish, why_publish = choice.choose(spec, target, taken, refusals)
+    if there:
+        refusals += refusal.of_target(target, there)
+    publish, why_publish = choice.choose(spec, target, there, refusals)
     if given and taken:
-        refusals += refusal.of_pairs(pairs, source, target, (given, taken))
+        refusals += mismatch.of_pairs(pairs, source, target, (given, taken))
         refusals += guard.refusals(spec, taken.label, [column.name for _, column in pairs])
         if source.server.identity == target.server.identity and given.oid == taken.oid:
             message = f"{taken.label}: source and target are the same table"
@@ -67,25 +81,36 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
         psql=binary,
         expected_rows=rows,
         expected_bytes=size,
-        reasons=(why_format, why_transfer, *why_publish, *(ledger.reasons if ledger else ()), *guard.told(spec)),
-        warnings=tuple(_warnings(binary, source, target, taken)),
+        reasons=(
+            why_format,
+            why_transfer,
+            *why_publish,
+            *mismatch.widened(pairs),
+            *(ledger.reasons if ledger else ()),
+            *guard.told(spec),
+        ),
+        warnings=(*_warnings(binary, source, target, there), *match.warnings),
         refusals=tuple(refusals),
         ledger=ledger,
+        definition=match.definition,
     )
-    views = aftermath.views(target, plan.target_name) if spec.refresh_views and taken else ()
-    plan = dataclasses.replace(plan, warnings=(*plan.warnings, *aftermath.warnings(target.server.role, views)))
+    views = aftermath.views(target, plan.target_name) if spec.refresh_views and there else ()
+    stale = aftermath.warnings(target.server.role, views)
+    plan = dataclasses.replace(plan, warnings=(*plan.warnings, *_since(plan, target), *stale))
     if refusals:
         return plan
     after = aftermath.steps(publish, plan.target_name, views)
-    return dataclasses.replace(plan, publishing=(*WAYS[publish].steps(plan), *after))
+    return dataclasses.replace(plan, publishing=(*drift.steps(plan), *WAYS[publish].steps(plan), *after))
 
 
-def _relation(session: Session, name: TableName, refusals: list[Refusal]) -> Relation | None:
+def _relation(
+    session: Session, name: TableName, refusals: list[Refusal], *, missing_is_wrong: bool = True
+) -> Relation | None:
     if wrong := list(refusal.of_name(session, name)):
         refusals += wrong
         return None
     found = catalog.describe(session, name)
-    if found is None:
+    if found is None and missing_is_wrong:
         refusals.append(refusal.of_missing(session, name))
     return found
 
@@ -100,19 +125,26 @@ def _source(spec: CopySpec, session: Session, refusals: list[Refusal]) -> Relati
         return None
 
 
-def _pairs(
-    spec: CopySpec, given: Relation, taken: Relation, refusals: list[Refusal]
-) -> tuple[tuple[Column, Column], ...]:
-    computed = {column.name for column in taken.columns if column.generated}
-    everything = {column.name: column.name for column in given.columns if column.name not in computed}
-    chosen = everything if spec.columns is None else dict(spec.columns)
-    names = [column.name for column in given.columns if column.name in chosen]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        message = f"{given.label} has two columns of one name: {', '.join(map(spell, twice))}"
-        refusals.append(Refusal("column_twice", message, given.label, spell(twice[0]), "give each a name of its own"))
-    refusals += refusal.of_columns(given, taken, chosen, all_columns=spec.columns is None)
-    pairs = ((given.column(name), taken.column(wanted)) for name, wanted in chosen.items())
-    return tuple((one, other) for one, other in pairs if one and other)
+def _match(
+    spec: CopySpec,
+    source: Session,
+    target: Session,
+    relations: tuple[Relation | None, Relation | None],
+    refusals: list[Refusal],
+) -> Match:
+    given, there = relations
+    if given and there:
+        return drift.match(spec, source, target, (given, there), refusals)
+    if given and spec.create_target and not any(refusal.of_name(target, spec.target_table)):
+        return creation.match(spec, source, target, given, refusals)
+    return Match(relation=there)
+
+
+def _since(plan: CopyPlan, target: Session) -> tuple[str, ...]:
+    """What has become of the source since the last copy of it into this target."""
+    if plan.shape is None or not (seen := shape.last(target, source=plan.source, target=plan.target_name)):
+        return ()
+    return tuple(seen.told(plan.shape, plan.target_name))
 
 
 def _expect(
@@ -159,17 +191,24 @@ def _bad_sql(option: str, session: Session, error: psycopg.Error) -> Refusal:
 def _format(
     spec: CopySpec, source: Session, target: Session, pairs: tuple[tuple[Column, Column], ...], refusals: list[Refusal]
 ) -> tuple[Literal["text", "binary"], str]:
-    unsafe = next((taken for given, taken in pairs if not (given.binary_safe and taken.binary_safe)), None)
+    unsafe = next((taken for given, taken in pairs if not _binary_safe(given, taken)), None)
     if spec.format == "binary" and unsafe is not None:
-        message = f"format=binary: {unsafe.type} of column {unsafe.name} means something only on its own server"
+        message = f"format=binary: {unsafe.type} of column {unsafe.name} is not the same in binary on both sides"
         refusals.append(Refusal("binary_unsafe", message, column=unsafe.name, hint="ask for format=auto or text"))
     if spec.format != "auto":
         return spec.format, f"format {spec.format}: asked for"
+    if other := next(((given, taken) for given, taken in pairs if given.type != taken.type), None):
+        given, taken = other
+        return "text", f"format text: column {taken.name} is {taken.type}, and {given.type} in the source"
     if source.server.major != target.server.major:
         return "text", f"format text: the servers' majors differ ({source.server.major} and {target.server.major})"
     if unsafe is not None:
         return "text", f"format text: {unsafe.type} of column {unsafe.name} is not the same in binary on both sides"
     return "binary", f"format binary: same major ({source.server.major}), built-in types only"
+
+
+def _binary_safe(given: Column, taken: Column) -> bool:
+    return given.binary_safe and taken.binary_safe and given.type == taken.type
 
 
 def _transfer(spec: CopySpec, given: Relation | None, size: int | None) -> tuple[Literal["sequential", "chunked"], str]:

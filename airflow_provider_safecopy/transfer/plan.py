@@ -10,11 +10,13 @@ from psycopg.sql import SQL, Composed
 from airflow_provider_safecopy.errors import PlanError, Refusal
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
+from airflow_provider_safecopy.transfer.definition import Definition
 from airflow_provider_safecopy.transfer.ledger import Ledger
 from airflow_provider_safecopy.transfer.model import Way
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.psql import PsqlBinary
 from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.transfer.shape import Shape
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
 STAGING = TableName("safecopy", "…__safecopy_<token>_<attempt>")
@@ -35,7 +37,8 @@ class CopyPlan:
     """What a copy would do, or why it is refused. Only a plan without `refusals` can be carried out.
 
     `expected_rows` and `expected_bytes` are the source planner's guess, None where it has none. `publishing` is what the
-    chosen way to publish will do; `ledger` what is known of earlier ones, None where nothing can be.
+    chosen way to publish will do; `ledger` what is known of earlier ones, None where nothing can be;
+    `definition` the target, or the columns of it, that are to be made first.
     """
 
     spec: CopySpec
@@ -54,6 +57,7 @@ class CopyPlan:
     warnings: tuple[str, ...]
     refusals: tuple[Refusal, ...]
     publishing: tuple[PlannedStep, ...] = ()
+    definition: Definition | None = None
     ledger: Ledger | None = None
 
     @property
@@ -101,6 +105,11 @@ class CopyPlan:
     def target_oid(self) -> int:
         """The target's identity; a table dropped and made again has another."""
         return self.target_relation.oid if self.target_relation else 0
+
+    @property
+    def shape(self) -> Shape | None:
+        """What is read; None where there is no source to read."""
+        return None if self.source_relation is None else Shape.of(self.source_relation, self.spec.columns)
 
     def steps(self) -> tuple[PlannedStep, ...]:
         """The statements in order. A token that is not drawn yet stands as ``<token>``."""
@@ -170,6 +179,7 @@ class CopyPlan:
             publish=self.publish,
             write_mode=self.spec.write_mode,
             slice=self.ledger.slice if self.ledger else self.spec.slice,
+            shape=None if self.shape is None else self.shape.fingerprint,
             reasons=self.reasons,
             warnings=self.warnings,
         )

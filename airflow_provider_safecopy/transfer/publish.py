@@ -19,7 +19,7 @@ import psycopg
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError
-from airflow_provider_safecopy.transfer import aftermath, commit, guard, receipt, sequence, statements, watermark
+from airflow_provider_safecopy.transfer import aftermath, commit, drift, guard, receipt, sequence, statements, watermark
 from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.job import Job, Right
@@ -75,6 +75,7 @@ def publish(
     try:
         with target.within(plan.spec.timeouts.publish + 10):
             with target.obeys(abort):
+                job = drift.widen(job)
                 prepared = WAYS[plan.publish].prepare(job)
                 move = watermark.decide(job)
                 # A swap has no time for it later; in other ways a trigger has a say in what is written.
@@ -85,9 +86,10 @@ def publish(
                 commit.commit(job)
     except psycopg.Error as error:
         target.end_transaction()
-        raise _translated(plan, error) from error
-    except BaseException:
+        raise drift.noted(job, _translated(plan, error)) from error
+    except BaseException as error:
         target.end_transaction()
+        drift.noted(job, error)
         raise
     seconds = time.monotonic() - ready
     log.info("publish done: %s, %s, %.2f s", plan.target_name, done.written, seconds)

@@ -66,7 +66,7 @@ def _row(job: Job, written: Written, move: Move | None) -> dict[str, Any]:
         "target": str(plan.target_name),
         "row_count": written.held,
         "previous_rows": written.previous,
-        "proof": Jsonb(job.verification.proof | decisions),
+        "proof": Jsonb(job.verification.proof | decisions | _shape(job)),
         "write_mode": plan.spec.write_mode,
         "slice": ledger.slice if ledger else plan.spec.slice,
         "origin": ledger.origin.digest if ledger else None,
@@ -76,6 +76,11 @@ def _row(job: Job, written: Written, move: Move | None) -> dict[str, Any]:
         "unchanged": written.unchanged,
         "watermark": None if entry is None else Jsonb(entry),
     }
+
+
+def _shape(job: Job) -> dict[str, Any]:
+    shape = job.plan.shape
+    return {} if shape is None else {"shape": shape.as_dict(encoding=job.target.server.encoding)}
 
 
 def _entry(job: Job, move: Move | None) -> dict[str, Any] | None:

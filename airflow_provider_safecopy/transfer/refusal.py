@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import catalog
-from airflow_provider_safecopy.transfer.catalog import KINDS, Column, Relation
+from airflow_provider_safecopy.transfer.catalog import KINDS, Relation
 from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -16,8 +16,6 @@ from airflow_provider_safecopy.transfer.statements import psql_would_replace
 NAME_BYTES = 63
 _SOURCES = "rpvmf"
 _TARGETS = "rp"
-
-Pair = tuple[Column, Column]
 
 
 def of_name(session: Session, name: TableName) -> Iterator[Refusal]:
@@ -150,88 +148,16 @@ def of_target(session: Session, relation: Relation) -> Iterator[Refusal]:
             yield lacks(label, role, right)
 
 
-def of_columns(source: Relation, target: Relation, chosen: dict[str, str], *, all_columns: bool) -> Iterator[Refusal]:
-    """Columns that are missing, left over, computed, or out of this role's reach."""
-    for name, wanted in chosen.items():
-        if source.column(name) is None:
-            problem = f"is not in the source {source.label}"
-            yield _column("column_missing", source, name, problem, "check the spelling in columns", among=source)
-        found = target.column(wanted)
-        if found is None:
-            hint = "add it to the target, or leave it out with columns"
-            yield _column("column_extra", target, wanted, f"is not in the target {target.label}", hint, among=target)
-        elif found.generated:
-            problem, hint = f"is generated in the target {target.label}", "leave it out: the target computes it"
-            yield _column("column_generated", target, wanted, problem, hint, among=target)
-    for column in target.columns:
-        if column.name in chosen.values() or column.generated:
-            continue
-        if all_columns:
-            problem = f"of the target is not in the source {source.label}"
-            hint = "add it to the source, or choose with columns"
-            yield _column("column_missing", target, column.name, problem, hint, among=source)
-        elif column.not_null and not column.has_default:
-            hint = "copy it too, or give it a default"
-            problem = "may not be NULL and has no default"
-            yield _column("column_required", target, column.name, problem, hint, among=target)
-
-
-def of_pairs(
-    pairs: Sequence[Pair], source: Session, target: Session, relations: tuple[Relation, Relation]
-) -> Iterator[Refusal]:
-    """Column pairs whose values would not mean the same on the other side, or that may not be touched."""
-    read, written = relations
-    for given, taken in pairs:
-        where = {"table": written.label, "column": spell(taken.name)}
-        if given.type != taken.type:
-            yield Refusal(
-                "type_differs",
-                f"{written.label}.{spell(taken.name)} is {taken.type}, but the source's {spell(given.name)} is {given.type}",
-                hint=f"make them equal, or cast in source_sql: {spell(given.name)}::{taken.type}",
-                **where,
-            )
-        elif given.inner_shape != taken.inner_shape:
-            yield Refusal(
-                "type_differs",
-                f"{written.label}.{spell(taken.name)}: the type {taken.type} is made differently on the two sides",
-                hint=f"source: {given.inner_shape}; target: {taken.inner_shape}",
-                **where,
-            )
-        elif given.is_money and _amounts(source) != _amounts(target):
-            yield Refusal(
-                "money",
-                f"{written.label}.{spell(taken.name)} is money, which means another amount under another lc_monetary "
-                f"({source.server.lc_monetary} and {target.server.lc_monetary})",
-                hint="use numeric, or give both databases one lc_monetary",
-                **where,
-            )
-        if not taken.may_use:
-            yield lacks(written.label, target.server.role, f"USAGE on type {taken.type} or on its schema", taken.name)
-        # A right that is lacking on the whole table has been told once, and is not told again of each column.
-        if read.may_select and not given.may_select:
-            yield lacks(read.label, source.server.role, f"SELECT on column {spell(given.name)}", given.name)
-        rights = (("SELECT", written.may_select, taken.may_select), ("INSERT", written.may_insert, taken.may_insert))
-        for right, somewhere, granted in rights:
-            if somewhere and not granted:
-                yield lacks(written.label, target.server.role, f"{right} on column {spell(taken.name)}", taken.name)
-
-
 def _a(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
-def _amounts(session: Session) -> str:
-    """The part of lc_monetary that amounts depend on: the codeset does not count, and POSIX is C."""
-    name = session.server.lc_monetary.partition(".")[0]
-    return "C" if name == "POSIX" else name
-
-
 def _how_it_differs(asked: TableName, there: TableName) -> str:
     # Where the schema was not given, or is another one altogether, it is seen without a word.
-    return _difference(asked.name, there.name) or _difference(asked.schema or "", there.schema or "")
+    return difference(asked.name, there.name) or difference(asked.schema or "", there.schema or "")
 
 
-def _difference(given: str, stored: str) -> str:
+def difference(given: str, stored: str) -> str:
     """Why two names that look alike are two; empty where they are one, or nobody could mistake them."""
     if given == stored or catalog.folded(given) != catalog.folded(stored):
         return ""
@@ -257,9 +183,3 @@ def lacks(label: str, role: str, right: str, column: str | None = None) -> Refus
         column=None if column is None else spell(column),
         hint=f"grant it to {spell(role)}",
     )
-
-
-def _column(code: str, relation: Relation, name: str, problem: str, hint: str, *, among: Relation) -> Refusal:
-    alike = [spell(each.name) + why for each in among.columns if (why := _difference(name, each.name))]
-    step = f"there is {', '.join(alike)}; name each in columns exactly as it is stored" if alike else hint
-    return Refusal(code, f"column {spell(name)} {problem}", table=relation.label, column=spell(name), hint=step)

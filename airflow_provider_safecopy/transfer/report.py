@@ -28,7 +28,7 @@ class CopyReport:
     """What came of a copy. `as_dict` is the object `--json` prints; `docs/report.md` has its schema.
 
     `bytes` and `digest` (xxh3, 128 bit, hex) are of the stream. `content_hash` is given for
-    ``verify="full"``. `holder` is who had the lock, of a copy that was skipped.
+    ``verify="full"``. `shape` is the fingerprint of the columns that were read. `holder` is who had the lock, of a copy that was skipped.
     `rows` are the target's after the publish, `previous_rows` those before it; `inserted`, `updated`, `deleted` and
     `unchanged` say what became of them.
     `slice` is what was appended, or the interval of an incremental copy, whose `watermark` says what was read (``start``,
@@ -59,6 +59,7 @@ class CopyReport:
     bytes: int | None = None
     digest: str | None = None
     content_hash: str | None = None
+    shape: str | None = None
     reasons: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     stages: tuple[StageReport, ...] = ()

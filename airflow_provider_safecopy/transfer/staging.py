@@ -16,7 +16,7 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.transfer import build, statements
+from airflow_provider_safecopy.transfer import build, drift, statements
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
@@ -95,6 +95,8 @@ def _create(plan: CopyPlan, target: Session, name: TableName) -> None:
     """Of the columns that are copied; for a swap of all that the target has, whose place it is to take."""
     if plan.publish == "swap" and plan.target_relation is not None:
         build.create(target, plan.target_relation, name, frozenset(plan.target_columns))
+        for statement in drift.added_to(plan, name):
+            target.connection.execute(statement)
         return
     columns = [(taken.name, taken.type) for _, taken in plan.pairs]
     target.connection.execute(statements.create_staging(name, columns))

@@ -16,7 +16,7 @@ from airflow_provider_safecopy.lock import schema
 from tests.ground.database import PRESENT, Database, Servers
 
 FILES = sorted(path.name.removesuffix(".sql") for path in files(sql).iterdir() if path.name.endswith(".sql"))
-CORE = ("aftermath", "blockers", "carry", "catalog", "lock", "receipt", "schema", "sequence", "watermark")
+CORE = ("aftermath", "blockers", "carry", "catalog", "define", "lock", "receipt", "schema", "sequence", "watermark")
 STATEMENTS = [(file, name) for file in CORE for name in sql.load(file)]
 EXPLAINED = [
     (file, name)

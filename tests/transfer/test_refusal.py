@@ -15,7 +15,7 @@ import pytest
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PlanError, Refusal, StageError
-from airflow_provider_safecopy.transfer import refusal
+from airflow_provider_safecopy.transfer import mismatch
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.session import Session, open_session
@@ -231,21 +231,17 @@ def test_a_column_exists_in_nfd_spelling(source: Database, target: Database) -> 
 @pytest.mark.parametrize(
     "given, taken",
     [
-        ("int", "bigint"),
         ("float8", "bigint"),
         ("varchar(40)", "varchar(20)"),
-        ("varchar(20)", "varchar(40)"),
-        ("varchar", "text"),
         ("numeric(10,2)", "numeric(10,1)"),
         ("numeric", "numeric(10,1)"),
         ("timestamp", "timestamptz"),
-        ("timestamptz(3)", "timestamptz"),
         ("char(3)", "char(4)"),
         ("bit(3)", "bit(4)"),
         ("json", "jsonb"),
-        ("int[]", "bigint[]"),
-        ("varchar(3)[]", "varchar(4)[]"),
         ("interval", "interval day to second"),
+        ("bigint", "int"),
+        ("varchar(4)[]", "varchar(3)[]"),
     ],
 )
 def test_a_type_or_its_length_differs(source: Database, target: Database, given: str, taken: str) -> None:
@@ -319,12 +315,12 @@ def test_money_under_another_locale(source: Database, target: Database) -> None:
     with opened(source) as ours, opened(target) as theirs:
         won = replace(ours, server=replace(ours.server, lc_monetary="ko_KR.UTF-8"))
         budget, table = Column("예산", "money", is_money=True), Relation(TableName("영업", "고객"), "r", ())
-        (found,) = refusal.of_pairs([(budget, budget)], won, theirs, (table, table))
+        (found,) = mismatch.of_pairs([(budget, budget)], won, theirs, (table, table))
         assert (found.code, found.table, found.column) == ("money", TABLE, "예산")
         assert "ko_KR.UTF-8" in found.message
         assert "use numeric" in found.hint
         euc = replace(theirs, server=replace(theirs.server, lc_monetary="ko_KR.eucKR"))
-        assert list(refusal.of_pairs([(budget, budget)], won, euc, (table, table))) == []
+        assert list(mismatch.of_pairs([(budget, budget)], won, euc, (table, table))) == []
 
 
 @pytest.mark.parametrize("setting", ["DATABASE", "ROLE postgres IN DATABASE"])

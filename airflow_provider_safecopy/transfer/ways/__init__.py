@@ -16,7 +16,7 @@ from airflow_provider_safecopy.transfer.model import Way as Name
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.ways import delete_insert, insert, truncate_insert
+from airflow_provider_safecopy.transfer.ways import create, delete_insert, insert, truncate_insert
 from airflow_provider_safecopy.transfer.written import Written
 
 
@@ -40,6 +40,7 @@ class Way(Protocol):
 
 
 WAYS: Mapping[Name, Way] = {
+    "create": create,
     "delete_insert": delete_insert,
     "insert": insert,
     "truncate_insert": truncate_insert,
