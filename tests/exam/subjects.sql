@@ -66,15 +66,16 @@ JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d
 
 -- name: neighbours
 -- The tables whose rows might change with this one's: those that refer to it, and those that inherit from it. Not the
--- tables it is itself a part of.
+-- tables it is a part of, and not its own partitions.
 WITH RECURSIVE above(oid) AS (
     SELECT %(name)s::regclass::oid UNION SELECT i.inhparent FROM above JOIN pg_inherits i ON i.inhrelid = above.oid
 )
 SELECT DISTINCT n.nspname::text, c.relname::text
 FROM (SELECT conrelid AS oid FROM pg_constraint WHERE contype = 'f' AND confrelid = %(name)s::regclass
-      UNION SELECT inhrelid FROM pg_inherits WHERE inhparent = %(name)s::regclass) AS near
+      UNION SELECT inhrelid FROM pg_inherits WHERE inhparent = %(name)s::regclass) AS near(oid)
 JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid NOT IN (SELECT oid FROM above) AND c.relkind IN ('r', 'p');
+WHERE c.oid NOT IN (SELECT oid FROM above) AND c.relkind IN ('r', 'p')
+  AND c.oid NOT IN (SELECT relid FROM pg_partition_tree(%(name)s::regclass));
 
 -- name: columns
 -- What can be written: generated columns cannot.
