@@ -19,7 +19,17 @@ import psycopg
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError
-from airflow_provider_safecopy.transfer import aftermath, commit, drift, guard, receipt, sequence, statements, watermark
+from airflow_provider_safecopy.transfer import (
+    aftermath,
+    commit,
+    drift,
+    guard,
+    inplace,
+    receipt,
+    sequence,
+    statements,
+    watermark,
+)
 from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.job import Job, Right
@@ -37,8 +47,6 @@ log = logging.getLogger(__name__)
 
 _RECEIPT = sql.load("receipt")
 _CATALOG = sql.load("catalog")
-# A lock is asked for in short steps: whoever waits for it queues later readers behind itself.
-_LOCK_STEP_SECONDS = 0.2
 _PAUSE_SECONDS = (0.05, 0.3)
 
 
@@ -146,26 +154,19 @@ def _until_locked(job: Job, before: _Beforehand, blockers: Blockers) -> _Done:
 def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
     """Fence, lock, write, read back, receipt, sequences."""
     job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
-    job.connection.execute(statements.set_timeout("lock_timeout", _LOCK_STEP_SECONDS))
+    job.connection.execute(statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS))
     job.connection.execute(_RECEIPT["durable"])
     job.fence(job.connection)
     if job.plan.spec.write_mode == "append":
         slices.demand_new(job.target, job.plan.target_name, str(job.plan.spec.slice))
     if vacuumed:
-        _stop_autovacuum(job)
+        inplace.stop_autovacuum(job)
     written = WAYS[job.plan.publish].write(job, before.prepared)
     guard.demand_size(job.plan, previous=written.previous, held=written.held)
     job.connection.execute(statements.drop_staging(job.verification.staging))
     entered = receipt.write(job, written, before.move)
     warnings = sequence.advance(job, before.peaks) if written.inserted + written.updated else []
     return _Done(written, entered, tuple(warnings))
-
-
-def _stop_autovacuum(job: Job) -> None:
-    """It gives way to nobody who waits as shortly as we do for the real lock. This one queues no reader or writer."""
-    job.connection.execute(_CATALOG["outlast_deadlock_timeout"])
-    job.connection.execute(statements.lock(job.plan.target_name, "SHARE UPDATE EXCLUSIVE"))
-    job.connection.execute(statements.set_timeout("lock_timeout", _LOCK_STEP_SECONDS))
 
 
 def _translated(plan: CopyPlan, error: psycopg.Error) -> StageError:

@@ -401,7 +401,7 @@ def test_a_temporary_table(source: Database, target: Database, side: str) -> Non
 
 def test_the_target_is_referenced_with_an_action(source: Database, target: Database) -> None:
     target.execute(f"CREATE TABLE 영업.주문 (번호 bigint CONSTRAINT 주문한_고객 REFERENCES {TABLE} ON DELETE CASCADE)")
-    found = only("delete_spreads", source, target)
+    found = only("delete_spreads", source, target, publish="delete_insert")
     assert found.table == TABLE
     assert '주문한_고객 on "영업"."주문"' in found.message.replace("영업.주문", '"영업"."주문"')
     assert only("referenced", source, target, publish="truncate_insert").table == TABLE
@@ -417,7 +417,7 @@ def test_a_partition_or_its_parent_is_referenced_with_an_action(
         "CREATE TABLE 영업.부분 PARTITION OF 영업.전체 FOR VALUES FROM (0) TO (100); "
         f"CREATE TABLE 영업.주문 (번호 bigint REFERENCES 영업.{referenced} ON DELETE {action})"
     )
-    found = only("delete_spreads", source, target, target_table=f"영업.{asked}")
+    found = only("delete_spreads", source, target, target_table=f"영업.{asked}", publish="delete_insert")
     assert found.message.count(" on ") == 1
 
 
