@@ -65,23 +65,14 @@ SELECT c.oid, c.relkind::text AS kind, c.relpersistence::text AS persistence,
        has_schema_privilege(n.oid, 'USAGE') AS may_enter,
        has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid, 'SELECT') AS may_select,
        has_table_privilege(c.oid, 'INSERT') OR has_any_column_privilege(c.oid, 'INSERT') AS may_insert,
+       has_table_privilege(c.oid, 'UPDATE') OR has_any_column_privilege(c.oid, 'UPDATE') AS may_update,
        has_table_privilege(c.oid, 'DELETE') AS may_delete,
        has_table_privilege(c.oid, 'TRUNCATE') AS may_truncate,
        EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) AND c.relkind = 'r' AS has_children,
        ARRAY(SELECT r.rulename::text FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type <> '1'
              ORDER BY 1) AS rules,
        inbound.referenced_by, inbound.deletes_spread_by,
-       EXISTS (SELECT FROM pg_class leaf
-               WHERE leaf.oid = ANY (tree.oids) AND leaf.relkind = 'r'
-                 AND NOT (leaf.relreplident = 'f'
-                          OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = leaf.oid
-                                     AND (i.indisreplident OR leaf.relreplident = 'd' AND i.indisprimary)))
-                 AND EXISTS (SELECT FROM pg_publication_tables t JOIN pg_publication p USING (pubname)
-                             JOIN pg_namespace tn ON tn.nspname = t.schemaname
-                             JOIN pg_class tc ON tc.relnamespace = tn.oid AND tc.relname = t.tablename
-                             WHERE p.pubdelete
-                               AND (tc.oid = leaf.oid OR tc.oid IN (SELECT relid FROM pg_partition_ancestors(leaf.oid))))
-              ) AS published_without_identity
+       nameless.published_without_identity, nameless.update_without_identity
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 -- The table with its partitions: a foreign key may refer to any of them, or to the parent of the one that is asked for.
 CROSS JOIN LATERAL (SELECT ARRAY(SELECT relid::oid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) AS oids) AS tree
@@ -94,6 +85,21 @@ CROSS JOIN LATERAL (
             AND NOT EXISTS (SELECT FROM pg_constraint p
                             WHERE p.oid = f.conparentid AND p.confrelid = ANY (tree.oids))) AS f
 ) AS inbound
+-- A publication that has no key to name a row by. Publications are looked at for tables without such a key only.
+CROSS JOIN LATERAL (
+    SELECT COALESCE(bool_or('d' = ANY (published.what)), false) AS published_without_identity,
+           COALESCE(bool_or('u' = ANY (published.what)), false) AS update_without_identity
+    FROM (SELECT ARRAY(SELECT unnest(ARRAY[CASE WHEN p.pubdelete THEN 'd' END, CASE WHEN p.pubupdate THEN 'u' END])
+                       FROM pg_publication_tables t JOIN pg_publication p USING (pubname)
+                       JOIN pg_namespace tn ON tn.nspname = t.schemaname
+                       JOIN pg_class tc ON tc.relnamespace = tn.oid AND tc.relname = t.tablename
+                       WHERE tc.oid = leaf.oid OR tc.oid IN (SELECT relid FROM pg_partition_ancestors(leaf.oid))) AS what
+          FROM pg_class leaf
+          WHERE leaf.oid = ANY (tree.oids) AND leaf.relkind = 'r'
+            AND NOT (leaf.relreplident = 'f'
+                     OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = leaf.oid
+                                AND (i.indisreplident OR leaf.relreplident = 'd' AND i.indisprimary)))) AS published
+) AS nameless
 WHERE n.nspname::text = %(schema)s::text AND c.relname::text = %(name)s::text
 
 -- name: columns
@@ -102,9 +108,11 @@ SELECT a.attname::text AS name, a.attnum AS number, a.atttypid AS type_oid,
        a.attnotnull AS not_null,
        a.atthasdef OR a.attidentity <> '' AS has_default,
        a.attidentity <> '' AS identity,
+       a.attidentity = 'a' AS always,
        a.attgenerated <> '' AS generated,
        has_column_privilege(a.attrelid, a.attnum, 'SELECT') AS may_select,
-       has_column_privilege(a.attrelid, a.attnum, 'INSERT') AS may_insert
+       has_column_privilege(a.attrelid, a.attnum, 'INSERT') AS may_insert,
+       has_column_privilege(a.attrelid, a.attnum, 'UPDATE') AS may_update
 FROM pg_attribute a
 WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum

@@ -34,7 +34,8 @@ KINDS = {
 class Column:
     """One column. `type` is spelled with its typmod; `inner_shape` tells enums, domains and composites apart.
 
-    `may_use`, `may_select`, `may_insert`: this role's rights on the type and on the column.
+    `may_use`, `may_select`, `may_insert`, `may_update`: this role's rights on the type and on the column. `always`: an
+    identity that no UPDATE may set.
     """
 
     name: str
@@ -45,10 +46,12 @@ class Column:
     not_null: bool = False
     has_default: bool = False
     identity: bool = False
+    always: bool = False
     generated: bool = False
     may_use: bool = True
     may_select: bool = True
     may_insert: bool = True
+    may_update: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Relation:
 
     `filtered`: row security would hide rows from this role. `deletes_spread_by`: foreign keys whose ON
     DELETE action would change other tables. `published_without_identity`: DELETE is refused by a
-    publication that has no key to name the row by.
+    publication that has no key to name the row by; `update_without_identity`: UPDATE is.
     """
 
     name: TableName | None
@@ -70,10 +73,12 @@ class Relation:
     may_enter: bool = True
     may_select: bool = True
     may_insert: bool = False
+    may_update: bool = False
     may_delete: bool = False
     may_truncate: bool = False
     has_children: bool = False
     published_without_identity: bool = False
+    update_without_identity: bool = False
     rules: tuple[str, ...] = ()
     referenced_by: tuple[str, ...] = ()
     deletes_spread_by: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ refer to in a way that forbids it are first given another value for a moment, th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,11 +16,12 @@ from psycopg.sql import Composed
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer import difference
-from airflow_provider_safecopy.transfer.catalog import Column
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.reference import ACTIONS, Reference
 from airflow_provider_safecopy.transfer.statements import clash, delta
 from airflow_provider_safecopy.transfer.statements.difference import MOVED, PARKED, REWRITTEN, Comparison
+
+log = logging.getLogger(__name__)
 
 _KEY = sql.load("key")
 
@@ -96,14 +98,24 @@ def _set_apart(job: Job, of: Comparison, referring: Sequence[Reference]) -> None
 
 
 def _park(job: Job, of: Comparison, clashes: Sequence[Clash]) -> None:
+    """Take them out of each other's way, as far as that goes: what is written then shows whether it was enough."""
     taken = {column.name: column for _, column in job.plan.pairs}
     for each in clashes:
         # First those that may be NULL, which equals nothing.
-        options: list[Column] = sorted((taken[name] for name in each.columns), key=lambda column: column.not_null)
-        for column in options:
-            if value := clash.aside(of, column.name, column.type, nullable=not column.not_null):
-                job.connection.execute(clash.park(of, each.columns, column.name, value))
+        for column in sorted((taken[name] for name in each.columns), key=lambda column: column.not_null):
+            values = clash.asides(of, column.name, column.type, nullable=not column.not_null)
+            if any(_parked(job, clash.park(of, each.columns, column.name, value)) for value in values):
                 break
+
+
+def _parked(job: Job, statement: Composed) -> bool:
+    try:
+        with job.connection.transaction():
+            job.connection.execute(statement)
+    except (psycopg.IntegrityError, psycopg.DataError) as error:
+        log.debug("not to be parked so: %s", error)
+        return False
+    return True
 
 
 def _among(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

@@ -108,6 +108,7 @@ def find(job: Job, of: Comparison) -> Mapping[str, int]:
     inplace.take(job, LOCK)
     job.connection.execute(statements.set_local("search_path", "pg_catalog"))
     demand_same_key(job)
+    job.connection.execute(_KEY["room"])
     job.connection.execute(difference.compare(of))
     job.connection.execute(difference.analyze(of.difference))
     return tally(job, of)
@@ -171,6 +172,8 @@ def _of_rights(session: Session, relation: Relation, spec: CopySpec, by: Key, mi
                 yield lacks(label, role, f"UPDATE on column {spell(column.name)}", column.name)
     if deleting and not relation.may_delete:
         yield lacks(label, role, "DELETE")
+    elif not session.value(_KEY["may_lock"], {"oid": relation.oid}):
+        yield lacks(label, role, "UPDATE on the whole table, which LOCK TABLE asks for,")
     for each in acting:
         if not each.may_select:
             yield lacks(str(each.table), role, f"SELECT on what refers to {label} by {spell(each.name)}")

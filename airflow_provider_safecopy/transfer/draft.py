@@ -22,6 +22,7 @@ from airflow_provider_safecopy.transfer import (
     statements,
 )
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
+from airflow_provider_safecopy.transfer.key import paired_by
 from airflow_provider_safecopy.transfer.ledger import Ledger, look_up
 from airflow_provider_safecopy.transfer.match import Match
 from airflow_provider_safecopy.transfer.model import MiB
@@ -93,6 +94,7 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
         refusals=tuple(refusals),
         ledger=ledger,
         definition=match.definition,
+        key=paired_by(spec, target, there, publish),
     )
     views = aftermath.views(target, plan.target_name) if spec.refresh_views and there else ()
     stale = aftermath.warnings(target.server.role, views)

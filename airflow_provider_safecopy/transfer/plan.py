@@ -11,6 +11,7 @@ from airflow_provider_safecopy.errors import PlanError, Refusal
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.definition import Definition
+from airflow_provider_safecopy.transfer.key import Key
 from airflow_provider_safecopy.transfer.ledger import Ledger
 from airflow_provider_safecopy.transfer.model import Way
 from airflow_provider_safecopy.transfer.name import TableName
@@ -38,7 +39,8 @@ class CopyPlan:
 
     `expected_rows` and `expected_bytes` are the source planner's guess, None where it has none. `publishing` is what the
     chosen way to publish will do; `ledger` what is known of earlier ones, None where nothing can be;
-    `definition` the target, or the columns of it, that are to be made first.
+    `definition` the target, or the columns of it, that are to be made first; `key` what rows are paired by, None where
+    they are not.
     """
 
     spec: CopySpec
@@ -58,6 +60,7 @@ class CopyPlan:
     refusals: tuple[Refusal, ...]
     publishing: tuple[PlannedStep, ...] = ()
     definition: Definition | None = None
+    key: Key | None = None
     ledger: Ledger | None = None
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
@@ -115,16 +115,17 @@ def _changing(of: Comparison, columns: Collection[str]) -> tuple[Composable, Com
     return SQL(", {s} AS s").format(**tables(of)), SQL(" AND {} AND {}").format(STAGED, differ(columns))
 
 
-def aside(of: Comparison, column: str, type_: str, *, nullable: bool) -> Composable | None:
-    """A value that no row has, for each row e of `park`; None where we know of none for that type."""
+def asides(of: Comparison, column: str, type_: str, *, nullable: bool) -> Iterator[Composable]:
+    """Values that no row should have, for each row e of `park`: NULL is none, unless an expression makes it one."""
     kind = type_.partition("(")[0]
     if nullable:
-        return SQL("NULL")
+        yield SQL("NULL")
     if kind in {"smallint", "integer", "bigint", "numeric"}:
-        return SQL(
+        yield SQL(
             "GREATEST((SELECT pg_catalog.max(t.{c}) FROM {t} AS t), (SELECT pg_catalog.max(s.{c}) FROM {s} AS s))"
             "::pg_catalog.numeric OPERATOR(pg_catalog.+) e.number::pg_catalog.numeric"
         ).format(**tables(of), c=Identifier(column))
     if kind in {"text", "character varying"}:
-        return SQL("pg_catalog.concat('~safecopy ', e.number)")
-    return SQL("pg_catalog.gen_random_uuid()") if kind == "uuid" else None
+        yield SQL("pg_catalog.concat('~safecopy ', e.number)")
+    if kind == "uuid":
+        yield SQL("pg_catalog.gen_random_uuid()")

@@ -121,6 +121,8 @@ def any_difference(of: Comparison) -> Composed:
 def differences(of: Comparison) -> Composed:
     """The rows that differ: what is to be done, and where they are."""
     vanished = {"keep": SQL("NULL"), "delete": Literal(VANISHED), "mark": Literal(MARKED)}[of.missing]
+    # A row that is missing, and marked so already, differs in everything, and is not to be written.
+    there = SQL("s.ctid IS NOT NULL AND ") if of.mark else SQL("")
     return SQL("""SELECT CASE WHEN t.ctid IS NULL THEN {new} WHEN s.ctid IS NULL THEN {vanished}{rewritten} ELSE {changed} END AS kind,
 t.tableoid AS part, t.ctid AS held, s.ctid AS staged
 FROM {s} AS s {join} JOIN {t} AS t ON {pairs}
@@ -133,8 +135,8 @@ WHERE t.ctid IS NULL{not_marked}{differ}{marked}""").format(
         join=SQL("LEFT" if of.missing == "keep" else "FULL"),
         pairs=_one_key(of.key),
         not_marked=_vanished(of),
-        differ=SQL(" OR {}").format(differ(compared)) if (compared := (*of.settable, *of.always)) else SQL(""),
-        marked=SQL(" OR s.ctid IS NOT NULL AND {}").format(_is_marked(of.mark)) if of.mark else SQL(""),
+        differ=SQL(" OR {}{}").format(there, differ(compared)) if (compared := (*of.settable, *of.always)) else SQL(""),
+        marked=SQL(" OR {}{}").format(there, _is_marked(of.mark)) if of.mark else SQL(""),
     )
 
 

@@ -16,7 +16,7 @@ from airflow_provider_safecopy.transfer.model import Way as Name
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.ways import create, delete_insert, insert, truncate_insert
+from airflow_provider_safecopy.transfer.ways import create, delete_insert, delta, insert, truncate_insert, upsert
 from airflow_provider_safecopy.transfer.written import Written
 
 
@@ -42,6 +42,8 @@ class Way(Protocol):
 WAYS: Mapping[Name, Way] = {
     "create": create,
     "delete_insert": delete_insert,
+    "delta": delta,
     "insert": insert,
     "truncate_insert": truncate_insert,
+    "upsert": upsert,
 }
