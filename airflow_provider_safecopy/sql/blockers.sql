@@ -21,7 +21,7 @@ WITH wanted AS (
     UNION SELECT c.oid FROM pg_class c JOIN wanted w ON w.relation = c.oid WHERE c.relkind IN ('v', 'm', 'S', 'i', 'I')
 )
 SELECT b.pid, COALESCE(a.usename, x.owner)::text AS role, a.application_name, x.gid AS prepared, a.state,
-       COALESCE(held.mode, own.mode) AS mode, format('%%I.%%I', n.nspname, c.relname) AS relation,
+       COALESCE(held.mode, own.mode) AS mode, n.nspname::text AS schema, c.relname::text AS name,
        held.mode IS NOT NULL AS holds,
        to_char(COALESCE(a.xact_start, x.prepared) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS transaction_start,
        EXTRACT(epoch FROM clock_timestamp() - COALESCE(a.xact_start, x.prepared))::float8 AS transaction_seconds,
@@ -60,7 +60,8 @@ LEFT JOIN LATERAL (
     ORDER BY h.mode LIMIT 1
 ) AS own ON w.locktype = 'transactionid'
 LEFT JOIN pg_stat_activity a ON a.pid = b.pid
-LEFT JOIN pg_prepared_xacts x ON b.pid = 0 AND held.virtualtransaction = '-1/' || x.transaction::text
+LEFT JOIN pg_locks t ON b.pid = 0 AND t.pid IS NULL AND t.locktype = 'transactionid' AND t.virtualtransaction = held.virtualtransaction
+LEFT JOIN pg_prepared_xacts x ON x.transaction = t.transactionid
 LEFT JOIN pg_class c ON c.oid = COALESCE(w.relation, own.relation)
 LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
 ORDER BY b.pid
@@ -75,7 +76,7 @@ WHERE a.pid = %(pid)s AND a.pid = ANY (pg_blocking_pids(%(waiting)s))
 -- Who holds a lock on the table or a partition of it that a publish may have had to wait for: asked afterwards, where
 -- nobody could look while it waited.
 SELECT h.pid, a.usename::text AS role, a.application_name, NULL::text AS prepared, a.state, h.mode,
-       format('%%I.%%I', n.nspname, c.relname) AS relation, true AS holds,
+       n.nspname::text AS schema, c.relname::text AS name, true AS holds,
        to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS transaction_start,
        EXTRACT(epoch FROM clock_timestamp() - a.xact_start)::float8 AS transaction_seconds,
        to_char(a.query_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS query_start, false AS endable

@@ -19,6 +19,7 @@ from psycopg.rows import dict_row
 from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.errors import SafeCopyError, StageTimeoutError
 from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.name import TableName
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,12 @@ class Blocker:
             None if query is None else f"query of {query}",
         ]
         return f"{who} ({', '.join(fact for fact in facts if fact)})"
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Self:
+        """From a row of the catalog's."""
+        schema, name = row.pop("schema"), row.pop("name")
+        return cls(**row, relation=None if name is None else str(TableName(schema, name)))
 
     def as_dict(self) -> dict[str, Any]:
         """It as plain JSON values."""
@@ -136,7 +143,7 @@ class Blockers:
             return self._seen
         plan = self._job.plan
         asked = {"target": plan.target_oid, "exclusive": plan.publish in {"truncate_insert", "swap"}}
-        return tuple(Blocker(**row) for row in self._job.target.all(_BLOCKERS["holders"], asked))
+        return tuple(Blocker.of(row) for row in self._job.target.all(_BLOCKERS["holders"], asked))
 
     def _watch(self) -> None:
         """The thread: look, as long as the publish is not through."""
@@ -159,7 +166,7 @@ class Blockers:
         if session.execute(_BLOCKERS["waits"], waiting).fetchone() != {"waits": True}:
             return
         asked = {"target": plan.target_oid, "application": self._job.right.application_name} | waiting
-        if found := tuple(Blocker(**row) for row in session.execute(_BLOCKERS["in_the_way"], asked)):
+        if found := tuple(Blocker.of(row) for row in session.execute(_BLOCKERS["in_the_way"], asked)):
             self._seen, self._seen_at = found, time.monotonic()
             self._end_those_due(session)
 
