@@ -24,6 +24,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import get_args
 
+import psycopg
+
 from airflow_provider_safecopy.demo.servers import Installation, Server, installations
 from airflow_provider_safecopy.transfer.model import Publish
 from airflow_provider_safecopy.transfer.ways import WAYS
@@ -32,6 +34,7 @@ from tests.exam.load import load
 from tests.exam.subject import Subject, families, one_of_each_shape, subjects
 from tests.exam.suite import Suite
 from tests.exam.trial import SHAPES, Examiner, Trial
+from tests.ground.fingerprint import Fingerprint, differences, present
 
 MODES = tuple(mode for mode in get_args(Publish) if mode == "auto" or mode in WAYS)
 DATABASE = "regression"
@@ -53,12 +56,14 @@ def main(arguments: Sequence[str], say: Callable[[str], None] = print) -> int:
                 say(f"loaded {loaded}")
         source, target = (server.conninfo(DATABASE) for server in servers)
         chosen = _chosen(target, options, say)
+        before = _everything(target)
         trials = list(_trials(source, target, chosen, options, say))
-    say(report.printed(trials, options.mode or MODES))
+        left = [each for each in differences(before, _everything(target)) if SHAPES not in each]
+    say(report.printed(trials, options.mode or MODES, left))
     say(f"{len(trials)} copies asked for, {time.monotonic() - started:.0f} s")
     if options.json:
         options.json.write_text(json.dumps(report.as_json(trials), ensure_ascii=False, indent=1), "utf-8")
-    return int(any(trial.findings for trial in trials))
+    return int(bool(left) or any(trial.findings for trial in trials))
 
 
 def _loaded(server: Server, suite: Suite, options: argparse.Namespace) -> object:
@@ -66,6 +71,12 @@ def _loaded(server: Server, suite: Suite, options: argparse.Namespace) -> object
     told = load(suite, server.conninfo(DATABASE), server.installation.psql, keep=not options.as_it_ends)
     server.execute(DATABASE, f"CREATE SCHEMA {SHAPES}")
     return told
+
+
+def _everything(conninfo: str) -> Fingerprint:
+    """All there is in a database, so that nothing is gone and nothing left when all is over."""
+    with psycopg.connect(conninfo) as session:
+        return present(session)
 
 
 def _chosen(target: str, options: argparse.Namespace, say: Callable[[str], None]) -> list[Subject]:
@@ -86,6 +97,9 @@ def _trials(
             found = asked.result()
             done += len(found)
             yield from found
+            for trial in found:
+                if trial.findings:
+                    say(f"  {report.headed(trial)}")
             if time.monotonic() > shown_at + 10:
                 shown_at = time.monotonic()
                 say(f"  {done} of {len(chosen) * len(modes)}")

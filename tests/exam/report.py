@@ -12,8 +12,14 @@ from tests.exam.trial import Outcome, Trial
 _EXAMPLES = 2
 
 
-def printed(trials: Sequence[Trial], modes: Sequence[str]) -> str:
-    return "\n".join([*_counts(trials, modes), "", *_reasons(trials), "", *_findings(trials)])
+def printed(trials: Sequence[Trial], modes: Sequence[str], left: Sequence[str] = ()) -> str:
+    """`left` is what is gone from the whole database, or left in it, when all is over."""
+    return "\n".join([*_counts(trials, modes), "", *_reasons(trials), "", *_findings(trials, left)])
+
+
+def headed(trial: Trial) -> str:
+    kind = KINDS[trial.subject.kind].removesuffix("s")
+    return f"{trial.mode}: {kind} {trial.subject} ({trial.outcome}, {trial.publish or trial.code})"
 
 
 def as_json(trials: Sequence[Trial]) -> list[dict[str, Any]]:
@@ -49,12 +55,15 @@ def _reasons(trials: Sequence[Trial]) -> Iterator[str]:
     yield from _aligned(rows) if len(rows) > 1 else ["Nothing was refused."]
 
 
-def _findings(trials: Sequence[Trial]) -> Iterator[str]:
+def _findings(trials: Sequence[Trial], left: Sequence[str]) -> Iterator[str]:
     found = [trial for trial in trials if trial.findings]
     yield f"{len(found)} findings."
     for trial in found:
-        yield f"{trial.mode} {KINDS[trial.subject.kind]} {trial.subject} ({trial.outcome}, {trial.publish or trial.code})"
+        yield headed(trial)
         yield from (f"    {each}" for each in trial.findings)
+    if left:
+        yield "Afterwards, in the whole database:"
+        yield from (f"    {each}" for each in left)
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import partial
 from traceback import format_exception
 from typing import Literal, Self
 
@@ -50,6 +49,15 @@ class Trial:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Due:
+    """What the source holds, or why nobody can read it. Not `stable`: a view that never answers the same twice."""
+
+    rows: list[str]
+    unreadable: str = ""
+    stable: bool = True
+
+
 class Examiner:
     """Holds a session of its own at each end. Neither belongs to what is examined."""
 
@@ -69,19 +77,17 @@ class Examiner:
 
     def ask(self, subject: Subject, modes: tuple[str, ...]) -> list[Trial]:
         """The subject in each mode. What it leaves is equal to the source, or as it was."""
-        try:
-            wanted = content(self._source, subject.sql)
-            again = wanted if subject.is_table else content(self._source, subject.sql)
-        except psycopg.Error as error:
-            wanted, again = None, None
-            unreadable = first_line(error)
-        else:
-            unreadable = ""
-        stable = Counter(wanted or ()) == Counter(again or ())
-        table = self._table(subject)
+        due, table = self._due(subject), self._table(subject)
         if isinstance(table, str):
             return [Trial(subject, mode, "untried", why=table) for mode in modes]
-        return [self._trial(subject, mode, table, wanted, unreadable, stable=stable) for mode in modes]
+        return [self._trial(subject, mode, table, due) for mode in modes]
+
+    def _due(self, subject: Subject) -> _Due:
+        try:
+            rows = content(self._source, subject.sql)
+            return _Due(rows, stable=subject.is_table or rows == content(self._source, subject.sql))
+        except psycopg.Error as error:
+            return _Due([], unreadable=first_line(error))
 
     def _table(self, subject: Subject) -> Table | str:
         """The table to copy into: the one of the same name, else one made like the view; or why there is none."""
@@ -96,77 +102,73 @@ class Examiner:
             return first_line(error)
         return table
 
-    def _trial(
-        self, subject: Subject, mode: str, table: Table, wanted: list[str] | None, unreadable: str, *, stable: bool
-    ) -> Trial:
-        started = time.monotonic()
+    def _trial(self, subject: Subject, mode: str, table: Table, due: _Due) -> Trial:
+        started, asked = time.monotonic(), Trial(subject, mode, "copied")
         saved = _prepared(table)
         before, near = table.content(), table.near()
         hung = look(self._target, table.schema, table.table, alone=True)
-        made = partial(Trial, subject=subject, mode=mode)
         try:
-            report = pipeline.copy(self._spec(subject, table, mode), *self._ends)
+            report = pipeline.copy(_spec(asked, table), *self._ends)
         except Exception as error:  # noqa: BLE001 -- whatever it is, it is told
-            trial = self._failed(made, error, table, unreadable, subject)
-            unchanged: list[str] | None = before
+            trial = self._failed(asked, error, table, due)
+            found = _compared(table.content(), before)
         else:
-            trial = made(outcome="copied", publish=report.publish, moved=Counter(before) != Counter(wanted or ()))
-            unchanged = wanted if stable else None
-        found = self._compared(table, unchanged)
-        if found and trial.outcome == "copied" and self._altered(subject, table, mode, wanted or []):
-            trial, found = replace(trial, outcome="altered", why=found[0]), []
+            trial = replace(asked, publish=report.publish, moved=before != due.rows)
+            found = _compared(table.content(), due.rows) if due.stable else []
+            if found and self._altered(trial, table, due):
+                trial, found = replace(trial, outcome="altered", why=found[0]), []
         found += differences(hung, look(self._target, table.schema, table.table, alone=True))
         found += [f"rows of {name} changed" for name, rows in table.near().items() if rows != near.get(name)]
         if trial.outcome != "copied" and saved is not None:
             table.restore(saved)
         return _judged(trial, found, time.monotonic() - started)
 
-    def _spec(self, subject: Subject, table: Table, mode: str) -> CopySpec:
-        return CopySpec.of(
-            source_table=(subject.schema, subject.name),
-            target_table=(table.schema, table.table),
-            publish=mode,
-            allow_empty=True,
-            timeouts=_TIMEOUTS,
-        )
-
-    def _failed(self, made: partial[Trial], error: Exception, table: Table, unreadable: str, subject: Subject) -> Trial:
+    def _failed(self, asked: Trial, error: Exception, table: Table, due: _Due) -> Trial:
         if isinstance(error, PlanError):
             codes = "+".join(sorted({refusal.code for refusal in error.refusals}))
-            return made(outcome="refused", code=codes, why="; ".join(str(refusal) for refusal in error.refusals))
+            return replace(asked, outcome="refused", code=codes, why="; ".join(map(str, error.refusals)))
         code = f"{type(error).__name__} {getattr(error, 'sqlstate', None) or ''}".strip()
         if not isinstance(error, SafeCopyError):
-            return made(outcome="failed", code=code, why="".join(format_exception(error)[-3:]))
-        if unreadable:
-            return made(outcome="unreadable", code=code, why=unreadable)
-        if why := self._rehearsed(subject, table, made.keywords["mode"]).why:
-            return made(outcome="not borne", code=code, why=why)
-        return made(outcome="failed", code=code, why=str(error))
+            return replace(asked, outcome="failed", code=code, why="".join(format_exception(error)[-3:]))
+        if due.unreadable:
+            return replace(asked, outcome="unreadable", code=code, why=due.unreadable)
+        chosen = replace(asked, code=code, publish=pipeline.plan(_spec(asked, table), *self._ends).publish)
+        if why := self._rehearsed(chosen, table).why:
+            return replace(chosen, outcome="not borne", why=why)
+        return replace(chosen, outcome="failed", why=str(error))
 
-    def _rehearsed(self, subject: Subject, table: Table, mode: str) -> Rehearsal:
-        """What plain statements make of the source's rows."""
-        rows = Table(self._source, subject.schema, subject.name, alone=False).save(table.columns())
-        done = table.rehearse(rows, truncate=mode == "truncate_insert")
+    def _rehearsed(self, trial: Trial, table: Table) -> Rehearsal:
+        """What plain statements make of the source's rows, in the way that was chosen."""
+        rows = Table(self._source, trial.subject.schema, trial.subject.name, alone=False).save(table.columns())
+        done = table.rehearse(rows, truncate=trial.publish == "truncate_insert")
         # Where rows that stay equal are let alone, nothing refers to what goes.
-        if mode in _REWRITING or not done.why.startswith(_REFERRED):
+        if trial.publish in _REWRITING or not done.why.startswith(_REFERRED):
             return done
         return table.rehearse(rows, silently=True)
 
-    def _altered(self, subject: Subject, table: Table, mode: str, wanted: list[str]) -> bool:
+    def _altered(self, trial: Trial, table: Table, due: _Due) -> bool:
         """Whether what is not due is what the table's own triggers make of it."""
         held = table.content()
-        not_due = Counter(held) - Counter(wanted)
-        return len(held) == len(wanted) and not_due <= Counter(self._rehearsed(subject, table, mode).held)
+        not_due = Counter(held) - Counter(due.rows)
+        return len(held) == len(due.rows) and not_due <= Counter(self._rehearsed(trial, table).held)
 
-    def _compared(self, table: Table, wanted: list[str] | None) -> list[str]:
-        if wanted is None:
-            return []
-        held = table.content()
-        if held == wanted:
-            return []
-        missing, extra = Counter(wanted) - Counter(held), Counter(held) - Counter(wanted)
-        told = f"content: {len(held)} rows where {len(wanted)} were due"
-        return [f"{told}; missing {list(missing)[:_SHOWN]}, not due {list(extra)[:_SHOWN]}"]
+
+def _spec(asked: Trial, table: Table) -> CopySpec:
+    return CopySpec.of(
+        source_table=(asked.subject.schema, asked.subject.name),
+        target_table=(table.schema, table.table),
+        publish=asked.mode,
+        allow_empty=True,
+        timeouts=_TIMEOUTS,
+    )
+
+
+def _compared(held: list[str], wanted: list[str]) -> list[str]:
+    if held == wanted:
+        return []
+    missing, extra = Counter(wanted) - Counter(held), Counter(held) - Counter(wanted)
+    told = f"content: {len(held)} rows where {len(wanted)} were due"
+    return [f"{told}; missing {list(missing)[:_SHOWN]}, not due {list(extra)[:_SHOWN]}"]
 
 
 def _prepared(table: Table) -> bytes | None:
