@@ -10,7 +10,7 @@
 -- major has are taken out of to_jsonb().
 
 -- name: given
-WITH given AS (
+WITH RECURSIVE given AS (
     SELECT t.oid, t.oid::regclass::text AS target, format('safecopy.%%I', s.name) AS staging,
            'safecopy_' || md5(s.name) || '_' AS stem, n.nspname, format('%%I.', n.nspname) AS home, c.relname, c.relkind,
            c.relpersistence, c.relam, c.reltablespace, c.reltoastrelid, c.reloptions, c.relreplident,
@@ -31,7 +31,10 @@ WITH given AS (
 ), restriction AS (
     SELECT k.*, format('%%I', k.conname) AS name, pg_get_constraintdef(k.oid) AS definition,
            COALESCE((to_jsonb(k) ->> 'conperiod')::bool, false) AS temporal,
-           COALESCE((to_jsonb(k) ->> 'conenforced')::bool, true) AS enforced
+           -- Validated later: not where it refers to a partitioned table, whose parts a server before 18 would leave out.
+           k.convalidated AND COALESCE((to_jsonb(k) ->> 'conenforced')::bool, true)
+           AND NOT (current_setting('server_version_num')::int < 180000
+                    AND EXISTS (SELECT FROM pg_class o WHERE o.oid = k.confrelid AND o.relkind = 'p')) AS later
     FROM given g JOIN pg_constraint k ON k.conrelid = g.oid AND k.contype IN ('c', 'n', 'p', 'u', 'x', 'f') AND k.conparentid = 0
 ), indexed AS (
     SELECT i.indexrelid, i.indisunique, i.indisclustered, i.indisreplident, format('%%I', c.relname) AS name, c.reloptions,
@@ -46,6 +49,13 @@ WITH given AS (
     SELECT x.oid, x.stxname, x.stxkind, x.stxowner, x.stxnamespace, g.stem || x.oid AS temporary, (to_jsonb(x) ->> 'stxstattarget')::int AS target,
            format('%%I.%%I', n.nspname, x.stxname) AS name, n.nspname
     FROM given g JOIN pg_statistic_ext x ON x.stxrelid = g.oid JOIN pg_namespace n ON n.oid = x.stxnamespace
+), referring AS (
+    -- Foreign keys of both tables, and what the server makes of one that refers to a partitioned table: one to each partition.
+    SELECT k.oid, k.conrelid, k.confrelid, k.conname, k.conname AS root, false AS made
+    FROM given g JOIN pg_constraint k ON k.conrelid IN (g.oid, to_regclass(g.staging)) AND k.contype = 'f' AND k.conparentid = 0
+    UNION ALL
+    SELECT k.oid, k.conrelid, k.confrelid, k.conname, r.root, true
+    FROM referring r JOIN pg_constraint k ON k.conparentid = r.oid AND k.conrelid = r.conrelid
 )
 
 -- name: table
@@ -151,7 +161,7 @@ SELECT 'build', 60, k.oid::bigint, 'foreign key', k.name,
        || CASE WHEN k.confrelid <> g.oid THEN k.definition
                WHEN starts_with(k.definition, own.head || g.target || '(')
                THEN own.head || g.staging || substr(k.definition, length(own.head || g.target) + 1) END
-       || CASE WHEN k.convalidated AND k.enforced THEN ' NOT VALID' ELSE '' END, NULL
+       || CASE WHEN k.later THEN ' NOT VALID' ELSE '' END, NULL
 FROM given g CROSS JOIN restriction k
 CROSS JOIN LATERAL (
     SELECT format('FOREIGN KEY (%%s) REFERENCES ', string_agg(
@@ -162,7 +172,7 @@ WHERE k.contype = 'f'
 
 -- name: validations
 SELECT 'build', 61, k.oid::bigint, 'constraint', k.name, format('ALTER TABLE %%s VALIDATE CONSTRAINT %%s', g.staging, k.name), NULL
-FROM given g CROSS JOIN restriction k WHERE k.contype = 'f' AND k.convalidated AND k.enforced
+FROM given g CROSS JOIN restriction k WHERE k.contype = 'f' AND k.later
 
 -- name: statistics
 SELECT 'build', 70 + step.number, x.oid::bigint, 'statistics', x.name, step.statement, NULL
@@ -249,6 +259,16 @@ FROM given g CROSS JOIN LATERAL (
 -- name: renamed_statistics
 SELECT 'rename', 41, x.oid::bigint, 'statistics', x.name, format('ALTER STATISTICS %%I.%%I RENAME TO %%I', x.nspname, x.temporary, x.stxname), NULL
 FROM extended x
+
+-- name: renamed_foreign_keys
+-- The server has named them, and names them in another way when it makes them in another order.
+SELECT 'rename', 42 + step.number, old.oid::bigint, 'constraint', format('%%I', old.conname), step.statement, NULL
+FROM given g JOIN referring old ON old.conrelid = g.oid AND old.made
+JOIN referring new ON new.conrelid <> g.oid AND new.made AND (new.root, new.confrelid) = (old.root, old.confrelid) AND new.conname <> old.conname
+CROSS JOIN LATERAL (VALUES
+    (0, format('ALTER TABLE %%s RENAME CONSTRAINT %%I TO %%I', g.target, new.conname, g.stem || old.oid)),
+    (1, format('ALTER TABLE %%s RENAME CONSTRAINT %%I TO %%I', g.target, g.stem || old.oid, old.conname))
+) AS step(number, statement)
 
 -- name: owned
 SELECT 'finish', 50, part.oid::bigint, part.kind, part.name, part.statement, NULL

@@ -35,7 +35,7 @@ _BUILD = sql.load("build")
 _PARTS: tuple[LiteralString, ...] = (
     *("table", "storage", "identity", "indexes", "index_options", "keys", "index_targets", "checks", "foreign_keys"),
     *("validations", "statistics", "targets", "analyze", "released", "held", "left", "entered", "renamed"),
-    *("renamed_statistics", "owned", "commented", "granted", "dropped"),
+    *("renamed_statistics", "renamed_foreign_keys", "owned", "commented", "granted", "dropped"),
 )
 _STATEMENTS = "\n".join(
     (_BUILD["given"], "\nUNION ALL\n".join([_BUILD[part] for part in _PARTS]), "ORDER BY rank, ord, statement")

@@ -34,6 +34,8 @@ CREATE SCHEMA "영""업 부"; CREATE SCHEMA "통계";
 CREATE COLLATION "통계"."한글" FROM "C";
 CREATE FUNCTION "통계"."길이"(text) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT length($1)';
 CREATE TABLE "통계"."등급" ("등급" text PRIMARY KEY);
+CREATE TABLE "통계"."나뉨" ("번호" bigint PRIMARY KEY) PARTITION BY LIST ("번호");
+CREATE TABLE "통계"."나뉨 2" PARTITION OF "통계"."나뉨" FOR VALUES IN (2);
 CREATE SEQUENCE "영""업 부"."일련표";
 CREATE TABLE {TABLE} (
     "버림" int,
@@ -59,6 +61,11 @@ ALTER TABLE {TABLE} ADD CONSTRAINT "검사 미확인" CHECK ("통계"."길이"("
     ADD CONSTRAINT "외래" FOREIGN KEY ("등급") REFERENCES "통계"."등급" ON UPDATE CASCADE DEFERRABLE,
     ADD CONSTRAINT "외래 미확인" FOREIGN KEY ("Quo""te d.") REFERENCES "통계"."등급" NOT VALID,
     ADD CONSTRAINT "자기" FOREIGN KEY ("부모") REFERENCES {TABLE} ON DELETE SET NULL;
+ALTER TABLE {TABLE} ADD CONSTRAINT "나뉜 외래" FOREIGN KEY ("부모") REFERENCES "통계"."나뉨";
+CREATE TABLE "통계"."나뉨 1" PARTITION OF "통계"."나뉨" DEFAULT;
+DO $$BEGIN EXECUTE (
+    SELECT format('ALTER TABLE %s RENAME CONSTRAINT %I TO "남은 이름"', conrelid::regclass, min(conname))
+    FROM pg_constraint WHERE conparentid <> 0 AND contype = 'f' GROUP BY conrelid); END$$;
 CREATE INDEX "{LONG[1:]}가" ON {TABLE} (lower("이름") COLLATE "C" text_pattern_ops DESC NULLS LAST, "금액")
     WITH (fillfactor = 60) WHERE "금액" > 5;
 CREATE UNIQUE INDEX "유일.색인" ON {TABLE} ("번호", ("통계"."길이"("이름")));
@@ -74,7 +81,7 @@ ALTER TABLE {TABLE} ALTER "이름" SET STATISTICS 500, ALTER "금액" SET (n_dis
 COMMENT ON SEQUENCE "영""업 부"."번호.표" IS '번호표';
 GRANT SELECT ON SEQUENCE "영""업 부"."번호.표" TO PUBLIC; REVOKE UPDATE ON SEQUENCE "영""업 부"."번호.표" FROM CURRENT_USER;
 GRANT SELECT ON SEQUENCE "영""업 부"."일련표" TO PUBLIC;
-INSERT INTO "통계"."등급" VALUES ('금');
+INSERT INTO "통계"."등급" VALUES ('금'); INSERT INTO "통계"."나뉨" SELECT generate_series(1, 200);
 INSERT INTO {TABLE} ("금액", "등급", "Quo""te d.") SELECT g, '금', '금' FROM generate_series(1, 50) g;
 ANALYZE {TABLE};
 """
