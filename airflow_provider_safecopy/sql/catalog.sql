@@ -71,6 +71,10 @@ SELECT c.oid, c.relkind::text AS kind, c.relpersistence::text AS persistence,
        EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) AND c.relkind = 'r' AS has_children,
        ARRAY(SELECT r.rulename::text FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type <> '1'
              ORDER BY 1) AS rules,
+       -- Row triggers that fire before: they may change what is written, or swallow it.
+       ARRAY(SELECT g.tgname::text FROM pg_trigger g
+             WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A')
+               AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0 ORDER BY 1) AS meddlers,
        inbound.referenced_by, inbound.deletes_spread_by,
        nameless.published_without_identity, nameless.update_without_identity
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -60,7 +60,8 @@ class Relation:
 
     `filtered`: row security would hide rows from this role. `deletes_spread_by`: foreign keys whose ON
     DELETE action would change other tables. `published_without_identity`: DELETE is refused by a
-    publication that has no key to name the row by; `update_without_identity`: UPDATE is.
+    publication that has no key to name the row by; `update_without_identity`: UPDATE is. `meddlers`: row triggers
+    that fire before INSERT or UPDATE, and may have rows other than they come.
     """
 
     name: TableName | None
@@ -80,6 +81,7 @@ class Relation:
     published_without_identity: bool = False
     update_without_identity: bool = False
     rules: tuple[str, ...] = ()
+    meddlers: tuple[str, ...] = ()
     referenced_by: tuple[str, ...] = ()
     deletes_spread_by: tuple[str, ...] = ()
     estimated_rows: int = 0
@@ -106,7 +108,7 @@ def describe(session: Session, name: TableName) -> Relation | None:
     numbers_and_types = [(row.pop("number"), row.pop("type_oid")) for row in rows]
     inner = type_facts(session, [oid for _, oid in numbers_and_types])
     columns = tuple(Column(**row, **inner[oid]) for row, (_, oid) in zip(rows, numbers_and_types, strict=True))
-    lists: dict[str, Any] = {key: tuple(found.pop(key)) for key in ("rules", "referenced_by", "deletes_spread_by")}
+    lists: dict[str, Any] = {key: tuple(found.pop(key)) for key in ("rules", "meddlers", "referenced_by", "deletes_spread_by")}
     return Relation(name=TableName(schema, name.name), columns=columns, **lists, **found)
 
 

@@ -165,8 +165,7 @@ def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
     guard.demand_size(job.plan, previous=written.previous, held=written.held)
     job.connection.execute(statements.drop_staging(job.verification.staging))
     entered = receipt.write(job, written, before.move)
-    warnings = sequence.advance(job, before.peaks) if written.inserted + written.updated else []
-    return _Done(written, entered, tuple(warnings))
+    return _Done(written, entered, tuple(sequence.advance(job, before.peaks)))
 
 
 def _translated(plan: CopyPlan, error: psycopg.Error) -> StageError:

@@ -183,3 +183,10 @@ def lacks(label: str, role: str, right: str, column: str | None = None) -> Refus
         column=None if column is None else spell(column),
         hint=f"grant it to {spell(role)}",
     )
+
+
+def meddling(relation: Relation) -> str | None:
+    """Why a way that writes row by row is chosen with reluctance, where triggers may change what is written."""
+    if not relation.meddlers:
+        return None
+    return f"triggers of the table may change what is written ({', '.join(map(spell, relation.meddlers))})"

@@ -16,7 +16,7 @@ from airflow_provider_safecopy.transfer.model import Way as Name
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.ways import create, delete_insert, delta, insert, truncate_insert, upsert
+from airflow_provider_safecopy.transfer.ways import create, delete_insert, delta, insert, swap, truncate_insert, upsert
 from airflow_provider_safecopy.transfer.written import Written
 
 
@@ -44,6 +44,7 @@ WAYS: Mapping[Name, Way] = {
     "delete_insert": delete_insert,
     "delta": delta,
     "insert": insert,
+    "swap": swap,
     "truncate_insert": truncate_insert,
     "upsert": upsert,
 }

@@ -38,8 +38,10 @@ def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[R
 
 
 def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
-    """It is the last that ``auto`` comes to."""
-    return None
+    """Rows that others refer to cannot be deleted; and triggers that have rows other than they come."""
+    if relation.referenced_by:
+        return f"it fails as soon as a row is referred to by {', '.join(relation.referenced_by)}"
+    return refusal.meddling(relation)
 
 
 def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer import difference, reconcile
+from airflow_provider_safecopy.transfer import difference, reconcile, refusal
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
@@ -21,8 +21,8 @@ def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[R
 
 
 def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
-    """None: where there is a key, there is no reason."""
-    return None
+    """Triggers that have rows other than they come: each night would find a difference, and fail."""
+    return refusal.meddling(relation)
 
 
 def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
