@@ -1,0 +1,180 @@
+"""A machine that does to a source whatever may be done to it, copies it in each write mode, and lets copies fail anywhere.
+
+What must come of it is told by a model of a few lines, which knows nothing of watermarks: after an incremental copy the
+target holds every row of the source as it is; a row that is committed late is never older than the lookback.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from tests.ledger.world import KEYED, LIST, LISTED, NAME, TABLE, Fault, Row, Runner, World, run
+
+LOOKBACK = 3
+"""At most; each example has one of its own."""
+FAULTS = st.sampled_from(
+    [None, None, None, None, "export", "loaded", "fence", "receipt", "watermark", "commit", "killed", "answer", "after"]
+)
+NUMBERS, BACK = st.integers(1, 12), st.integers(0, LOOKBACK)
+SLICES, PARTS = st.sampled_from(["오전", "오후"]), st.integers(0, 1)
+
+
+@dataclass
+class Model:
+    """The source, what the target must hold, and what each slice has added. `top` is the greatest cursor ever used."""
+
+    source: dict[int, Row] = field(default_factory=dict)
+    target: dict[int, Row] = field(default_factory=dict)
+    slices: dict[str, tuple[int, list[Row]]] = field(default_factory=dict)
+    top: int = 10
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """One target, some slices, and a source that never rests."""
+
+    world: World
+    runner: Runner
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.changes = 0
+        self.lookback = 0
+
+    @initialize(lookback=st.integers(0, LOOKBACK))
+    def empty(self, lookback: int) -> None:
+        self.lookback = lookback
+        self.world.emptied()
+
+    # What becomes of the source
+
+    @rule(number=NUMBERS, ahead=st.integers(0, 2))
+    def write(self, number: int, ahead: int) -> None:
+        """A row comes, or changes; its cursor may be that of another."""
+        self.model.top += ahead
+        self._put(number, self.model.top)
+
+    @rule(number=NUMBERS, back=BACK)
+    def write_late(self, number: int, back: int) -> None:
+        """A transaction that began earlier has committed only now."""
+        self._put(number, self.model.top - min(back, self.lookback))
+
+    @rule(number=NUMBERS)
+    def write_without_a_cursor(self, number: int) -> None:
+        self._put(number, None)
+
+    @rule(number=NUMBERS)
+    def remove(self, number: int) -> None:
+        self.model.source.pop(number, None)
+        self._source(f'DELETE FROM {NAME} WHERE "번호" = %s', number)
+
+    @rule()
+    def remove_the_last(self) -> None:
+        """What the watermark stands for is gone."""
+        last = max((row[2] for row in self.model.source.values() if row[2] is not None), default=None)
+        for number in [number for number, row in self.model.source.items() if row[2] == last]:
+            self.remove(number)
+
+    @rule(numbers=st.lists(NUMBERS, max_size=3), cursor=st.integers(0, 12))
+    def make_anew(self, numbers: list[int], cursor: int) -> None:
+        """Another table takes the source's name; its cursors begin where they like."""
+        self._source(f"DROP TABLE {NAME}")
+        self._source(KEYED)
+        self.model.source.clear()
+        self.model.top = cursor
+        for number in numbers:
+            self._put(number, cursor)
+
+    # What becomes of the target beside
+
+    @rule()
+    def empty_the_target(self) -> None:
+        self.model.target.clear()
+        self.world.ask("target", f"TRUNCATE {NAME}")
+
+    # Copies
+
+    @rule(fault=FAULTS)
+    def read_on(self, fault: Fault | None) -> None:
+        lookback = {"lookback": self.lookback} if self.lookback else {}
+        status, published = self._run(fault, write_mode="incremental", cursor_column="순번", **lookback)
+        assert status in {"published", "crashed"}
+        if published:
+            self.model.target |= self.model.source
+
+    @rule(fault=FAULTS, start=st.integers(-6, 4), length=st.integers(1, 8))
+    def read_an_interval(self, fault: Fault | None, start: int, length: int) -> None:
+        first, end = self.model.top + start, self.model.top + start + length
+        bounds = {"interval_start": str(first), "interval_end": str(end)}
+        status, published = self._run(fault, write_mode="incremental", cursor_column="순번", **bounds)
+        assert status in {"published", "crashed"}
+        if published:
+            inside = (row for row in self.model.source.values() if row[2] is None or first <= row[2] < end)
+            self.model.target |= {row[0]: row for row in inside}
+
+    @rule(fault=FAULTS, missing=st.sampled_from(["keep", "delete"]))
+    def write_all(self, fault: Fault | None, missing: str) -> None:
+        status, published = self._run(fault, write_mode="upsert", missing=missing, min_rows=0)
+        assert status in {"published", "crashed"}
+        if published:
+            kept = {} if missing == "delete" else self.model.target
+            self.model.target = kept | self.model.source
+
+    @rule(fault=FAULTS, limit=NUMBERS)
+    def replace_by_a_part(self, fault: Fault | None, limit: int) -> None:
+        _, published = self._run(fault, where=f'"번호" < {limit}', allow_empty=True)
+        if published:
+            self.model.target = {number: row for number, row in self.model.source.items() if number < limit}
+
+    @rule(fault=FAULTS, name=SLICES, part=PARTS)
+    def append(self, fault: Fault | None, name: str, part: int) -> None:
+        rows = [row for row in self.model.source.values() if row[0] % 2 == part]
+        options = {"target_table": LIST, "write_mode": "append", "slice": name, "where": f'"번호" % 2 = {part}'}
+        status, published = self._run(fault, **options)
+        if name not in self.model.slices:
+            assert status in {"published", "crashed"}
+            self.model.slices |= {name: (part, rows)} if published else {}
+        else:
+            assert not published
+            there = "already_published" if self.model.slices[name][0] == part else "slice_taken"
+            assert status == there
+
+    @precondition(lambda self: self.model.slices)
+    @rule(other=st.booleans())
+    def append_again(self, *, other: bool) -> None:
+        """A retry; or a slice whose name is taken by other rows."""
+        name, (part, _) = next(iter(self.model.slices.items()))
+        self.append(None, name, 1 - part if other else part)
+
+    # What must hold
+
+    @invariant()
+    def the_target_is_the_model(self) -> None:
+        rows = self.world.ask("target", f"TABLE {NAME}")
+        assert {row[0]: row for row in rows} == self.model.target
+        assert len(rows) == len(self.model.target)
+
+    @invariant()
+    def each_slice_is_there_once(self) -> None:
+        appended = [row for _, rows in self.model.slices.values() for row in rows]
+        assert Counter(self.world.ask("target", f"TABLE {LISTED}")) == Counter(appended)
+
+    def _put(self, number: int, cursor: int | None) -> None:
+        self.changes += 1
+        row = (number, f"내용 {self.changes}", cursor)
+        self.model.source[number] = row
+        update = 'UPDATE SET "내용" = EXCLUDED."내용", "순번" = EXCLUDED."순번"'
+        self._source(f'INSERT INTO {NAME} VALUES (%s, %s, %s) ON CONFLICT ("번호") DO {update}', *row)
+
+    def _source(self, statement: str, *values: Any) -> None:
+        self.world.ask("source", statement, values)
+
+    def _run(self, fault: Fault | None, **options: Any) -> tuple[str, bool]:
+        asked = CopySpec.of(**{"source_table": TABLE, "target_table": TABLE} | options)
+        return run(self.world, self.runner, asked, fault)

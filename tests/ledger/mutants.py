@@ -1,0 +1,129 @@
+"""What would break the ledger's promises, one fault at a time: the machine must notice each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from psycopg.sql import SQL, Composed
+
+from airflow_provider_safecopy.transfer import bounds, ledger, statements, watermark
+from airflow_provider_safecopy.transfer import slice as slices
+from airflow_provider_safecopy.transfer.bounds import Bounds
+from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.ledger import Stored
+from airflow_provider_safecopy.transfer.watermark import Move
+from airflow_provider_safecopy.transfer.written import Written
+
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def ties_are_not_read_again(patch: pytest.MonkeyPatch) -> None:
+    original = statements.within
+
+    def within(*words: Any, **limits: Any) -> Composed | None:
+        found = original(*words, **limits)
+        return found and SQL("{}").format(SQL(found.as_string(None).replace(">=", ">")))
+
+    patch.setattr(statements, "within", within)
+
+
+def late_rows_are_not_read(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(bounds, "_back", lambda _source, _cursor, mark, *_: mark)
+
+
+def rows_without_a_cursor_are_not_read(patch: pytest.MonkeyPatch) -> None:
+    original = statements.within
+    patch.setattr(statements, "within", lambda *words, **limits: original(*words, **limits | {"nulls": False}))
+
+
+def an_interval_moves_the_watermark_over_a_gap(patch: pytest.MonkeyPatch) -> None:
+    original = bounds._interval
+
+    def interval(*words: Any) -> tuple[Bounds, str]:
+        found, why = original(*words)
+        return replace(found, follows=True), why
+
+    patch.setattr(bounds, "_interval", interval)
+
+
+def what_was_made_anew_is_taken_for_the_old(patch: pytest.MonkeyPatch) -> None:
+    original = ledger._stored
+
+    def stored(*words: Any) -> Stored | None:
+        found = original(*words)
+        return found and replace(found, stale=None)
+
+    patch.setattr(ledger, "_stored", stored)
+
+
+def a_source_set_back_keeps_its_watermark(patch: pytest.MonkeyPatch) -> None:
+    original = watermark.decide
+
+    def decide(job: Job) -> Move | None:
+        move = original(job)
+        return Move(move.old, move.old, "keep") if move and move.action == "forget" else move
+
+    patch.setattr(watermark, "decide", decide)
+
+
+def a_replace_keeps_the_watermark(patch: pytest.MonkeyPatch) -> None:
+    original = watermark.carry_out
+
+    def carry_out(job: Job, move: Move | None, written: Written) -> None:
+        if job.plan.spec.write_mode != "replace":
+            original(job, move, written)
+
+    patch.setattr(watermark, "carry_out", carry_out)
+
+
+def the_watermark_is_committed_before_the_rows(patch: pytest.MonkeyPatch) -> None:
+    original = watermark.decide
+
+    def decide(job: Job) -> Move | None:
+        move = original(job)
+        watermark.carry_out(job, move, Written(0, 0, 0, 0, 0, 0))
+        return move
+
+    patch.setattr(watermark, "decide", decide)
+
+
+def the_watermark_is_what_was_asked_for(patch: pytest.MonkeyPatch) -> None:
+    """Not what has arrived: the end of an interval, as many would write it."""
+    original = watermark.decide
+
+    def decide(job: Job) -> Move | None:
+        move, found = original(job), job.plan.ledger
+        end = found and found.bounds and found.bounds.end
+        return Move(move.old, end, "put") if move and end else move
+
+    patch.setattr(watermark, "decide", decide)
+
+
+def a_slice_is_not_looked_for(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(slices, "find", lambda *_: None)
+    patch.setattr(slices, "demand_new", lambda *_: None)
+
+
+def any_rows_are_the_same_slice(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(slices, "_taken", lambda *_: None)
+
+
+MUTANTS: Mapping[str, Break] = {
+    each.__name__: each
+    for each in (
+        ties_are_not_read_again,
+        late_rows_are_not_read,
+        rows_without_a_cursor_are_not_read,
+        an_interval_moves_the_watermark_over_a_gap,
+        what_was_made_anew_is_taken_for_the_old,
+        a_source_set_back_keeps_its_watermark,
+        a_replace_keeps_the_watermark,
+        the_watermark_is_committed_before_the_rows,
+        the_watermark_is_what_was_asked_for,
+        a_slice_is_not_looked_for,
+        any_rows_are_the_same_slice,
+    )
+}
