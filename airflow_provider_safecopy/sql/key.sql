@@ -106,3 +106,7 @@ SELECT set_config('work_mem', GREATEST(setting::int, 65536)::text, true) FROM pg
 -- name: may_lock
 -- LOCK TABLE asks for one of these on the whole table; rights on all of its columns are not enough.
 SELECT has_table_privilege(%(oid)s, 'UPDATE, DELETE, TRUNCATE')
+
+-- name: bound
+-- How long a statement may take, in milliseconds, outside of any transaction; 0 for as long as it takes.
+SELECT set_config('statement_timeout', %(milliseconds)s::text, false)

@@ -86,17 +86,16 @@ def steps(plan: CopyPlan, missing: Missing) -> tuple[PlannedStep, ...]:
 def prepare(job: Job, missing: Missing) -> Comparison:
     """Demand a key of its own of each row in staging, and let the planner know. Raises `VerifyError`."""
     of = comparison(job.plan, missing, job.verification.staging)
-    with job.connection.transaction():
-        job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
-        _demand(job, of, job.target.value(difference.keyless(of)), "have no key: it is NULL", "keyless")
-        try:
-            with job.connection.transaction():
-                job.connection.execute(difference.unique_keys(of))
-        except psycopg.errors.UniqueViolation as error:
-            example = (error.diag.message_detail or "").removesuffix(" is duplicated.")
-            _demand(job, of, job.target.value(difference.repeated(of)), f"repeat another's key ({example})", "repeated")
-            raise
-        job.connection.execute(difference.analyze(of.staging, of.key.names))
+    job.target.value(_KEY["bound"], {"milliseconds": round(job.seconds_left * 1000)})
+    _demand(job, of, job.target.value(difference.keyless(of)), "have no key: it is NULL", "keyless")
+    try:
+        job.connection.execute(difference.unique_keys(of))
+    except psycopg.errors.UniqueViolation as error:
+        example = (error.diag.message_detail or "").removesuffix(" is duplicated.")
+        _demand(job, of, job.target.value(difference.repeated(of)), f"repeat another's key ({example})", "repeated")
+        raise
+    job.connection.execute(difference.analyze(of.staging, of.key.names))
+    job.target.value(_KEY["bound"], {"milliseconds": 0})
     return of
 
 

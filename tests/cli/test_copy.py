@@ -45,7 +45,7 @@ def test_a_copy_publishes_and_says_what_it_did(safecopy: Command) -> None:
     assert re.search(rf"rows +1 -> {ROWS:,}\n", ran.out)
     assert re.search(rf"export +\d\.\d\d +{ROWS:,} +\S+ KiB +\d+ +0\n", ran.out)
     assert re.search(rf"publish +\d\.\d\d +{ROWS:,}", ran.out)
-    assert "because   publish delete_insert" in ran.out
+    assert "because   publish swap" in ran.out
     assert "export started (PID " in ran.err
 
 
@@ -56,7 +56,14 @@ def test_json_is_one_object_on_stdout_and_the_rest_on_stderr(safecopy: Command) 
     assert ran.raw_out.count(b"\n") == 1
     assert (report["status"], report["rows"], report["previous_rows"]) == ("published", ROWS, 1)
     assert "영업.고객".encode() in ran.raw_out
-    assert [stage["stage"] for stage in report["stages"]] == ["export", "import", "verify", "publish", "analyze"]
+    assert [stage["stage"] for stage in report["stages"]] == [
+        "export",
+        "import",
+        "verify",
+        "prepare",
+        "publish",
+        "analyze",
+    ]
     assert report["content_hash"]
     assert "export done" in ran.err
     query = "SELECT owner_key FROM safecopy.receipt WHERE token = %s"
@@ -285,10 +292,12 @@ def test_a_commit_nobody_can_ask_about_is_7(safecopy: Command, proxy: Callable[[
     impatient = safecopy.instead(sys.executable, "-c", PATIENCE)
     through = safecopy.target.through(wire.port).conninfo
     name = safecopy.target.name
+    # Whose next COMMIT is the publish's: a swap commits before, while it builds.
+    words = ("copy", *safecopy.tables, "--publish", "delta", "--json")
     with safecopy.target.connect() as blocker:
         blocker.execute("BEGIN")
         blocker.execute('LOCK TABLE "분석"."고객" IN ROW EXCLUSIVE MODE')
-        with impatient.started("copy", *safecopy.tables, "--json", SAFECOPY_TARGET=through) as process:
+        with impatient.started(*words, SAFECOPY_TARGET=through) as process:
             said = wait_for_line(process, b"verify done")
             safecopy.target.server.execute("postgres", f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
             wire.lose_answer_after(b"COMMIT\0")

@@ -25,11 +25,11 @@ def test_a_commit_whose_answer_is_lost_is_settled_by_its_receipt(ground: Ground,
 
     def lose(at: Progress) -> None:
         told.append(at)
-        if at.stage == "publish":  # staging has been committed by then: the next COMMIT is the publish's
+        if at.stage == "publish":  # staging has been committed by then: delta's next COMMIT is the publish's
             wire.lose_answer_after(b"COMMIT\0")
 
     report = pipeline.copy(
-        ground.spec(), ground.source.endpoint, ground.target.through(wire.port).endpoint, progress=lose
+        ground.spec(publish="delta"), ground.source.endpoint, ground.target.through(wire.port).endpoint, progress=lose
     )
     assert wire.met.is_set()
     assert report.status == "published"
@@ -45,7 +45,12 @@ def test_a_commit_that_never_arrived_is_known_not_to_have_happened(ground: Groun
             wire.cut_before(b"COMMIT\0")
 
     with pytest.raises(StageError, match="unchanged") as caught:
-        pipeline.copy(ground.spec(), ground.source.endpoint, ground.target.through(wire.port).endpoint, progress=cut)
+        pipeline.copy(
+            ground.spec(publish="delta"),
+            ground.source.endpoint,
+            ground.target.through(wire.port).endpoint,
+            progress=cut,
+        )
     assert caught.value.retryable
     ground.demand("old", swept_by_next_run=True)
 
@@ -69,7 +74,12 @@ def test_a_commit_nobody_can_ask_about_is_reported_as_unknown(
 
     monkeypatch.setattr(commit, "_settled", cut_for_good(commit._settled))
     with pytest.raises(PublishUnknownError) as caught:
-        pipeline.copy(ground.spec(), ground.source.endpoint, ground.target.through(wire.port).endpoint, progress=lose)
+        pipeline.copy(
+            ground.spec(publish="delta"),
+            ground.source.endpoint,
+            ground.target.through(wire.port).endpoint,
+            progress=lose,
+        )
     error = caught.value
     assert ground.target.value("SELECT count(*) FROM safecopy.receipt WHERE attempt = %s::uuid", [error.attempt]) == 1
     assert not error.retryable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -102,8 +102,8 @@ def test_any_difference_of_any_type_is_found_and_nothing_else(pair: Pair) -> Non
     before, after = zip(*VALUES.values(), strict=True)
     nulls = ["NULL"] * len(VALUES)
     width = range(1, len(VALUES) + 1)
-    old = [before, nulls, before, *([before] * len(VALUES))]
-    new = [before, before, nulls, *([*before[: n - 1], after[n - 1], *before[n:]] for n in width)]
+    old: list[Sequence[str]] = [before, nulls, before, *([before] * len(VALUES))]
+    new: list[Sequence[str]] = [before, before, nulls, *([*before[: n - 1], after[n - 1], *before[n:]] for n in width)]
     pair.made(f"번호 int PRIMARY KEY, {columns}", old=rows_with_numbers(old), new=rows_with_numbers(new))
     places = pair.places("번호")
     written = pair.copied(verify="full")
@@ -111,7 +111,7 @@ def test_any_difference_of_any_type_is_found_and_nothing_else(pair: Pair) -> Non
     assert [number for number, place in pair.places("번호").items() if places[number] == place] == [1]
 
 
-def rows_with_numbers(rows: list[tuple[str, ...] | list[str]]) -> str:
+def rows_with_numbers(rows: Sequence[Sequence[str]]) -> str:
     return ", ".join(f"({number}, {', '.join(values)})" for number, values in enumerate(rows, 1))
 
 

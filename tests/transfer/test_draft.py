@@ -124,9 +124,19 @@ def test_a_transfer_is_taken_when_asked_for(plan: Callable[..., CopyPlan], trans
 # Publish
 
 
-def test_rows_are_deleted_and_inserted_unless_something_else_is_asked_for(plan: Callable[..., CopyPlan]) -> None:
+def test_the_best_that_is_safe_is_chosen_unless_something_else_is_asked_for(
+    plan: Callable[..., CopyPlan], target: Database
+) -> None:
+    assert plan().publish == "swap"
+    assert "every reader" in reason(plan(), "publish")
+    target.execute(f"CREATE MATERIALIZED VIEW 영업.모음 AS TABLE {TABLE}")
+    assert plan().publish == "delta"
+    assert "every reader" in reason(plan(), "publish")
+    assert any(each.startswith("not swap: ") for each in plan().reasons)
+    target.execute(f'ALTER TABLE {TABLE} DROP CONSTRAINT "고객_pkey"')
     assert plan().publish == "delete_insert"
     assert "every reader" in reason(plan(), "publish")
+    assert any(each.startswith("not delta: ") for each in plan().reasons)
     assert reason(plan(publish="delete_insert"), "publish") == "publish delete_insert: asked for"
     made = plan(publish="truncate_insert")
     assert made.publish == "truncate_insert"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def found(session: Session, *definitions: str, **options: object) -> Key | Refus
         session.connection.execute(definition.encode())
     relation = catalog.describe(session, TableName("영업", "표"))
     assert relation is not None
-    asked = {"source_table": "영업.원본", "target_table": "영업.표", "write_mode": "upsert"} | options
+    asked: dict[str, Any] = {"source_table": "영업.원본", "target_table": "영업.표", "write_mode": "upsert"} | options
     return key.find(session, relation, CopySpec.of(**asked))
 
 
