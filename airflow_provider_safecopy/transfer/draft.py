@@ -102,7 +102,7 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
     if refusals:
         return plan
     after = aftermath.steps(publish, plan.target_name, views)
-    return dataclasses.replace(plan, publishing=(*drift.steps(plan), *WAYS[publish].steps(plan), *after))
+    return dataclasses.replace(plan, publishing=(*drift.steps(plan), *WAYS[publish].steps(plan, target), *after))
 
 
 def _relation(

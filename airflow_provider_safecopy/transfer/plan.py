@@ -119,10 +119,11 @@ class CopyPlan:
         if self.refusals:
             return ()
         columns = self.target_columns
-        stage = statements.create_staging(STAGING, [(taken.name, taken.type) for _, taken in self.pairs])
+        plain = statements.create_staging(STAGING, [(taken.name, taken.type) for _, taken in self.pairs])
+        made = [step for step in self.publishing if step.stage == "import"]
         copy_out = SQL("COPY (\n{}\n) TO STDOUT (FORMAT {})").format(self.query(), SQL(self.format))
         return (
-            PlannedStep("import", "target", stage.as_string(None), "none on your tables"),
+            *(made or [PlannedStep("import", "target", plain.as_string(None), "none on your tables")]),
             PlannedStep("export", "source", copy_out.as_string(None), "ACCESS SHARE"),
             PlannedStep(
                 "import",
@@ -130,7 +131,7 @@ class CopyPlan:
                 statements.load_copy(STAGING, columns, format=self.format, freeze=self.publish == "swap"),
                 "none on your tables",
             ),
-            *self.publishing,
+            *(step for step in self.publishing if step.stage != "import"),
         )
 
     def as_dict(self) -> dict[str, Any]:

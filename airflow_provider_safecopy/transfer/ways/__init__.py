@@ -29,8 +29,11 @@ class Way(Protocol):
     def reluctance(self, session: Session, relation: Relation, spec: CopySpec) -> str | None:
         """Why ``auto`` had better choose another way where it can; None where there is no reason."""
 
-    def steps(self, plan: CopyPlan) -> tuple[PlannedStep, ...]:
-        """What it will do, for people: statements and the strongest lock of each."""
+    def steps(self, plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
+        """What it will do, for people: statements and the strongest lock of each. Reads only.
+
+        Those of the stage import, if any, are what its staging table is made by.
+        """
 
     def prepare(self, job: Job) -> Any:
         """What can be done before the transaction, without anybody noticing; `write` is given the answer."""

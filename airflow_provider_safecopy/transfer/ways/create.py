@@ -37,7 +37,7 @@ def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | No
     return None
 
 
-def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
+def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
     """The table, its rows, its keys, and what is said of them."""
     made, name = _definition(plan), plan.target_name
     keys = (define.add_key(name, key) for key in made.keys)

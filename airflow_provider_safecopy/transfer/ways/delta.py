@@ -25,7 +25,7 @@ def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | No
     return refusal.meddling(relation)
 
 
-def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
+def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
     """The comparison, and the one statement that writes."""
     return difference.steps(plan, "delete")
 

@@ -27,7 +27,7 @@ def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | No
     return None
 
 
-def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
+def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
     """The one statement."""
     return (PlannedStep("publish", "target", plan.insert().as_string(None), _LOCK),)
 

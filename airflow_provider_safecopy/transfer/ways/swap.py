@@ -16,7 +16,6 @@ from airflow_provider_safecopy.transfer.build import Build
 from airflow_provider_safecopy.transfer.carry import Carried
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
-from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import STAGING, CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.recall import Ask, Recall
 from airflow_provider_safecopy.transfer.session import Session
@@ -60,16 +59,20 @@ def copied(relation: Relation, spec: CopySpec) -> frozenset[str]:
     )
 
 
-def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
-    """The exchange itself; what is built before it and carried over is the server's to say, at the time."""
-    old = TableName(plan.target_name.schema, "safecopy_<staging>_old")
-    exchange = (
-        statements.lock(plan.target_name, _LOCK),
-        statements.rename(plan.target_name, old.name),
-        *statements.move(STAGING, plan.target_name),
-        statements.drop(old),
+def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
+    """All of it, as the target is now; names that hang on the token are other ones then."""
+    relation = plan.target_relation
+    assert relation is not None  # noqa: S101 -- a plan without a target is refused
+    made = build.statements_of(session, relation, STAGING, frozenset(plan.target_columns))
+    carried = carry.carried(session, relation, STAGING)
+    lock = statements.lock(plan.target_name, _LOCK).as_string(None)
+    exchange = [*carried.first, lock, *_texts(made, "hold"), *carried.before, *_texts(made, "rename")]
+    exchange += [*carried.after, *_texts(made, "finish")]
+    return (
+        *(PlannedStep("import", "target", text, "none on your tables") for text in _texts(made, "create")),
+        *(PlannedStep("prepare", "target", text, "none on the target") for text in _texts(made, "build")),
+        *(PlannedStep("publish", "target", text, _LOCK) for text in exchange),
     )
-    return tuple(PlannedStep("publish", "target", statement.as_string(None), _LOCK) for statement in exchange)
 
 
 def prepare(job: Job) -> Prepared:
@@ -101,9 +104,9 @@ def write(job: Job, prepared: Prepared) -> Written:
     _within(job, began, prepared.carried.first)
     _within(job, began, [statements.lock(job.plan.target_name, _LOCK).as_string(None)])
     _demand_unchanged(job, prepared, recall)
-    _within(job, began, _statements(prepared, "hold"))
-    _run(job, [*prepared.carried.before, *_statements(prepared, "rename")])
-    _run(job, [*prepared.carried.after, *_statements(prepared, "finish")])
+    _within(job, began, _texts(prepared.build, "hold"))
+    _run(job, [*prepared.carried.before, *_texts(prepared.build, "rename")])
+    _run(job, [*prepared.carried.after, *_texts(prepared.build, "finish")])
     recall.forget()
     rows = job.verification.rows
     return Written(rows, 0, prepared.previous, 0, prepared.previous, rows)
@@ -114,8 +117,8 @@ def _demand_unchanged(job: Job, prepared: Prepared, recall: Recall) -> None:
         raise _changed(job)
 
 
-def _statements(prepared: Prepared, phase: build.Phase) -> list[str]:
-    return [step.statement for step in prepared.build.phase(phase)]
+def _texts(made: Build, phase: build.Phase) -> list[str]:
+    return [step.statement for step in made.phase(phase)]
 
 
 def _within(job: Job, began: float, wanted: Iterable[str]) -> None:

@@ -35,7 +35,7 @@ def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | No
     return "a reader with an older snapshot may see an empty table"
 
 
-def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
+def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
     """Both statements."""
     return tuple(
         PlannedStep("publish", "target", statement.as_string(None), _LOCK)

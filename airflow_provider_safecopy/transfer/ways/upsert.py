@@ -31,7 +31,7 @@ def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | No
     return None
 
 
-def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
+def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
     """The comparison, and the one statement that writes."""
     return difference.steps(plan, plan.spec.missing)
 
