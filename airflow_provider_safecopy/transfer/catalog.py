@@ -108,7 +108,9 @@ def describe(session: Session, name: TableName) -> Relation | None:
     numbers_and_types = [(row.pop("number"), row.pop("type_oid")) for row in rows]
     inner = type_facts(session, [oid for _, oid in numbers_and_types])
     columns = tuple(Column(**row, **inner[oid]) for row, (_, oid) in zip(rows, numbers_and_types, strict=True))
-    lists: dict[str, Any] = {key: tuple(found.pop(key)) for key in ("rules", "meddlers", "referenced_by", "deletes_spread_by")}
+    lists: dict[str, Any] = {
+        key: tuple(found.pop(key)) for key in ("rules", "meddlers", "referenced_by", "deletes_spread_by")
+    }
     return Relation(name=TableName(schema, name.name), columns=columns, **lists, **found)
 
 
