@@ -56,14 +56,7 @@ def test_json_is_one_object_on_stdout_and_the_rest_on_stderr(safecopy: Command) 
     assert ran.raw_out.count(b"\n") == 1
     assert (report["status"], report["rows"], report["previous_rows"]) == ("published", ROWS, 1)
     assert "영업.고객".encode() in ran.raw_out
-    assert [stage["stage"] for stage in report["stages"]] == [
-        "export",
-        "import",
-        "verify",
-        "prepare",
-        "publish",
-        "analyze",
-    ]
+    assert [stage["stage"] for stage in report["stages"]] == ["export", "import", "verify", "prepare", "publish"]
     assert report["content_hash"]
     assert "export done" in ran.err
     query = "SELECT owner_key FROM safecopy.receipt WHERE token = %s"
