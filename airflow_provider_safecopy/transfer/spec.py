@@ -55,7 +55,8 @@ class CopySpec:
     not including `interval_end`. `missing` says what an upsert of everything does with rows the source no longer
     has: ``keep``, ``delete``, or ``mark`` their `missing_column` (a timestamp or a boolean of the target).
 
-    `min_rows`: fewer from the source are refused; None means 1 for ``replace``, else 0. `max_shrink`: losing more
+    `min_rows`: fewer from the source are refused; None means 1 where rows may be lost (``replace``, or `missing` is
+    not ``keep``), else 0. `max_shrink`: losing more
     than so many percent of the target's rows is refused. `max_null_share`: percent of NULLs, by target column.
     `drift`: what becomes of columns only the source has. `create_target` makes a table that is missing.
     `end_blockers_after`: seconds after which sessions that hold up the publish are ended; None means never.
@@ -131,7 +132,8 @@ class CopySpec:
         """How many rows the source must give at least."""
         if self.min_rows is not None:
             return self.min_rows
-        return 1 if self.write_mode == "replace" and not self.allow_empty else 0
+        losing = self.write_mode == "replace" or self.missing != "keep"
+        return 1 if losing and not self.allow_empty else 0
 
     @classmethod
     def of(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy.errors import PlanError, StageError, VerifyError
-from airflow_provider_safecopy.transfer import receipt
+from airflow_provider_safecopy.transfer import inplace, receipt
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.watermark import Move
@@ -437,8 +437,9 @@ def test_others_may_refer_to_a_partitioned_target_and_to_a_part_of_it(pair: Pair
     assert counts(pair.copied()) == (0, 0, 2, 2)
 
 
-def test_a_child_that_comes_meanwhile_is_seen(pair: Pair) -> None:
-    """It holds its parent, which vanishes, until it is committed: then the publish goes on, and finds it."""
+def test_a_child_that_comes_meanwhile_is_seen(pair: Pair, mocker: MockerFixture) -> None:
+    """It holds its parent, which vanishes, until it is committed: then the publish, which has waited, finds it."""
+    mocker.patch.object(inplace, "LOCK_STEP_SECONDS", 60.0)
     pair.made(SEAT, old=OLD_SEATS, new="(2, 20), (3, 30)")
     children(pair, "CASCADE", "(1, 2)")
     failed: list[Exception] = []

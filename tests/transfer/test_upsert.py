@@ -71,6 +71,16 @@ def test_missing_rows_are_deleted_when_asked_for(pair: Pair) -> None:
     assert (counts(written), written.previous, written.held) == ((1, 1, 1, 1), 3, 3)
 
 
+@pytest.mark.parametrize("missing", [{"missing": "delete"}, {"missing": "mark", "missing_column": "없어짐"}])
+def test_an_empty_source_takes_no_row_for_missing_unless_that_is_meant(pair: Pair, missing: dict[str, Any]) -> None:
+    pair.made(COLUMNS + ", 없어짐 boolean", old="(1, 'a'), (2, 'b')")
+    pair.database.execute(f"ALTER TABLE {NEW} DROP 없어짐")
+    columns = ["번호", "값"]
+    assert [each.code for each in pair.plan(**UPSERT, **missing, columns=columns).refusals] == ["empty_source"]
+    assert counts(upserted(pair, **missing, columns=columns, allow_empty=True)) == (0, 0, 2, 0)
+    assert counts(upserted(pair, columns=columns)) == (0, 0, 0, 0)
+
+
 @BOTH_MAJORS
 @pytest.mark.parametrize(
     "kind", ["timestamptz", "timestamp", "timestamp(0) with time zone", "boolean", "bool NOT NULL DEFAULT false"]
