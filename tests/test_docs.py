@@ -292,7 +292,28 @@ def refusal_codes() -> set[str]:
     trees = [ast.parse(path.read_text("utf-8")) for path in PACKAGE.rglob("*.py")]
     calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
     makers = {"Refusal": 0} | {name: at for tree in trees for name, at in _makers(tree)}
-    return {code for call in calls for code in _codes(call, makers)}
+    listed = {code for tree in trees for code in _listed(tree)}
+    return listed | {code for call in calls for code in _codes(call, makers)}
+
+
+def _listed(tree: ast.Module) -> Iterator[str]:
+    """The codes of a table whose rows begin with one, in modules that look theirs up: ``code, … = _PROBLEMS[…]``."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Tuple)
+            and ast.unparse(node.targets[0].elts[0]) == "code"
+        ):
+            table = ast.unparse(node.value).partition("[")[0]
+            plain = [
+                each for each in tree.body if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == table
+            ]
+            typed = [
+                each for each in tree.body if isinstance(each, ast.AnnAssign) and ast.unparse(each.target) == table
+            ]
+            (rows,) = [each.value for each in (*plain, *typed)]
+            assert isinstance(rows, ast.Dict)
+            yield from (str(ast.literal_eval(row.elts[0])) for row in rows.values if isinstance(row, ast.Tuple))
 
 
 def _makers(tree: ast.Module) -> Iterator[tuple[str, int]]:
@@ -301,8 +322,8 @@ def _makers(tree: ast.Module) -> Iterator[tuple[str, int]]:
         if isinstance(function, ast.FunctionDef):
             names = [argument.arg for argument in function.args.args]
             for call in ast.walk(function):
-                if isinstance(call, ast.Call) and _name(call) == "Refusal" and isinstance(call.args[0], ast.Name):
-                    yield function.name, names.index(call.args[0].id)
+                if isinstance(call, ast.Call) and _name(call) == "Refusal" and ast.unparse(call.args[0]) in names:
+                    yield function.name, names.index(ast.unparse(call.args[0]))
 
 
 def _codes(call: ast.Call, makers: dict[str, int]) -> Iterator[str]:
@@ -311,7 +332,7 @@ def _codes(call: ast.Call, makers: dict[str, int]) -> Iterator[str]:
         if isinstance(code, ast.Constant):
             yield str(code.value)
         else:
-            assert isinstance(code, ast.Name), ast.unparse(call)
+            assert isinstance(code, ast.Name), ast.unparse(call)  # passed on, or of a table: see `_makers`, `_listed`
 
 
 def _name(call: ast.Call) -> str:
