@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A surrounding environment has no say in ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV UV_PYTHON UV_PROJECT_ENVIRONMENT
 
-.PHONY: help demo test memory mutants lock-cost race lint test-matrix format pins clean
+.PHONY: help demo test exam readers memory mutants lock-cost race lint test-matrix format pins clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | while IFS='|' read -r target text; do \
@@ -26,6 +26,12 @@ demo: .venv/installed ## Copy Korean tables between two real PostgreSQL servers 
 
 test: .venv/installed ## Run the whole suite with the newest Airflow
 	.venv/bin/python -m pytest -q $(WORKERS)
+
+exam: .venv/installed ## Copy all relations of PostgreSQL's own regression database in each way to publish (minutes; EXAM="--mode swap")
+	.venv/bin/python -m tests.exam.exam $(EXAM)
+
+readers: .venv/installed ## Read at each isolation level during a hundred publishes of each mode (minutes; READERS="--publishes 20")
+	.venv/bin/python -m tests.readers --publishes 100 $(READERS)
 
 memory: .venv/installed ## Show that memory stays flat from a table of 20 MiB to one of 2 GiB (minutes, 10 GB of disk)
 	.venv/bin/python -m benchmarks.memory
