@@ -394,6 +394,17 @@ def test_what_cannot_be_meant_is_refused_before_the_first_run(
     assert hint in told
 
 
+@pytest.mark.parametrize("end", ["2026-11-13T00:00:00+00:00", "2026-11-13 09:00:00.5 Z", "2026-11-13"])
+def test_a_time_zone_that_is_ignored_is_told(orders: tuple[Database, Database], end: str) -> None:
+    source, target = orders
+    for column, told in (("날짜", end != "2026-11-13"), ("변경", False)):
+        asked = spec(**interval("2026-11-01", end, cursor_column=column))
+        warnings = pipeline.plan(asked, source.endpoint, target.endpoint).warnings
+        assert [each for each in warnings if "has none: it is ignored" in each][:1] == (
+            [f"2026-11-01 and {end} have a time zone, and 날짜 (date) has none: it is ignored"] if told else []
+        )
+
+
 def test_a_cursor_cannot_smuggle_sql(orders: tuple[Database, Database]) -> None:
     source, target = orders
     evil = "2026-01-01'::timestamptz; DROP TABLE x; --"

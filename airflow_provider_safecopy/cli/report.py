@@ -25,7 +25,7 @@ def of_copy(report: CopyReport) -> str:
     facts = [
         ("from", report.source),
         ("to", report.target),
-        ("rows", f"{_count(report.previous_rows)} -> {_count(report.rows)}"),
+        *([] if report.rows is None else [("rows", f"{_count(report.previous_rows)} -> {_count(report.rows)}")]),
         ("written", ", ".join(f"{count:,} {what}" for what, count in report.written)),
         *([("slice", report.slice)] if report.slice else []),
         *([("watermark", f"{_plain(mark['old'])} -> {_plain(mark['new'])}")] if (mark := report.watermark) else []),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,12 @@ from psycopg.sql import Composed
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.cursor import Cursor
+from airflow_provider_safecopy.transfer.name import spell
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
+
+# A time of day with its offset, as Airflow spells moments.
+_ZONED = re.compile(r"\d:\d\d(?::\d\d(?:\.\d+)?)?\s*(?:Z|[+-]\d\d(?::?\d\d)?)$")
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,19 @@ def bounds_of(
     if mark is None:
         return Bounds(cursor), "no watermark yet"
     return Bounds(cursor, start), f"the watermark {mark}" + (f" less {lookback}" if lookback else "")
+
+
+def zone_warnings(spec: CopySpec, cursor: Cursor) -> tuple[str, ...]:
+    """What a person had better know who gives moments, and has a cursor that knows no time zone."""
+    ends = (spec.interval_start or "", spec.interval_end or "")
+    if (
+        cursor.kind.span != "interval"
+        or cursor.kind.type.endswith("with time zone")
+        or not any(map(_ZONED.search, ends))
+    ):
+        return ()
+    told = f"{' and '.join(ends)} have a time zone, and {spell(cursor.column)} ({cursor.kind.type}) has none: it is ignored"
+    return (told,)
 
 
 def _interval(

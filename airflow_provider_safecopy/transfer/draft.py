@@ -90,7 +90,11 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
             *(ledger.reasons if ledger else ()),
             *guard.told(spec),
         ),
-        warnings=(*_warnings(binary, source, target, there), *match.warnings),
+        warnings=(
+            *_warnings(binary, source, target, there),
+            *match.warnings,
+            *(ledger.warnings if ledger else ()),
+        ),
         refusals=tuple(refusals),
         ledger=ledger,
         definition=match.definition,

@@ -10,7 +10,7 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import catalog, statements
 from airflow_provider_safecopy.transfer import slice as slices
-from airflow_provider_safecopy.transfer.bounds import Bounds, bounds_of
+from airflow_provider_safecopy.transfer.bounds import Bounds, bounds_of, zone_warnings
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.cursor import Cursor, cursor_of
 from airflow_provider_safecopy.transfer.origin import Origin, basis_of, origin_of
@@ -45,6 +45,7 @@ class Ledger:
     stored: Stored | None = None
     bounds: Bounds | None = None
     reasons: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def mark(self) -> str | None:
@@ -111,7 +112,8 @@ def _bounded(ledger: Ledger, spec: CopySpec, source: Session, cursor: Cursor, re
         why += f"; {ledger.stored.value} does not count: {ledger.stored.stale}"
     asked = spec.interval_start is not None
     name = spec.slice or (f"{bounds.start}/{bounds.end}" if asked else None)
-    return replace(ledger, bounds=bounds, slice=name, reasons=(f"incremental {bounds}: {why}",))
+    told = (f"incremental {bounds}: {why}",)
+    return replace(ledger, bounds=bounds, slice=name, reasons=told, warnings=zone_warnings(spec, cursor))
 
 
 def _of_slice(target: Session, name: str) -> list[Refusal]:

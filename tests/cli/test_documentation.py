@@ -36,6 +36,26 @@ def test_the_report_of_a_copy(safecopy: Command, words: tuple[str, ...]) -> None
     demand("report", report)
 
 
+@pytest.mark.parametrize(
+    "words", [("--write-mode", "upsert"), ("--write-mode", "incremental", "--cursor-column", "고객번호")]
+)
+def test_the_report_of_a_copy_by_key(safecopy: Command, words: tuple[str, ...]) -> None:
+    report = safecopy.copy("--json", *words).json
+    assert report["status"] == "published"
+    demand("report", report)
+
+
+def test_the_report_of_an_append_and_of_its_retry(safecopy: Command) -> None:
+    words = ("--write-mode", "append", "--slice", "11월 19일", "--where", '"고객번호" > 9000')
+    reports = [safecopy.copy("--json", *words).json for _ in range(2)]
+    assert [report["status"] for report in reports] == ["published", "already_published"]
+    for report in reports:
+        demand("report", report)
+    told = safecopy.copy(*words).out
+    assert told.startswith(f"already published at {reports[0]['published_at']}: nothing was copied")
+    assert "11월 19일" in told
+
+
 def test_the_report_of_a_dry_run(safecopy: Command) -> None:
     demand("report", safecopy.copy("--json", "--dry-run").json)
 
