@@ -58,7 +58,7 @@ JOIN pg_type y ON y.oid IN (t.oid, t.typelem) WHERE y.typtype = 'c' AND a.attnum
 UNION ALL
 -- What a trigger mentions, it may read or write.
 SELECT t.tgrelid, c.oid FROM pg_trigger t JOIN pg_proc f ON f.oid = t.tgfoid
-JOIN pg_class c ON strpos(f.prosrc, c.relname::text) > 0
+JOIN pg_class c ON strpos(lower(f.prosrc), lower(c.relname::text)) > 0
 WHERE NOT t.tgisinternal AND c.relkind IN ('r', 'p', 'v') AND length(c.relname::text) > 4 AND c.oid >= 16384
 UNION ALL
 SELECT r.ev_class, d.refobjid FROM pg_rewrite r
