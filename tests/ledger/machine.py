@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -18,10 +18,9 @@ from tests.ledger.world import KEYED, LIST, LISTED, NAME, TABLE, Fault, Row, Run
 
 LOOKBACK = 3
 """At most; each example has one of its own."""
-FAULTS = st.sampled_from(
-    [None, None, None, None, "export", "loaded", "fence", "receipt", "watermark", "commit", "killed", "answer", "after"]
-)
-NUMBERS, BACK = st.integers(1, 12), st.integers(0, LOOKBACK)
+FAULTS: st.SearchStrategy[Fault] = st.sampled_from(get_args(Fault))
+MAYBE = st.none() | FAULTS
+NUMBERS, STEPS = st.integers(1, 8), st.sampled_from([2, 1, 0, -1, -2, -3, None])
 SLICES, PARTS = st.sampled_from(["오전", "오후"]), st.integers(0, 1)
 
 
@@ -54,36 +53,31 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # What becomes of the source
 
-    @rule(number=NUMBERS, ahead=st.integers(0, 2))
-    def write(self, number: int, ahead: int) -> None:
-        """A row comes, or changes; its cursor may be that of another."""
-        self.model.top += ahead
-        self._put(number, self.model.top)
+    @rule(number=NUMBERS, step=STEPS)
+    def write(self, number: int, step: int | None) -> None:
+        """A row comes, or changes: later than all, beside the last, late, or without a cursor."""
+        if step is None:
+            self._put(number, None)
+            return
+        self.model.top += max(step, 0)
+        self._put(number, self.model.top - min(max(-step, 0), self.lookback))
 
-    @rule(number=NUMBERS, back=BACK)
-    def write_late(self, number: int, back: int) -> None:
-        """A transaction that began earlier has committed only now."""
-        self._put(number, self.model.top - min(back, self.lookback))
+    @rule(number=NUMBERS, last=st.booleans())
+    def remove(self, number: int, *, last: bool) -> None:
+        """A row; or all that the watermark stands for."""
+        rows = self.model.source.values()
+        top = max((row[2] for row in rows if row[2] is not None), default=None)
+        for gone in [row[0] for row in rows if (row[2] == top if last else row[0] == number)]:
+            del self.model.source[gone]
+            self._source(f'DELETE FROM {NAME} WHERE "번호" = %s', gone)
 
-    @rule(number=NUMBERS)
-    def write_without_a_cursor(self, number: int) -> None:
-        self._put(number, None)
-
-    @rule(number=NUMBERS)
-    def remove(self, number: int) -> None:
-        self.model.source.pop(number, None)
-        self._source(f'DELETE FROM {NAME} WHERE "번호" = %s', number)
-
-    @rule()
-    def remove_the_last(self) -> None:
-        """What the watermark stands for is gone."""
-        last = max((row[2] for row in self.model.source.values() if row[2] is not None), default=None)
-        for number in [number for number, row in self.model.source.items() if row[2] == last]:
-            self.remove(number)
-
-    @rule(numbers=st.lists(NUMBERS, max_size=3), cursor=st.integers(0, 12))
-    def make_anew(self, numbers: list[int], cursor: int) -> None:
-        """Another table takes the source's name; its cursors begin where they like."""
+    @rule(numbers=st.none() | st.lists(NUMBERS, max_size=3), cursor=st.integers(0, 12))
+    def make_anew(self, numbers: list[int] | None, cursor: int) -> None:
+        """The target is emptied; or another table takes the source's name, its cursors begin where they like."""
+        if numbers is None:
+            self.model.target.clear()
+            self.world.ask("target", f"TRUNCATE {NAME}")
+            return
         self._source(f"DROP TABLE {NAME}")
         self._source(KEYED)
         self.model.source.clear()
@@ -91,52 +85,39 @@ class LedgerMachine(RuleBasedStateMachine):
         for number in numbers:
             self._put(number, cursor)
 
-    # What becomes of the target beside
-
-    @rule()
-    def empty_the_target(self) -> None:
-        self.model.target.clear()
-        self.world.ask("target", f"TRUNCATE {NAME}")
-
     # Copies
 
-    @rule(fault=FAULTS)
-    def read_on(self, fault: Fault | None) -> None:
-        lookback = {"lookback": self.lookback} if self.lookback else {}
-        status, published = self._run(fault, write_mode="incremental", cursor_column="순번", **lookback)
-        assert status in {"published", "crashed"}
-        if published:
-            self.model.target |= self.model.source
+    @rule()
+    def read_on(self) -> None:
+        self._read_on(None)
 
-    @rule(fault=FAULTS, start=st.integers(-6, 4), length=st.integers(1, 8))
+    @rule(fault=FAULTS)
+    def read_on_and_fail(self, fault: Fault) -> None:
+        self._read_on(fault)
+
+    @rule(fault=MAYBE, start=st.integers(-4, 3), length=st.integers(1, 8))
     def read_an_interval(self, fault: Fault | None, start: int, length: int) -> None:
         first, end = self.model.top + start, self.model.top + start + length
         bounds = {"interval_start": str(first), "interval_end": str(end)}
-        status, published = self._run(fault, write_mode="incremental", cursor_column="순번", **bounds)
-        assert status in {"published", "crashed"}
-        if published:
+        if self._run(fault, write_mode="incremental", cursor_column="순번", **bounds):
             inside = (row for row in self.model.source.values() if row[2] is None or first <= row[2] < end)
             self.model.target |= {row[0]: row for row in inside}
 
-    @rule(fault=FAULTS, missing=st.sampled_from(["keep", "delete"]))
-    def write_all(self, fault: Fault | None, missing: str) -> None:
-        status, published = self._run(fault, write_mode="upsert", missing=missing, min_rows=0)
-        assert status in {"published", "crashed"}
-        if published:
-            kept = {} if missing == "delete" else self.model.target
-            self.model.target = kept | self.model.source
+    @rule(fault=MAYBE, how=st.sampled_from(["all", "all that is left", "a part"]), limit=NUMBERS)
+    def write_otherwise(self, fault: Fault | None, how: str, limit: int) -> None:
+        """Beside the incremental copies: by key, with or without what is missing; or a part in the place of all."""
+        source, part = self.model.source, {"where": f'"번호" < {limit}'}
+        by_key = {"write_mode": "upsert", "missing": "keep" if how == "all" else "delete"}
+        if self._run(fault, allow_empty=True, **part if how == "a part" else by_key):
+            kept = self.model.target if how == "all" else {}
+            new = {number: row for number, row in source.items() if number < limit} if how == "a part" else source
+            self.model.target = kept | new
 
-    @rule(fault=FAULTS, limit=NUMBERS)
-    def replace_by_a_part(self, fault: Fault | None, limit: int) -> None:
-        _, published = self._run(fault, where=f'"번호" < {limit}', allow_empty=True)
-        if published:
-            self.model.target = {number: row for number, row in self.model.source.items() if number < limit}
-
-    @rule(fault=FAULTS, name=SLICES, part=PARTS)
+    @rule(fault=MAYBE, name=SLICES, part=PARTS)
     def append(self, fault: Fault | None, name: str, part: int) -> None:
         rows = [row for row in self.model.source.values() if row[0] % 2 == part]
         options = {"target_table": LIST, "write_mode": "append", "slice": name, "where": f'"번호" % 2 = {part}'}
-        status, published = self._run(fault, **options)
+        status, published = self._ran(fault, **options)
         if name not in self.model.slices:
             assert status in {"published", "crashed"}
             self.model.slices |= {name: (part, rows)} if published else {}
@@ -175,6 +156,17 @@ class LedgerMachine(RuleBasedStateMachine):
     def _source(self, statement: str, *values: Any) -> None:
         self.world.ask("source", statement, values)
 
-    def _run(self, fault: Fault | None, **options: Any) -> tuple[str, bool]:
+    def _read_on(self, fault: Fault | None) -> None:
+        lookback = {"lookback": self.lookback} if self.lookback else {}
+        if self._run(fault, write_mode="incremental", cursor_column="순번", **lookback):
+            self.model.target |= self.model.source
+
+    def _run(self, fault: Fault | None, **options: Any) -> bool:
+        """Whether it was published: it is never refused."""
+        status, published = self._ran(fault, **options)
+        assert status in {"published", "crashed"}
+        return published
+
+    def _ran(self, fault: Fault | None, **options: Any) -> tuple[str, bool]:
         asked = CopySpec.of(**{"source_table": TABLE, "target_table": TABLE} | options)
         return run(self.world, self.runner, asked, fault)

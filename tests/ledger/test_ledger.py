@@ -65,4 +65,4 @@ def test_the_machine_bites(world: World, monkeypatch: pytest.MonkeyPatch, fault:
     """All the others: with LEDGER_EXAMPLES."""
     MUTANTS[fault](monkeypatch)
     with pytest.raises(AssertionError):
-        tried(world, direct, max(60, EXAMPLES), 20)
+        tried(world, direct, max(60, EXAMPLES), 15)
