@@ -181,13 +181,19 @@ def test_xml_is_compared_though_it_has_no_equality(rich: Pair) -> None:
     assert counts(rich.copied()) == (0, 1, 0, 1)
 
 
-def test_a_key_whose_collation_disregards_case_is_one_row(rich: Pair) -> None:
+@pytest.mark.parametrize(
+    "column, also",
+    [
+        ("text COLLATE 자료.무시 PRIMARY KEY", ""),
+        ("text NOT NULL", f"CREATE UNIQUE INDEX ON {OLD} (이름 COLLATE 자료.무시)"),
+    ],
+)
+def test_a_key_whose_collation_disregards_case_is_one_row(rich: Pair, column: str, also: str) -> None:
     rich.database.execute(
         "CREATE COLLATION 자료.무시 (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
     )
-    rich.made(
-        "이름 text COLLATE 자료.무시 PRIMARY KEY, 값 int", old="('Kim', 1), ('Lee', 2)", new="('KIM', 1), ('Lee', 2)"
-    )
+    rows = {"old": "('Kim', 1), ('Lee', 2)", "new": "('KIM', 1), ('Lee', 2)"}
+    rich.made(f"이름 {column}, 값 int", also=also, **rows)
     assert counts(rich.copied()) == (0, 1, 0, 1)
 
 
@@ -339,6 +345,40 @@ def test_rows_that_are_referred_to_exchange_what_may_not_be_null(pair: Pair, typ
     children(pair, "CASCADE", "(1, 1), (2, 2)")
     assert counts(pair.copied()) == (0, 2, 0, 0)
     assert pair.database.rows("SELECT * FROM 자료.자식 ORDER BY 1") == [(1, 1), (2, 2)]
+
+
+def test_what_can_wait_for_the_commit_does_not_forbid_the_exchange(pair: Pair) -> None:
+    """One table's rows forbid to delete the target's, another's must find their values again at the end."""
+    pair.made(SEAT, old=OLD_SEATS, new=SEATS_SWAPPED, also=f"ALTER TABLE {OLD} ADD UNIQUE (자리)")
+    children(pair, "RESTRICT", "(1, 1), (2, 2)")
+    pair.database.execute(
+        f"CREATE TABLE 자료.손님 (자리 int REFERENCES {OLD} (자리) DEFERRABLE); INSERT INTO 자료.손님 VALUES (10), (20)"
+    )
+    assert counts(pair.copied()) == (0, 2, 0, 1)
+    assert pair.database.rows("SELECT * FROM 자료.손님 ORDER BY 1") == [(10,), (20,)]
+
+
+def test_operators_that_the_role_finds_first_have_no_say(pair: Pair) -> None:
+    pair.made(
+        "번호 int PRIMARY KEY, 자리 int, 이름 text",
+        old="(1, 10, 'a'), (2, 20, 'b'), (3, 30, 'c')",
+        new="(1, 20, 'x'), (2, 10, 'b'), (4, 40, 'd')",
+        also=f"ALTER TABLE {OLD} ADD UNIQUE (자리)",
+    )
+    children(pair, "CASCADE", "(1, 1)")
+    pair.database.execute("CREATE SCHEMA 함정")
+    for type_ in ("int", "text", "oid", "tid", "name", "bigint", '"char"'):
+        pair.database.execute(
+            f"CREATE FUNCTION 함정.아님({type_}, {type_}) RETURNS bool LANGUAGE sql AS 'SELECT false';"
+            f"CREATE OPERATOR 함정.= (LEFTARG = {type_}, RIGHTARG = {type_}, FUNCTION = 함정.아님)"
+        )
+    try:
+        pair.database.execute(f'ALTER DATABASE "{pair.database.name}" SET search_path = 함정, pg_catalog')
+        written = pair.copy()
+    finally:
+        pair.database.execute(f'ALTER DATABASE "{pair.database.name}" RESET search_path; DROP SCHEMA 함정 CASCADE')
+    assert counts(written) == (1, 2, 1, 0)
+    assert pair.same()
 
 
 def test_what_cannot_be_exchanged_fails_and_names_the_constraint(pair: Pair, nothing_left: NothingLeft) -> None:
