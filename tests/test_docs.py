@@ -305,13 +305,12 @@ def _listed(tree: ast.Module) -> Iterator[str]:
             and ast.unparse(node.targets[0].elts[0]) == "code"
         ):
             table = ast.unparse(node.value).partition("[")[0]
-            plain = [
-                each for each in tree.body if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == table
+            assigned = [each for each in tree.body if isinstance(each, ast.Assign | ast.AnnAssign)]
+            (rows,) = [
+                each.value
+                for each in assigned
+                if ast.unparse(each.target if isinstance(each, ast.AnnAssign) else each.targets[0]) == table
             ]
-            typed = [
-                each for each in tree.body if isinstance(each, ast.AnnAssign) and ast.unparse(each.target) == table
-            ]
-            (rows,) = [each.value for each in (*plain, *typed)]
             assert isinstance(rows, ast.Dict)
             yield from (str(ast.literal_eval(row.elts[0])) for row in rows.values if isinstance(row, ast.Tuple))
 

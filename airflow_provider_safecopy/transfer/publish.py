@@ -83,6 +83,9 @@ def publish(
     try:
         with target.within(plan.spec.timeouts.publish + 10):
             with target.obeys(abort):
+                # Asked again where it counts; here it spares a run that has lost its lock the work, and tells it so.
+                with target.connection.transaction(force_rollback=True):
+                    fence(target.connection)
                 job = drift.widen(job)
                 prepared = WAYS[plan.publish].prepare(job)
                 move = watermark.decide(job)
@@ -100,7 +103,7 @@ def publish(
         drift.noted(job, error)
         raise
     seconds = time.monotonic() - ready
-    log.info("publish done: %s, %s, %.2f s", plan.target_name, done.written, seconds)
+    log.info("publish done: %s %s, %.2f s", plan.target_name, done.written, seconds)
     warnings, settled = aftermath.settle(job, done.written)
     reports = (
         *((StageReport("prepare", ready - started, rows=verification.rows),) if prepared is not None else ()),

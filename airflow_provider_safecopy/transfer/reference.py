@@ -13,9 +13,9 @@ from airflow_provider_safecopy.transfer.session import Session
 _KEY = sql.load("key")
 
 ACTIONS = frozenset("cnd")
-"""What changes the referring rows: CASCADE, SET NULL, SET DEFAULT. Not NO ACTION (a) and RESTRICT (r), which forbid."""
+"""What changes the referring rows: cascade, SET NULL, SET DEFAULT. Not NO ACTION (a) and RESTRICT (r), which forbid."""
 
-_WORDS = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
+_WORDS = {"a": "no action", "r": "restrict", "c": "cascade", "n": "set null", "d": "set default"}
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Reference:
     collations: tuple[Qualified | None, ...]
 
     def clause(self, event: Literal["DELETE", "UPDATE"]) -> str:
-        """As its definition spells it: ``ON DELETE CASCADE``."""
-        return f"ON {event} {_WORDS[self.on_delete if event == 'DELETE' else self.on_update]}"
+        """As its definition spells it, such as ``ON DELETE SET NULL``."""
+        return f"ON {event} {_WORDS[self.on_delete if event == 'DELETE' else self.on_update].upper()}"
 
 
 def references(session: Session, oid: int) -> tuple[Reference, ...]:

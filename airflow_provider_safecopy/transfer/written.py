@@ -19,3 +19,11 @@ class Written:
     unchanged: int
     previous: int | None
     held: int | None
+
+    def __str__(self) -> str:
+        holds = "" if self.held is None else f"holds {self.held} rows"
+        before = "" if self.previous is None else f" (before: {self.previous})"
+        changes = (
+            f"{self.inserted} inserted, {self.updated} updated, {self.deleted} deleted, {self.unchanged} unchanged"
+        )
+        return f"{holds}{before}: {changes}" if holds else changes

@@ -122,7 +122,7 @@ def test_the_hook_plans_and_touches_nothing(tables: tuple[Database, Database]) -
     _, target = tables
     plan = _hook().plan(SPEC)
     assert not plan.refusals
-    assert [step.stage for step in plan.steps()][-2:] == ["publish", "analyze"]
+    assert [step.stage for step in plan.steps()][-2:] == ["publish", "publish"]
     assert target.value("SELECT count(*) FROM pg_namespace WHERE nspname = 'safecopy'") == 0
 
 

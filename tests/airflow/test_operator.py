@@ -31,7 +31,7 @@ def test_a_copy_succeeds_and_its_result_is_the_report(tables: tuple[Database, Da
     assert target.rows("TABLE 분석.고객 ORDER BY 1") == source.rows("TABLE 영업.고객 ORDER BY 1")
     report = ran.result
     assert (report["status"], report["rows"], report["previous_rows"]) == ("published", 3, 1)
-    assert [stage["stage"] for stage in report["stages"]] == ["export", "import", "verify", "publish", "analyze"]
+    assert [stage["stage"] for stage in report["stages"]] == ["export", "import", "verify", "prepare", "publish"]
     assert report["digest"]
 
 

@@ -53,9 +53,13 @@ INSERT INTO safecopy.lock VALUES ('분석.고객', 7, gen_random_uuid(), '옛 �
 """
 
 
-def test_a_schema_of_version_0_1_0_is_brought_up_to_date_and_its_tokens_go_on(safecopy: Command) -> None:
+def test_a_schema_of_version_0_1_0_is_brought_up_to_date_and_its_tokens_go_on(
+    safecopy: Command, role: MakeRole
+) -> None:
     safecopy.target.execute(LAYOUT_1)
-    refused = safecopy.copy()
+    loader = role(safecopy.target)
+    safecopy.target.execute(f'GRANT USAGE ON SCHEMA safecopy TO "{loader.role}"')
+    refused = safecopy.copy(SAFECOPY_TARGET=loader.conninfo)
     assert refused.code == 2
     assert "is of an earlier version" in refused.err
     assert "or of an earlier version" in safecopy.run("locks").out

@@ -1,4 +1,4 @@
-"""What would break the ledger's promises, one fault at a time: the machine must notice each."""
+"""What would break the ledger's promises, one fault at a time, and what the machine must do to notice it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.bounds import Bounds
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.ledger import Stored
+from airflow_provider_safecopy.transfer.origin import Origin
 from airflow_provider_safecopy.transfer.watermark import Move
 from airflow_provider_safecopy.transfer.written import Written
+from tests.ledger.machine import LedgerMachine
 
 Break = Callable[[pytest.MonkeyPatch], None]
+Scene = Callable[[LedgerMachine], None]
 
 
 def ties_are_not_read_again(patch: pytest.MonkeyPatch) -> None:
@@ -59,16 +62,6 @@ def what_was_made_anew_is_taken_for_the_old(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ledger, "_stored", stored)
 
 
-def a_source_set_back_keeps_its_watermark(patch: pytest.MonkeyPatch) -> None:
-    original = watermark.decide
-
-    def decide(job: Job) -> Move | None:
-        move = original(job)
-        return Move(move.old, move.old, "keep") if move and move.action == "forget" else move
-
-    patch.setattr(watermark, "decide", decide)
-
-
 def a_replace_keeps_the_watermark(patch: pytest.MonkeyPatch) -> None:
     original = watermark.carry_out
 
@@ -108,22 +101,93 @@ def a_slice_is_not_looked_for(patch: pytest.MonkeyPatch) -> None:
 
 
 def any_rows_are_the_same_slice(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(slices, "_taken", lambda *_: None)
+    patch.setattr(Origin, "digest", "any")
 
 
-MUTANTS: Mapping[str, Break] = {
-    each.__name__: each
-    for each in (
-        ties_are_not_read_again,
-        late_rows_are_not_read,
-        rows_without_a_cursor_are_not_read,
-        an_interval_moves_the_watermark_over_a_gap,
-        what_was_made_anew_is_taken_for_the_old,
-        a_source_set_back_keeps_its_watermark,
-        a_replace_keeps_the_watermark,
-        the_watermark_is_committed_before_the_rows,
-        the_watermark_is_what_was_asked_for,
-        a_slice_is_not_looked_for,
-        any_rows_are_the_same_slice,
-    )
+def _tie(machine: LedgerMachine) -> None:
+    machine.write(1, 1)
+    machine.read_on()
+    machine.write(2, 0)
+    machine.read_on()
+
+
+def _late(machine: LedgerMachine) -> None:
+    machine.write(1, 2)
+    machine.read_on()
+    machine.write(2, -2)
+    machine.read_on()
+
+
+def _without_a_cursor(machine: LedgerMachine) -> None:
+    machine.write(1, 1)
+    machine.read_on()
+    machine.write(2, None)
+    machine.read_on()
+
+
+def _gap(machine: LedgerMachine) -> None:
+    machine.write(1, 1)
+    machine.read_on()
+    machine.write(2, 2)
+    machine.write(3, 2)
+    machine.read_an_interval(None, 0, 1)
+    machine.read_on()
+
+
+def _anew(machine: LedgerMachine) -> None:
+    machine.write(1, 2)
+    machine.read_on()
+    machine.make_anew([2, 3], 1)
+    machine.read_on()
+
+
+def _replaced(machine: LedgerMachine) -> None:
+    machine.write(8, 1)
+    machine.write(1, 1)
+    machine.read_on()
+    machine.write_otherwise(None, "a part", 5)
+    machine.read_on()
+
+
+def _failed(machine: LedgerMachine) -> None:
+    machine.write(1, 1)
+    machine.read_on()
+    machine.write(2, 1)
+    machine.write(3, 1)
+    machine.read_on_and_fail("receipt")
+    machine.read_on()
+
+
+def _interval(machine: LedgerMachine) -> None:
+    machine.write(1, 1)
+    machine.read_on()
+    machine.read_an_interval(None, 0, 8)
+    machine.write(2, 1)
+    machine.read_on()
+
+
+def _retried(machine: LedgerMachine) -> None:
+    machine.write(1, 1)
+    machine.append(None, "오전", 1)
+    machine.append(None, "오전", 1)
+
+
+def _taken(machine: LedgerMachine) -> None:
+    machine.write(1, 1)
+    machine.append(None, "오전", 1)
+    machine.append(None, "오전", 0)
+
+
+MUTANTS: Mapping[Break, Scene] = {
+    ties_are_not_read_again: _tie,
+    late_rows_are_not_read: _late,
+    rows_without_a_cursor_are_not_read: _without_a_cursor,
+    an_interval_moves_the_watermark_over_a_gap: _gap,
+    what_was_made_anew_is_taken_for_the_old: _anew,
+    a_replace_keeps_the_watermark: _replaced,
+    the_watermark_is_committed_before_the_rows: _failed,
+    the_watermark_is_what_was_asked_for: _interval,
+    a_slice_is_not_looked_for: _retried,
+    any_rows_are_the_same_slice: _taken,
 }
+"""Each with what must be done to see it."""

@@ -11,12 +11,11 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.ground.database import ALWAYS, Servers
 from tests.ledger.machine import LedgerMachine
-from tests.ledger.mutants import MUTANTS
+from tests.ledger.mutants import MUTANTS, Break, Scene
 from tests.ledger.world import Runner, World, direct, whole
 
 # How many examples the machine tries: more, and others each time, by ``LEDGER_EXAMPLES=2000 pytest tests/ledger``.
 EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "15"))
-QUICKLY_KILLED = ("ties_are_not_read_again",)
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +28,12 @@ def world(servers: Servers) -> Iterator[World]:
     servers.drop(target)
 
 
+def machine_of(world: World, runner: Runner) -> type[LedgerMachine]:
+    return type("LedgerMachine", (LedgerMachine,), {"world": world, "runner": staticmethod(runner)})
+
+
 def tried(world: World, runner: Runner, examples: int, steps: int) -> None:
     world.seen.clear()
-    machine = type("LedgerMachine", (LedgerMachine,), {"world": world, "runner": staticmethod(runner)})
     bounded = settings(
         max_examples=examples,
         stateful_step_count=steps,
@@ -42,7 +44,7 @@ def tried(world: World, runner: Runner, examples: int, steps: int) -> None:
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(machine, settings=bounded)
+    run_state_machine_as_test(machine_of(world, runner), settings=bounded)
 
 
 @pytest.mark.timeout(7200)
@@ -59,10 +61,18 @@ def test_whatever_happens_to_whole_copies_the_target_is_the_model(world: World) 
     assert sum(count for (_, status, _), count in world.seen.items() if status == "published")
 
 
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("fault", MUTANTS if "LEDGER_EXAMPLES" in os.environ else QUICKLY_KILLED)
-def test_the_machine_bites(world: World, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    """All the others: with LEDGER_EXAMPLES."""
-    MUTANTS[fault](monkeypatch)
+@pytest.mark.parametrize("fault", MUTANTS, ids=lambda fault: fault.__name__)
+def test_the_machine_notices(world: World, monkeypatch: pytest.MonkeyPatch, fault: Break) -> None:
+    acted(world, MUTANTS[fault])
+    fault(monkeypatch)
     with pytest.raises(AssertionError):
-        tried(world, direct, max(60, EXAMPLES), 15)
+        acted(world, MUTANTS[fault])
+
+
+def acted(world: World, scene: Scene) -> None:
+    """A scene, and what must hold after it. Its lookback is 2 where it is about late rows."""
+    machine = machine_of(world, direct)()
+    machine.empty(2 if "late" in scene.__name__ else 0)
+    scene(machine)
+    machine.the_target_is_the_model()
+    machine.each_slice_is_there_once()

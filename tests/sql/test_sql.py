@@ -94,7 +94,9 @@ def test_every_major_can_plan_it(prepared: dict[int, Database], file: str, name:
 
 def test_of_the_core_only_what_makes_or_sets_something_cannot_be_planned() -> None:
     left = {name for _, name in STATEMENTS} - {name for _, name in EXPLAINED}
-    assert left == {"as_the_role", "own_names", "rows_as_usual", "settings", *schema._MADE, *schema._GRANTS} - {"lock_of_layout_1"}
+    assert left == {"as_the_role", "own_names", "rows_as_usual", "settings", *schema._MADE, *schema._GRANTS} - {
+        "lock_of_layout_1"
+    }
 
 
 def test_nothing_cascades() -> None:

@@ -43,7 +43,7 @@ def test_a_trigger_that_swallows_rows_is_noticed(filled: tuple[Database, Databas
         f"CREATE TRIGGER swallow BEFORE INSERT ON {TABLE} FOR EACH ROW EXECUTE FUNCTION swallow()"
     )
     with pytest.raises(VerifyError, match="trigger"):
-        pipeline.copy(spec(), source.endpoint, target.endpoint)
+        pipeline.copy(spec(publish="delete_insert"), source.endpoint, target.endpoint)
     assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
     nothing_left(source, target)
 
@@ -64,14 +64,17 @@ def test_triggers_of_the_target_run_as_they_always_did(filled: tuple[Database, D
     assert target.rows('SELECT * FROM "기록"') == [("Asia/Seoul", "DELETE"), ("Asia/Seoul", "INSERT")]
 
 
+@pytest.mark.parametrize(
+    ("publish", "stage"), [("swap", "prepare"), ("delta", "publish"), ("delete_insert", "publish")]
+)
 def test_a_constraint_of_the_target_refuses_the_publish_whole(
-    filled: tuple[Database, Database], nothing_left: NothingLeft
+    filled: tuple[Database, Database], nothing_left: NothingLeft, publish: str, stage: str
 ) -> None:
     source, target = filled
     target.execute(f'ALTER TABLE {TABLE} ADD CHECK ("번호" < 1500)')
     with pytest.raises(StageError) as caught:
-        pipeline.copy(spec(), source.endpoint, target.endpoint)
-    assert (caught.value.stage, caught.value.sqlstate, caught.value.retryable) == ("publish", "23514", False)
+        pipeline.copy(spec(publish=publish), source.endpoint, target.endpoint)
+    assert (caught.value.stage, caught.value.sqlstate, caught.value.retryable) == (stage, "23514", False)
     assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
     nothing_left(source, target)
 
