@@ -19,7 +19,7 @@ from psycopg.sql import Composed
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import AbortedError
-from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer import inplace, statements
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.model import Stage, Way
 from airflow_provider_safecopy.transfer.name import TableName
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 _AFTERMATH = sql.load("aftermath")
 _CATALOG = sql.load("catalog")
-_LOCK_STEP_SECONDS = 0.2
 _PAUSE_SECONDS = (0.05, 0.3)
 _PATIENCE_SECONDS = 5.0
 
@@ -158,7 +157,7 @@ def _patiently(job: Job, statement: Composed) -> None:
         try:
             with job.target.within(job.seconds_left + 10), job.target.obeys(job.abort), job.connection.transaction():
                 job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
-                job.connection.execute(statements.set_timeout("lock_timeout", _LOCK_STEP_SECONDS))
+                job.connection.execute(statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS))
                 job.connection.execute(_CATALOG["as_the_role"])
                 job.connection.execute(_AFTERMATH["rows_as_usual"])
                 job.connection.execute(statement)

@@ -19,7 +19,7 @@ from decimal import Decimal
 import psycopg
 
 from airflow_provider_safecopy import sql
-from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer import inplace, statements
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.statements import upkeep
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 _SEQUENCE = sql.load("sequence")
 _CATALOG = sql.load("catalog")
-_LOCK_STEP_SECONDS = 0.2
 _TRIES = 5
 # Somebody keeps it busy, it is not ours, or the database refuses ALTER by an event trigger.
 _CANNOT_ALTER = (
@@ -142,7 +141,7 @@ def _altered(job: Job, sequence: Sequence, peak: int) -> bool:
     """Whether it was moved as a part of the transaction."""
     try:
         with job.connection.transaction():
-            job.connection.execute(statements.set_timeout("lock_timeout", _LOCK_STEP_SECONDS))
+            job.connection.execute(statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS))
             job.connection.execute(upkeep.hold_sequence(sequence.name, sequence.increment))
             if (wanted := sequence.beyond(peak, _state(job, sequence))) is not None:
                 value, called = wanted

@@ -302,7 +302,7 @@ def test_views_in_a_circle_are_no_end(ends: tuple[Database, Database]) -> None:
 
 @pytest.mark.parametrize("ends", [16], indirect=True)
 def test_a_view_is_refreshed_as_the_role_would_by_hand(ends: tuple[Database, Database]) -> None:
-    """Its functions look names up, and row security hides rows instead of failing."""
+    """Its functions look names up along the role's own search_path."""
     source, target = ends
     target.execute(
         f'ALTER DATABASE "{target.name}" SET search_path = "영업", public;'
@@ -315,6 +315,21 @@ def test_a_view_is_refreshed_as_the_role_would_by_hand(ends: tuple[Database, Dat
     report = copy(source, target, publish="delete_insert", refresh_views=True)
     assert not any("was not" in each for each in report.warnings)
     assert target.value('SELECT n FROM "영업"."수"') == 6000
+
+
+def test_row_security_hides_rows_from_a_view_as_it_always_does(ends: tuple[Database, Database], role: MakeRole) -> None:
+    """Everywhere else in a copy it is an error."""
+    source, target = ends
+    loader = able(role(target))
+    target.execute(
+        'CREATE TABLE "영업"."비밀" AS SELECT generate_series(1, 3) AS n; ALTER TABLE "영업"."비밀" ENABLE ROW LEVEL SECURITY;'
+        'CREATE POLICY "하나만" ON "영업"."비밀" USING (n = 1); GRANT SELECT ON "영업"."비밀" TO PUBLIC;'
+        f'CREATE MATERIALIZED VIEW "영업"."수" AS SELECT count(*) AS n FROM {TABLE}, "영업"."비밀";'
+        f'ALTER MATERIALIZED VIEW "영업"."수" OWNER TO "{loader.role}"'
+    )
+    report = copy(source, loader, publish="delete_insert", refresh_views=True)
+    assert not any("was not refreshed" in each for each in report.warnings)
+    assert target.value('SELECT n FROM "영업"."수"') == 2000
 
 
 # Stopped

@@ -122,6 +122,26 @@ def test_a_serial_column_too_and_never_back(ends: tuple[Database, Database], way
     assert drawn(target) == 302
 
 
+@pytest.mark.parametrize("options", [{"write_mode": "append", "slice": "첫"}, {"write_mode": "upsert"}])
+def test_rows_that_were_there_before_count_as_well(ends: tuple[Database, Database], options: dict[str, Any]) -> None:
+    source, target = ends
+    make(source, target, identity())
+    target.execute(f"INSERT INTO {TABLE} VALUES (5000, '먼저 온 회원')")
+    pipeline.copy(spec(**options), source.endpoint, target.endpoint)
+    assert drawn(target) == 5001
+
+
+def test_the_identity_of_a_table_that_was_made_for_the_copy(ends: tuple[Database, Database]) -> None:
+    source, target = ends
+    source.execute(
+        f'CREATE SCHEMA "영업"; CREATE TABLE {TABLE} ("번호" bigint GENERATED ALWAYS AS IDENTITY, "이름" text)'
+    )
+    source.execute(f"INSERT INTO {TABLE} OVERRIDING SYSTEM VALUE VALUES (7, '회원')")
+    target.execute('CREATE SCHEMA "영업"')
+    assert pipeline.copy(spec(create_target=True), source.endpoint, target.endpoint).publish == "create"
+    assert drawn(target) == 8
+
+
 @pytest.mark.parametrize("way", WAYS_HERE)
 def test_one_that_goes_down(ends: tuple[Database, Database], way: str) -> None:
     source, target = ends
