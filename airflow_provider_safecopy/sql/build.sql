@@ -24,7 +24,8 @@ WITH RECURSIVE given AS (
     FROM given g JOIN pg_attribute a ON a.attrelid = g.oid AND a.attnum > 0 AND NOT a.attisdropped
 ), drawn AS (
     -- Sequences that live and die with a column: its identity's (i), or one it owns (a).
-    SELECT d.deptype, d.refobjsubid AS attnum, s.oid, s.oid::regclass::text AS name, s.relname, s.relacl, s.relowner, q.*
+    SELECT d.deptype, d.refobjsubid AS attnum, s.oid, s.oid::regclass::text AS name, s.relname, s.relacl, s.relowner,
+           s.relpersistence AS persistence, q.*
     FROM given g JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = g.oid AND d.refobjsubid > 0
                                  AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
     JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_sequence q ON q.seqrelid = s.oid
@@ -115,7 +116,10 @@ CROSS JOIN LATERAL (VALUES
     (1, format('ALTER TABLE %%s ALTER COLUMN %%s ADD GENERATED %%s AS IDENTITY (SEQUENCE NAME safecopy.%%I)', g.staging, a.name,
                CASE a.attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END, g.stem || s.oid)),
     (2, format('ALTER SEQUENCE safecopy.%%I AS %%s INCREMENT BY %%s MINVALUE %%s MAXVALUE %%s START WITH %%s RESTART CACHE %%s %%sCYCLE', g.stem || s.oid,
-               s.seqtypid::regtype, s.seqincrement, s.seqmin, s.seqmax, s.seqstart, s.seqcache, CASE WHEN s.seqcycle THEN '' ELSE 'NO ' END))
+               s.seqtypid::regtype, s.seqincrement, s.seqmin, s.seqmax, s.seqstart, s.seqcache, CASE WHEN s.seqcycle THEN '' ELSE 'NO ' END)),
+    -- From 15 on it may be logged where its table is not, and the other way round.
+    (3, CASE WHEN s.persistence <> g.relpersistence AND current_setting('server_version_num')::int >= 150000
+             THEN format('ALTER SEQUENCE safecopy.%%I SET %%sLOGGED', g.stem || s.oid, CASE s.persistence WHEN 'u' THEN 'UN' ELSE '' END) END)
 ) AS step(number, statement)
 WHERE s.deptype = 'i' AND step.statement IS NOT NULL
 
@@ -196,7 +200,7 @@ SELECT 'build', 80, a.attnum, 'column', a.name, format('ALTER TABLE %%s %%s', g.
 FROM given g CROSS JOIN attribute a WHERE (a.whole ->> 'attstattarget')::int >= 0 OR a.attoptions <> '{}'
 
 -- name: analyze
-SELECT 'build', 90, 0, 'table', g.target, 'ANALYZE ' || g.staging, NULL FROM given g
+SELECT 'build', 90, 0, 'analysis', g.target, 'ANALYZE ' || g.staging, NULL FROM given g
 
 -- name: released
 -- Dropping a foreign key locks the table it refers to; so it comes first, while there is still time to give up.

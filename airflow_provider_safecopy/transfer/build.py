@@ -136,7 +136,9 @@ def finish(job: Job, build: Build) -> None:
         try:
             _patiently(job, step)
         except psycopg.Error as error:
-            raise _failed(job, step, error) from error
+            if step.kind != "analysis" or isinstance(error, psycopg.errors.QueryCanceled):
+                raise _failed(job, step, error) from error
+            log.warning("prepare: %s was not analyzed: %s", job.plan.target_name, error)
         log.info("prepare: %s %s of %s, %.2f s", step.kind, step.name, job.plan.target_name, time.monotonic() - started)
 
 

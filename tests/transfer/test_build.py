@@ -56,6 +56,7 @@ CREATE TABLE {TABLE} (
 ) WITH (fillfactor = 80, autovacuum_enabled = on, toast.autovacuum_vacuum_threshold = 88, toast.autovacuum_enabled = on);
 ALTER TABLE {TABLE} DROP COLUMN "버림";
 ALTER SEQUENCE "영""업 부"."일련표" OWNED BY {TABLE}."일련";
+ALTER SEQUENCE "영""업 부"."번호.표" SET UNLOGGED;
 ALTER TABLE {TABLE} ADD CONSTRAINT "검사 미확인" CHECK ("통계"."길이"("이름") < 40) NOT VALID,
     ADD CONSTRAINT "검사.둘" CHECK ("금액" < 1000000) NO INHERIT,
     ADD CONSTRAINT "외래" FOREIGN KEY ("등급") REFERENCES "통계"."등급" ON UPDATE CASCADE DEFERRABLE,

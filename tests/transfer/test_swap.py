@@ -197,3 +197,18 @@ def test_tables_whose_indexes_have_the_same_names_are_swapped_at_once(filled: tu
     for schema, was in zip(("영업", "구매"), before, strict=True):
         assert differences(was, fingerprint(target, schema, "고객")) == []
         assert target.value(f'SELECT count(*) FROM "{schema}"."고객"') == 2000
+
+
+def test_a_table_that_cannot_be_analyzed_is_published_all_the_same(
+    filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An index on a function that analyzes itself: none may run inside another."""
+    source, target = filled
+    target.execute(
+        "CREATE FUNCTION public.look() RETURNS void LANGUAGE sql AS 'ANALYZE pg_catalog.pg_am';"
+        "CREATE FUNCTION public.same(bigint) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT $1 FROM public.look()';"
+        f'CREATE INDEX ON {TABLE} (public.same("번호"))'
+    )
+    report = pipeline.copy(spec(publish="swap"), source.endpoint, target.endpoint)
+    assert (report.status, report.rows) == ("published", 2000)
+    assert "was not analyzed" in caplog.text
