@@ -28,7 +28,9 @@ SEQUENCE = '"영업"."번호 표"'
 
 
 def spec(**options: Any) -> CopySpec:
-    return CopySpec.of(**{"source_table": NAME, "target_table": NAME} | options)
+    """Into the table as it stands, unless something else is said."""
+    way = {} if {"write_mode", "create_target"} & options.keys() else {"publish": "delete_insert"}
+    return CopySpec.of(**{"source_table": NAME, "target_table": NAME} | way | options)
 
 
 def make(source: Database, target: Database, column: str, rows: str = "1, 2, 300") -> None:
