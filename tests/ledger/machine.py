@@ -106,7 +106,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(fault=MAYBE, how=st.sampled_from(["all", "all that is left", "a part"]), limit=NUMBERS)
     def write_otherwise(self, fault: Fault | None, how: str, limit: int) -> None:
         """Beside the incremental copies: by key, with or without what is missing; or a part in the place of all."""
-        source, part = self.model.source, {"where": f'"번호" < {limit}'}
+        source, way = self.model.source, "delete_insert" if limit % 2 else "auto"
+        part = {"where": f'"번호" < {limit}', "publish": way}
         by_key = {"write_mode": "upsert", "missing": "keep" if how == "all" else "delete"}
         if self._run(fault, allow_empty=True, **part if how == "a part" else by_key):
             kept = self.model.target if how == "all" else {}
