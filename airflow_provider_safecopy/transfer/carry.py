@@ -84,6 +84,15 @@ def refusals(session: Session, relation: Relation) -> Iterator[Refusal]:
         yield Refusal(code, f"{relation.label}: {told}", relation.label, hint=hint.format(**names))
 
 
+def deprived(session: Session, relation: Relation) -> Refusal | None:
+    """Why ``auto`` never swaps a published table: its subscribers would go on with the old rows, and nobody be told."""
+    found = session.one(_CARRY["reluctance"], {"oid": relation.oid})
+    if not found or not found["publications"]:
+        return None
+    problem = f"{relation.label}: subscribers would not get the rows, of publication {', '.join(found['publications'])}"
+    return Refusal("swap_published", problem, relation.label, hint="ask for publish=swap, and refresh them afterwards")
+
+
 def reluctance(session: Session, relation: Relation) -> str | None:
     """Why a table that can be swapped had better not be, when there is another way; None when nothing speaks against it."""
     found = session.one(_CARRY["reluctance"], {"oid": relation.oid})

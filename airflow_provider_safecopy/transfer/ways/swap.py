@@ -37,7 +37,9 @@ class Prepared:
 
 
 def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
-    """What cannot be built anew, and what cannot be carried over."""
+    """What cannot be built anew, and what cannot be carried over; for ``auto`` also who would get no rows."""
+    if spec.publish == "auto" and (wrong_to_others := carry.deprived(session, relation)) is not None:
+        yield wrong_to_others
     wrong = tuple(build.refusals(session, relation, copied(relation, spec)))
     yield from wrong
     known = {(refusal.code, refusal.message) for refusal in wrong}
