@@ -151,6 +151,11 @@ class LivingLock:
         return self._until - time.monotonic()
 
     @property
+    def displaced(self) -> tuple[str, ...]:
+        """The attempts that held these locks before and were displaced."""
+        return tuple(attempt for lease in self.leases if lease.displaced for attempt in lease.displaced.attempts)
+
+    @property
     def takeovers(self) -> tuple[str, ...]:
         """From whom the locks were taken over, and why; empty when they were free."""
         return tuple(

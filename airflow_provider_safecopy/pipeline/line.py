@@ -158,7 +158,7 @@ def _locked(asked: Attempt, lock: LivingLock, source: Session, target: Session) 
         # Once more, now under the lock and in the very snapshot that is exported.
         with source.obeys(abort), target.obeys(abort), answering(spec, source, target):
             decided = _drafted(spec, source, target)
-            staging.sweep(target)
+            staging.sweep(target, gone=lock.displaced)
         decided.require()
         if (first := decided.already_published()) is not None:
             log.info("copy %s into %s: %s", decided.source, decided.target, *first.reasons)

@@ -141,7 +141,7 @@ def _done(
 ) -> ReapReport:
     taken = tuple(reaped for reaped, known in dead if _taken(store, reaped, known, overdue))
     with session.within(_SWEEP_SECONDS):
-        swept = staging.sweep(session)
+        swept = staging.sweep(session, gone=[seen.attempt for reaped in taken for seen in reaped.holder.members])
     return ReapReport(False, taken, swept, store.forget(keep=keep))
 
 

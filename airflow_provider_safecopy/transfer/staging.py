@@ -74,10 +74,13 @@ def leftovers(target: Session, *, gone: Iterable[str] = ()) -> tuple[TableName, 
     return tuple(TableName(_SCHEMA, row["relname"]) for row in rows)
 
 
-def sweep(target: Session) -> tuple[str, ...]:
-    """Drop the staging tables of runs that are gone, never those of a living one. Returns their names."""
+def sweep(target: Session, *, gone: Iterable[str] = ()) -> tuple[str, ...]:
+    """Drop the staging tables of runs that are gone, never those of a living one. Returns their names.
+
+    The attempts in `gone` have lost their locks: one that comes back to find that out needs its table no more.
+    """
     swept = []
-    for name in leftovers(target):
+    for name in leftovers(target, gone=gone):
         with target.connection.transaction():
             target.connection.execute(statements.set_local("lock_timeout", "200ms"))
             try:

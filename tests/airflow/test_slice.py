@@ -61,8 +61,8 @@ def test_the_data_interval_of_a_run_is_what_it_copies(
     )
     file = tmp_path / "backfill.py"
     file.write_text(_BACKFILL, "utf-8")
-    for day in (18, 18, 17):  # of a run by hand the interval that ended last
-        ran = run_file(file, "채우기", datetime(2026, 11, day + 1, tzinfo=UTC))
+    for day, hour in ((18, 0), (18, 6), (17, 0)):  # of a run by hand the interval that ended last
+        ran = run_file(file, "채우기", datetime(2026, 11, day + 1, hour, tzinfo=UTC))
         assert ran.state == "success"
         assert ran.result["slice"] == f"2026-11-{day} 00:00:00+00/2026-11-{day + 1} 00:00:00+00"
     assert [number for (number,) in target.rows("SELECT 번호 FROM 분석.주문 ORDER BY 1")] == [0, 1, 2, 3]

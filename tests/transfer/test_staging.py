@@ -227,6 +227,15 @@ def test_a_run_lives_as_long_as_any_session_of_it_does(
         assert sweep(ours) == (f"safecopy.{name}",)
 
 
+def test_a_run_that_was_displaced_and_comes_back_to_find_that_out_loses_its_table_all_the_same(
+    target: Database, opened: Callable[..., AbstractContextManager[Session]]
+) -> None:
+    attempt = uuid4()
+    name = leave(target, attempt)
+    with psycopg.connect(target.conninfo, application_name=application_name(attempt)), opened() as ours:
+        assert sweep(ours, gone=[str(attempt)]) == (f"safecopy.{name}",)
+
+
 def test_a_sweep_touches_only_what_is_named_and_placed_as_ours(
     target: Database, opened: Callable[..., AbstractContextManager[Session]]
 ) -> None:
