@@ -15,13 +15,11 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.transfer import aftermath
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
-from airflow_provider_safecopy.transfer.ways import WAYS
 from tests.conftest import MakeDatabase, MakeRole, NothingLeft
 from tests.ground.customers import OLD, SHAPE, TABLE, fill, spec
 from tests.ground.database import Database
 
-IN_PLACE = [way for way in ("delete_insert", "truncate_insert", "delta") if way in WAYS]
-needs_delta = pytest.mark.skipif("delta" not in WAYS, reason="not every checkout has each way")
+IN_PLACE = ["delete_insert", "truncate_insert", "delta"]
 # Each on what is above it; the names in an order that is not theirs.
 VIEWS = {
     "다. 첫째 view": f"SELECT count(*)::int AS n, 1 AS id FROM {TABLE}",
@@ -89,7 +87,6 @@ def test_the_planner_knows_of_the_new_rows(ends: tuple[Database, Database], way:
     assert report.warnings == ()
 
 
-@needs_delta
 def test_where_nothing_changed_nothing_is_analyzed(ends: tuple[Database, Database]) -> None:
     source, target = ends
     copy(source, target, publish="delta")
@@ -101,7 +98,6 @@ def test_where_nothing_changed_nothing_is_analyzed(ends: tuple[Database, Databas
     assert expected_rows(target) == 1999
 
 
-@pytest.mark.skipif("swap" not in WAYS, reason="not every checkout has each way")
 def test_a_swap_has_its_statistics_already(ends: tuple[Database, Database]) -> None:
     source, target = ends
     report = copy(source, target, publish="swap")
