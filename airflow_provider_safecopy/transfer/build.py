@@ -18,7 +18,7 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal, StageError, StageTimeoutError
-from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer import inplace, statements
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.name import TableName
@@ -40,7 +40,6 @@ _PARTS: tuple[LiteralString, ...] = (
 _STATEMENTS = "\n".join(
     (_BUILD["given"], "\nUNION ALL\n".join([_BUILD[part] for part in _PARTS]), "ORDER BY rank, ord, statement")
 )
-_LOCK_STEP_SECONDS = 0.2
 _PAUSE_SECONDS = (0.05, 0.3)
 # What the server says when a function of the user's does not find what it names without a schema.
 _NOT_FOUND = frozenset({"42883", "42P01", "42704", "3F000"})
@@ -150,7 +149,7 @@ def _patiently(job: Job, step: Step) -> None:
         try:
             with job.connection.transaction():
                 job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
-                job.connection.execute(statements.set_timeout("lock_timeout", _LOCK_STEP_SECONDS))
+                job.connection.execute(statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS))
                 if step.space is not None:
                     job.connection.execute(_BUILD["in_space"], {"space": step.space})
                 job.connection.execute(step.statement.encode())

@@ -23,8 +23,6 @@ from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.written import Written
 
 _LOCK = "ACCESS EXCLUSIVE"
-# For all locks together: readers queue behind us from the first one we wait for.
-_LOCK_STEP_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -124,9 +122,9 @@ def _texts(made: Build, phase: build.Phase) -> list[str]:
 
 
 def _within(job: Job, began: float, wanted: Iterable[str]) -> None:
-    """What may have to wait for a lock, within one step for all of it."""
+    """What may have to wait for a lock, within one step for all: readers queue behind us from the first we wait for."""
     for statement in wanted:
-        left = began + _LOCK_STEP_SECONDS - time.monotonic()
+        left = began + inplace.LOCK_STEP_SECONDS - time.monotonic()
         job.connection.execute(statements.set_timeout("lock_timeout", max(0.001, left)))
         job.connection.execute(statement.encode())
 
