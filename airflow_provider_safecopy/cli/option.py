@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from airflow_provider_safecopy.cli import columns as column_list
 from airflow_provider_safecopy.cli import encoding, parameter, quantity
 from airflow_provider_safecopy.cli.declare import choice, in_order
-from airflow_provider_safecopy.transfer.model import Format, Transfer, Verify
+from airflow_provider_safecopy.transfer.model import Compress, Format, Transfer, Verify
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
@@ -78,6 +78,21 @@ def manner(function: _Command) -> _Command:
         choice("format", Format, "COPY format. auto: binary only where it is safe."),
         choice("verify", Verify, "Compare counts and digest, or the content of both sides as well."),
         *(_timeout(name, purpose) for name, purpose in _TIMEOUTS.items()),
+        click.option(
+            "--parallel",
+            metavar="N|auto",
+            callback=parameter.streams,
+            default="1",
+            show_default=True,
+            help="Streams that read and load one table at once.",
+        ),
+        click.option(
+            "--rate-limit",
+            metavar="BYTES",
+            callback=parameter.size,
+            help="Bytes a second at most from the source, such as 20MB.  [default: as fast as it goes]",
+        ),
+        choice("compress", Compress, "Pack what is spooled to disk; for slow disks. Wants the extra 'compress'."),
         click.option("--spool-dir", metavar="DIR", callback=parameter.path, help="Temporary files.  [default: TMPDIR]"),
         click.option(
             "--spool-limit",

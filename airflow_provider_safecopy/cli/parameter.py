@@ -74,6 +74,15 @@ def size(ctx: click.Context, param: click.Parameter, value: str | None) -> int |
     raise click.BadParameter(f"{value!r} is no size above zero, such as 1000000, 512MiB or 2GB", ctx, param)
 
 
+def streams(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
+    """A number of streams above zero, or ``auto``."""
+    if value == "auto":
+        return value
+    if value.isascii() and value.isdigit() and int(value) > 0:
+        return int(value)
+    raise click.BadParameter(f"{value!r} is no number of streams above zero, nor auto", ctx, param)
+
+
 def shares(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float] | None:
     """Percentages by column: ``이메일=5``. The last equals sign counts; a name may hold others."""
     found = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator, Context
 
@@ -22,7 +22,16 @@ from airflow_provider_safecopy.operators.living_lock import demand_held, enclosi
 from airflow_provider_safecopy.operators.outcome import push_result, tell_assets
 from airflow_provider_safecopy.operators.template import as_include, is_plain
 from airflow_provider_safecopy.operators.told import told, told_to_airflow
-from airflow_provider_safecopy.transfer.model import Drift, Format, Missing, Publish, Transfer, Verify, WriteMode
+from airflow_provider_safecopy.transfer.model import (
+    Compress,
+    Drift,
+    Format,
+    Missing,
+    Publish,
+    Transfer,
+    Verify,
+    WriteMode,
+)
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
@@ -92,6 +101,9 @@ class SafeCopyOperator(BaseOperator):
     :param stall_timeout: without a single byte moved. Default 300.
     :param verify_timeout: for the proofs. Default 1 hour.
     :param publish_timeout: for the publishing transaction, waiting for locks included. Default 1 hour.
+    :param parallel: streams that copy one table at once, or ``auto``.
+    :param rate_limit: bytes a second at most from the source; default: as fast as it goes.
+    :param compress: ``none``, or ``zstd`` or ``lz4`` for what is spooled to disk; wants the extra ``compress``.
     :param spool_dir: where temporary files go; default: the system's. (templated)
     :param spool_limit: bytes of temporary disk at most; default: 1 GiB for chunked, none for sequential.
     :param lock: the name of the lock the run holds beside the target table's; default: that of the `LivingLockGroup`
@@ -159,6 +171,9 @@ class SafeCopyOperator(BaseOperator):
         stall_timeout: float = Timeouts.stall,
         verify_timeout: float = Timeouts.verify,
         publish_timeout: float = Timeouts.publish,
+        parallel: int | Literal["auto"] = 1,
+        rate_limit: int | None = None,
+        compress: Compress = "none",
         spool_dir: str | None = None,
         spool_limit: int | None = None,
         lock: str | None = None,
@@ -211,6 +226,9 @@ class SafeCopyOperator(BaseOperator):
                 "refresh_views": refresh_views,
                 "end_blockers_after": end_blockers_after,
                 "timeouts": timeouts,
+                "parallel": parallel,
+                "rate_limit": rate_limit,
+                "compress": compress,
                 "spool_limit": spool_limit,
                 "stale_after": stale_after,
                 "launch_interval": launch_interval,
