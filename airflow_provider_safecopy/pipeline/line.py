@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,40 +24,26 @@ from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
     answering,
     end_displaced,
-    see_them_gone,
     telling_aborts,
     telling_losses,
     telling_the_lost_lock,
 )
-from airflow_provider_safecopy.transfer import export, load, staging
+from airflow_provider_safecopy.pipeline.run import Run
+from airflow_provider_safecopy.pipeline.transport import spools_of, transferred
+from airflow_provider_safecopy.transfer import staging
 from airflow_provider_safecopy.transfer.draft import draft
-from airflow_provider_safecopy.transfer.export import Export, Exported
 from airflow_provider_safecopy.transfer.job import Right
-from airflow_provider_safecopy.transfer.load import Load, Loaded
-from airflow_provider_safecopy.transfer.model import MiB, Progress, Stage
-from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.publish import publish
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.session import Session, open_session
 from airflow_provider_safecopy.transfer.snapshot import snapshot
 from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.spool import Spool, directory_of
-from airflow_provider_safecopy.transfer.stream import Stream
 from airflow_provider_safecopy.transfer.verify import verify
 from airflow_provider_safecopy.transfer.watch import Watch
 
 log = logging.getLogger(__name__)
-
-WINDOW_BYTES = 8 * MiB
-"""What is held in memory between export and import before it goes to disk."""
-
-CHUNKED_SPOOL_BYTES = 1024 * MiB
-"""`spool_limit` for chunked when none is given: how far the source may be ahead of the target."""
-
-_UNBOUNDED = 1 << 62
-# What the lock is told of: bytes move in the first, the others are a server's work.
-_PHASES: dict[Stage, int] = {"export": 1, "import": 1, "verify": 2, "publish": 3}
 
 
 def plan(spec: CopySpec, source: Endpoint, target: Endpoint) -> CopyPlan:
@@ -70,34 +56,6 @@ def plan(spec: CopySpec, source: Endpoint, target: Endpoint) -> CopyPlan:
         answering(spec, ours, theirs),
     ):
         return _drafted(spec, ours, theirs)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What every step of one copy needs. The token of `lease`, the run's own, names everything."""
-
-    asked: Attempt
-    plan: CopyPlan
-    lock: LivingLock
-    pulse: Pulse
-    source: Session
-    target: Session
-    snapshot: str
-
-    @property
-    def abort(self) -> AbortSwitch:
-        """What stops the run."""
-        return self.asked.abort
-
-    @property
-    def lease(self) -> Lease:
-        """Of the lock that was asked for; the target table's is held as well."""
-        return next(lease for lease in self.lock.leases if lease.name == self.plan.lock)
-
-    def progress(self, at: Progress) -> None:
-        """Tell the lock, and whoever asked to be told."""
-        self.pulse.advance(_PHASES[at.stage], 0)
-        self.asked.progress(at)
 
 
 def copy(
@@ -163,19 +121,19 @@ def _locked(asked: Attempt, lock: LivingLock, source: Session, target: Session) 
         if (first := decided.already_published()) is not None:
             log.info("copy %s into %s: %s", decided.source, decided.target, *first.reasons)
             return first
-        return _carried_out(_Run(asked, decided, lock, pulse, source, target, seen))
+        return _carried_out(Run(asked, decided, lock, pulse, source, target, seen))
 
 
-def _carried_out(run: _Run) -> CopyReport:
+def _carried_out(run: Run) -> CopyReport:
     plan, token, target = run.plan, run.lease.token, run.target
     log.info("copy %s into %s: token %d, %s, %s", plan.source, plan.target, token, plan.transfer, plan.format)
     for reason in plan.reasons:
         log.info("because %s", reason)
     for warning in plan.warnings:
         log.warning("%s", warning)
-    spool = _spool(plan)
+    spools = spools_of(plan)
     with staging.staging(plan, target, token=token, attempt=run.lease.attempt) as table:
-        exported, loaded = _transferred(run, table, spool)
+        exported, loaded = transferred(run, table, spools)
         run.progress(Progress("verify", loaded.bytes, loaded.rows, loaded.rows, loaded.bytes))
         with run.source.obeys(run.abort), target.obeys(run.abort):
             verification = verify(plan, exported, loaded, source=run.source, target=target)
@@ -207,72 +165,15 @@ def _carried_out(run: _Run) -> CopyReport:
         digest=exported.digest,
         content_hash=verification.content_hash,
         warnings=plan.warnings + run.lock.takeovers + published.warnings,
-        stages=(exported.report, loaded.report, verification.report, *published.reports),
-        spool_bytes=spool.most_on_disk,
+        stages=(*exported.reports, *loaded.reports, verification.report, *published.reports),
+        spool_bytes=sum(spool.most_on_disk for spool in spools),
     )
-
-
-def _transferred(run: _Run, table: TableName, spool: Spool) -> tuple[Exported, Loaded]:
-    """Export and import. When it fails, the children are ended, and their server sessions seen gone."""
-    plan = run.plan
-    stream = Stream(
-        _exporting(run),
-        lambda: _loading(run, table),
-        overlapping=plan.transfer == "chunked",
-        spool=spool,
-        timeouts=plan.spec.timeouts,
-        abort=run.abort,
-        report=lambda at: run.progress(
-            replace(at, expected_rows=plan.expected_rows, expected_bytes=plan.expected_bytes)
-        ),
-        on_export=lambda: _let_go(run),
-        moved=lambda size: run.pulse.advance(_PHASES["export"], size),
-    )
-    try:
-        return stream.run()
-    except BaseException as error:
-        stream.close()
-        see_them_gone(error, run.asked, run.lock, run.source, run.target)
-        raise
-    finally:
-        stream.close()
-
-
-def _exporting(run: _Run) -> Export:
-    """Start the export, when it is its turn to connect. No thread of ours may live while psql is forked."""
-    asked, source = run.asked, run.source.endpoint
-    with asked.gate(run.lock, source).turn(run.abort, waiting=run.pulse.step):
-        with run.pulse.resting():
-            running = export.start(run.plan, source, snapshot=run.snapshot, application_name=asked.name)
-        if asked.spec.launch_interval is not None:
-            export.opened(running, seconds=asked.spec.timeouts.connect, abort=asked.abort)
-    return running
-
-
-def _loading(run: _Run, table: TableName) -> Load:
-    with run.pulse.resting():
-        return load.start(run.plan, run.target.endpoint, table, application_name=run.asked.name)
-
-
-def _let_go(run: _Run) -> None:
-    """End the source's transaction as soon as nothing needs its snapshot."""
-    if run.plan.spec.verify != "full":
-        run.source.end_transaction()
 
 
 def _drafted(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
     drafted = draft(spec, source, target)
     found = schema.refusals(target.connection, role=target.server.role, may_create=target.server.may_create)
     return replace(drafted, refusals=drafted.refusals + found)
-
-
-def _spool(decided: CopyPlan) -> Spool:
-    chunked = decided.transfer == "chunked"
-    return Spool(
-        directory_of(decided.spec.spool_dir),
-        limit=decided.spec.spool_limit or (CHUNKED_SPOOL_BYTES if chunked else _UNBOUNDED),
-        memory=WINDOW_BYTES if chunked else 0,
-    )
 
 
 def _right(lease: Lease) -> Right:

@@ -16,6 +16,8 @@ from airflow_provider_safecopy.transfer import (
     drift,
     guard,
     mismatch,
+    pack,
+    pages,
     refusal,
     shape,
     spool,
@@ -67,8 +69,9 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
     rows, size = _expect(spec, source, given, pairs, refusals, ledger=ledger)
     format_, why_format = _format(spec, source, target, pairs, refusals)
     transfer, why_transfer = _transfer(spec, given, size)
+    lanes, why_lanes = pages.decide(spec, source, given, size, refusals)
     binary = _psql(spec, refusals)
-    refusals += _spool(spec, transfer, size)
+    refusals += _spool(spec, transfer, size) + pack.refusals(spec.compress)
     plan = CopyPlan(
         spec=spec,
         source=f"{source.endpoint} {given.label if given else spec.source_table or 'the query'}",
@@ -85,6 +88,7 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
         reasons=(
             why_format,
             why_transfer,
+            *why_lanes,
             *why_publish,
             *mismatch.widened(pairs),
             *(ledger.reasons if ledger else ()),
@@ -97,6 +101,7 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
         ),
         refusals=tuple(refusals),
         ledger=ledger,
+        lanes=lanes,
         definition=match.definition,
         key=paired_by(spec, target, there, publish),
     )

@@ -6,11 +6,15 @@ import logging
 import os
 import select
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import xxhash
 
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.pages import Pages
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import Psql, memory_file, new_nonce, pipe
 from airflow_provider_safecopy.transfer.report import StageReport
@@ -27,7 +31,16 @@ class Exported:
     rows: int
     bytes: int
     digest: str
-    report: StageReport
+    reports: tuple[StageReport, ...]
+
+    @classmethod
+    def together(cls, parts: Sequence[Exported]) -> Exported:
+        """One proof of all lanes; the digest of several is that of their digests, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        digest = digest_of([part.digest for part in parts])
+        reports = tuple(report for part in parts for report in part.reports)
+        return cls(sum(part.rows for part in parts), sum(part.bytes for part in parts), digest, reports)
 
 
 @dataclass
@@ -38,13 +51,20 @@ class Export:
     data: int
 
 
-def start(plan: CopyPlan, source: Endpoint, *, snapshot: str, application_name: str) -> Export:
-    """Start the export psql on the rows of `snapshot`. Raises `StageError`."""
+def digest_of(digests: Sequence[str]) -> str:
+    """The digest of several lanes: of their digests, in order."""
+    return xxhash.xxh3_128_hexdigest("".join(digests).encode())
+
+
+def start(
+    plan: CopyPlan, source: Endpoint, *, pages: Pages | None = None, snapshot: str, application_name: str
+) -> Export:
+    """Start the export psql on the rows of `snapshot`, all or those in `pages`. Raises `StageError`."""
     assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
     nonce, (data, into) = new_nonce(), pipe()
     script = memory_file(
         statements.export_script(
-            plan.query(),
+            plan.query(pages),
             format=plan.format,
             snapshot=snapshot,
             output=f"/proc/self/fd/{into}",
@@ -101,4 +121,4 @@ def prove(export: Export, *, size: int, digest: str) -> Exported:
         raise psql.failure(f"reports {rows} rows, and not a single byte came", retryable=True)
     seconds = time.monotonic() - psql.started
     log.info("export done: %d rows, %d bytes, %.2f s (PID %d)", rows, size, seconds, psql.pid)
-    return Exported(rows, size, digest, StageReport("export", seconds, psql.pid, code, rows, size))
+    return Exported(rows, size, digest, (StageReport("export", seconds, psql.pid, code, rows, size),))

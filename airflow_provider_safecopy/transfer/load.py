@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.export import digest_of
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import Psql, memory_file, new_nonce, pipe
@@ -29,7 +31,18 @@ class Loaded:
     rows: int
     bytes: int
     digest: str
-    report: StageReport
+    reports: tuple[StageReport, ...]
+
+    @classmethod
+    def together(cls, parts: Sequence[Loaded]) -> Loaded:
+        """One proof of all lanes, as `Exported.together` makes it."""
+        if len(parts) == 1:
+            return parts[0]
+        digest = digest_of([part.digest for part in parts])
+        reports = tuple(report for part in parts for report in part.reports)
+        return cls(
+            parts[0].staging, sum(part.rows for part in parts), sum(part.bytes for part in parts), digest, reports
+        )
 
 
 @dataclass
@@ -64,7 +77,7 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
     """Start the import psql into `staging`. Raises `StageError`."""
     assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
     nonce, (stdin, data), (told, gate) = new_nonce(), pipe(), pipe()
-    frozen = staging if plan.publish == "swap" else None
+    frozen = staging if plan.freezes else None
     prologue = memory_file(statements.load_prologue(nonce=nonce, seconds=plan.spec.timeouts.import_, frozen=frozen))
     copy = statements.load_copy(staging, plan.target_columns, format=plan.format, freeze=frozen is not None)
     try:
@@ -105,4 +118,4 @@ def prove(load: Load, *, rows: int, size: int, digest: str) -> Loaded:
         raise psql.failure("ended with exit code 0 but did not say that it committed", retryable=True)
     seconds = time.monotonic() - psql.started
     log.info("import done: %d rows, %d bytes, %.2f s (PID %d)", rows, size, seconds, psql.pid)
-    return Loaded(load.staging, rows, size, digest, StageReport("import", seconds, psql.pid, code, rows, size))
+    return Loaded(load.staging, rows, size, digest, (StageReport("import", seconds, psql.pid, code, rows, size),))

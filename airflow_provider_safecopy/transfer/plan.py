@@ -15,6 +15,7 @@ from airflow_provider_safecopy.transfer.key import Key
 from airflow_provider_safecopy.transfer.ledger import Ledger
 from airflow_provider_safecopy.transfer.model import Way
 from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.pages import Pages
 from airflow_provider_safecopy.transfer.psql import PsqlBinary
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.shape import Shape
@@ -40,7 +41,7 @@ class CopyPlan:
     `expected_rows` and `expected_bytes` are the source planner's guess, None where it has none. `publishing` is what the
     chosen way to publish will do; `ledger` what is known of earlier ones, None where nothing can be;
     `definition` the target, or the columns of it, that are to be made first; `key` what rows are paired by, None where
-    they are not.
+    they are not; `lanes` are read and loaded side by side, each the whole source (None) or some of its pages.
     """
 
     spec: CopySpec
@@ -62,6 +63,12 @@ class CopyPlan:
     definition: Definition | None = None
     key: Key | None = None
     ledger: Ledger | None = None
+    lanes: tuple[Pages | None, ...] = (None,)
+
+    @property
+    def freezes(self) -> bool:
+        """Whether rows are loaded frozen, visible to every snapshot: one lane can, into a table it has just emptied."""
+        return self.publish == "swap" and len(self.lanes) == 1
 
     @property
     def lock(self) -> str:
@@ -89,11 +96,14 @@ class CopyPlan:
         """Whether an identity column takes the source's values."""
         return any(taken.identity for _, taken in self.pairs)
 
-    def query(self) -> Composed:
-        """The rows to export."""
+    def query(self, pages: Pages | None = None) -> Composed:
+        """The rows to export, all or those in `pages`."""
         found = self.source_relation and self.source_relation.name
         bounds = self.ledger.bounds.condition() if self.ledger and self.ledger.bounds else None
-        return statements.select(self.source_columns, found or self.spec.source_sql or "", self.spec.where, bounds)
+        within = None if pages is None else statements.in_pages(pages.first, pages.end)
+        return statements.select(
+            self.source_columns, found or self.spec.source_sql or "", self.spec.where, bounds, within
+        )
 
     def insert(self, staging: TableName = STAGING) -> Composed:
         """All of staging's rows into the target."""
@@ -128,7 +138,7 @@ class CopyPlan:
             PlannedStep(
                 "import",
                 "target",
-                statements.load_copy(STAGING, columns, format=self.format, freeze=self.publish == "swap"),
+                statements.load_copy(STAGING, columns, format=self.format, freeze=self.freezes),
                 "none on your tables",
             ),
             *(step for step in self.publishing if step.stage != "import"),

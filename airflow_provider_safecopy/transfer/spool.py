@@ -15,9 +15,14 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.transfer.pack import Packing
 
 CHUNK_BYTES = 16 * 1024 * 1024
-READ_BYTES = 1024 * 1024
+READ_BYTES = 256 * 1024
+"""The most that is moved at once: small enough to be still warm in the processor when it is written."""
+
+_PACKED_BYTES = 4096
+"""What packing may add to a piece that cannot be packed, with a margin."""
 
 
 class SpoolFullError(Exception):
@@ -26,9 +31,12 @@ class SpoolFullError(Exception):
 
 @dataclass
 class _ChunkFile:
+    """`pieces` are the sizes of what was written and is not read yet, where it is packed."""
+
     file: IO[bytes]
     written: int = 0
     read: int = 0
+    pieces: deque[int] = field(default_factory=deque)
 
 
 @dataclass
@@ -36,12 +44,14 @@ class Spool:
     """A queue of bytes. `memory` and `limit` bound what it holds in memory and on disk, in bytes.
 
     Once anything is on disk everything goes there until the disk part is empty again: order is kept,
-    and chunk files are filled rather than sprinkled.
+    and chunk files are filled rather than sprinkled. With `packing` pieces are packed on their way to disk, and
+    `limit` is of what they take there.
     """
 
     directory: str
     limit: int
     memory: int
+    packing: Packing | None = None
     most_on_disk: int = 0
     _queue: deque[bytes | memoryview | _ChunkFile] = field(default_factory=deque)
     _in_memory: int = 0
@@ -53,31 +63,42 @@ class Spool:
     @property
     def full(self) -> bool:
         """Whether one more read would not fit."""
-        return self._goes_to_disk() and self._on_disk + READ_BYTES > self.limit
+        needed = READ_BYTES + (_PACKED_BYTES if self.packing else 0)
+        return self._goes_to_disk() and self._on_disk + needed > self.limit
 
-    def put(self, data: bytes) -> None:
-        """Append. Raises `SpoolFullError` where the limit is reached, OSError where the disk refuses."""
+    def put(self, data: bytes | memoryview) -> None:
+        """Append; what `data` views may change afterwards.
+
+        Raises `SpoolFullError` where the limit is reached, OSError where the disk refuses.
+        """
         if not self._goes_to_disk():
-            self._queue.append(data)
+            self._queue.append(bytes(data))
             self._in_memory += len(data)
             return
-        if self._on_disk + len(data) > self.limit:
+        piece = self.packing.pack(data) if self.packing else data
+        if self._on_disk + len(piece) > self.limit:
             raise SpoolFullError
         tail = self._tail()
-        _write_all(tail.file.fileno(), data)
-        tail.written += len(data)
-        self._on_disk += len(data)
+        _write_all(tail.file.fileno(), piece)
+        tail.written += len(piece)
+        if self.packing:
+            tail.pieces.append(len(piece))
+        self._on_disk += len(piece)
         self.most_on_disk = max(self.most_on_disk, self._on_disk)
 
     def head(self) -> bytes | memoryview:
-        """The next bytes, at most 1 MiB, left in place until `advance`. Raises IndexError when empty."""
+        """The next bytes, at most `READ_BYTES`, left in place until `advance`. Raises IndexError when empty."""
         first = self._queue[0]
         if not isinstance(first, _ChunkFile):
             return first
-        data = os.pread(first.file.fileno(), min(READ_BYTES, first.written - first.read), first.read)
-        if not data:
+        size = first.pieces[0] if self.packing else min(READ_BYTES, first.written - first.read)
+        data = os.pread(first.file.fileno(), size, first.read)
+        if not data or (self.packing and len(data) < size):
             raise OSError(errno.EIO, "a spool file is shorter than what was written to it")
         first.read += len(data)
+        if self.packing:
+            first.pieces.popleft()
+            data = self.packing.unpack(data)
         self._in_memory += len(data)
         if first.read == first.written:
             self._queue.popleft()
@@ -116,7 +137,7 @@ class Spool:
         return chunk
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

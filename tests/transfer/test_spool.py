@@ -11,16 +11,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import StageError
+from airflow_provider_safecopy.transfer import pack
 from airflow_provider_safecopy.transfer import spool as module
-from airflow_provider_safecopy.transfer.model import MiB
+from airflow_provider_safecopy.transfer.model import Compress, MiB
+from airflow_provider_safecopy.transfer.pack import Packing, packing
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.spool import CHUNK_BYTES, READ_BYTES, Spool, SpoolFullError, refusals
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
@@ -40,6 +44,8 @@ def on_disk(spool: Spool) -> list[int]:
 class Machine(RuleBasedStateMachine):
     """Any order of puts and advances against a plain bytearray, with small pieces so that borders are met."""
 
+    packing: ClassVar[Packing | None] = None
+
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
@@ -51,7 +57,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(limit=st.integers(1, 300), memory=st.integers(0, 100))
     def begin(self, limit: int, memory: int) -> None:
-        self.spool = Spool(str(self.directory), limit=limit, memory=memory)
+        self.spool = Spool(str(self.directory), limit=limit, memory=memory, packing=self.packing)
 
     @rule(size=st.integers(1, SMALL_READ))
     def put(self, size: int) -> None:
@@ -112,34 +118,94 @@ class Machine(RuleBasedStateMachine):
         self.directory.rmdir()
 
 
+class PackedMachine(Machine):
+    """The same of pieces that are packed on their way to disk."""
+
+    packing = packing("lz4")
+
+
 TestAnyOrder = Machine.TestCase
 TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestAnyOrderPacked = PackedMachine.TestCase
+TestAnyOrderPacked.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("compress", ["zstd", "lz4"])
+def test_packed_it_takes_less_disk_and_gives_back_the_same(tmp_path: Path, compress: Compress) -> None:
+    spool = Spool(str(tmp_path), limit=64 * MiB, memory=0, packing=packing(compress))
+    pieces = [f"가나다라 고객 {number:06d}\n".encode() * 5000 for number in range(40)]
+    for piece in pieces:
+        spool.put(piece)
+    assert spool.most_on_disk * 5 < sum(map(len, pieces))
+    for piece in pieces:
+        assert spool.head() == piece
+        spool.advance(len(piece))
+    assert not spool
+
+
+@pytest.mark.parametrize("compress", ["zstd", "lz4"])
+def test_a_packed_byte_that_was_flipped_is_noticed(tmp_path: Path, compress: Compress) -> None:
+    spool = Spool(str(tmp_path), limit=64 * MiB, memory=0, packing=packing(compress))
+    spool.put(os.urandom(READ_BYTES))
+    chunk = spool._queue[0]
+    assert isinstance(chunk, module._ChunkFile)
+    (byte,) = os.pread(chunk.file.fileno(), 1, 1000)
+    os.pwrite(chunk.file.fileno(), bytes([byte ^ 1]), 1000)
+    with pytest.raises(OSError, match="does not hold what was written"):
+        spool.head()
+    spool.close()
+
+
+@pytest.mark.parametrize("compress", ["zstd", "lz4"])
+def test_a_copy_packs_what_it_spools(
+    source: Database, target: Database, nothing_left: NothingLeft, tmp_path: Path, compress: Compress
+) -> None:
+    source.execute(
+        "CREATE TABLE public.고객 AS SELECT g AS n, repeat('고객', 300) AS 이름 FROM generate_series(1, 3000) g"
+    )
+    target.execute("CREATE TABLE public.고객 (n int, 이름 text)")
+    asked = {"source_table": "public.고객", "target_table": "public.고객", "transfer": "sequential"}
+    spec = CopySpec.of(**asked, compress=compress, spool_dir=str(tmp_path))  # type: ignore[arg-type]
+    report = pipeline.copy(spec, source.endpoint, target.endpoint)
+    assert report.bytes is not None
+    assert 0 < report.spool_bytes * 20 < report.bytes
+    assert target.rows("SELECT count(*), min(이름) = repeat('고객', 300), max(n) FROM 고객") == [(3000, True, 3000)]
+    nothing_left(source, target, spool=tmp_path)
+
+
+def test_packing_without_its_library_is_refused(mocker: MockerFixture) -> None:
+    mocker.patch("airflow_provider_safecopy.transfer.pack.find_spec", return_value=None)
+    (refusal,) = pack.refusals("zstd")
+    assert refusal.code == "compress"
+    assert "zstandard" in refusal.message
+    assert pack.refusals("none") == []
 
 
 def test_with_its_real_sizes_it_spills_in_chunks_and_gives_each_back(tmp_path: Path) -> None:
     spool = Spool(str(tmp_path), limit=64 * MiB, memory=2 * MiB)
-    piece = os.urandom(READ_BYTES)
-    for _ in range(40):
+    piece, pieces = os.urandom(READ_BYTES), 40 * MiB // READ_BYTES
+    for _ in range(pieces):
         spool.put(piece)
     assert on_disk(spool) == [CHUNK_BYTES, CHUNK_BYTES, 6 * MiB]
     assert spool.most_on_disk == 38 * MiB
     left = []
-    for _ in range(40):
+    for _ in range(pieces):
         assert bytes(spool.head()) == piece
         spool.advance(READ_BYTES)
         left.append(sum(on_disk(spool)) // MiB)
-    # Two pieces were in memory; a chunk goes when its last piece has been read.
-    assert left == [38] * 17 + [22] * 16 + [6] * 6 + [0]
+    # Two MiB were in memory; a chunk goes when its last piece has been read.
+    each = MiB // READ_BYTES
+    assert left == [38] * (18 * each - 1) + [22] * (16 * each) + [6] * (6 * each) + [0]
     assert spool.most_on_disk == 38 * MiB
 
 
 def test_what_comes_after_a_spill_waits_behind_it(tmp_path: Path) -> None:
-    spool = Spool(str(tmp_path), limit=64 * MiB, memory=2 * MiB)
+    spool = Spool(str(tmp_path), limit=64 * MiB, memory=2 * READ_BYTES)
     for letter in (b"a", b"b", b"c"):
         spool.put(letter * READ_BYTES)
     spool.advance(READ_BYTES)
     spool.put(b"d" * READ_BYTES)  # there is room in memory again, but "c" is on disk
-    assert on_disk(spool) == [2 * MiB]
+    assert on_disk(spool) == [2 * READ_BYTES]
     order = b""
     while spool:
         order += bytes(spool.head()[:1])
@@ -147,15 +213,22 @@ def test_what_comes_after_a_spill_waits_behind_it(tmp_path: Path) -> None:
     assert order == b"bcd"
 
 
+def test_what_is_put_may_be_written_over_afterwards(tmp_path: Path) -> None:
+    spool, buffer = Spool(str(tmp_path), limit=MiB, memory=MiB), bytearray(b"first")
+    spool.put(memoryview(buffer))
+    buffer[:] = b"other"
+    assert bytes(spool.head()) == b"first"
+
+
 def test_full_is_said_before_the_limit_is_broken(tmp_path: Path) -> None:
-    spool = Spool(str(tmp_path), limit=3 * MiB, memory=0)
+    spool = Spool(str(tmp_path), limit=3 * READ_BYTES, memory=0)
     for _ in range(3):
         assert not spool.full
         spool.put(b"x" * READ_BYTES)
     assert spool.full
     with pytest.raises(SpoolFullError):
         spool.put(b"x")
-    assert on_disk(spool) == [3 * MiB]
+    assert on_disk(spool) == [3 * READ_BYTES]
     spool.close()
 
 

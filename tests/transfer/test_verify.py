@@ -67,8 +67,8 @@ def ends() -> Iterator[Callable[..., Ends]]:
             )
             ours.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             count = source.value("SELECT count(*) FROM public.표")
-            exported = Exported(count, 99, "d1ge57", StageReport("export", 1))
-            loaded = Loaded(STAGING, count, 99, "d1ge57", StageReport("import", 1))
+            exported = Exported(count, 99, "d1ge57", (StageReport("export", 1),))
+            loaded = Loaded(STAGING, count, 99, "d1ge57", (StageReport("import", 1),))
             return Ends(plan, ours, theirs, exported, loaded)
 
         yield make

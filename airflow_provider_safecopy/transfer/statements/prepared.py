@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import LiteralString
+from collections.abc import Sequence
+from typing import Any, LiteralString
 
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from airflow_provider_safecopy.transfer.statements.rows import verbatim
 
@@ -12,10 +13,11 @@ FORGET: LiteralString = "DEALLOCATE ALL"
 
 
 def prepare(name: str, query: str) -> Composed:
-    """Keep `query`, which has its parameters in it."""
+    """Keep `query`, which has its parameters in it, or ``$1`` and so on in their places."""
     return SQL("PREPARE {} AS {}").format(Identifier(name), verbatim(query))
 
 
-def execute(name: str) -> Composed:
-    """Ask it."""
-    return SQL("EXECUTE {}").format(Identifier(name))
+def execute(name: str, values: Sequence[Any] = ()) -> Composed:
+    """Ask it, with the `values` of its parameters, if it has any."""
+    given = SQL(" ({})").format(SQL(", ").join(map(Literal, values))) if values else SQL("")
+    return SQL("EXECUTE {}{}").format(Identifier(name), given)

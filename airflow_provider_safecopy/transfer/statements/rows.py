@@ -15,15 +15,19 @@ def table(name: TableName) -> Composable:
     return Identifier(name.schema, name.name) if name.schema is not None else Identifier(name.name)
 
 
-def select(
-    columns: Sequence[str], source: TableName | str, where: str | None, bounds: Composable | None = None
-) -> Composed:
-    """The rows to export: `columns` in order, from a table or a query, filtered by `where`, and within `bounds`."""
+def select(columns: Sequence[str], source: TableName | str, where: str | None, *within: Composable | None) -> Composed:
+    """The rows to export: `columns` in order, from a table or a query, filtered by `where`, and `within` all of these."""
     filters: list[Composable] = [verbatim(where)] if where is not None else []
-    filters += [bounds] if bounds is not None else []
+    filters += [each for each in within if each is not None]
     filtered = SQL("\nAND ").join(SQL("(\n{}\n)").format(each) for each in filters)
     where_clause = SQL("\nWHERE {}").format(filtered) if filters else SQL("")
     return SQL("SELECT {} FROM {}{}").format(listed(columns), _from(source), where_clause)
+
+
+def in_pages(first: int, end: int | None) -> Composed:
+    """The rows stored from page `first` on, up to but not including page `end`; None: all the rest."""
+    lower = SQL("ctid >= '({},0)'::tid").format(Literal(first))
+    return lower if end is None else SQL("{} AND ctid < '({},0)'::tid").format(lower, Literal(end))
 
 
 def no_rows(source_sql: str) -> Composed:

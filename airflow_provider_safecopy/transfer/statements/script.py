@@ -13,7 +13,7 @@ from typing import LiteralString
 from psycopg.sql import SQL, Composable, Composed, Literal
 
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.statements.rows import listed, set_local, table, verbatim
+from airflow_provider_safecopy.transfer.statements.rows import create_staging, listed, set_local, table, verbatim
 
 # Variables psql sets by itself and that cannot be unset for good: `:ECHO` in a query would be replaced.
 _PSQL_VARIABLES = (
@@ -66,6 +66,49 @@ def export_script(query: Composable, *, format: str, snapshot: str, output: str,
         _mark(nonce, "end"),
     ]
     return _script(lines)
+
+
+def export_opening(*, snapshot: str, nonce: str, seconds: float) -> str:
+    """What an export psql runs first that is to export one table after the other, all under `snapshot`."""
+    begin = SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    seen = SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot))
+    return _script([_begin(begin, seen, seconds=seconds), *_backend(nonce)])
+
+
+def export_next(query: Composable, *, format: str, output: str, nonce: str) -> str:  # noqa: A002 -- SQL's own word
+    """The rows of `query`, into the file `output`, and the server's own count of them."""
+    copy = SQL("COPY (\n{}\n) TO STDOUT (FORMAT {}) \\g {}")
+    return _script([copy.format(query, SQL(_format(format)), Literal(output)), _mark(nonce, "rows :ROW_COUNT")])
+
+
+def load_opening(nonce: str) -> str:
+    """What an import psql says first that is to load one table after the other."""
+    return _script(_backend(nonce))
+
+
+def load_next(
+    staging: TableName,
+    columns: Iterable[tuple[str, str]],
+    *,
+    format: str,  # noqa: A002 -- SQL's own word
+    data: str,
+    nonce: str,
+    seconds: float,
+) -> str:
+    r"""A staging table and its rows, from the file `data`, in a transaction that is left open; and the rows' count.
+
+    All on one line, as ``\copy`` wants it: names of staging tables hold no line break, and columns are not named, since
+    the table has just these. A commit that is lost with the server's memory takes no more with it than staging: what is
+    published has a commit of its own, which no earlier one may be missing from.
+    """
+    return _script(
+        [
+            _begin(SQL("BEGIN READ WRITE"), SQL("SET LOCAL synchronous_commit TO off"), seconds=seconds),
+            SQL("{};").format(create_staging(staging, columns)),
+            SQL("\\copy {} FROM {} (FORMAT {})").format(table(staging), Literal(data), SQL(_format(format))),
+            _mark(nonce, "rows :ROW_COUNT"),
+        ]
+    )
 
 
 def load_prologue(*, nonce: str, seconds: float, frozen: TableName | None = None) -> str:

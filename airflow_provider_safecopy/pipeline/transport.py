@@ -1,0 +1,100 @@
+"""Export and import of one run, lane by lane: psql started in turn, the stream run, and nothing left when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from airflow_provider_safecopy.pipeline.attempt import see_them_gone
+from airflow_provider_safecopy.pipeline.run import PHASES, Run
+from airflow_provider_safecopy.transfer import export, load
+from airflow_provider_safecopy.transfer.export import Export, Exported
+from airflow_provider_safecopy.transfer.lane import Lane
+from airflow_provider_safecopy.transfer.load import Load, Loaded
+from airflow_provider_safecopy.transfer.model import MiB
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.pace import Throttle
+from airflow_provider_safecopy.transfer.pack import packing
+from airflow_provider_safecopy.transfer.pages import Pages
+from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.spool import Spool, directory_of
+from airflow_provider_safecopy.transfer.stream import Stream
+
+WINDOW_BYTES = 8 * MiB
+"""What is held in memory between export and import before it goes to disk."""
+
+CHUNKED_SPOOL_BYTES = 1024 * MiB
+"""`spool_limit` for chunked when none is given: how far the source may be ahead of the target."""
+
+_UNBOUNDED = 1 << 62
+
+
+def transferred(run: Run, table: TableName, spools: Sequence[Spool]) -> tuple[Exported, Loaded]:
+    """Export and import. When it fails, the children are ended, and their server sessions seen gone."""
+    plan, throttle = run.plan, Throttle(run.plan.spec.rate_limit)
+    lanes: list[Lane] = []
+    stream = Stream(
+        lanes,
+        overlapping=plan.transfer == "chunked",
+        abort=run.abort,
+        report=lambda at: run.progress(
+            replace(at, expected_rows=plan.expected_rows, expected_bytes=plan.expected_bytes)
+        ),
+        on_export=lambda: _let_go(run),
+        moved=lambda size: run.pulse.advance(PHASES["export"], size),
+    )
+    try:
+        for pages, spool in zip(plan.lanes, spools, strict=True):
+            lanes.append(
+                Lane(
+                    _exporting(run, pages),
+                    lambda: _loading(run, table),
+                    spool=spool,
+                    throttle=throttle,
+                    timeouts=plan.spec.timeouts,
+                )
+            )
+        return stream.run()
+    except BaseException as error:
+        stream.close()
+        see_them_gone(error, run.asked, run.lock, run.source, run.target)
+        raise
+    finally:
+        stream.close()
+
+
+def _exporting(run: Run, pages: Pages | None) -> Export:
+    """Start the export, when it is its turn to connect. No thread of ours may live while psql is forked."""
+    asked, source = run.asked, run.source.endpoint
+    with asked.gate(run.lock, source).turn(run.abort, waiting=run.pulse.step):
+        with run.pulse.resting():
+            running = export.start(run.plan, source, pages=pages, snapshot=run.snapshot, application_name=asked.name)
+        if asked.spec.launch_interval is not None:
+            export.opened(running, seconds=asked.spec.timeouts.connect, abort=asked.abort)
+    return running
+
+
+def _loading(run: Run, table: TableName) -> Load:
+    with run.pulse.resting():
+        return load.start(run.plan, run.target.endpoint, table, application_name=run.asked.name)
+
+
+def _let_go(run: Run) -> None:
+    """End the source's transaction as soon as nothing needs its snapshot."""
+    if run.plan.spec.verify != "full":
+        run.source.end_transaction()
+
+
+def spools_of(decided: CopyPlan) -> list[Spool]:
+    """One for each lane; they share what disk there may be."""
+    chunked = decided.transfer == "chunked"
+    limit = decided.spec.spool_limit or (CHUNKED_SPOOL_BYTES if chunked else _UNBOUNDED)
+    return [
+        Spool(
+            directory_of(decided.spec.spool_dir),
+            limit=limit // len(decided.lanes),
+            memory=WINDOW_BYTES if chunked else 0,
+            packing=packing(decided.spec.compress),
+        )
+        for _ in decided.lanes
+    ]

@@ -1,0 +1,228 @@
+"""A lane: one export, the spool behind it, and the import it feeds. A copy has one, or several side by side.
+
+Bytes that the import takes at once are passed on while they are warm; what it does not take waits in the spool, and
+while anything waits no more is read, unless the source is to be read ahead: see `pace`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import xxhash
+
+from airflow_provider_safecopy.errors import StageError, StageTimeoutError, StalledError
+from airflow_provider_safecopy.transfer.export import Export
+from airflow_provider_safecopy.transfer.load import Load
+from airflow_provider_safecopy.transfer.model import MiB
+from airflow_provider_safecopy.transfer.pace import Pace, Throttle
+from airflow_provider_safecopy.transfer.psql import PIPE_BYTES, Psql
+from airflow_provider_safecopy.transfer.spool import READ_BYTES, Spool, SpoolFullError
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
+
+# psql writes 4 KiB at a time. Reading each at once costs a wake-up apiece: after a small piece the pipe is given
+# the time to fill, or to empty, by half.
+_SMALL_BYTES = 64 * 1024
+_REST_SECONDS = (0.001, 0.01)
+# How much is moved before the other descriptors are looked at again.
+_TURN_BYTES = 4 * MiB
+
+
+@dataclass
+class Side:
+    """One end of the lane: what went through it, and when a byte last moved while it could."""
+
+    digest: xxhash.xxh3_128
+    began: float
+    size: int = 0
+    moved: float = 0.0
+    resting: float = 0.0
+
+    def passed(self, data: memoryview) -> None:
+        """Count and digest."""
+        self.digest.update(data)
+        self.size += len(data)
+
+    def rest(self, now: float) -> None:
+        """Let what psql moves gather, for as long as it takes to fill half a pipe."""
+        half = PIPE_BYTES / 2 * (now - self.began) / max(1, self.size)
+        self.resting = now + min(max(half, _REST_SECONDS[0]), _REST_SECONDS[1])
+
+
+class Lane:
+    """Moves the bytes of one export into one import. What it waits for is the stream's to poll."""
+
+    def __init__(
+        self, export: Export, begin_load: Callable[[], Load], *, spool: Spool, throttle: Throttle, timeouts: Timeouts
+    ) -> None:
+        now = time.monotonic()
+        self.export = export
+        self.load: Load | None = None
+        self.spool = spool
+        self.out = Side(xxhash.xxh3_128(), now, moved=now)
+        self.taken = Side(xxhash.xxh3_128(), now)
+        self.export_ended = False
+        self._begin_load = begin_load
+        self._throttle = throttle
+        self._timeouts = timeouts
+        self._pace = Pace()
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        os.set_blocking(export.data, False)
+
+    @property
+    def children(self) -> list[Psql]:
+        """The psqls that run, or ran."""
+        return [self.export.psql, *([self.load.psql] if self.load else [])]
+
+    def start_load(self) -> None:
+        """Start the import, unless it is there."""
+        if self.load is None:
+            self.load = self._begin_load()
+            self.taken.began = self.taken.moved = time.monotonic()
+
+    def readable(self, now: float) -> bool:
+        """Whether the export is to be read, as soon as there is something to read."""
+        if self.export_ended or self.out.resting > now:
+            return False
+        behind = self.load is not None and bool(self.spool)
+        if behind and (self.spool.full or not self._pace.look(self.out.size, self.taken.size, now)):
+            self.out.moved = now  # it is we who do not read: no stall of the export's
+            return False
+        if not self._throttle.allows(READ_BYTES, now):
+            self.out.moved = self.taken.moved = now
+            return False
+        return True
+
+    def writable(self, now: float) -> bool:
+        """Whether the import is to be fed, as soon as it takes something."""
+        if not self.spool:
+            self.taken.moved = self.taken.moved if self.export_ended else max(self.taken.moved, now)
+            return False
+        return self.load is not None and self.load.data is not None and self.taken.resting <= now
+
+    def resting(self, now: float) -> float:
+        """Seconds until there is something to do again; 0 where nobody knows."""
+        throttled = not self.export_ended and not self._throttle.allows(READ_BYTES, now)
+        waits = [side.resting - now for side in (self.out, self.taken) if side.resting > now]
+        return min([*waits, *([_REST_SECONDS[1]] if throttled else [])], default=0.0)
+
+    def read(self) -> None:
+        """Take what the export has, and pass it on at once where nothing waits."""
+        now, left = time.monotonic(), _TURN_BYTES
+        while left > 0 and (allowed := self._throttle.allows(READ_BYTES, now)):
+            try:
+                count = os.readv(self.export.data, [self._buffer[:allowed]])
+            except BlockingIOError:
+                self.out.rest(now)
+                return
+            if count == 0:
+                self.end_export_data()
+                return
+            self._throttle.took(count)
+            data, left = self._buffer[:count], left - count
+            self.out.passed(data)
+            self.out.moved = now
+            rest = data[self._give(data, now) :] if self.load and not self.spool else data
+            if rest:
+                self._put(rest)
+                return
+            if count < _SMALL_BYTES:
+                self.out.rest(now)
+                return
+
+    def write(self) -> None:
+        """Feed the import from the spool, as much as it takes."""
+        now, left = time.monotonic(), _TURN_BYTES
+        while self.spool and left > 0:
+            head = memoryview(self.spool.head())
+            written = self._give(head, now)
+            self.spool.advance(written)
+            left -= written
+            if written < len(head):
+                return
+
+    def end_export_data(self) -> None:
+        """Nothing (more) is read."""
+        if not self.export_ended:
+            os.close(self.export.data)
+            self.export_ended = True
+
+    def export_is_over(self) -> bool:
+        """Whether the export's psql has ended, and all it wrote is read."""
+        if not self.export_ended or self.export.psql.process.poll() is None:
+            return False
+        self.export.psql.listen()
+        return True
+
+    def watch(self, now: float) -> None:
+        """Raise once a stage has outlived its timeout, stalled, or died before its time."""
+        load, limits = self.load, self._timeouts
+        if load is not None and load.gate is not None and load.psql.process.poll() is not None:
+            load.psql.listen()
+            raise load.psql.failure(f"failed with exit code {load.psql.process.returncode}")
+        if not self.export_is_over():
+            _demand_life(self.export.psql, now, self.out.moved, limits.export, limits.stall)
+        if load is not None:
+            _demand_life(load.psql, now, self.taken.moved, limits.import_, limits.stall)
+
+    def let_go(self) -> None:
+        """Give back all descriptors, once the import has ended and before the export is asked to.
+
+        Blocked in writing, it would not hear.
+        """
+        if self.load is not None:
+            self.load.end_data()
+            self.load.close_gate()
+        self.end_export_data()
+        self.spool.close()
+
+    def _give(self, data: memoryview, now: float) -> int:
+        """How many bytes the import took just now."""
+        assert self.load is not None  # noqa: S101 -- there is one where bytes are given
+        assert self.load.data is not None  # noqa: S101 -- it is ended only once all is given
+        try:
+            written = os.write(self.load.data, data)
+        except BlockingIOError:
+            self.taken.rest(now)
+            return 0
+        except BrokenPipeError:
+            self.taken.resting = now + _REST_SECONDS[1]  # it is dying: `watch` will find its exit code
+            return 0
+        self.taken.passed(data[:written])
+        self.taken.moved = now
+        if written < len(data):
+            self.taken.rest(now)
+        return written
+
+    def _put(self, data: memoryview) -> None:
+        try:
+            self.spool.put(data)
+        except (SpoolFullError, OSError) as error:
+            why = (
+                "spool_limit is reached" if isinstance(error, SpoolFullError) else os.strerror(error.errno or errno.EIO)
+            )
+            raise StageError(
+                f"export: no room for the stream in the spool directory {self.spool.directory}: {why}",
+                stage="export",
+                hint="raise spool_limit, name another spool_dir, or use transfer=chunked",
+            ) from error
+
+
+def _demand_life(psql: Psql, now: float, moved: float, timeout: float, stall: float) -> None:
+    if now - psql.started > timeout:
+        raise psql.failure(
+            f"took longer than its timeout of {timeout:g} s",
+            kind=StageTimeoutError,
+            hint=f"raise {psql.stage}_timeout, or see why it is slow",
+            retryable=True,
+        )
+    if now - moved > stall:
+        raise psql.failure(
+            f"stalled: no byte moved for {stall:g} s",
+            kind=StalledError,
+            hint="see what the server waits for, or raise stall_timeout",
+            retryable=True,
+        )

@@ -1,0 +1,67 @@
+"""Pace: how fast the source is read. As fast as it goes, never faster than asked, and ahead of the target only where that pays.
+
+A source that is a little faster than its target gains nothing by being read ahead of it, and what waits on disk costs
+both of them processor time; a source that is much faster is let go early. Which of the two it is shows when it is
+read freely for a while.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from airflow_provider_safecopy.transfer.model import MiB
+
+HOLD_RATIO = 1.25
+"""A source that many times as fast as its target, or less, is held back to the target's speed."""
+
+PROBE_BYTES = 64 * MiB
+HELD_BYTES = 1024 * MiB
+HELD_SECONDS = 10.0
+"""After so many bytes or seconds of being held back it is read freely again, for `PROBE_BYTES`."""
+
+_BURST_SECONDS = 0.1
+
+
+@dataclass
+class Pace:
+    """Whether one stream may be read ahead of its target."""
+
+    ahead: bool = True
+    _read: int = 0
+    _taken: int = 0
+    _since: float = field(default_factory=time.monotonic)
+
+    def look(self, read: int, taken: int, now: float) -> bool:
+        """Whether more may be read though the target has not taken all. `read` and `taken` are bytes so far."""
+        if self.ahead:
+            if read - self._read >= PROBE_BYTES:
+                slower = read - self._read > HOLD_RATIO * (taken - self._taken)
+                self._begin(read, taken, now, ahead=slower)
+        elif read - self._read >= HELD_BYTES or now - self._since >= HELD_SECONDS:
+            self._begin(read, taken, now, ahead=True)
+        return self.ahead
+
+    def _begin(self, read: int, taken: int, now: float, *, ahead: bool) -> None:
+        self.ahead, self._read, self._taken, self._since = ahead, read, taken, now
+
+
+@dataclass
+class Throttle:
+    """At most `rate` bytes a second (None: no limit), for all streams of a copy together."""
+
+    rate: int | None
+    _saved: float = 0.0
+    _at: float = field(default_factory=time.monotonic)
+
+    def allows(self, wanted: int, now: float) -> int:
+        """How many of the `wanted` bytes may be read now: none until some are worth a read."""
+        if self.rate is None:
+            return wanted
+        burst = max(1.0, self.rate * _BURST_SECONDS)
+        self._saved, self._at = min(burst, self._saved + self.rate * (now - self._at)), now
+        return min(wanted, int(self._saved)) if self._saved >= min(wanted, burst / 2) else 0
+
+    def took(self, count: int) -> None:
+        """So many bytes were read."""
+        self._saved -= count

@@ -1,0 +1,67 @@
+"""Pages: how one table is divided among lanes. Each reads a range of its pages, all of them in one snapshot.
+
+A row version has one place, and the ranges cover all places, so each row is read once; whatever moves rows (VACUUM
+FULL, CLUSTER) is kept out by the lock that the control session holds on the table as long as the snapshot lives.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.model import MiB
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+
+LARGE_BYTES = 256 * MiB
+"""From here on ``parallel="auto"`` divides a table: below, the second pair of sessions costs more than it brings."""
+
+_AUTO_LANES = 2
+_PAGES = sql.load("pages")
+
+
+@dataclass(frozen=True)
+class Pages:
+    """The pages from `first` up to but not including `end`; None means to the last, and what has come since."""
+
+    first: int
+    end: int | None
+
+
+Lanes = tuple[Pages | None, ...]
+
+
+def decide(
+    spec: CopySpec, session: Session, given: Relation | None, size: int | None, refusals: list[Refusal]
+) -> tuple[Lanes, tuple[str, ...]]:
+    """The lanes of a copy, and why: one for all, unless more were asked for and the source can be divided."""
+    wanted = spec.parallel
+    if wanted == 1 or given is None:
+        return (None,), ()
+    if wanted == "auto":
+        if (size or 0) < LARGE_BYTES:
+            return (None,), (f"parallel 1: less than {LARGE_BYTES // MiB} MiB",)
+        if len(os.sched_getaffinity(0)) < _AUTO_LANES:
+            return (None,), ("parallel 1: this machine has one processor",)
+    stored = session.one(_PAGES["stored"], {"oid": given.oid}) if spec.source_table is not None else None
+    if stored is None or not stored["by_place"]:
+        told = f"{given.label} cannot be divided: only tables and materialized views that store rows by page can"
+        if wanted != "auto":
+            refusals.append(Refusal("parallel", told, given.label, hint="leave parallel out, or name a table"))
+        return (None,), (f"parallel 1: {told}",)
+    lanes = tuple(divided(int(stored["pages"]), _AUTO_LANES if wanted == "auto" else int(wanted)))
+    return lanes, (f"parallel {len(lanes)}: {stored['pages']:,} pages, in ranges under one snapshot",)
+
+
+def divided(pages: int, among: int) -> Iterator[Pages | None]:
+    """So many ranges of about the same length, or as many as there are pages; of one, no range at all."""
+    count = max(1, min(among, pages))
+    if count == 1:
+        yield None
+        return
+    borders = [pages * number // count for number in range(count)]
+    yield from (Pages(first, end) for first, end in zip(borders, [*borders[1:], None], strict=True))
