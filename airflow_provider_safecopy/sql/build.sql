@@ -333,6 +333,11 @@ SELECT format('COMMENT ON TABLE safecopy.%%I IS %%L', %(staging)s::text, md5(%(m
 -- name: stamped
 SELECT obj_description(to_regclass(format('safecopy.%%I', %(staging)s::text)), 'pg_class') = md5(%(made)s::text)
 
+-- name: with_memory
+-- An index is sorted in memory, and by several workers where the server has them; a default of 64 MB makes it merge.
+SELECT set_config('maintenance_work_mem', GREATEST(setting::bigint, 262144)::text, true)
+FROM pg_settings WHERE name = 'maintenance_work_mem'
+
 -- name: in_space
 SELECT set_config('default_tablespace', %(space)s, true)
 

@@ -150,6 +150,8 @@ def _patiently(job: Job, step: Step) -> None:
             with job.connection.transaction():
                 job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
                 job.connection.execute(statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS))
+                if step.kind != "analysis":
+                    job.connection.execute(_BUILD["with_memory"])
                 if step.space is not None:
                     job.connection.execute(_BUILD["in_space"], {"space": step.space})
                 job.connection.execute(step.statement.encode())

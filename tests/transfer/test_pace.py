@@ -1,0 +1,82 @@
+"""The pace of the source: ahead of a slow target, beside a fast one, and never faster than asked."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_safecopy import pipeline
+from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.transfer.model import MiB
+from airflow_provider_safecopy.transfer.pace import HELD_BYTES, HELD_SECONDS, PROBE_BYTES, Pace, Throttle
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from tests.conftest import NothingLeft
+from tests.ground.database import Database
+
+
+def test_a_source_is_read_freely_until_its_speed_is_known() -> None:
+    pace = Pace()
+    assert pace.look(PROBE_BYTES - 1, 0, time.monotonic())
+
+
+def test_a_source_about_as_fast_as_its_target_is_held_to_that() -> None:
+    pace = Pace()
+    assert not pace.look(PROBE_BYTES, round(PROBE_BYTES / 1.2), time.monotonic())
+
+
+def test_a_much_faster_source_is_read_ahead_as_long_as_it_is() -> None:
+    pace, now = Pace(), time.monotonic()
+    for turn in range(1, 5):
+        assert pace.look(turn * PROBE_BYTES, turn * PROBE_BYTES // 5, now)
+    assert not pace.look(5 * PROBE_BYTES, 4 * PROBE_BYTES // 5 + PROBE_BYTES, now), "the target has caught up in speed"
+
+
+@pytest.mark.parametrize(("more", "later"), [(HELD_BYTES, 0.0), (0, HELD_SECONDS)])
+def test_a_source_that_is_held_is_tried_again(more: int, later: float) -> None:
+    pace, now = Pace(), time.monotonic()
+    assert not pace.look(PROBE_BYTES, PROBE_BYTES, now)
+    assert not pace.look(PROBE_BYTES + MiB, PROBE_BYTES, now + later / 2)
+    assert pace.look(PROBE_BYTES + more, PROBE_BYTES, now + later)
+
+
+def test_without_a_rate_all_is_allowed() -> None:
+    assert Throttle(None).allows(MiB, time.monotonic()) == MiB
+
+
+@given(st.lists(st.floats(0.0, 0.5), min_size=1, max_size=200), st.integers(1, 10 * MiB))
+def test_no_more_than_the_rate_is_ever_read(waits: list[float], rate: int) -> None:
+    now = start = time.monotonic()
+    throttle, taken = Throttle(rate), 0
+    for wait in waits:
+        now += wait
+        allowed = throttle.allows(MiB, now)
+        throttle.took(allowed)
+        taken += allowed
+        assert taken <= rate * (now - start + 0.1) + 1
+
+
+def test_a_copy_keeps_to_its_rate_and_that_is_no_stall(
+    source: Database, target: Database, nothing_left: NothingLeft
+) -> None:
+    source.execute("CREATE TABLE public.고객 AS SELECT g, repeat('x', 1000) x FROM generate_series(1, 3000) g")
+    target.execute("CREATE TABLE public.고객 (g int, x text)")
+    for transfer in ("chunked", "sequential"):
+        spec = CopySpec.of(
+            source_table="public.고객", target_table="public.고객", transfer=transfer, rate_limit=2 * MiB, parallel=2
+        )
+        report = pipeline.copy(spec, source.endpoint, target.endpoint)
+        exports = [stage for stage in report.stages if stage.stage == "export"]
+        assert report.rows == 3000
+        assert len(exports) == 2
+        # 2.9 MiB at 2 MiB a second, less what is allowed at once.
+        assert max(stage.seconds for stage in exports) >= 1.2
+    nothing_left(source, target)
+
+
+@pytest.mark.parametrize("rate", [0, -1, "fast", True])
+def test_a_rate_that_cannot_be_meant_is_refused(rate: object) -> None:
+    with pytest.raises(ConfigError, match="rate_limit"):
+        CopySpec.of(source_table="a.b", target_table="a.b", rate_limit=rate)

@@ -1,0 +1,147 @@
+"""Lanes side by side: every row once, under one snapshot, whatever others do meanwhile."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_safecopy import pipeline
+from airflow_provider_safecopy.errors import ConfigError, PlanError, StageError
+from airflow_provider_safecopy.transfer import pages
+from airflow_provider_safecopy.transfer.model import Progress
+from airflow_provider_safecopy.transfer.pages import Pages, divided
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from tests.conftest import NothingLeft
+from tests.ground.database import Database
+
+ROWS = 20_000
+_FILL = f"SELECT g AS 번호, '고객 ' || g AS 이름 FROM generate_series(1, {ROWS}) g"
+_SAME = "SELECT count(*), count(DISTINCT 번호), sum(번호)::bigint, min(이름), max(이름) FROM public.고객"
+
+
+def spec(**options: object) -> CopySpec:
+    given = {"source_table": "public.고객", "target_table": "public.고객", "parallel": 3}
+    return CopySpec.of(**given | options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def both(source: Database, target: Database) -> tuple[Database, Database]:
+    source.execute(f"CREATE TABLE public.고객 AS {_FILL}; ALTER TABLE public.고객 ADD PRIMARY KEY (번호)")
+    target.execute("CREATE TABLE public.고객 (번호 int PRIMARY KEY, 이름 text)")
+    return source, target
+
+
+@given(st.integers(0, 10_000), st.integers(1, 64))
+def test_ranges_cover_every_page_once(count: int, among: int) -> None:
+    found = list(divided(count, among))
+    assert len(found) == max(1, min(count, among))
+    if len(found) == 1:
+        assert found == [None]
+        return
+    ranges = [each for each in found if each is not None]
+    assert ranges[0].first == 0
+    assert ranges[-1].end is None
+    assert [each.end for each in ranges[:-1]] == [each.first for each in ranges[1:]]
+    widths = [each.end - each.first for each in ranges[:-1] if each.end is not None]
+    assert max(widths) - min(widths) <= 1
+
+
+@pytest.mark.parametrize("publish", ["swap", "delta", "delete_insert", "truncate_insert"])
+@pytest.mark.parametrize("transfer", ["sequential", "chunked"])
+def test_every_row_arrives_once(
+    both: tuple[Database, Database], nothing_left: NothingLeft, publish: str, transfer: str
+) -> None:
+    source, target = both
+    report = pipeline.copy(spec(publish=publish, transfer=transfer, verify="full"), source.endpoint, target.endpoint)
+    stages = [stage.stage for stage in report.stages]
+    assert (stages.count("export"), stages.count("import")) == (3, 3)
+    assert sum(stage.rows or 0 for stage in report.stages if stage.stage == "import") == report.rows == ROWS
+    assert target.rows(_SAME) == source.rows(_SAME)
+    proof = target.value("SELECT proof FROM safecopy.receipt")
+    assert proof["rows"] == {"exported": ROWS, "imported": ROWS, "staging": ROWS}
+    assert proof["digest"] == {"exported": report.digest, "imported": report.digest}
+    nothing_left(source, target)
+
+
+def test_partitions_and_dead_rows_are_divided_too(source: Database, target: Database) -> None:
+    source.execute(
+        "CREATE TABLE public.고객 (번호 int, 이름 text) PARTITION BY RANGE (번호);"
+        "CREATE TABLE public.앞 PARTITION OF public.고객 FOR VALUES FROM (0) TO (15000);"
+        "CREATE TABLE public.뒤 PARTITION OF public.고객 DEFAULT;"
+        f"INSERT INTO public.고객 {_FILL}; UPDATE public.고객 SET 이름 = 이름 || '!' WHERE 번호 % 3 = 0;"
+        "DELETE FROM public.고객 WHERE 번호 % 7 = 0"
+    )
+    target.execute("CREATE TABLE public.고객 (번호 int, 이름 text)")
+    pipeline.copy(spec(where="번호 % 2 = 0"), source.endpoint, target.endpoint)
+    assert target.rows(_SAME) == source.rows(f"{_SAME} WHERE 번호 % 2 = 0")
+
+
+def test_all_lanes_see_one_instant_and_rows_stay_where_they_are(both: tuple[Database, Database]) -> None:
+    """A writer that moves rows from the last page to the first, and a VACUUM FULL, between the lanes' starts."""
+    source, target = both
+    before, blocked = source.rows(_SAME), []
+
+    def meddle(at: Progress) -> None:
+        if at.stage != "export" or blocked:
+            return
+        with source.connect() as other:
+            other.execute("UPDATE public.고객 SET 이름 = '바뀐 고객'".encode())
+            other.execute(
+                f"INSERT INTO public.고객 SELECT g + {ROWS}, '새 고객' FROM generate_series(1, 100) g".encode()
+            )
+            other.execute("SET lock_timeout = '100ms'")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                other.execute("VACUUM FULL public.고객".encode())
+        blocked.append(True)
+
+    pipeline.copy(spec(), source.endpoint, target.endpoint, progress=meddle)
+    assert blocked
+    assert target.rows(_SAME) == before
+
+
+@pytest.mark.parametrize("died", [0, 1, 2])
+def test_one_lane_that_fails_fails_all(both: tuple[Database, Database], nothing_left: NothingLeft, died: int) -> None:
+    source, target = both
+    # One page of three holds what the target's column cannot take.
+    source.execute(f"UPDATE public.고객 SET 이름 = repeat('x', 100) WHERE 번호 = {1 + died * (ROWS // 3) + 50}")
+    target.execute("ALTER TABLE public.고객 ADD CHECK (length(이름) < 50)")
+    with pytest.raises(StageError):
+        pipeline.copy(spec(publish="swap"), source.endpoint, target.endpoint)
+    assert target.value("SELECT count(*) FROM public.고객") == 0
+    nothing_left(source, target)
+
+
+def test_what_stores_no_pages_is_refused_and_auto_goes_alone(both: tuple[Database, Database]) -> None:
+    source, target = both
+    source.execute('CREATE VIEW public."고객 보기" AS SELECT * FROM public.고객')
+    for options in (
+        {"source_table": ("public", "고객 보기")},
+        {"source_table": None, "source_sql": "SELECT * FROM public.고객"},
+    ):
+        with pytest.raises(PlanError) as caught:
+            pipeline.copy(spec(**options), source.endpoint, target.endpoint)
+        assert [refusal.code for refusal in caught.value.refusals] == ["parallel"]
+        plan = pipeline.plan(spec(**options | {"parallel": "auto"}), source.endpoint, target.endpoint)
+        assert plan.lanes == (None,)
+
+
+def test_auto_divides_large_tables_alone(both: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = both
+    small = pipeline.plan(spec(parallel="auto"), source.endpoint, target.endpoint)
+    assert small.lanes == (None,)
+    assert any("parallel 1" in reason for reason in small.reasons)
+    source.execute("ANALYZE public.고객")
+    monkeypatch.setattr(pages, "LARGE_BYTES", 1000)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    large = pipeline.plan(spec(parallel="auto"), source.endpoint, target.endpoint)
+    assert [type(each) for each in large.lanes] == [Pages, Pages]
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    assert pipeline.plan(spec(parallel="auto"), source.endpoint, target.endpoint).lanes == (None,)
+
+
+@pytest.mark.parametrize("parallel", [0, -1, 1.5, "many", True, None])
+def test_numbers_that_cannot_be_meant_are_refused(parallel: object) -> None:
+    with pytest.raises(ConfigError, match="parallel"):
+        spec(parallel=parallel)
