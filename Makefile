@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A surrounding environment has no say in ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV UV_PYTHON UV_PROJECT_ENVIRONMENT
 
-.PHONY: help demo test exam readers memory mutants lock-cost race lint test-matrix format pins clean
+.PHONY: help demo test exam readers bench bench-quick memory mutants lock-cost race lint test-matrix format pins clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | while IFS='|' read -r target text; do \
@@ -32,6 +32,12 @@ exam: .venv/installed ## Copy all relations of PostgreSQL's own regression datab
 
 readers: .venv/installed ## Read at each isolation level during a hundred publishes of each mode (minutes; READERS="--publishes 20")
 	.venv/bin/python -m tests.readers --publishes 100 $(READERS)
+
+bench: .venv-bench/installed .venv/installed ## Measure beside raw pipes and other tools: tables, plots, bars (under an hour, on an idle machine; BENCH="--only ratios")
+	.venv-bench/bin/python -m benchmarks.bench $(BENCH)
+
+bench-quick: .venv/installed ## Fail when a chunked copy takes more than 1.3 times as long as a raw binary pipe (a minute)
+	.venv/bin/python -m benchmarks.quick $(BENCH)
 
 memory: .venv/installed ## Show that memory stays flat from a table of 20 MiB to one of 2 GiB (minutes, 10 GB of disk)
 	.venv/bin/python -m benchmarks.memory
@@ -66,9 +72,12 @@ pins: .venv/installed ## Pin the newest versions of all dependencies anew, for P
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	    --extra airflow --extra demo --group $$group \
 	    --output-file $(PINS)/airflow-$$airflow.txt pyproject.toml $(PINS)/airflow-$$airflow.in || exit 1; done
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	  --extra demo --group bench --output-file $(PINS)/bench.txt pyproject.toml
 
 clean: ## Remove the environments and all that tools have left
-	rm -rf .venv .venv-airflow-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	rm -rf .venv .venv-airflow-* .venv-bench .venv-bench-peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is made anew when its pins change; the checkout itself is installed in place.
@@ -98,6 +107,9 @@ endef
 
 .venv/installed: $(PINS)/airflow-3.3.txt pyproject.toml
 	@$(call install,.venv,$<,(3, 14),3.14)
+
+.venv-bench/installed: $(PINS)/bench.txt pyproject.toml
+	@$(call install,.venv-bench,$<,(3, 14),3.14)
 
 .venv-airflow-3.2/installed: $(PINS)/airflow-3.2.txt pyproject.toml
 	@$(call install,.venv-airflow-3.2,$<,(3, 14),3.14)

@@ -8,7 +8,6 @@ Several calls with the same ``--into`` fill one set of results. Ends with 1 when
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,8 @@ from rich.console import Console
 from airflow_provider_safecopy.demo.servers import installations
 from benchmarks import bar, growth, keep, machine, pair, ratio, sheet
 from benchmarks.data import TABLES
+from benchmarks.options import Size, Words
+from benchmarks.options import size as size_of
 from benchmarks.progress import Progress
 from benchmarks.results import Results
 from benchmarks.session import Options, Session
@@ -33,62 +34,32 @@ _GROWTH = "10MB,50MB,200MB,1GB,5GB"
 WIDTH = 150
 """The tables do not fit into less."""
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
-
-
-class _Size(click.ParamType[int]):
-    name = "BYTES"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)b?", str(value).strip().lower())
-        if not match:
-            self.fail(f"{value!r} is no size such as 200MB or 1GB", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2]])
-
-
-class _List(click.ParamType[tuple[str, ...]]):
-    name = "LIST"
-
-    def __init__(self, known: tuple[str, ...] | None = None) -> None:
-        self.known = known
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        words = (
-            value
-            if isinstance(value, tuple)
-            else tuple(filter(None, str(value).split(";" if ";" in str(value) else ",")))
-        )
-        for word in words:
-            if self.known is not None and word not in self.known:
-                self.fail(f"{word!r} is none of {', '.join(self.known)}", param, ctx)
-        return words
-
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--only",
-    type=_List(tuple(SECTIONS)),
+    type=Words(*SECTIONS),
     default=",".join(SECTIONS),
     show_default=True,
     help="Sections, in this order.",
 )
 @click.option(
-    "--tables", type=_List(tuple(TABLES)), default=_MAIN_TABLES, show_default=True, help="Tables of the section ratios."
+    "--tables", type=Words(*TABLES), default=_MAIN_TABLES, show_default=True, help="Tables of the section ratios."
 )
-@click.option("--size", type=_Size(), default="1GB", show_default=True, help="Heap of a table.")
+@click.option("--size", type=Size(), default="1GB", show_default=True, help="Heap of a table.")
 @click.option(
-    "--peer-size", type=_Size(), default="100MB", show_default=True, help="Heap of the table other tools copy."
+    "--peer-size", type=Size(), default="100MB", show_default=True, help="Heap of the table other tools copy."
 )
 @click.option(
-    "--growth", "growths", type=_List(), default=_GROWTH, show_default=True, help="Sizes of the section growth."
+    "--growth", "growths", type=Words(), default=_GROWTH, show_default=True, help="Sizes of the section growth."
 )
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds that are counted.")
 @click.option(
     "--contestants",
-    type=_List(),
+    type=Words(between=";"),
     help="Some contestants of the section ratios, by name, separated by semicolons.  [default: all]",
 )
-@click.option("--peers", type=_List(), help="Some of the other tools.  [default: all]")
+@click.option("--peers", type=Words(), help="Some of the other tools.  [default: all]")
 @click.option(
     "--peer-cache",
     type=click.Path(path_type=Path),
@@ -122,7 +93,7 @@ def main(
         peer_size=peer_size,
         rounds=rounds,
         tables=tables,
-        growth=tuple(_Size().convert(each, None, None) for each in growths),
+        growth=tuple(size_of(each) for each in growths),
         contestants=contestants,
         peers=peers,
         peer_cache=peer_cache,

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "airflow_provider_safecopy"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-PINS = sorted((ROOT / ".ci" / "pins").glob("*.txt"))
+PINS = sorted((ROOT / ".ci" / "pins").glob("airflow-*.txt"))
 TOP_LEVEL = {
     *("pyproject.toml", "README.md", "README.ko.md", "CHANGELOG.md", "LICENSE", "Makefile", "docker-compose.yaml"),
     *(".gitignore", ".ci", "dags", "docs", "airflow_provider_safecopy", "tests", "benchmarks"),
@@ -53,8 +53,13 @@ def test_the_top_level_holds_what_it_must_and_nothing_else() -> None:
 
 
 def test_no_file_speaks_of_a_registry_or_of_the_machine_it_was_written_on() -> None:
-    found = [f"{named(path)}: {match[0]}" for path in files() if (match := FOREIGN.search(path.read_text("utf-8")))]
+    found = [f"{named(path)}: {match[0]}" for path in files() if (match := FOREIGN.search(_text_of(path)))]
     assert found == []
+
+
+def _text_of(path: Path) -> str:
+    """What is in a file; a picture has readable parts, too."""
+    return path.read_bytes().decode("utf-8", "replace" if path.suffix == ".png" else "strict")
 
 
 def test_there_are_pins_for_each_airflow() -> None:
@@ -63,14 +68,24 @@ def test_there_are_pins_for_each_airflow() -> None:
 
 @pytest.mark.parametrize("pins", PINS, ids=lambda path: path.stem)
 def test_pins_pin_what_the_project_asks_for(pins: Path) -> None:
+    extra = [Requirement(line.partition("#")[0]) for line in pins.with_suffix(".in").read_text().splitlines()]
+    _examine(pins, [*_asked(dev=pins.stem == "airflow-3.3"), *extra])
+
+
+def test_pins_of_the_benchmarks_pin_what_they_ask_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["demo"]]
+    asked += project["dependency-groups"]["bench"]
+    _examine(ROOT / ".ci" / "pins" / "bench.txt", [Requirement(each) for each in asked])
+
+
+def _examine(pins: Path, asked: list[Requirement]) -> None:
     pinned: dict[str, list[Requirement]] = {}
     for line in pins.read_text().splitlines():
         requirement = Requirement(line)
         assert re.fullmatch(r"==[^=*]+", str(requirement.specifier)), line
         assert requirement.url is None, line
         pinned.setdefault(_canonical(requirement.name), []).append(requirement)
-    asked = [*_asked(dev=pins.stem == "airflow-3.3")]
-    asked += [Requirement(line.partition("#")[0]) for line in pins.with_suffix(".in").read_text().splitlines()]
     for wanted in asked:
         for chosen in pinned[_canonical(wanted.name)]:
             version = str(chosen.specifier).removeprefix("==")
