@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -32,6 +32,7 @@ from airflow_provider_safecopy.pipeline.run import Run
 from airflow_provider_safecopy.pipeline.transport import spools_of, transferred
 from airflow_provider_safecopy.transfer import staging
 from airflow_provider_safecopy.transfer.draft import draft
+from airflow_provider_safecopy.transfer.headcount import Headcount
 from airflow_provider_safecopy.transfer.job import Right
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.plan import CopyPlan
@@ -90,7 +91,7 @@ def copy(
         with asked.gate(lock, source).turn(abort):
             ours = stack.enter_context(asked.session(source, read_only=True))
         report = _locked(asked, lock, ours, theirs)
-    return replace(report, seconds=time.monotonic() - started, peak_rss_bytes=_peak_rss())
+    return replace(report, seconds=time.monotonic() - started, peak_rss_bytes=peak_rss())
 
 
 def _locked(asked: Attempt, lock: LivingLock, source: Session, target: Session) -> CopyReport:
@@ -132,7 +133,10 @@ def _carried_out(run: Run) -> CopyReport:
     for warning in plan.warnings:
         log.warning("%s", warning)
     spools = spools_of(plan)
-    with staging.staging(plan, target, token=token, attempt=run.lease.attempt) as table:
+    with (
+        closing(Headcount.of(plan, target.endpoint, application_name=run.asked.name)) as headcount,
+        staging.staging(plan, target, token=token, attempt=run.lease.attempt) as table,
+    ):
         exported, loaded = transferred(run, table, spools)
         run.progress(Progress("verify", loaded.bytes, loaded.rows, loaded.rows, loaded.bytes))
         with run.source.obeys(run.abort), target.obeys(run.abort):
@@ -146,6 +150,7 @@ def _carried_out(run: Run) -> CopyReport:
             fence=run.lock.fence,
             abort=run.abort,
             trying=run.pulse.step,
+            previous=headcount.answer(run.abort),
         )
     return replace(
         plan.as_report(),
@@ -187,7 +192,7 @@ def _right(lease: Lease) -> Right:
     )
 
 
-def _peak_rss() -> int:
+def peak_rss() -> int:
     """The most memory this process has had since it was started, in bytes (Linux).
 
     Not getrusage: its figure survives exec, so that a small process shows what its big parent had.

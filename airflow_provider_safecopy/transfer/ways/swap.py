@@ -84,11 +84,17 @@ def prepare(job: Job) -> Prepared:
     if not build.is_current(job.target, staging, planned):
         raise _changed(job)
     build.finish(job, planned)
+    # Once more: what the server gave the new sequences by itself is known only now.
+    return Prepared(_built(job), _carried(job), _previous(job))
+
+
+def _previous(job: Job) -> int:
+    """Nobody has use for it but the report, and `max_shrink`."""
+    if job.previous is not None:
+        return job.previous
     with job.connection.transaction():
         job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
-        previous = inplace.count(job)
-    # Once more: what the server gave the new sequences by itself is known only now.
-    return Prepared(_built(job), _carried(job), previous)
+        return inplace.count(job)
 
 
 def write(job: Job, prepared: Prepared) -> Written:
