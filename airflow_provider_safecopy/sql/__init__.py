@@ -16,6 +16,7 @@ from typing import LiteralString
 _NAME = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
 # What only a reader of the file needs; a server would have to read it with every message.
 _FOR_READERS = re.compile(r"^\s*--.*\n|^[ \t]+", re.MULTILINE)
+_PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 
 
 @cache
@@ -26,3 +27,19 @@ def load(file: str) -> Mapping[str, LiteralString]:
     # The files are part of this package, hence as literal as a string in the code.
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return MappingProxyType({name: _FOR_READERS.sub("", body).strip() for name, body in pairs})
+
+
+@cache
+def numbered(query: LiteralString) -> tuple[LiteralString, tuple[str, ...]]:
+    """The query as PREPARE wants it, with ``$1`` for its first parameter, and the parameters' names in that order."""
+    names: list[str] = []
+
+    def number(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return "%"
+        if match[1] not in names:
+            names.append(match[1])
+        return f"${names.index(match[1]) + 1}"
+
+    # What is put into it are numbers, so it is as literal as it was.
+    return _PARAMETER.sub(number, query), tuple(names)

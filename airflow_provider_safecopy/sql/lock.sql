@@ -13,6 +13,9 @@ SET LOCAL statement_timeout = %(statement_timeout)s;
 -- name: ensure
 INSERT INTO safecopy.lock (name) VALUES (%(name)s) ON CONFLICT DO NOTHING
 
+-- name: ensure_all
+INSERT INTO safecopy.lock (name) SELECT unnest(%(names)s::text[]) ON CONFLICT DO NOTHING
+
 -- name: acquire
 -- Grant, join, supersede or take over. No row: busy, or no such name. `dead` holds attempts that are proven to be
 -- gone; an attempt's id is random, so that naming it is as good as comparing the whole row.

@@ -6,6 +6,11 @@ SELECT set_config('synchronous_commit',
                   CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
                        ELSE current_setting('synchronous_commit') END, true)
 
+-- name: relaxed
+-- For the rest of the session, whatever is lost with a crash unless it is made durable as above: what is made only to
+-- be dropped again. Where somebody asked for more than a flush, nothing is changed.
+SELECT set_config('synchronous_commit', 'off', false) WHERE current_setting('synchronous_commit') = 'on'
+
 -- name: write
 INSERT INTO safecopy.receipt (lock, token, lease_id, attempt, owner_key, source, target, row_count, previous_rows, proof,
                               write_mode, slice, origin, inserted, updated, deleted, unchanged, watermark)

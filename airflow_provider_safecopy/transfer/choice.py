@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.model import Way
@@ -11,6 +13,10 @@ from airflow_provider_safecopy.transfer.ways import WAYS
 
 # What ``auto`` may choose for ``replace``, the fastest first. None of them shows any reader anything but old or new.
 _SAFE: tuple[Way, ...] = tuple(way for way in ("swap", "delta", "delete_insert") if way in WAYS)
+# For a small table among many: a swap asks more of the catalog than such a table has rows, and what it spares, bloat, is
+# none worth naming. Neither of the first two stops a reader for a moment.
+_SAFE_IF_SMALL: tuple[Way, ...] = tuple(way for way in ("delta", "delete_insert", "swap") if way in WAYS)
+_IF_SMALL = "small, and one of many tables: a swap would cost more than it spares"
 _MODES: dict[str, Way] = {"append": "insert", "upsert": "upsert", "incremental": "upsert"}
 _CREATE = "publish create: there is no such table yet; every reader sees none, or the whole one"
 _WHY: dict[str, str] = {
@@ -21,9 +27,12 @@ _WHY: dict[str, str] = {
 
 
 def choose(
-    spec: CopySpec, session: Session, relation: Relation | None, refusals: list[Refusal]
+    spec: CopySpec, session: Session, relation: Relation | None, refusals: list[Refusal], *, small: bool = False
 ) -> tuple[Way, tuple[str, ...]]:
-    """The way to publish into `relation`, and the reasons; what speaks against it is added to `refusals`."""
+    """The way to publish into `relation`, and the reasons; what speaks against it is added to `refusals`.
+
+    `small`: it is one of many tables, and small.
+    """
     if relation is None:
         return ("create", (_CREATE,)) if spec.create_target else ("delete_insert", ())
     if spec.write_mode != "replace":
@@ -32,7 +41,8 @@ def choose(
         return way, (f"publish {way}: write_mode is {spec.write_mode}",)
     if spec.publish != "auto":
         return _asked(spec, spec.publish, session, relation, refusals)
-    return _best(spec, session, relation, refusals)
+    way, told = _best(spec, session, relation, refusals, _SAFE_IF_SMALL if small else _SAFE)
+    return way, (*told, _IF_SMALL) if small and way != "swap" else told
 
 
 def _asked(
@@ -43,12 +53,14 @@ def _asked(
     return way, (f"publish {way}: asked for" + (f"; {but}" if but else ""),)
 
 
-def _best(spec: CopySpec, session: Session, relation: Relation, refusals: list[Refusal]) -> tuple[Way, tuple[str, ...]]:
+def _best(
+    spec: CopySpec, session: Session, relation: Relation, refusals: list[Refusal], order: Sequence[Way]
+) -> tuple[Way, tuple[str, ...]]:
     """The first that is neither refused nor chosen with reluctance; else the first that is not refused."""
     against: dict[Way, list[Refusal]] = {}
     reluctant: list[tuple[Way, str]] = []
     told: list[str] = []
-    for way in _SAFE:
+    for way in order:
         against[way] = list(WAYS[way].refusals(session, relation, spec))
         if against[way]:
             told.append(f"not {way}: {against[way][0].message}")

@@ -43,8 +43,11 @@ _LOST = "08"
 _NOT_ITS_FAULT = frozenset({_LOST, "40", "53", "57", "58", "XX"})
 
 
-def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
-    """Look at both ends and decide. Reads only. What is wrong with the copy becomes `refusals`."""
+def draft(spec: CopySpec, source: Session, target: Session, *, small: bool = False) -> CopyPlan:
+    """Look at both ends and decide. Reads only. What is wrong with the copy becomes `refusals`.
+
+    `small`: the target is, and it is one of many, which ``publish="auto"`` takes into account.
+    """
     refusals = [
         *refusal.of_sql(spec),
         *refusal.of_server(source, writing=False),
@@ -58,7 +61,7 @@ def draft(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
         refusals += refusal.of_source(source, given)
     if there:
         refusals += refusal.of_target(target, there)
-    publish, why_publish = choice.choose(spec, target, there, refusals)
+    publish, why_publish = choice.choose(spec, target, there, refusals, small=small)
     if given and taken:
         refusals += mismatch.of_pairs(pairs, source, target, (given, taken))
         refusals += guard.refusals(spec, taken.label, [column.name for _, column in pairs])

@@ -1,0 +1,210 @@
+"""Many locks at once: granted, kept and released in one message each, by the very statements that do it singly.
+
+A batch holds the locks of the tables it is at work on, beside the run's own. One message for each of hundreds of locks
+would take longer than the copies; one for all is one transaction, in which the server plans the statement once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, LiteralString, Self
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql as compose
+from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import LockBusyError, LockLostError, LockStoreError
+from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock.living import Judge, LivingLock, busy
+from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
+from airflow_provider_safecopy.lock.postgres import PostgresStore, fence, lost
+from airflow_provider_safecopy.lock.rows import asked_by, held, interval, lease_of
+
+log = logging.getLogger(__name__)
+
+_LOCK = sql.load("lock")
+_STEP_SECONDS = 0.2
+_ANSWER_SECONDS = 30.0
+
+
+class SeveralStore(PostgresStore):
+    """A store in a database that is asked about many locks at once."""
+
+    def acquire_all(self, names: Sequence[str], contender: Contender, promise: Promise) -> list[Lease]:
+        """The leases of those that could be had at once. Of the others nothing is said; ask for each by `acquire`."""
+        common = asked_by(contender) | {
+            "place": Jsonb(contender.place.as_dict()) if contender.place else None,
+            "detached": contender.detached,
+            "stale_after": interval(promise.stale_after),
+            "crash_grace": interval(promise.crash_grace),
+            "dead": [],
+        }
+        # In one order, or two batches would wait for each other.
+        asked = [common | {"name": name, "lease_id": uuid4()} for name in sorted(names)]
+        found = self._each("acquire", asked, first=_LOCK["ensure_all"], given={"names": sorted(names)})
+        return [lease_of(one["name"], contender, rows[0]) for one, rows in zip(asked, found, strict=True) if rows]
+
+    def heartbeat_all(self, leases: Sequence[Lease], *, phase: int, count: int) -> list[float]:
+        """As `heartbeat`, for each. Raises `LockLostError` for the first that is another's by now."""
+        found = self._each("heartbeat", [held(lease) | {"phase": phase, "count": count} for lease in leases])
+        for lease, rows in zip(leases, found, strict=True):
+            if not rows:
+                raise lost(lease)
+        return [float(rows[0]["remaining"]) for rows in found]
+
+    def release_all(self, leases: Sequence[Lease]) -> None:
+        """As `release`, for each."""
+        self._each("release", [held(lease) | {"at_least": interval(0)} for lease in leases])
+
+    def _each(
+        self,
+        statement: str,
+        asked: Sequence[Mapping[str, Any]],
+        *,
+        first: LiteralString | None = None,
+        given: Mapping[str, Any] | None = None,
+    ) -> list[list[DictRow]]:
+        """One message: the settings, `first`, and the statement for each; the answers to the latter."""
+        if not asked:
+            return []
+        settings = {"lock_timeout": f"{_STEP_SECONDS * 1000:.0f}ms", "statement_timeout": f"{_ANSWER_SECONDS:.0f}s"}
+        try:
+            with self._turn, psycopg.ClientCursor(self._connected(_ANSWER_SECONDS + 1), row_factory=dict_row) as cursor:
+                backend = {"backend": cursor.connection.info.backend_pid}
+                opening = cursor.mogrify(_LOCK["settings"] + (first or ""), {**settings, **(given or {})})
+                cursor.execute(_message(opening, self._statements[statement], [{**one, **backend} for one in asked]))
+                return _answers(cursor)[-len(asked) - 1 : -1]
+        except psycopg.Error as error:
+            self.close()  # the plan would be left behind in the session
+            raise schema.failed(f"{self.endpoint}: the locks cannot be asked ({statement})", error) from error
+
+
+class TableLocks(LivingLock):
+    """The lock of a run, if it has one of its own, and beside it those of the tables it is at work on.
+
+    `take` and `let_go` add to what is held and take from it, while a pulse may be beating for all of it.
+    """
+
+    def __init__(
+        self, own: str | None, store: SeveralStore, *, contender: Contender, promise: Promise, judge: Judge | None
+    ) -> None:
+        super().__init__(() if own is None else own, store, contender=contender, promise=promise, judge=judge)
+        self._several = store
+        self._until = float("inf")
+        self._changing = threading.Lock()
+
+    def acquire(self) -> Self:
+        """Hold the run's own lock, if it has one. Raises `LockBusyError`, `LockStoreError`."""
+        return super().acquire() if self.names else self
+
+    def demand_free(self, names: Iterable[str]) -> None:
+        """Raise `LockBusyError` if one of them is held by a living run of somebody else, changing nothing."""
+        wanted = set(names)
+        for holder in self.store.holders():
+            if holder.name in wanted and self._is_alive(holder):
+                self.store.refused(holder.name, self.contender)
+                raise busy(holder)
+
+    def take(self, names: Iterable[str]) -> dict[str, Lease | LockBusyError]:
+        """Of each lock the lease, or who holds it. Raises `LockStoreError`, and then holds none of them."""
+        wanted, started = list(names), time.monotonic()
+        found: dict[str, Lease | LockBusyError] = {}
+        try:
+            with suppress(LockStoreError):  # a publisher holds one of the rows, say: each is asked for by itself
+                taken = self._several.acquire_all(wanted, self.contender, self.promise)
+                found |= {lease.name: lease for lease in taken}
+            for name in wanted:
+                if name not in found:
+                    found[name] = self._asked(name)
+        except BaseException:
+            self._give_back(answer for answer in found.values() if isinstance(answer, Lease))
+            raise
+        taken = [answer for answer in found.values() if isinstance(answer, Lease)]
+        with self._changing:
+            self.leases += tuple(taken)
+            due = [self._end_of(started, [lease.remaining]) for lease in taken]
+            self._until = min([self._until, *due])
+        for lease in taken:
+            self._clear_away(lease)
+        return found
+
+    def let_go(self, leases: Iterable[Lease]) -> None:
+        """Hold these no more."""
+        going = list(leases)
+        with self._changing:
+            self.leases = tuple(lease for lease in self.leases if lease not in going)
+            if not self.leases:
+                self._until = float("inf")
+        self._give_back(going)
+
+    def fence_of(self, lease: Lease) -> Callable[[psycopg.Connection[Any]], None]:
+        """What raises `FencedOutError` inside a transaction, unless the run and this table are still ours."""
+        own = [each for each in self.leases if each.name in self.names and each.name != lease.name]
+
+        def check(connection: psycopg.Connection[Any]) -> None:
+            for each in (*own, lease):
+                fence(connection, each)
+
+        return check
+
+    def beat(self, *, phase: int, count: int) -> None:
+        """As of any living lock, for all that are held now."""
+        with self._changing:
+            leases, started = self.leases, time.monotonic()
+            if not leases:
+                return
+            try:
+                remaining = self._several.heartbeat_all(leases, phase=phase, count=count)
+            except LockLostError as error:
+                self.lost = error
+                raise
+            except LockStoreError as error:
+                self.answering = False
+                log.warning("no heartbeat: %s", error)
+                return
+            self.answering = True
+            self._beaten, self._until = started, self._end_of(started, remaining)
+
+    def _asked(self, name: str) -> Lease | LockBusyError:
+        try:
+            return self._taken(name)
+        except LockBusyError as error:
+            return error
+
+    def _give_back(self, leases: Iterable[Lease]) -> None:
+        going = list(leases)
+        try:
+            self._several.release_all(going)
+        except LockStoreError as error:
+            log.info("locks are released one by one: %s", error)
+            super()._give_back(going)
+
+
+def _message(opening: str, query: LiteralString, asked: Sequence[Mapping[str, Any]]) -> compose.Composed:
+    """All in one. The plan is made once, and forgotten in the same transaction: a pooler finds nothing left."""
+    text, names = sql.numbered(query)
+    values = [compose.SQL(", ").join(compose.Literal(one[name]) for name in names) for one in asked]
+    return compose.SQL(";\n").join(
+        [
+            compose.SQL(opening),
+            compose.SQL("SET LOCAL plan_cache_mode = force_generic_plan"),
+            compose.SQL("PREPARE safecopy_each AS {}").format(compose.SQL(text)),
+            *(compose.SQL("EXECUTE safecopy_each ({})").format(each) for each in values),
+            compose.SQL("DEALLOCATE safecopy_each"),
+        ]
+    )
+
+
+def _answers(cursor: psycopg.ClientCursor[DictRow]) -> list[list[DictRow]]:
+    """The rows of each statement of the message."""
+    found = [cursor.fetchall() if cursor.description else []]
+    while cursor.nextset():
+        found.append(cursor.fetchall() if cursor.description else [])
+    return found

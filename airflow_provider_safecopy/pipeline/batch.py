@@ -1,0 +1,249 @@
+"""A batch: many tables in one call. Small ones by rounds, which share all that can be shared; the others by the line.
+
+Every plan is drafted before the first table is touched. From then on a table that fails does not keep the others from
+being copied; what each came to is in the `BatchReport`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeVar
+from uuid import uuid4
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import ConfigError, LockBusyError, PlanError, Refusal, SafeCopyError
+from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock.gate import Gate
+from airflow_provider_safecopy.lock.living import Judge
+from airflow_provider_safecopy.lock.model import Contender, Promise, application_name
+from airflow_provider_safecopy.lock.pulse import Pulse
+from airflow_provider_safecopy.lock.several import SeveralStore, TableLocks
+from airflow_provider_safecopy.pipeline import line
+from airflow_provider_safecopy.pipeline.attempt import (
+    Attempt,
+    answering,
+    end_displaced,
+    telling_aborts,
+    telling_losses,
+    telling_the_lost_lock,
+)
+from airflow_provider_safecopy.pipeline.drafting import Drafts, fits
+from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport, Failure, Listener, Outcome
+from airflow_provider_safecopy.pipeline.round import Crew, Rounds
+from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.transfer.routine import Routine
+from airflow_provider_safecopy.transfer.session import Session, open_session
+from airflow_provider_safecopy.transfer.snapshot import snapshot
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.watch import Watch
+
+log = logging.getLogger(__name__)
+
+ROUND_TABLES = 100
+"""How many are locked and drafted together: enough to share what is asked, few enough not to wait long for their turn."""
+
+OnBusy = Literal["fail", "skip", "wait"]
+
+_T = TypeVar("_T")
+
+
+def plan_tables(specs: Sequence[CopySpec], source: Endpoint, target: Endpoint) -> tuple[CopyPlan, ...]:
+    """What `copy_tables` would do, decided and not done. Refusals are in the plans."""
+    _demand_shared(specs)
+    name, timeout = application_name(uuid4()), specs[0].timeouts.connect
+    with (
+        telling_losses(),
+        open_session(source, application_name=name, connect_timeout=timeout, read_only=True) as ours,
+        open_session(target, application_name=name, connect_timeout=timeout) as theirs,
+    ):
+        return tuple(_drafted(specs, ours, theirs))
+
+
+def copy_tables(
+    specs: Sequence[CopySpec],
+    source: Endpoint,
+    target: Endpoint,
+    *,
+    owner: str = "",
+    contender: Contender | None = None,
+    judge: Judge | None = None,
+    abort: AbortSwitch | None = None,
+    progress: Listener | None = None,
+    keep_going: bool = False,
+    on_busy: OnBusy = "fail",
+) -> BatchReport:
+    """Copy many tables, each as safely as `copy` does; what each came to is in the report.
+
+    Raises, before any table is touched: `ConfigError`, `StageError` where nobody can be reached, `PlanError` when any
+    is refused (with `keep_going` the others are copied), `LockBusyError` when another run holds the run's own lock, and
+    with ``on_busy="wait"`` the lock of any of the tables. Afterwards nothing is raised for what befalls a table, nor
+    when the batch is stopped: those not copied are among the `failed`. ``on_busy="skip"`` makes a table whose lock is
+    busy one that was skipped. What is left of `copy`'s arguments means the same here.
+
+    Tables that are carried in rounds are read in one snapshot: consistent in itself. Each of the others has its own.
+    """
+    abort, started = abort or AbortSwitch(), time.monotonic()
+    contender = contender or Contender.alone(owner)
+    _demand_shared(specs)
+    with telling_aborts(abort), telling_losses(), ExitStack() as stack:
+        asked = Attempt(specs[0], contender, abort, lambda _: None)
+        theirs = stack.enter_context(asked.session(target))
+        lock = _locks(asked, theirs, judge)
+        stack.callback(lock.release)
+        abort.check()
+        lock.peek()
+        gate = asked.gate(lock, source)
+        with gate.turn(abort):
+            ours = stack.enter_context(asked.session(source, read_only=True))
+        batch = _Batch(asked, lock, gate, ours, theirs, on_busy, progress or (lambda _: None))
+        batch.decide(specs, keep_going=keep_going)
+        batch.begin()
+        batch.carry()
+        batch.copy_others(judge)
+    return BatchReport(batch.outcomes(), time.monotonic() - started, line.peak_rss())
+
+
+@dataclass
+class _Batch:
+    """A batch at work. A table is called by the name of its lock; the run's own lock is taken by `begin`."""
+
+    asked: Attempt
+    lock: TableLocks
+    gate: Gate
+    source: Session
+    target: Session
+    on_busy: OnBusy
+    progress: Listener
+    specs: dict[str, CopySpec] = field(default_factory=dict)
+    found: dict[str, Outcome] = field(default_factory=dict)
+    small: list[str] = field(default_factory=list)
+
+    def decide(self, specs: Sequence[CopySpec], *, keep_going: bool) -> None:
+        """Draft all plans. Raises `PlanError`, `ConfigError`."""
+        refusals: dict[Refusal, None] = {}
+        with self.source.obeys(self.asked.abort), self.target.obeys(self.asked.abort):
+            for plan in _drafted(specs, self.source, self.target):
+                name = str(plan.target_name)
+                if name in self.specs:
+                    raise ConfigError(f"{name} is the target of two tables", hint="name each target once")
+                self.specs[name] = plan.spec
+                refusals |= dict.fromkeys(plan.refusals)
+                if plan.refusals:
+                    self.found[name] = Failure.of(plan.spec, PlanError(plan.refusals))
+                elif fits(plan):
+                    self.small.append(name)
+        if refusals and (not keep_going or len(self.found) == len(specs)):
+            raise PlanError(tuple(refusals))
+
+    def begin(self) -> None:
+        """Hold the run's own lock. Raises `LockBusyError`, `LockStoreError`."""
+        schema.init(self.target.connection)
+        self.lock.acquire()
+        end_displaced(self.lock, self.source)
+        if self.on_busy == "wait":
+            self.lock.demand_free(name for name in self.specs if name not in self.found)
+
+    def carry(self) -> None:
+        """Copy the small tables, in rounds."""
+        if not self.small:
+            return
+        log.info("copy %d small tables of %d in rounds", len(self.small), len(self.specs))
+        with self._ending(), self._crew() as crew, ExitStack() as stack:
+            rounds = Rounds(crew, self.tell)
+            stack.callback(rounds.close)
+            for names in _pieces(self.small):
+                rounds.run({name: self.specs[name] for name in names})
+            rounds.close(at_once=False)
+
+    def copy_others(self, judge: Judge | None) -> None:
+        """Copy what is left by the line, one after the other, each by a member of this run."""
+        self.source.end_transaction()
+        left = [name for name in self.specs if name not in self.found]
+        with self._ending():
+            for name in left:
+                self.asked.abort.check()
+                self.progress(BatchProgress(len(self.found), len(self.specs), self._failures, name))
+                try:
+                    self.tell(name, self._copied(name, judge))
+                except SafeCopyError as error:
+                    self.tell(name, Failure.of(self.specs[name], error))
+
+    def tell(self, name: str, outcome: Outcome) -> None:
+        """What came of a table."""
+        spec = self.specs[name]
+        if isinstance(outcome, Failure) and isinstance(outcome.error, LockBusyError) and self.on_busy == "skip":
+            outcome = CopyReport.skipped(spec, self.source.endpoint, self.target.endpoint, outcome.error)
+        if isinstance(outcome, Failure):
+            log.warning("%s was not copied: %s", name, outcome.error)
+        self.found[name] = outcome
+        self.progress(BatchProgress(len(self.found), len(self.specs), self._failures, name))
+
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """In the order the tables were asked for."""
+        return tuple(self.found[name] for name in self.specs)
+
+    @property
+    def _failures(self) -> int:
+        return sum(isinstance(outcome, Failure) for outcome in self.found.values())
+
+    def _copied(self, name: str, judge: Judge | None) -> CopyReport:
+        mine = self.asked.contender
+        member = replace(mine, member=f"{mine.member} {name}", attempt=uuid4())
+        source, target = self.source.endpoint, self.target.endpoint
+        return line.copy(self.specs[name], source, target, contender=member, judge=judge, abort=self.asked.abort)
+
+    @contextmanager
+    def _crew(self) -> Iterator[Crew]:
+        """All that the rounds work with; the pulse beats meanwhile."""
+        asked, ours, theirs = self.asked, self.source, self.target
+        watches = [
+            Watch(ours.endpoint, application_name=asked.name, turn=self.gate.glance),
+            Watch(theirs.endpoint, application_name=asked.name),
+        ]
+        theirs.connection.execute(sql.load("receipt")["relaxed"])
+        with ExitStack() as stack:
+            for watch in watches:
+                stack.callback(watch.close)
+            seen = stack.enter_context(snapshot(ours))
+            works = Pulse(self.lock, asked.abort, working=lambda: any(watch.works() for watch in watches))
+            pulse = stack.enter_context(works)
+            yield Crew(asked, self.lock, self.gate, pulse, ours, Routine.of(theirs), seen)
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """What ends the batch is what every table has come to that it would still have copied."""
+        try:
+            with telling_aborts(self.asked.abort), telling_losses(), telling_the_lost_lock(self.lock):
+                yield
+        except SafeCopyError as error:
+            log.warning("the batch has ended: %s", error)
+            for name in [name for name in self.specs if name not in self.found]:
+                self.tell(name, Failure.of(self.specs[name], error))
+
+
+def _demand_shared(specs: Sequence[CopySpec]) -> None:
+    if not specs:
+        raise ConfigError("there is no table to copy", hint="name one at least")
+
+
+def _drafted(specs: Sequence[CopySpec], source: Session, target: Session) -> Iterator[CopyPlan]:
+    for some in _pieces(specs):
+        with answering(specs[0], source, target):
+            yield from Drafts(source, target).of(some)
+
+
+def _locks(asked: Attempt, target: Session, judge: Judge | None) -> TableLocks:
+    spec, mine = asked.spec, asked.contender
+    store = SeveralStore(target.endpoint, attempt=mine.attempt, connect_timeout=spec.timeouts.connect)
+    return TableLocks(spec.lock, store, contender=mine, promise=Promise(stale_after=spec.patience), judge=judge)
+
+
+def _pieces(of: Sequence[_T]) -> Iterable[Sequence[_T]]:
+    return (of[at : at + ROUND_TABLES] for at in range(0, len(of), ROUND_TABLES))

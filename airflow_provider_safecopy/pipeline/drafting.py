@@ -1,0 +1,75 @@
+"""Drafting the plans of a batch: both ends surveyed at once, each plan drafted as that of a single copy is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.transfer import draft as drafting
+from airflow_provider_safecopy.transfer import survey
+from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.survey import Survey
+
+CARRIED_BYTES = drafting.SMALL_BYTES
+"""What a shuttle carries at most; a larger table goes the ordinary way."""
+
+# What a shuttle can publish: staging tables of a plain kind are enough for these.
+_CARRIED = frozenset({"delta", "delete_insert", "truncate_insert", "insert", "upsert"})
+_SEQUENTIAL = "transfer sequential: small, carried by psql sessions that stay for all small tables"
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """Drafts plans of copies from `source` into `target`."""
+
+    source: Session
+    target: Session
+
+    def of(self, specs: Sequence[CopySpec]) -> list[CopyPlan]:
+        """The plans, refusals included, of a number of tables that is bounded: all answers are kept meanwhile."""
+        server = self.target.server
+        found = schema.refusals(self.target.connection, role=server.role, may_create=server.may_create)
+        ours, theirs = survey.of_sources(self.source, specs), survey.of_targets(self.target, specs)
+        return [self._of(spec, ours, theirs, found) for spec in specs]
+
+    def _of(self, spec: CopySpec, ours: Survey, theirs: Survey, found: tuple[Refusal, ...]) -> CopyPlan:
+        plan = drafting.draft(spec, ours, theirs, small=True)
+        if spec.publish == "auto" and plan.publish != "swap" and not _is_small(plan, theirs):
+            plan = drafting.draft(spec, ours, theirs)
+        return as_carried(replace(plan, refusals=plan.refusals + found))
+
+
+def fits(plan: CopyPlan) -> bool:
+    """Whether a shuttle can carry it."""
+    spec = plan.spec
+    return (
+        plan.publish in _CARRIED
+        and plan.transfer == "sequential"
+        and plan.definition is None
+        and plan.lanes == (None,)
+        and spec.rate_limit is None
+        and not spec.refresh_views
+        and plan.expected_bytes is not None
+        and plan.expected_bytes <= CARRIED_BYTES
+    )
+
+
+def as_carried(plan: CopyPlan) -> CopyPlan:
+    """A view's size is only guessed; a shuttle finds out before it is too late."""
+    guessed = plan.transfer == "chunked" and plan.spec.transfer == "auto"
+    if not guessed or not fits(replace(plan, transfer="sequential")):
+        return plan
+    reasons = tuple(_SEQUENTIAL if reason.startswith("transfer chunked") else reason for reason in plan.reasons)
+    return replace(plan, transfer="sequential", reasons=reasons)
+
+
+def _is_small(plan: CopyPlan, target: Survey) -> bool:
+    rows, size = plan.expected_rows, plan.expected_bytes
+    if rows is None or size is None or plan.spec.write_mode != "replace":
+        return True  # nothing is chosen by it
+    few = rows <= survey.SMALL_ROWS and size <= survey.SMALL_TABLE_BYTES
+    return few and survey.is_small(target, plan.target_oid)

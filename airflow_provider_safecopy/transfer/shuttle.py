@@ -1,0 +1,306 @@
+"""The shuttle: two psql sessions that stay, and carry one small table after the other.
+
+For a table of a few rows, starting psql twice takes longer than all the rest. Here each side has one psql for all of
+them, told what is next through its stdin, and believed by what it says after each: it goes on only after success
+(ON_ERROR_STOP), so that the mark with the server's own row count stands for the exit code it does not have yet.
+
+The rows of a table wait in a file in memory until its export is proven; only then does its import begin, and its
+COMMIT is sent only after both counts, sizes and digests agree. A table that fails ends its psql: close the shuttle
+then, and take another one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import xxhash
+
+from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import StageTimeoutError, StalledError, VerifyError
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.export import Exported
+from airflow_provider_safecopy.transfer.load import Loaded
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.psql import Psql, PsqlBinary, end, memory_file, new_nonce, pipe
+from airflow_provider_safecopy.transfer.report import StageReport
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.transfer.transcript import Transcript
+
+log = logging.getLogger(__name__)
+
+_TICK_MS = 100
+_READ_BYTES = 256 * 1024
+_LEAVE_SECONDS = 1.0
+
+Starting = Callable[[], AbstractContextManager[None]]
+"""Around the start of a psql, when it is its turn to connect and no thread of ours lives."""
+
+
+class TooLargeError(Exception):
+    """The table has more bytes than a shuttle carries. Internal: it is copied in another way."""
+
+
+@dataclass
+class _Driver:
+    """One psql that reads its script from a pipe, and what is known of the table it is at."""
+
+    psql: Psql
+    script: int
+    began: float = 0.0
+    moved: float = 0.0
+
+    def tell(self, nonce: str, script: str) -> None:
+        """Give it the script of the next table, whose marks carry `nonce`."""
+        self.psql.transcript = Transcript(nonce)
+        self.began = self.moved = time.monotonic()
+        self.add(script)
+
+    def add(self, script: str) -> None:
+        """Give it some more. One that has died is found out by who waits for it."""
+        try:
+            os.write(self.script, script.encode())
+        except BrokenPipeError:
+            log.debug("%s: psql reads no more", self.psql.stage)
+
+    def demand_life(self, limits: Timeouts) -> None:
+        """Raise once it has ended, outlived the stage's timeout, or stalled."""
+        psql, now = self.psql, time.monotonic()
+        if psql.process.poll() is not None:
+            psql.listen()
+            raise psql.failure(f"failed with exit code {psql.process.returncode}")
+        timeout = limits.export if psql.stage == "export" else limits.import_
+        if now - self.began > timeout:
+            hint = f"raise {psql.stage}_timeout, or see why it is slow"
+            told = f"took longer than its timeout of {timeout:g} s"
+            raise psql.failure(told, kind=StageTimeoutError, hint=hint, retryable=True)
+        if now - self.moved > limits.stall:
+            hint = "see what the server waits for, or raise stall_timeout"
+            told = f"stalled: no byte moved for {limits.stall:g} s"
+            raise psql.failure(told, kind=StalledError, hint=hint, retryable=True)
+
+
+class Shuttle:
+    """Carries tables of at most `limit` bytes each, all as of `snapshot`. Main thread only; `close` always.
+
+    `starting` is entered around the start of each psql; `moved` is told whenever a byte or a table has moved. Raises
+    `StageError` and its kinds, `VerifyError`, `AbortedError`, and of a table that is too large `TooLargeError`.
+    """
+
+    def __init__(
+        self,
+        binary: PsqlBinary,
+        endpoints: tuple[Endpoint, Endpoint],
+        *,
+        snapshot: str,
+        application_name: str,
+        timeouts: Timeouts,
+        limit: int,
+        abort: AbortSwitch,
+        starting: tuple[Starting, Starting],
+        moved: Callable[[], None],
+    ) -> None:
+        self._binary = binary
+        self._source, self._target = endpoints
+        self._snapshot = snapshot
+        self._name = application_name
+        self._timeouts = timeouts
+        self._limit = limit
+        self._abort = abort
+        self._starting = starting
+        self._moved = moved
+        self._data, self._into = pipe()
+        os.set_blocking(self._data, False)
+        self._file = memory_file("")
+        self._export: _Driver | None = None
+        self._load: _Driver | None = None
+        self._asked: CopyPlan | None = None
+        self._size, self._digest = 0, xxhash.xxh3_128()
+
+    def ask(self, plan: CopyPlan) -> None:
+        """Have the source's psql begin with a table, before it is its turn to be fetched: one ahead at most."""
+        if self._asked is plan:
+            return
+        if self._export is None:
+            self._export = self._started("export", inherit=self._into)
+        nonce, output = new_nonce(), f"/proc/self/fd/{self._into}"
+        query = statements.export_next(plan.query(), format=plan.format, output=output, nonce=nonce)
+        self._asked = plan
+        self._export.tell(nonce, query)
+
+    def fetch(self, plan: CopyPlan) -> Exported:
+        """The rows of a table, which wait here for `load`, and what proves them."""
+        self.ask(plan)
+        driver = self._export
+        assert driver is not None  # noqa: S101 -- it has just been asked
+        driver.began = driver.moved = time.monotonic()  # whatever we did meanwhile is no stall of its own
+        self._size, self._digest = 0, xxhash.xxh3_128()
+        os.ftruncate(self._file, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        self._wait(driver, "rows", also=self._data)
+        self._read()  # all that it wrote before the mark is in the pipe by now
+        self._asked = None
+        return self._exported(driver)
+
+    def load(self, plan: CopyPlan, staging: TableName, exported: Exported) -> Loaded:
+        """Make the staging table, and load into it what was fetched. Committed once both sides agree."""
+        if self._load is None:
+            self._load = self._started("import", inherit=self._file)
+        driver, nonce = self._load, new_nonce()
+        columns = [(taken.name, taken.type) for _, taken in plan.pairs]
+        data, seconds = f"/proc/self/fd/{self._file}", self._timeouts.import_
+        driver.tell(
+            nonce,
+            statements.load_next(staging, columns, format=plan.format, data=data, nonce=nonce, seconds=seconds),
+        )
+        self._wait(driver, "rows")
+        size, digest = self._read_again()
+        self._agree(plan, exported, driver.psql.transcript.number("rows"), size, digest)
+        driver.add(statements.load_commit(nonce))
+        self._wait(driver, "committed")
+        seconds = time.monotonic() - driver.began
+        report = StageReport("import", seconds, driver.psql.pid, rows=exported.rows, bytes=size)
+        return Loaded(staging, exported.rows, size, digest, (report,))
+
+    def close(self, *, at_once: bool = True) -> None:
+        """End both psqls, the import first, so that it rolls back what it has not committed. Twice is harmless.
+
+        Without `at_once` they are let to end by themselves, for a moment.
+        """
+        drivers = [driver for driver in (self._load, self._export) if driver is not None]
+        self._load = self._export = self._asked = None
+        for driver in drivers:
+            os.close(driver.script)
+        for descriptor in (self._data, self._into, self._file):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._data = self._into = self._file = -1
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        for driver in drivers:
+            if not at_once:
+                _let_end(driver.psql, deadline)
+            end([driver.psql], at_once=at_once and driver.psql.stage == "import")
+
+    @contextmanager
+    def obeying(self) -> Iterator[None]:
+        """Interrupt what both psqls do when the switch is thrown inside the block."""
+        with self._abort.hang(self._interrupt):
+            yield
+
+    def _started(self, stage: Literal["export", "import"], *, inherit: int) -> _Driver:
+        nonce, (stdin, script) = new_nonce(), pipe()
+        try:
+            with self._starting[0 if stage == "export" else 1]():
+                psql = Psql.start(
+                    stage,
+                    self._binary,
+                    self._source if stage == "export" else self._target,
+                    nonce=nonce,
+                    arguments=["-f", "-"],
+                    stdin=stdin,
+                    inherit=[inherit],
+                    application_name=self._name,
+                    connect_timeout=self._timeouts.connect,
+                )
+        except BaseException:
+            os.close(script)
+            raise
+        finally:
+            os.close(stdin)
+        log.info("%s started (PID %d): for one table after the other", stage, psql.pid)
+        driver = _Driver(psql, script)
+        if stage == "export":
+            seconds = self._timeouts.export
+            driver.tell(nonce, statements.export_opening(snapshot=self._snapshot, nonce=nonce, seconds=seconds))
+        else:
+            driver.tell(nonce, statements.load_opening(nonce))
+        try:
+            self._wait(driver, "backend")
+        except BaseException:
+            os.close(script)
+            end([psql])
+            raise
+        return driver
+
+    def _wait(self, driver: _Driver, mark: str, *, also: int | None = None) -> None:
+        """Until psql has said `mark`; meanwhile read what comes from `also`."""
+        poll, psql = select.poll(), driver.psql
+        for descriptor in (psql.stderr, self._abort.fileno(), *(() if also is None else (also,))):
+            poll.register(descriptor, select.POLLIN)
+        while not psql.transcript.values(mark):
+            self._abort.check()
+            ready = {descriptor for descriptor, _ in poll.poll(_TICK_MS)}
+            if also in ready and self._read():
+                driver.moved = time.monotonic()
+            if psql.stderr in ready and not psql.listen():
+                poll.unregister(psql.stderr)  # it is ending
+            if not psql.transcript.values(mark):
+                driver.demand_life(self._timeouts)
+        self._moved()
+
+    def _read(self) -> bool:
+        """Take all that is in the pipe now. Whether anything was."""
+        before = self._size
+        while True:
+            try:
+                data = os.read(self._data, _READ_BYTES)
+            except BlockingIOError:
+                break
+            self._size += len(data)
+            if self._size > self._limit:
+                raise TooLargeError
+            self._digest.update(data)
+            os.write(self._file, data)
+        if self._size > before:
+            self._moved()
+        return self._size > before
+
+    def _read_again(self) -> tuple[int, str]:
+        """Size and digest of what the import was given."""
+        size, digest = 0, xxhash.xxh3_128()
+        while data := os.pread(self._file, _READ_BYTES, size):
+            digest.update(data)
+            size += len(data)
+        return size, digest.hexdigest()
+
+    def _exported(self, driver: _Driver) -> Exported:
+        psql, size = driver.psql, self._size
+        rows = psql.transcript.number("rows")
+        if rows is None:
+            raise psql.failure("did not give the server's row count", retryable=True)
+        if rows > 0 and size == 0:  # even a row without columns is a line, or two bytes
+            raise psql.failure(f"reports {rows} rows, and not a single byte came", retryable=True)
+        report = StageReport("export", time.monotonic() - driver.began, psql.pid, rows=rows, bytes=size)
+        return Exported(rows, size, self._digest.hexdigest(), (report,))
+
+    def _agree(self, plan: CopyPlan, exported: Exported, rows: int | None, size: int, digest: str) -> None:
+        proofs: dict[str, dict[str, Any]] = {
+            "rows": {"exported": exported.rows, "imported": rows},
+            "bytes": {"exported": exported.bytes, "imported": size},
+            "digest": {"exported": exported.digest, "imported": digest},
+        }
+        for proof, sides in proofs.items():
+            if sides["exported"] != sides["imported"]:
+                told = f"{sides['exported']} exported, {sides['imported']} imported"
+                message = f"{plan.target_name}: {proof} differ: {told}; nothing was committed"
+                raise VerifyError(message, proofs=dict(proofs), retryable=True)
+
+    def _interrupt(self) -> None:
+        for driver in (self._export, self._load):
+            if driver is not None:
+                driver.psql.interrupt()
+
+
+def _let_end(psql: Psql, deadline: float) -> None:
+    """Its script has ended, and so will it."""
+    while psql.process.poll() is None and time.monotonic() < deadline:
+        select.select([psql.stderr], [], [], 0.01)
+        psql.listen()
