@@ -16,21 +16,28 @@ import click
 from rich.console import Console
 
 from airflow_provider_safecopy.demo.servers import installations
-from benchmarks import bar, growth, keep, machine, pair, ratio, sheet
+from benchmarks import bar, growth, keep, machine, pair, peers, ratio, release, sheet, tiny
 from benchmarks.data import TABLES
+from benchmarks.measure import FailedError
 from benchmarks.options import Size, Words
 from benchmarks.options import size as size_of
 from benchmarks.progress import Progress
 from benchmarks.results import Results
+from benchmarks.rounds import WrongError
 from benchmarks.session import Options, Session
+from benchmarks.shelf import brief
 
 SECTIONS: dict[str, Callable[[Session], None]] = {
     "ratios": ratio.run,
     "parallel": growth.parallel,
     "growth": growth.growth,
+    "tiny": tiny.run,
+    "release": release.run,
+    "peers": peers.run,
 }
 _MAIN_TABLES = "lineitem,korean,integers,types"
 _GROWTH = "10MB,50MB,200MB,1GB,5GB"
+STOPPED = "stopped:"
 WIDTH = 150
 """The tables do not fit into less."""
 
@@ -108,7 +115,8 @@ def main(
         each.show(console)
     told(results, console)
     console.print(f"Results: {directory}")
-    sys.exit(1 if any(verdict.missed for verdict in bar.verdicts(results)) else 0)
+    stopped = any(note.startswith(STOPPED) for notes in results.notes.values() for note in notes)
+    sys.exit(1 if stopped or any(verdict.missed for verdict in bar.verdicts(results)) else 0)
 
 
 def measure(options: Options, sections: tuple[str, ...], results: Results, directory: Path) -> None:
@@ -118,7 +126,13 @@ def measure(options: Options, sections: tuple[str, ...], results: Results, direc
         results.about.update(machine.about(servers))
         session = Session(options, servers, results, progress, directory)
         for name in sections:
-            SECTIONS[name](session)
+            results.notes.pop(name, None)
+            try:
+                SECTIONS[name](session)
+            except (FailedError, WrongError) as error:
+                # The others are measured all the same, and the call ends with 1.
+                session.note(name, f"{STOPPED} {brief(str(error))}")
+                progress.say(str(error))
             session.save()
 
 

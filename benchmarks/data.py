@@ -128,7 +128,7 @@ def make(pair: Pair, key: str, size: int) -> Data:
     name = f"{table.name}_{size // 1_000_000}"
     shape = sql.SQL("DROP TABLE IF EXISTS {table}; CREATE TABLE {table} ({columns})").format(
         table=sql.Identifier(name),
-        columns=sql.SQL(table.columns),  # type: ignore[arg-type]  # words of this module
+        columns=sql.SQL(table.columns),
     )
     for server in (pair.source, pair.target):
         server.execute(pair.database, shape.as_string())
@@ -151,7 +151,7 @@ def _fill(pair: Pair, table: Table, name: str, size: int) -> None:
     if table.fill is None:
         _generate(pair, name, size / (6_001_215 * table.row_bytes) * _SPARE)
     else:
-        fill = sql.SQL(table.fill).format(table=sql.Identifier(name), rows=table.rows(size))  # type: ignore[arg-type]  # words of this module
+        fill = sql.SQL(table.fill).format(table=sql.Identifier(name), rows=table.rows(size))
         pair.source.execute(pair.database, fill.as_string())
     pair.source.execute(pair.database, sql.SQL("VACUUM (FREEZE, ANALYZE) {}").format(sql.Identifier(name)).as_string())
 

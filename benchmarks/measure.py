@@ -80,7 +80,7 @@ class _Stage:
     def run(self, pipeline: Pipeline, within: float) -> None:
         processes: list[subprocess.Popen[bytes]] = []
         # Not `wait(timeout)`, which looks only every now and then and would tell 50 ms too much.
-        alarm = threading.Timer(within, lambda: [process.kill() for process in processes])
+        alarm = threading.Timer(within, _kill, (processes,))
         alarm.start()
         try:
             for command in pipeline:
@@ -88,8 +88,8 @@ class _Stage:
             codes = [process.wait() for process in processes]
         finally:
             alarm.cancel()
+            _kill(processes)
             for process in processes:
-                process.kill()
                 process.wait()
         if any(codes):
             words = (_read(self.complaints) + _read(self.said)).strip()
@@ -110,6 +110,11 @@ class _Stage:
             taken.close()
         self.sampler.roots.append(process.pid)
         return process
+
+
+def _kill(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.kill()
 
 
 def _read(file: IO[bytes]) -> str:

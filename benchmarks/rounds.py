@@ -47,14 +47,15 @@ def alternate(
     return found
 
 
-def once(pair: Pair, data: Data, contestant: Contestant) -> Measured:
+def once(pair: Pair, data: Data, contestant: Contestant, task: Task | None = None) -> Measured:
     """One run, and that it did the job; before, outside of what is measured, all is written to the disk."""
     pair.settle(data.quoted)
+    task = task or Task(*pair.conninfos(), data.name, pair.psql)
     try:
-        measured = measure(contestant.pipelines(Task(*pair.conninfos(), data.name, pair.psql)), environment())
+        measured = measure(contestant.pipelines(task), environment())
     except FailedError as error:
         raise FailedError(f"{contestant.name}, {data.name}: {error}") from error
-    if (came := pair.count(data.quoted)) != data.rows:
+    if (came := pair.count(contestant.lands(task))) != data.rows:
         raise WrongError(f"{contestant.name}: {came} of {data.rows} rows of {data.name}")
     return measured
 
@@ -70,17 +71,13 @@ def kept(
     table: str | None = None,
 ) -> Run:
     """What is kept of a run; the table is called by its kind, if not otherwise."""
-    return Run(
-        section=section,
-        table=table or data.key,
-        name=name,
-        round=number,
-        wall=measured.wall,
-        client_cpu=measured.client_cpu,
-        machine_cpu=measured.machine_cpu,
-        peak_rss=measured.peak_rss,
-        rows=data.rows,
-        heap=data.heap,
-        memory=measured.memory,
-        **known,
-    )
+    figures: dict[str, Any] = {
+        "wall": measured.wall,
+        "client_cpu": measured.client_cpu,
+        "machine_cpu": measured.machine_cpu,
+        "peak_rss": measured.peak_rss,
+        "memory": measured.memory,
+        "rows": data.rows,
+        "heap": data.heap,
+    }
+    return Run(section=section, table=table or data.key, name=name, round=number, **figures | dict(known))
