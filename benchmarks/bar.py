@@ -24,10 +24,12 @@ MEMORY = 60 * MB
 """Beyond an idle interpreter, of the copying process and its psql together."""
 
 FLAT = 10 * MB
-"""How far apart the least and the most memory of all sizes may be."""
+"""How far apart the least and the most memory of all sizes may be, from `FLAT_FROM` on: a smaller table fills no buffer."""
 
-WINDOW = 64 * MB
-"""The spool's memory and a chunk or two, on disk: what a chunked copy may use whose target does not lag."""
+FLAT_FROM = 20 * MB
+
+SPOOL = 1024 * 1024 * 1024
+"""The default of `spool_limit`. A target that loads more slowly than its source exports lags behind, and may use it."""
 
 TEN_ROWS, HELP, TINY, HELD = 0.6, 0.3, 0.015, 1.3
 
@@ -78,15 +80,16 @@ def _memory(results: Results) -> Iterator[Verdict]:
     if not runs:
         return
     beyond = Spread.of(float(run.peak_rss - idle) for run in runs)
-    medians = [results.spread(growth.GROWTH, key, CHUNKED, "peak_rss") for key in results.tables(growth.GROWTH)]
+    large = dict.fromkeys(run.table for run in runs if run.heap >= FLAT_FROM)
+    medians = [results.spread(growth.GROWTH, key, CHUNKED, "peak_rss") for key in large]
     grown = [each.median for each in medians if each]
     if beyond:
         yield Verdict("memory beyond an idle interpreter, psql included, of any size", MEMORY, _worst(beyond), "B")
     if len(grown) > 1:
         apart = max(grown) - min(grown)
-        yield Verdict("memory, most of all sizes less the least", FLAT, Spread(apart, apart, apart), "B")
+        yield Verdict("memory, most of all sizes from 20 MB less the least", FLAT, Spread(apart, apart, apart), "B")
     if temp := Spread.of(float(run.temp_bytes or 0) for run in runs):
-        yield Verdict("temporary disk of a chunked copy, of any size", WINDOW, _worst(temp), "B")
+        yield Verdict("temporary disk of a chunked copy, of any size", SPOOL, _worst(temp), "B")
 
 
 def _small(results: Results) -> Iterator[Verdict]:
@@ -107,7 +110,8 @@ def _held(results: Results) -> Iterator[Verdict]:
         bases = {run.round: run.wall for run in results.of("release", key, "export to /dev/null, binary")}
         held = [run for run in results.of("release", key, CHUNKED) if run.round in bases and run.held]
         if found := Spread.of((run.held or 0) / bases[run.round] for run in held):
-            yield Verdict("source's transaction, target 5 x slower / bare export", HELD, found)
+            meant = held[0].heap >= LARGE
+            yield Verdict(f"{key}: source's transaction, target 5 x slower / bare export", HELD, found, meant=meant)
 
 
 def _worst(spread: Spread) -> Spread:

@@ -16,11 +16,12 @@ import click
 from rich.console import Console
 
 from airflow_provider_safecopy.demo.servers import installations
-from benchmarks import bar, growth, keep, machine, pair, peers, ratio, release, sheet, tiny
+from benchmarks import bar, estimate, growth, keep, machine, pair, peers, ratio, release, sheet, tiny
+from benchmarks.contestant import MAIN
 from benchmarks.data import TABLES
 from benchmarks.measure import FailedError
-from benchmarks.options import Size, Words
 from benchmarks.options import size as size_of
+from benchmarks.options import sizes, some_of
 from benchmarks.progress import Progress
 from benchmarks.results import Results
 from benchmarks.rounds import WrongError
@@ -36,48 +37,40 @@ SECTIONS: dict[str, Callable[[Session], None]] = {
     "peers": peers.run,
 }
 _MAIN_TABLES = "lineitem,korean,integers,types"
-_GROWTH = "10MB,50MB,200MB,1GB,5GB"
+_GROWTH = "10MB,20MB,50MB,200MB,1GB,5GB"
+_DIRECTORY = click.Path(path_type=Path)
 STOPPED = "stopped:"
+"""Of a section that could not be measured to its end; the call fails then."""
+
 WIDTH = 150
 """The tables do not fit into less."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option(
-    "--only",
-    type=Words(*SECTIONS),
-    default=",".join(SECTIONS),
-    show_default=True,
-    help="Sections, in this order.",
+    "--only", type=some_of(*SECTIONS), default=",".join(SECTIONS), metavar="LIST", help="Sections, in this order."
 )
 @click.option(
-    "--tables", type=Words(*TABLES), default=_MAIN_TABLES, show_default=True, help="Tables of the section ratios."
+    "--tables", type=some_of(*TABLES), default=_MAIN_TABLES, metavar="LIST", help="Tables of the section ratios."
 )
-@click.option("--size", type=Size(), default="1GB", show_default=True, help="Heap of a table.")
+@click.option("--size", type=size_of, default="1GB", metavar="BYTES", help="Heap of a table.")
 @click.option(
-    "--peer-size", type=Size(), default="100MB", show_default=True, help="Heap of the table other tools copy."
+    "--peer-size", type=size_of, default="100MB", metavar="BYTES", help="Heap of the table that slow tools copy."
 )
-@click.option(
-    "--growth", "growths", type=Words(), default=_GROWTH, show_default=True, help="Sizes of the section growth."
-)
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds that are counted.")
+@click.option("--growth", "growths", type=sizes, default=_GROWTH, metavar="LIST", help="Sizes of the section growth.")
+@click.option("--rounds", type=click.IntRange(1), default=5, help="Rounds that are counted.")
 @click.option(
     "--contestants",
-    type=Words(between=";"),
-    help="Some contestants of the section ratios, by name, separated by semicolons.  [default: all]",
-)
-@click.option("--peers", type=Words(), help="Some of the other tools.  [default: all]")
-@click.option(
-    "--peer-cache",
-    type=click.Path(path_type=Path),
-    default=".venv-bench-peers",
-    show_default=True,
-    help="Where other tools are installed.",
+    type=some_of(*(each.name for each in MAIN), between=";"),
+    metavar="LIST",
+    help="Some contestants of the section ratios, separated by semicolons; the raw pipes always run.  [default: all]",
 )
 @click.option(
-    "--into",
-    type=click.Path(path_type=Path),
-    help="Directory of the results.  [default: date and commit under benchmarks/results]",
+    "--peers", "tools", type=some_of(*peers.NAMES), metavar="LIST", help="Some of the other tools.  [default: all]"
+)
+@click.option("--peer-cache", type=_DIRECTORY, default=".venv-bench-peers", help="Where other tools are installed.")
+@click.option(
+    "--into", type=_DIRECTORY, help="Directory of the results.  [default: date and commit, under benchmarks/results]"
 )
 @click.option("--show", is_flag=True, help="Measure nothing: show, and draw anew, what is in --into.")
 def main(
@@ -86,10 +79,10 @@ def main(
     tables: tuple[str, ...],
     size: int,
     peer_size: int,
-    growths: tuple[str, ...],
+    growths: tuple[int, ...],
     rounds: int,
     contestants: tuple[str, ...] | None,
-    peers: tuple[str, ...] | None,
+    tools: tuple[str, ...] | None,
     peer_cache: Path,
     into: Path | None,
     show: bool,
@@ -100,9 +93,9 @@ def main(
         peer_size=peer_size,
         rounds=rounds,
         tables=tables,
-        growth=tuple(size_of(each) for each in growths),
+        growth=growths,
         contestants=contestants,
-        peers=peers,
+        peers=tools,
         peer_cache=peer_cache,
     )
     directory = into or keep.new_directory()
@@ -122,6 +115,7 @@ def main(
 def measure(options: Options, sections: tuple[str, ...], results: Results, directory: Path) -> None:
     """One section after the other, each saved as soon as it is there."""
     progress = Progress()
+    progress.say(f"about {estimate.seconds(options, sections) / 60:.0f} minutes in all, on two cores")
     with pair.running(installations()[0]) as servers:
         results.about.update(machine.about(servers))
         session = Session(options, servers, results, progress, directory)

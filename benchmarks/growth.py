@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import data
-from benchmarks.contestant import CHUNKED, RAW_BINARY, WARM_UP, Contestant, ours, raw
+from benchmarks.contestant import CHUNKED, WARM_UP, Contestant, ours
 from benchmarks.rounds import alternate
 from benchmarks.session import Session
 
@@ -12,15 +12,15 @@ TABLE = "korean"
 """Wide rows: a table of 5 GB is quickly made of them."""
 
 STREAMS = (1, 2, 4)
-_MOST_ROUNDS = 3
+MOST_ROUNDS = 3
 """Of the growth: five gigabytes take their time, and what is looked for is a line, not a hundredth."""
 
 
 def growth(session: Session) -> None:
     """Time and memory of a chunked copy, by the size of the table."""
-    contestants = (ours(CHUNKED, "--transfer", "chunked"), raw(RAW_BINARY, "binary"))
+    contestants = (ours(CHUNKED, "--transfer", "chunked"),)
     for size in session.options.growth:
-        _measure(session, GROWTH, size, contestants, rounds=min(_MOST_ROUNDS, session.options.rounds))
+        _measure(session, GROWTH, size, contestants, rounds=min(MOST_ROUNDS, session.options.rounds))
 
 
 def parallel(session: Session) -> None:

@@ -1,10 +1,9 @@
-"""Kinds of options: sizes and lists."""
+"""What options may be: sizes and lists. `click` calls these, and takes ValueError for a bad value."""
 
 from __future__ import annotations
 
 import re
-
-import click
+from collections.abc import Callable
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -17,30 +16,18 @@ def size(words: str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
-class Size(click.ParamType):
-    """A size in bytes."""
-
-    name = "BYTES"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            return size(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def sizes(words: str) -> tuple[int, ...]:
+    """Several, separated by commas."""
+    return tuple(size(word) for word in words.split(","))
 
 
-class Words(click.ParamType):
-    """Words with something between them; some of those `known`, where that is said."""
+def some_of(*known: str, between: str = ",") -> Callable[[str], tuple[str, ...]]:
+    """Words with something between them; some of those `known`, where any are."""
 
-    name = "LIST"
+    def chosen(words: str) -> tuple[str, ...]:
+        found = tuple(word.strip() for word in words.split(between) if word.strip())
+        if known and (odd := set(found) - set(known)):
+            raise ValueError(f"{', '.join(sorted(odd))}: none of {', '.join(known)}")
+        return found
 
-    def __init__(self, *known: str, between: str = ",") -> None:
-        self.known = known
-        self.between = between
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        words = tuple(word.strip() for word in str(value).split(self.between) if word.strip())
-        for word in words:
-            if self.known and word not in self.known:
-                self.fail(f"{word!r} is none of {', '.join(self.known)}", param, ctx)
-        return words
+    return chosen

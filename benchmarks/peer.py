@@ -171,10 +171,10 @@ def generic_transfer(kept: Shelf, _: Path) -> Peer:
 Find = Callable[[Shelf, Path], Peer]
 """Given where tools are kept and PostgreSQL's binaries. Raises `MissingError`."""
 
-PEERS: dict[str, Find] = {
-    "pg_dump": pg_dump,
-    "pg_restore": pg_restore,
-    "pgcopydb": pgcopydb,
+FAST: dict[str, Find] = {"pg_dump": pg_dump, "pg_restore": pg_restore, "pgcopydb": pgcopydb}
+"""Those that use COPY from end to end."""
+
+SLOW: dict[str, Find] = {
     "pgloader": pgloader,
     "ingestr": ingestr,
     "sling": sling,

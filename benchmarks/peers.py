@@ -16,34 +16,41 @@ from airflow_provider_safecopy.demo.installation import installations
 from benchmarks import data, pair
 from benchmarks.contestant import CHUNKED, RAW_BINARY, RAW_TEXT, Contestant, ours, raw
 from benchmarks.measure import FailedError
-from benchmarks.peer import PEERS, Find, generic_transfer, has_extension, postgres_fdw
+from benchmarks.peer import FAST, SLOW, Find, generic_transfer, has_extension, postgres_fdw
 from benchmarks.rounds import WrongError, alternate, once
 from benchmarks.session import Session
 from benchmarks.shelf import MissingError, Shelf, brief
 
 SECTION = "peers"
 _TABLE = "like-lineitem"
-_MOST_ROUNDS = 3
-_SLOW = 10
-"""Airflow's operator is given a table so many times smaller: it takes rows one by one."""
+MOST_ROUNDS = 3
+LARGER, SMALLER = 5, 10
+"""Tools that are nearly as fast as the pipes are given a table so many times larger; Airflow's operator, which takes rows
+one by one, one so many times smaller. All are beside the pipes, and ours, on the very same table."""
 
+SLOWEST: dict[str, Find] = {"GenericTransfer": generic_transfer}
+EXTENSION: dict[str, Find] = {"postgres_fdw": postgres_fdw}
+NAMES = (*FAST, *SLOW, *SLOWEST, *EXTENSION)
 _OURS = (raw(RAW_TEXT, "text"), raw(RAW_BINARY, "binary"), ours(CHUNKED, "--transfer", "chunked"))
 
 
 def run(session: Session) -> None:
     """All that can be had here; what cannot is noted, with the reason."""
     size = session.options.peer_size
-    _measure(session, session.pair, PEERS, size, f"{size / 1e6:.0f} MB")
-    _measure(
-        session, session.pair, {"GenericTransfer": generic_transfer}, size // _SLOW, f"{size // _SLOW / 1e6:.0f} MB"
-    )
-    if _chosen(session, {"postgres_fdw": postgres_fdw}):
+    large, small = size * LARGER, size // SMALLER
+    _measure(session, session.pair, FAST, large, _told(large))
+    _measure(session, session.pair, SLOW, size, _told(size))
+    _measure(session, session.pair, SLOWEST, small, _told(small))
+    if _chosen(session, EXTENSION):
         with _with_extensions() as servers:
             if servers is None:
                 session.note(SECTION, "postgres_fdw: not measured: no installed PostgreSQL has the extension")
             else:
-                told = f"{size / 1e6:.0f} MB, PostgreSQL {servers.installation.major}"
-                _measure(session, servers, {"postgres_fdw": postgres_fdw}, size, told)
+                _measure(session, servers, EXTENSION, large, f"{_told(large)}, PostgreSQL {servers.installation.major}")
+
+
+def _told(size: int) -> str:
+    return f"{_TABLE} of {size / 1e6:.0f} MB"
 
 
 def _chosen(session: Session, finds: dict[str, Find]) -> dict[str, Find]:
@@ -69,7 +76,7 @@ def _measure(session: Session, servers: pair.Pair, finds: dict[str, Find], size:
         made,
         (*_OURS, *able),
         section=SECTION,
-        rounds=min(_MOST_ROUNDS, session.options.rounds),
+        rounds=min(MOST_ROUNDS, session.options.rounds),
         progress=session.progress,
         warm_up=(RAW_TEXT, CHUNKED),
         table=told,

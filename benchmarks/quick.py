@@ -17,7 +17,7 @@ import click
 from airflow_provider_safecopy.demo.servers import installations
 from benchmarks import data, pair
 from benchmarks.contestant import CHUNKED, RAW_BINARY, Contestant, ours, raw
-from benchmarks.options import Size
+from benchmarks.options import size as size_of
 from benchmarks.results import Spread
 from benchmarks.rounds import once
 
@@ -27,7 +27,7 @@ _TABLE = "like-lineitem"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--size", type=Size(), default="300MB", show_default=True, help="Heap of the table.")
+@click.option("--size", type=size_of, default="300MB", metavar="BYTES", show_default=True, help="Heap of the table.")
 @click.option("--seconds", type=click.IntRange(1), default=60, show_default=True, help="Time for all of it.")
 def main(*, size: int, seconds: int) -> None:
     """Measure, print, judge."""

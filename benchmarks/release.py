@@ -25,8 +25,8 @@ from benchmarks.throttle import Throttle
 
 SECTION = "release"
 SLOWER = 5
-_TABLES = ("korean", "like-lineitem")
-_MOST_ROUNDS = 3
+TABLES = ("korean", "like-lineitem")
+MOST_ROUNDS = 3
 _EXPORT = bare_export()
 _COPY = ours(CHUNKED, "--transfer", "chunked", "--spool-limit", "64GB")
 
@@ -62,15 +62,16 @@ class Watch:
 
 def run(session: Session) -> None:
     """On wide rows, whose export is quick, and on narrower ones."""
-    for key in _TABLES:
+    for key in TABLES:
         session.progress.say(f"{SECTION}: making {key}, {session.options.size / 1e6:.0f} MB")
         made = data.make(session.pair, key, session.options.size)
         size = stream_bytes(session.pair, made)
         runs: list[Run] = []
-        for number in range(1, min(_MOST_ROUNDS, session.options.rounds) + 1):
+        rounds = min(MOST_ROUNDS, session.options.rounds)
+        for number in range(1, rounds + 1):
             began = time.monotonic()
             runs += _round(session.pair, made, size, number)
-            session.progress.round(runs[-2:], rounds=_MOST_ROUNDS, seconds=time.monotonic() - began)
+            session.progress.round(runs[-2:], rounds=rounds, seconds=time.monotonic() - began)
         session.results.put(runs)
         session.save()
         data.drop(session.pair, made)

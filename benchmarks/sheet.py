@@ -65,9 +65,9 @@ def _compared(results: Results, section: str, table: str) -> Sheet:
     bases = [base for base in (RAW_TEXT, RAW_BINARY) if base in names]
     first = results.of(section, table)[0]
     rows = [_row(results, section, table, name, bases) for name in names]
-    size = f", {first.heap / 1e6:,.0f} MB, {first.rows:,} rows" if first.heap else ""
+    size = f"; {first.heap / 1e6:,.0f} MB, {first.rows:,} rows" if first.heap else ""
     rounds = len({run.round for run in results.of(section, table)})
-    return Sheet(f"{section}: {table}{size}, {rounds} rounds", _head(bases), tuple(rows))
+    return Sheet(f"{section}: {table}{size}; {rounds} rounds", _head(bases), tuple(rows))
 
 
 def _head(bases: list[str]) -> Row:
@@ -78,15 +78,21 @@ def _head(bases: list[str]) -> Row:
 def _row(results: Results, section: str, table: str, name: str, bases: list[str]) -> Row:
     def figure(which: str, show: Callable[[float], str]) -> str:
         found = results.spread(section, table, name, which)
-        return show(found.median) if found else "–"
+        return show(found.median) if found and (found.most or which == "temp_bytes") else "–"
 
-    cells = [name, _spread(results.spread(section, table, name), "s")]
+    wall = results.spread(section, table, name)
+    cells = [name + _each(results.of(section, table, name)[0].tables, wall), _spread(wall, "s")]
     for base in bases:
-        wall, cpu = (results.ratios(section, table, name, base, which) for which in ("wall", "machine_cpu"))
-        cells += [_spread(wall), f"{cpu.median:.2f}" if cpu else "–"]
+        ratio, cpu = (results.ratios(section, table, name, base, which) for which in ("wall", "machine_cpu"))
+        cells += [_spread(ratio), f"{cpu.median:.2f}" if cpu else "–"]
     cells += [figure("machine_cpu", "{:.2f}".format), figure("client_cpu", "{:.2f}".format)]
     cells += [figure("peak_rss", _megabytes), figure("temp_bytes", _megabytes)]
     return tuple(cells)
+
+
+def _each(tables: int, wall: Spread | None) -> str:
+    """What each of many tables took, beside the name of who copied them."""
+    return f" ({tables} tables, {1000 * wall.median / tables:.1f} ms each)" if tables > 1 and wall else ""
 
 
 def _spread(spread: Spread | None, unit: str = "") -> str:
