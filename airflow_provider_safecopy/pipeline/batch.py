@@ -63,7 +63,7 @@ def plan_tables(specs: Sequence[CopySpec], source: Endpoint, target: Endpoint) -
         open_session(source, application_name=name, connect_timeout=timeout, read_only=True) as ours,
         open_session(target, application_name=name, connect_timeout=timeout) as theirs,
     ):
-        return tuple(_drafted(specs, ours, theirs))
+        return tuple(_drafted(specs, Drafts(ours, theirs, telling=True)))
 
 
 def copy_tables(
@@ -102,7 +102,7 @@ def copy_tables(
         gate = asked.gate(lock, source)
         with gate.turn(abort):
             ours = stack.enter_context(asked.session(source, read_only=True))
-        batch = _Batch(asked, lock, gate, ours, theirs, on_busy, progress or (lambda _: None))
+        batch = _Batch(asked, lock, gate, ours, theirs, Drafts(ours, theirs), on_busy, progress or (lambda _: None))
         batch.decide(specs, keep_going=keep_going)
         batch.begin()
         batch.carry()
@@ -119,6 +119,7 @@ class _Batch:
     gate: Gate
     source: Session
     target: Session
+    drafts: Drafts
     on_busy: OnBusy
     progress: Listener
     specs: dict[str, CopySpec] = field(default_factory=dict)
@@ -129,7 +130,7 @@ class _Batch:
         """Draft all plans. Raises `PlanError`, `ConfigError`."""
         refusals: dict[Refusal, None] = {}
         with self.source.obeys(self.asked.abort), self.target.obeys(self.asked.abort):
-            for plan in _drafted(specs, self.source, self.target):
+            for plan in _drafted(specs, self.drafts):
                 name = str(plan.target_name)
                 if name in self.specs:
                     raise ConfigError(f"{name} is the target of two tables", hint="name each target once")
@@ -214,7 +215,7 @@ class _Batch:
             seen = stack.enter_context(snapshot(ours))
             works = Pulse(self.lock, asked.abort, working=lambda: any(watch.works() for watch in watches))
             pulse = stack.enter_context(works)
-            yield Crew(asked, self.lock, self.gate, pulse, ours, Routine.of(theirs), seen)
+            yield Crew(asked, self.lock, self.gate, pulse, ours, Routine.of(theirs), seen, self.drafts)
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
@@ -233,10 +234,10 @@ def _demand_shared(specs: Sequence[CopySpec]) -> None:
         raise ConfigError("there is no table to copy", hint="name one at least")
 
 
-def _drafted(specs: Sequence[CopySpec], source: Session, target: Session) -> Iterator[CopyPlan]:
+def _drafted(specs: Sequence[CopySpec], drafts: Drafts) -> Iterator[CopyPlan]:
     for some in _pieces(specs):
-        with answering(specs[0], source, target):
-            yield from Drafts(source, target).of(some)
+        with answering(specs[0], drafts.source, drafts.target):
+            yield from drafts.of(some)
 
 
 def _locks(asked: Attempt, target: Session, judge: Judge | None) -> TableLocks:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.transfer import draft as drafting
 from airflow_provider_safecopy.transfer import survey
+from airflow_provider_safecopy.transfer.model import Extent
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -24,22 +26,31 @@ _SEQUENTIAL = "transfer sequential: small, carried by psql sessions that stay fo
 
 @dataclass(frozen=True)
 class Drafts:
-    """Drafts plans of copies from `source` into `target`."""
+    """Drafts plans of copies from `source` into `target`, with `telling` to be shown.
+
+    What a planner guessed of a table's rows is asked once; of what the catalog says each draft asks anew.
+    """
 
     source: Session
     target: Session
+    telling: bool = False
+    guesses: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
 
     def of(self, specs: Sequence[CopySpec]) -> list[CopyPlan]:
         """The plans, refusals included, of a number of tables that is bounded: all answers are kept meanwhile."""
         server = self.target.server
         found = schema.refusals(self.target.connection, role=server.role, may_create=server.may_create)
-        ours, theirs = survey.of_sources(self.source, specs), survey.of_targets(self.target, specs)
-        return [self._of(spec, ours, theirs, found) for spec in specs]
+        ours = survey.of_sources(self.source, specs, self.guesses)
+        theirs = survey.of_targets(self.target, specs, self.source.endpoint)
+        plans = [self._of(spec, ours, theirs, found) for spec in specs]
+        self.guesses.update(ours.guesses)
+        return plans
 
     def _of(self, spec: CopySpec, ours: Survey, theirs: Survey, found: tuple[Refusal, ...]) -> CopyPlan:
-        plan = drafting.draft(spec, ours, theirs, small=True)
-        if spec.publish == "auto" and plan.publish != "swap" and not _is_small(plan, theirs):
-            plan = drafting.draft(spec, ours, theirs)
+        extent = survey.extent(theirs, spec.target_table)
+        plan = drafting.draft(spec, ours, theirs, extent=extent, telling=self.telling)
+        if (actual := _at_least(extent, plan)) != extent:
+            plan = drafting.draft(spec, ours, theirs, extent=actual, telling=self.telling)
         return as_carried(replace(plan, refusals=plan.refusals + found))
 
 
@@ -67,9 +78,9 @@ def as_carried(plan: CopyPlan) -> CopyPlan:
     return replace(plan, transfer="sequential", reasons=reasons)
 
 
-def _is_small(plan: CopyPlan, target: Survey) -> bool:
+def _at_least(extent: Extent, plan: CopyPlan) -> Extent:
+    """As large as its target, or as its source is expected to be."""
     rows, size = plan.expected_rows, plan.expected_bytes
-    if rows is None or size is None or plan.spec.write_mode != "replace":
-        return True  # nothing is chosen by it
-    few = rows <= survey.SMALL_ROWS and size <= survey.SMALL_TABLE_BYTES
-    return few and survey.is_small(target, plan.target_oid)
+    if rows is None or size is None or rows > survey.SMALL_ROWS or size > survey.SMALL_BYTES:
+        return "any"
+    return "small" if extent == "tiny" and size > survey.TINY_BYTES else extent

@@ -60,6 +60,7 @@ class Crew:
     source: Session
     target: Routine
     snapshot: str
+    drafts: Drafts
 
     def demand_going_on(self) -> None:
         """Raise what ends the whole batch, if anything has."""
@@ -113,7 +114,7 @@ class Rounds:
             if not self._swept or crew.lock.displaced:
                 staging.sweep(crew.target, gone=crew.lock.displaced)
                 self._swept = True
-            plans = Drafts(crew.source, crew.target).of(specs)
+            plans = crew.drafts.of(specs)
         ready = []
         for plan, lease in zip(plans, leases.values(), strict=True):
             if plan.refusals:

@@ -31,11 +31,15 @@ ORDER BY i.indisprimary DESC, i.indisreplident DESC, i.indnkeyatts, x.relname, p
 -- expressions, predicates and generated columns too.
 WITH tree AS (
     SELECT relid::oid AS oid FROM pg_partition_tree(%(oid)s) UNION SELECT %(oid)s::oid
+), candidate AS MATERIALIZED (
+    SELECT EXISTS (SELECT FROM tree JOIN pg_index i ON i.indrelid = tree.oid AND (i.indisunique OR i.indisexclusion)
+                   WHERE i.indexrelid <> %(key)s) AS there
 ), used AS (
     SELECT i.indexrelid, i.indrelid, a.attnum, a.attname::text AS name, a.attgenerated <> '' AS generated
     FROM tree JOIN pg_index i ON i.indrelid = tree.oid AND (i.indisunique OR i.indisexclusion) AND i.indimmediate AND i.indisready
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum > 0 AND NOT a.attisdropped
-    WHERE i.indexrelid <> %(key)s
+    -- First whether there is any at all: most tables have none, and what follows reads much of the catalog.
+    WHERE (SELECT there FROM candidate) AND i.indexrelid <> %(key)s
       AND NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_index above ON above.indexrelid = h.inhparent
                       WHERE h.inhrelid = i.indexrelid AND above.indrelid IN (SELECT oid FROM tree))
       AND (a.attnum = ANY (i.indkey)
@@ -51,11 +55,12 @@ WITH tree AS (
                     AND (d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
                          OR d.classid = 'pg_class'::regclass AND d.objid = u.indrelid AND d.objsubid = u.attnum)
     JOIN pg_attribute b ON b.attrelid = u.indrelid AND b.attnum = d.refobjsubid
-    WHERE u.generated
+    WHERE u.generated AND (SELECT there FROM candidate)
 )
 SELECT x.relname::text AS index, array_agg(DISTINCT c.name ORDER BY c.name) AS columns
 FROM (SELECT indexrelid, name FROM used WHERE NOT generated UNION SELECT indexrelid, name FROM computed) AS c
 JOIN pg_class x ON x.oid = c.indexrelid
+WHERE (SELECT there FROM candidate)
 GROUP BY c.indexrelid, x.relname ORDER BY x.relname, c.indexrelid
 
 -- name: references
@@ -101,7 +106,7 @@ SET CONSTRAINTS ALL DEFERRED
 
 -- name: room
 -- Joins of whole tables take half the time where they need not go to disk; for this transaction alone.
-SELECT set_config('work_mem', GREATEST(setting::int, 65536)::text, true) FROM pg_settings WHERE name = 'work_mem'
+SELECT set_config('work_mem', GREATEST(pg_size_bytes(current_setting('work_mem')) / 1024, 65536)::text, true)
 
 -- name: may_lock
 -- LOCK TABLE asks for one of these on the whole table; rights on all of its columns are not enough.

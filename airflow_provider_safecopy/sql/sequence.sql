@@ -6,6 +6,8 @@
 WITH RECURSIVE line(oid) AS (
     SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname::text = %(schema)s::text AND c.relname::text = %(name)s::text
+      -- The same, cut where it is too long, for the index's sake.
+      AND n.nspname = %(schema)s::text::name AND c.relname = %(name)s::text::name
     UNION
     SELECT i.inhparent FROM line JOIN pg_inherits i ON i.inhrelid = line.oid
 )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import psycopg
-from psycopg.sql import Composed
+from psycopg.sql import SQL, Composed
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import AbortedError
@@ -156,10 +156,10 @@ def _patiently(job: Job, statement: Composed) -> None:
     while True:
         try:
             with job.target.within(job.seconds_left + 10), job.target.obeys(job.abort), job.connection.transaction():
-                job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
-                job.connection.execute(statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS))
-                job.connection.execute(_CATALOG["as_the_role"])
-                job.connection.execute(_AFTERMATH["rows_as_usual"])
+                settings = statements.set_timeout("statement_timeout", job.seconds_left)
+                step = statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS)
+                usual = SQL(_CATALOG["as_the_role"]), SQL(_AFTERMATH["rows_as_usual"])
+                job.connection.execute(SQL("; ").join([settings, step, *usual]))
                 job.connection.execute(statement)
         except psycopg.errors.LockNotAvailable:
             if time.monotonic() > until:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer.catalog import Relation
-from airflow_provider_safecopy.transfer.model import Way
+from airflow_provider_safecopy.transfer.model import Extent, Way
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.ways import WAYS
 
 # What ``auto`` may choose for ``replace``, the fastest first. None of them shows any reader anything but old or new.
 _SAFE: tuple[Way, ...] = tuple(way for way in ("swap", "delta", "delete_insert") if way in WAYS)
-# For a small table among many: a swap asks more of the catalog than such a table has rows, and what it spares, bloat, is
-# none worth naming. Neither of the first two stops a reader for a moment.
-_SAFE_IF_SMALL: tuple[Way, ...] = tuple(way for way in ("delta", "delete_insert", "swap") if way in WAYS)
-_IF_SMALL = "small, and one of many tables: a swap would cost more than it spares"
+# For a small table among many. A swap asks more of the catalog than such a table has rows, and what it spares, bloat, is
+# none worth naming; of a tiny one, whose changes nobody listens to, all rows are written anew sooner than compared.
+# Neither of the first two stops a reader for a moment.
+_ORDERS: Mapping[Extent, tuple[Way, ...]] = {
+    "any": _SAFE,
+    "small": ("delta", "delete_insert", "swap"),
+    "tiny": ("delete_insert", "delta", "swap"),
+}
+_ONE_OF_MANY: Mapping[Extent, str] = {
+    "small": "small, and one of many tables: a swap would cost more than it spares",
+    "tiny": "tiny, and one of many tables: all rows are written anew sooner than they are compared",
+}
 _MODES: dict[str, Way] = {"append": "insert", "upsert": "upsert", "incremental": "upsert"}
 _CREATE = "publish create: there is no such table yet; every reader sees none, or the whole one"
 _WHY: dict[str, str] = {
@@ -27,11 +35,11 @@ _WHY: dict[str, str] = {
 
 
 def choose(
-    spec: CopySpec, session: Session, relation: Relation | None, refusals: list[Refusal], *, small: bool = False
+    spec: CopySpec, session: Session, relation: Relation | None, refusals: list[Refusal], *, extent: Extent = "any"
 ) -> tuple[Way, tuple[str, ...]]:
     """The way to publish into `relation`, and the reasons; what speaks against it is added to `refusals`.
 
-    `small`: it is one of many tables, and small.
+    `extent`: how large it is, where it is one of many tables.
     """
     if relation is None:
         return ("create", (_CREATE,)) if spec.create_target else ("delete_insert", ())
@@ -41,8 +49,9 @@ def choose(
         return way, (f"publish {way}: write_mode is {spec.write_mode}",)
     if spec.publish != "auto":
         return _asked(spec, spec.publish, session, relation, refusals)
-    way, told = _best(spec, session, relation, refusals, _SAFE_IF_SMALL if small else _SAFE)
-    return way, (*told, _IF_SMALL) if small and way != "swap" else told
+    order = _ORDERS[extent]
+    way, told = _best(spec, session, relation, refusals, order)
+    return way, (*told, _ONE_OF_MANY[extent]) if extent in _ONE_OF_MANY and way == order[0] else told
 
 
 def _asked(

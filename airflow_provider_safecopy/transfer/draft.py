@@ -27,7 +27,7 @@ from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.key import paired_by
 from airflow_provider_safecopy.transfer.ledger import Ledger, look_up
 from airflow_provider_safecopy.transfer.match import Match
-from airflow_provider_safecopy.transfer.model import MiB
+from airflow_provider_safecopy.transfer.model import Extent, MiB
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
@@ -43,10 +43,13 @@ _LOST = "08"
 _NOT_ITS_FAULT = frozenset({_LOST, "40", "53", "57", "58", "XX"})
 
 
-def draft(spec: CopySpec, source: Session, target: Session, *, small: bool = False) -> CopyPlan:
+def draft(
+    spec: CopySpec, source: Session, target: Session, *, extent: Extent = "any", telling: bool = True
+) -> CopyPlan:
     """Look at both ends and decide. Reads only. What is wrong with the copy becomes `refusals`.
 
-    `small`: the target is, and it is one of many, which ``publish="auto"`` takes into account.
+    `extent` of a table that is one of many is what ``publish="auto"`` takes into account. Without `telling` the plan is
+    to be carried out and not shown: it does not spell out how it will publish.
     """
     refusals = [
         *refusal.of_sql(spec),
@@ -61,7 +64,7 @@ def draft(spec: CopySpec, source: Session, target: Session, *, small: bool = Fal
         refusals += refusal.of_source(source, given)
     if there:
         refusals += refusal.of_target(target, there)
-    publish, why_publish = choice.choose(spec, target, there, refusals, small=small)
+    publish, why_publish = choice.choose(spec, target, there, refusals, extent=extent)
     if given and taken:
         refusals += mismatch.of_pairs(pairs, source, target, (given, taken))
         refusals += guard.refusals(spec, taken.label, [column.name for _, column in pairs])
@@ -111,7 +114,7 @@ def draft(spec: CopySpec, source: Session, target: Session, *, small: bool = Fal
     views = aftermath.views(target, plan.target_name) if spec.refresh_views and there else ()
     stale = aftermath.warnings(target.server.role, views)
     plan = dataclasses.replace(plan, warnings=(*plan.warnings, *_since(plan, target), *stale))
-    if refusals:
+    if refusals or not telling:
         return plan
     after = aftermath.steps(publish, plan.target_name, views)
     return dataclasses.replace(plan, publishing=(*drift.steps(plan), *WAYS[publish].steps(plan, target), *after))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg.sql import SQL
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
@@ -145,7 +146,6 @@ def _until_locked(job: Job, before: _Beforehand, blockers: Blockers) -> _Done:
         job.trying()
         try:
             with job.target.obeys(job.abort):
-                job.connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
                 done = _write(job, before, vacuumed=vacuumed)
             job.abort.check()
         except psycopg.errors.LockNotAvailable as error:
@@ -160,10 +160,17 @@ def _until_locked(job: Job, before: _Beforehand, blockers: Blockers) -> _Done:
 
 
 def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
-    """Fence, lock, write, read back, receipt, sequences."""
-    job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
-    job.connection.execute(statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS))
-    job.connection.execute(_RECEIPT["durable"])
+    """Begin, fence, lock, write, read back, receipt, sequences."""
+    job.connection.execute(
+        SQL("; ").join(
+            [
+                SQL("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
+                statements.set_timeout("statement_timeout", job.seconds_left),
+                statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS),
+                SQL(_RECEIPT["durable"]),
+            ]
+        )
+    )
     job.fence(job.connection)
     if job.plan.spec.write_mode == "append":
         slices.demand_new(job.target, job.plan.target_name, str(job.plan.spec.slice))

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg.sql import Composed
 
 from airflow_provider_safecopy import sql
-from airflow_provider_safecopy.transfer.model import MiB
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.transfer import catalog
+from airflow_provider_safecopy.transfer.model import Extent, MiB
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -26,26 +28,34 @@ log = logging.getLogger(__name__)
 
 _CATALOG = sql.load("catalog")
 _SURVEY = sql.load("survey")
+_DEFINE = sql.load("define")
 _KEY = sql.load("key")
 _WATERMARK = sql.load("watermark")
 
 SMALL_ROWS = 10_000
-SMALL_TABLE_BYTES = MiB
+SMALL_BYTES = MiB
 """A table of a batch that is no larger, on both sides, is not swapped unless that was asked for."""
 
+TINY_BYTES = 256 * 1024
+"""One that is no larger than this, and has no triggers or subscribers, has all of its rows written anew."""
+
 _Row = dict[str, Any]
+_Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Survey(Session):
     """A session whose answers are remembered, many of them before they are asked for. For drafting alone."""
 
-    answers: dict[tuple[str, str], list[_Row]] = field(default_factory=dict, repr=False, compare=False)
+    answers: dict[_Key, list[_Row]] = field(default_factory=dict, repr=False, compare=False)
+
+    composed: set[_Key] = field(default_factory=set, repr=False, compare=False)
 
     @classmethod
     def of(cls, session: Session) -> Survey:
         """Of nothing yet."""
-        return cls(session.endpoint, session.connection, session.server, session.search_path)
+        connection = cast("psycopg.Connection[Any]", _Connection(session.connection))
+        return cls(session.endpoint, connection, session.server, session.search_path)
 
     def one(self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None) -> _Row | None:
         """The first row as a dict, or None."""
@@ -55,9 +65,16 @@ class Survey(Session):
     def all(self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None) -> list[_Row]:
         """All rows as dicts, which are the caller's own."""
         key = _key(query, parameters)
+        if not isinstance(query, str):
+            self.composed.add(key)
         if key not in self.answers:
             self.answers[key] = super().all(query, parameters)
         return [row.copy() for row in self.answers[key]]
+
+    @property
+    def guesses(self) -> dict[_Key, list[_Row]]:
+        """What was asked of one table's rows, and not of the catalog."""
+        return {key: self.answers[key] for key in self.composed}
 
     def foresee(
         self, query: LiteralString, types: Mapping[str, LiteralString], asked: Sequence[Mapping[str, Any]]
@@ -75,30 +92,45 @@ class Survey(Session):
         return answers
 
 
-def of_sources(session: Session, specs: Sequence[CopySpec]) -> Survey:
-    """A survey of what these copies read."""
+def of_sources(session: Session, specs: Sequence[CopySpec], known: Mapping[_Key, list[_Row]] | None = None) -> Survey:
+    """A survey of what these copies read. `known` are answers that will do: what a planner guessed a moment ago."""
     survey = Survey.of(session)
+    survey.answers.update(known or {})
     with _at_best(survey):
         oids = _tables(survey, (spec.source_table for spec in specs if spec.source_table))
         survey.foresee(_WATERMARK["made_of"], {"oid": "oid"}, [{"oid": oid} for oid in oids])
     return survey
 
 
-def of_targets(session: Session, specs: Sequence[CopySpec]) -> Survey:
-    """A survey of what these copies write."""
+def of_targets(session: Session, specs: Sequence[CopySpec], source: Endpoint) -> Survey:
+    """A survey of what these copies write, whose rows come from `source`."""
     survey = Survey.of(session)
     with _at_best(survey):
         asked = [{"oid": oid} for oid in _tables(survey, (spec.target_table for spec in specs))]
         for question in ("unique_indexes", "references", "may_lock", "foreign_partitions"):
             survey.foresee(_KEY[question], {"oid": "oid"}, asked)
         survey.foresee(_SURVEY["extent"], {"oid": "oid"}, asked)
+        if survey.value(_WATERMARK["readable"]):
+            survey.foresee(_DEFINE["last_shape"], {"source": "text", "target": "text"}, _shapes(specs, source))
     return survey
 
 
-def is_small(target: Survey, oid: int) -> bool:
-    """Whether the table of a target is so small that a swap would not pay."""
-    row = target.one(_SURVEY["extent"], {"oid": oid})
-    return row is not None and row["rows"] <= SMALL_ROWS and row["bytes"] <= SMALL_TABLE_BYTES
+def _shapes(specs: Sequence[CopySpec], source: Endpoint) -> list[dict[str, str]]:
+    """By which names receipts call them, as `CopyPlan` spells them."""
+    return [
+        {"source": f"{source} {spec.source_table}", "target": str(spec.target_table)}
+        for spec in specs
+        if spec.source_table and spec.source_table.schema and spec.target_table.schema
+    ]
+
+
+def extent(target: Survey, name: TableName) -> Extent:
+    """How large the table is, as far as that matters for how it is published."""
+    found = catalog.describe(target, name)
+    row = target.one(_SURVEY["extent"], {"oid": found.oid}) if found else None
+    if row is None or row["rows"] > SMALL_ROWS or row["bytes"] > SMALL_BYTES:
+        return "any"
+    return "tiny" if row["bytes"] <= TINY_BYTES and row["unnoticed"] else "small"
 
 
 @contextmanager
@@ -116,8 +148,6 @@ def _at_best(survey: Survey) -> Iterator[None]:
 def _tables(session: Survey, names: Iterable[TableName]) -> list[int]:
     """Their names, themselves, their columns and types. The oids of those that are there."""
     wanted = sorted({(name.schema, name.name) for name in names if name.schema})
-    spelled = sorted({part for name in wanted for part in name})
-    session.foresee(_CATALOG["spelling"], {"name": "text"}, [{"name": part} for part in spelled])
     asked = [{"schema": schema, "name": name} for schema, name in wanted]
     found = session.foresee(_CATALOG["relation"], {"schema": "text", "name": "text"}, asked)
     oids = [row["oid"] for rows in found for row in rows]
@@ -127,10 +157,37 @@ def _tables(session: Survey, names: Iterable[TableName]) -> list[int]:
     return oids
 
 
-def _key(query: LiteralString | Composed, parameters: Mapping[str, Any] | None) -> tuple[str, str]:
+def _key(query: LiteralString | Composed, parameters: Mapping[str, Any] | None) -> _Key:
     text = query if isinstance(query, str) else query.as_string(None)
     return text, repr(sorted((parameters or {}).items()))
 
 
 def _text(value: Any) -> str:
     return "{" + ",".join(map(str, value)) + "}" if isinstance(value, list) else str(value)
+
+
+class _Connection:
+    """A connection whose transactions begin with the first question inside: what is remembered needs none."""
+
+    def __init__(self, real: psycopg.Connection[Any]) -> None:
+        self._real = real
+        self._wanted: list[ExitStack] = []
+        self._begun = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"cursor", "execute"}:
+            for stack in self._wanted[self._begun :]:
+                stack.enter_context(self._real.transaction())
+            self._begun = len(self._wanted)
+        return getattr(self._real, name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """As a connection's own."""
+        with ExitStack() as stack:
+            self._wanted.append(stack)
+            try:
+                yield
+            finally:
+                self._wanted.pop()
+                self._begun = min(self._begun, len(self._wanted))
