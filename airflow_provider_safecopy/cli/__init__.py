@@ -1,5 +1,5 @@
 """The `safecopy` command. It imports no Airflow, and what is heavy only when a command needs it."""
 
-from airflow_provider_safecopy.cli.entry import main
+from airflow_provider_safecopy.cli.process import main
 
 __all__ = ["main"]

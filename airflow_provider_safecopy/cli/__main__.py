@@ -2,6 +2,6 @@
 
 import sys
 
-from airflow_provider_safecopy.cli.entry import main
+from airflow_provider_safecopy.cli.process import main
 
 sys.exit(main())

@@ -22,7 +22,6 @@ import psycopg
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import postgres
-from airflow_provider_safecopy.lock.file import FileStore
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.store import Store
@@ -286,5 +285,7 @@ def _store(where: str | Path | Endpoint | Store, contender: Contender) -> Store:
     if isinstance(where, str):
         where = Endpoint.from_conninfo(where)
     if isinstance(where, Path):
+        from airflow_provider_safecopy.lock.file import FileStore
+
         return FileStore(where)
     return PostgresStore(where, attempt=contender.attempt) if isinstance(where, Endpoint) else where

@@ -36,6 +36,8 @@ def init(connection: psycopg.Connection[Any], *, grant: str | None = None) -> No
     harm.
     """
     try:
+        if grant is None and made(connection):
+            return
         with connection.transaction():
             connection.execute(_SCHEMA["guard"])
             if not made(connection):

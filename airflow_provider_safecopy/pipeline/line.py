@@ -98,7 +98,7 @@ def _locked(asked: Attempt, lock: LivingLock, source: Session, target: Session) 
     """Plan, hold the lock, and do it."""
     spec, abort = asked.spec, asked.abort
     with source.obeys(abort), target.obeys(abort), answering(spec, source, target):
-        _drafted(spec, source, target).require()
+        _drafted(spec, source, target, telling=False).require()
         schema.init(target.connection)
         lock.acquire()
         end_displaced(lock, source)
@@ -116,7 +116,7 @@ def _locked(asked: Attempt, lock: LivingLock, source: Session, target: Session) 
             stack.callback(watch.close)
         # Once more, now under the lock and in the very snapshot that is exported.
         with source.obeys(abort), target.obeys(abort), answering(spec, source, target):
-            decided = _drafted(spec, source, target)
+            decided = _drafted(spec, source, target, telling=False)
             staging.sweep(target, gone=lock.displaced)
         decided.require()
         if (first := decided.already_published()) is not None:
@@ -175,8 +175,8 @@ def _carried_out(run: Run) -> CopyReport:
     )
 
 
-def _drafted(spec: CopySpec, source: Session, target: Session) -> CopyPlan:
-    drafted = draft(spec, source, target)
+def _drafted(spec: CopySpec, source: Session, target: Session, *, telling: bool = True) -> CopyPlan:
+    drafted = draft(spec, source, target, telling=telling)
     found = schema.refusals(target.connection, role=target.server.role, may_create=target.server.may_create)
     return replace(drafted, refusals=drafted.refusals + found)
 

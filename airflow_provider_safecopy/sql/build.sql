@@ -318,17 +318,16 @@ FROM given g CROSS JOIN LATERAL (
 -- name: dropped
 SELECT 'finish', 90, 0, 'table', g.target, format('DROP TABLE %%s%%I', g.home, g.stem || 'old'), NULL FROM given g
 
--- name: unshared
--- What default privileges have granted on staging, taken back.
+-- name: noted
+-- What is run on staging once it is there: a note of what it was made as, so that it is known later whether the target
+-- is still like it; and what default privileges have granted on it is taken back.
+SELECT format('COMMENT ON TABLE safecopy.%%I IS %%L', %(staging)s::text, md5(%(made)s::text)) AS statement
+UNION ALL
 SELECT format('REVOKE ALL ON TABLE safecopy.%%I FROM %%s', c.relname,
               string_agg(DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE format('%%I', pg_get_userbyid(a.grantee)) END, ', '))
 FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
 WHERE c.oid = to_regclass(format('safecopy.%%I', %(staging)s::text)) AND a.grantee <> c.relowner
 GROUP BY c.relname
-
--- name: stamp
--- On staging: what it was made as, so that it is known later whether the target is still like it.
-SELECT format('COMMENT ON TABLE safecopy.%%I IS %%L', %(staging)s::text, md5(%(made)s::text))
 
 -- name: stamped
 SELECT obj_description(to_regclass(format('safecopy.%%I', %(staging)s::text)), 'pg_class') = md5(%(made)s::text)

@@ -1,7 +1,14 @@
 -- Questions about a server and its tables. Names are compared as text: compared as `name`, a literal
 -- over 63 bytes would be cut silently. Every statement runs under search_path = pg_catalog.
 
+-- name: own
+-- What the role itself would have; asked before it is pinned, and hence spelled with its schema.
+SELECT pg_catalog.current_schemas(false)::pg_catalog.text[] AS search_path,
+       pg_catalog.current_setting('lc_monetary') AS lc_monetary
+
 -- name: pin
+-- The last of them are not known to every major. A question is planned once, for whatever table it is asked of, and
+-- never compiled, which takes longer than to answer it.
 SELECT set_config('search_path', 'pg_catalog', false), set_config('client_encoding', 'UTF8', false),
        set_config('DateStyle', 'ISO, YMD', false), set_config('IntervalStyle', 'postgres', false),
        set_config('TimeZone', 'UTC', false), set_config('extra_float_digits', '3', false),
@@ -10,29 +17,27 @@ SELECT set_config('search_path', 'pg_catalog', false), set_config('client_encodi
        set_config('standard_conforming_strings', 'on', false),
        set_config('default_transaction_isolation', 'read committed', false),
        set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
-       set_config('idle_in_transaction_session_timeout', '0', false)
+       set_config('idle_in_transaction_session_timeout', '0', false),
+       set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false),
+       CASE WHEN current_setting('server_version_num')::int >= 140000
+            THEN set_config('client_connection_check_interval', '2s', false) END,
+       CASE WHEN current_setting('server_version_num')::int >= 170000 THEN set_config('transaction_timeout', '0', false) END
 
 -- name: as_the_role
 -- For the rest of the transaction what the role and the database say: triggers, checks and defaults of the
 -- user's run in a publish, and may look up names, the date or the time as they always did.
 SET LOCAL search_path TO DEFAULT; SET LOCAL TimeZone TO DEFAULT; SET LOCAL DateStyle TO DEFAULT;
 SET LOCAL IntervalStyle TO DEFAULT; SET LOCAL extra_float_digits TO DEFAULT; SET LOCAL bytea_output TO DEFAULT;
-SET LOCAL lc_monetary TO DEFAULT; SET LOCAL xmloption TO DEFAULT; SET LOCAL standard_conforming_strings TO DEFAULT
+SET LOCAL lc_monetary TO DEFAULT; SET LOCAL xmloption TO DEFAULT; SET LOCAL standard_conforming_strings TO DEFAULT;
+SET LOCAL plan_cache_mode TO DEFAULT; SET LOCAL jit TO DEFAULT
 
 -- name: read_only
 SELECT set_config('default_transaction_read_only', 'on', false)
-
--- name: watch_client
-SELECT set_config('client_connection_check_interval', '2s', false)
-
--- name: no_transaction_timeout
-SELECT set_config('transaction_timeout', '0', false)
 
 -- name: server
 SELECT current_setting('server_version_num')::int / 10000 AS major,
        current_setting('server_version') AS version,
        current_setting('server_encoding') AS encoding,
-       (SELECT reset_val FROM pg_settings WHERE name = 'lc_monetary') AS lc_monetary,
        current_database()::text AS database,
        current_user::text AS role,
        pg_backend_pid() AS backend,
@@ -50,11 +55,9 @@ JOIN pg_class c ON c.relnamespace = n.oid AND c.relname::text = %(name)s::text
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
 ORDER BY s.position LIMIT 1
 
--- name: search_path
-SELECT current_schemas(false)::text[]
-
 -- name: spelling
--- The names' lengths in the server's own encoding, which is what the 63 bytes are counted in.
+-- The name's length in the server's own encoding, which is what the 63 bytes are counted in. A codec of Python's may
+-- disagree with the server's on any but UTF-8.
 SELECT octet_length(%(name)s::text)
 
 -- name: relation

@@ -110,7 +110,7 @@ SELECT set_config('work_mem', GREATEST(pg_size_bytes(current_setting('work_mem')
 
 -- name: may_lock
 -- LOCK TABLE asks for one of these on the whole table; rights on all of its columns are not enough.
-SELECT has_table_privilege(%(oid)s, 'UPDATE, DELETE, TRUNCATE')
+SELECT has_table_privilege(%(oid)s::oid, 'UPDATE, DELETE, TRUNCATE')
 
 -- name: bound
 -- How long a statement may take, in milliseconds, outside of any transaction; 0 for as long as it takes.

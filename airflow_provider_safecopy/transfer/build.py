@@ -22,8 +22,8 @@ from airflow_provider_safecopy.transfer import inplace, statements
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.recall import Ask
 from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.statements.rows import together
 
 log = logging.getLogger(__name__)
 
@@ -95,15 +95,13 @@ def refusals(session: Session, relation: Relation, copied: frozenset[str]) -> It
             )
 
 
-def statements_of(
-    session: Session, relation: Relation, staging: TableName, copied: frozenset[str], ask: Ask | None = None
-) -> Build:
-    """The statements, as the target is now. `ask` asks the session, where that is to be done in another way than usual.
+def statements_of(session: Session, relation: Relation, staging: TableName, copied: frozenset[str]) -> Build:
+    """The statements, as the target is now.
 
     They bear the target's name: of a table that has lost its name to another, or is gone, they are others.
     """
     asked = {"oid": relation.oid, "staging": staging.name, "copied": sorted(copied)}
-    rows = (ask or session.all)(_STATEMENTS, asked)
+    rows = session.all(_STATEMENTS, asked)
     return Build(tuple(Step(*(row[key] for key in ("phase", "kind", "name", "statement", "space"))) for row in rows))
 
 
@@ -111,12 +109,9 @@ def create(session: Session, relation: Relation, staging: TableName, copied: fro
     """Make the empty table, without indexes and constraints, and note on it what it was made as. Raises psycopg.Error."""
     build = statements_of(session, relation, staging, copied)
     with session.connection.transaction():
-        for step in build.phase("create"):
-            session.connection.execute(step.statement.encode())
+        session.connection.execute(together(step.statement for step in build.phase("create")))
         asked = {"staging": staging.name, "made": build.made}
-        for statement in (session.value(_BUILD["stamp"], asked), session.value(_BUILD["unshared"], asked)):
-            if statement is not None:
-                session.connection.execute(statement.encode())
+        session.connection.execute(together(row["statement"] for row in session.all(_BUILD["noted"], asked)))
 
 
 def is_current(session: Session, staging: TableName, build: Build) -> bool:

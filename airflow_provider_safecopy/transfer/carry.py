@@ -14,7 +14,6 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer.catalog import KINDS, Relation
 from airflow_provider_safecopy.transfer.name import TableName, spell
-from airflow_provider_safecopy.transfer.recall import Ask
 from airflow_provider_safecopy.transfer.session import Session
 
 _CARRY = sql.load("carry")
@@ -57,16 +56,13 @@ class Carried:
     dependents: tuple[str, ...]
 
 
-def carried(session: Session, relation: Relation, new: TableName, ask: Ask | None = None) -> Carried:
+def carried(session: Session, relation: Relation, new: TableName) -> Carried:
     """What to run so that nothing is lost of a table that is not refused, and is still in its place.
 
     `new` is the table that will take it, where it is now: what default privileges granted on that one is taken back.
-    `ask` asks the session, where that is to be done in another way than usual.
     """
     told: dict[str, list[str]] = {"first": [], "before": [], "after": [], "lock": [], "dependent": []}
-    for row in (ask or session.all)(
-        _CARRY["statements"], {"oid": relation.oid, "schema": new.schema, "name": new.name}
-    ):
+    for row in session.all(_CARRY["statements"], {"oid": relation.oid, "schema": new.schema, "name": new.name}):
         told[row["phase"]].append(row["statement"])
     return Carried(*(tuple(each) for each in told.values()))
 

@@ -130,7 +130,7 @@ def describe_query(session: Session, source_sql: str) -> Relation:
 
 def bytes_of(session: Session, identifier: str) -> int | None:
     """How many bytes the identifier has in the server's encoding; None if it cannot be spelled there."""
-    if session.server.encoding == "UTF8":
+    if session.server.encoding == "UTF8" or identifier.isascii():
         return len(identifier.encode())
     try:
         with session.connection.transaction():

@@ -39,7 +39,7 @@ class CopyPlan:
     """What a copy would do, or why it is refused. Only a plan without `refusals` can be carried out.
 
     `expected_rows` and `expected_bytes` are the source planner's guess, None where it has none. `publishing` is what the
-    chosen way to publish will do; `ledger` what is known of earlier ones, None where nothing can be;
+    chosen way to publish will do, where the plan is to be shown; `ledger` what is known of earlier ones, None where nothing can be;
     `definition` the target, or the columns of it, that are to be made first; `key` what rows are paired by, None where
     they are not; `lanes` are read and loaded side by side, each the whole source (None) or some of its pages.
     """

@@ -1,42 +1,51 @@
-"""Questions asked twice in one transaction: the second time, when others wait, they need not be planned any more."""
+"""Questions asked again and again: planning is nine tenths of a question to the catalog, so the server keeps the plans."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, LiteralString, Protocol
+from typing import Any, LiteralString
 
 import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import dict_row
 
-from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.transfer.statements import prepared
 
 
-class Ask(Protocol):
-    """What asks a question and answers with all rows, as `Session.all` does."""
-
-    def __call__(self, query: LiteralString, parameters: Mapping[str, Any] | None = None, /) -> list[dict[str, Any]]:
-        """All rows as dicts."""
-
-
 class Recall:
-    """Asks as `Session.all` does, and lets the server keep the plan. Planning is nine tenths of a question to the catalog.
+    """Asks static SQL over one connection; each text is planned once, for whatever parameters.
 
-    For one transaction, since a pooler may give another session to the next: call `forget` first and last.
+    The server is asked each time. The plans live as long as its session does: behind a transaction pooler nobody keeps
+    them.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
         self._names: dict[str, str] = {}
+        self._number = 0
 
     def __call__(self, query: LiteralString, parameters: Mapping[str, Any] | None = None, /) -> list[dict[str, Any]]:
         """All rows as dicts."""
-        text = psycopg.ClientCursor(self._session.connection).mogrify(query, parameters)
-        if text not in self._names:
-            self._names[text] = f"safecopy_{len(self._names)}"
-            self._session.connection.execute(prepared.prepare(self._names[text], text))
-        return self._session.all(prepared.execute(self._names[text]))
+        try:
+            return self._answer(query, parameters or {})
+        except psycopg.errors.InvalidSqlStatementName:
+            # Somebody's trigger has thrown away what the session kept.
+            self._names.clear()
+            if self._connection.info.transaction_status != TransactionStatus.IDLE:
+                raise
+            return self._answer(query, parameters or {})
 
-    def forget(self) -> None:
-        """Neither a rollback nor the transaction's end does it."""
-        self._names.clear()
-        self._session.connection.execute(prepared.FORGET)
+    def _answer(self, query: LiteralString, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        text, wanted = sql.numbered(query)
+        values = [parameters[each] for each in wanted]
+        with psycopg.ClientCursor(self._connection, row_factory=dict_row) as cursor:
+            if (name := self._names.get(query)) is not None:
+                return cursor.execute(prepared.execute(name, values)).fetchall()
+            # A number is given once: what is kept stays kept though the message failed, or is rolled back.
+            self._number += 1
+            name = f"safecopy_{self._number}"
+            cursor.execute(prepared.first(name, text, values))
+            self._names[query] = name
+            cursor.nextset()
+            return cursor.fetchall()

@@ -6,17 +6,18 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import dict_row
-from psycopg.sql import Composed
+from psycopg.sql import SQL, Composed
 
 from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import StageError
+from airflow_provider_safecopy.transfer.recall import Recall
 
 log = logging.getLogger(__name__)
 
@@ -46,24 +47,33 @@ class Server:
 class Session:
     """A connected control session, its settings pinned, and where psql can reach the same server.
 
-    Asked in binary, because that takes the protocol's one-statement way: SQL of a user's that closes our
-    parenthesis and goes on with COMMIT and a DELETE is a syntax error then, not a list of statements.
+    What is composed is asked in binary, because that takes the protocol's one-statement way: SQL of a user's that closes
+    our parenthesis and goes on with COMMIT and a DELETE is a syntax error then, not a list of statements. Of static SQL,
+    in which there is no user's, the server keeps the plans.
     """
 
     endpoint: Endpoint
     connection: psycopg.Connection[Any]
     server: Server
     search_path: tuple[str, ...]
+    recall: Recall = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "recall", Recall(self.connection))
 
     def one(
         self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None
     ) -> dict[str, Any] | None:
         """The first row as a dict, or None."""
+        if isinstance(query, str):
+            return next(iter(self.recall(query, parameters)), None)
         with self.connection.cursor(row_factory=dict_row, binary=True) as cursor:
             return cursor.execute(query, parameters).fetchone()
 
     def all(self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """All rows as dicts."""
+        if isinstance(query, str):
+            return self.recall(query, parameters)
         with self.connection.cursor(row_factory=dict_row, binary=True) as cursor:
             return cursor.execute(query, parameters).fetchall()
 
@@ -115,9 +125,7 @@ def open_session(
     connection = endpoint.connect(application_name=application_name, connect_timeout=connect_timeout)
     try:
         try:
-            session = _introduced(endpoint, connection)
-            if read_only:
-                connection.execute(_CATALOG["read_only"])
+            session = _introduced(endpoint, connection, read_only=read_only)
         except psycopg.Error as error:
             raise StageError(
                 f"{endpoint}: connected, but the server cannot be asked: {error}",
@@ -147,17 +155,15 @@ def end_stage_sessions(session: Session, *, application_name: str, spared: tuple
     log.debug("%s: no session of %s is left", session.endpoint, application_name)
 
 
-def _introduced(endpoint: Endpoint, connection: psycopg.Connection[Any]) -> Session:
+def _introduced(endpoint: Endpoint, connection: psycopg.Connection[Any], *, read_only: bool) -> Session:
+    """All in one message, and hence one transaction."""
+    words = ("own", "pin", "server", *(("read_only",) if read_only else ()))
     with connection.cursor(row_factory=dict_row) as cursor:
-        path = cursor.execute(_CATALOG["search_path"]).fetchone()
-        cursor.execute(_CATALOG["pin"])
-        facts = cursor.execute(_CATALOG["server"]).fetchone()
-        assert path is not None  # noqa: S101 -- a SELECT without FROM has one row
-        assert facts is not None  # noqa: S101 -- likewise
-        server = Server(**facts)
-        # Ends a statement whose client is gone; unknown before 14, which psql's floor excludes anyway.
-        if server.major >= 14:
-            cursor.execute(_CATALOG["watch_client"])
-        if server.major >= 17:
-            cursor.execute(_CATALOG["no_transaction_timeout"])
-    return Session(endpoint.reached_by(connection), connection, server, tuple(path["current_schemas"]))
+        cursor.execute(SQL("; ").join(SQL(_CATALOG[word]) for word in words))
+        told: list[dict[str, Any]] = []
+        for _ in words:
+            told += cursor.fetchall()
+            cursor.nextset()
+    own, _, facts, *_ = told
+    path = tuple(own.pop("search_path"))
+    return Session(endpoint.reached_by(connection), connection, Server(**facts, **own), path)

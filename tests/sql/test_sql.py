@@ -92,6 +92,20 @@ def test_every_major_can_plan_it(prepared: dict[int, Database], file: str, name:
         session.execute(f"EXPLAIN {re.sub(r'(?m)^--.*$', '', statement)}".encode())
 
 
+@pytest.mark.parametrize("file", ["aftermath", "carry", "catalog", "define", "key", "pages", "watermark"])
+def test_a_number_is_never_taken_for_a_name(prepared: dict[int, Database], file: str) -> None:
+    """As has_table_privilege() takes one whose type it is not told."""
+    types = "SELECT parameter_types::text[] FROM pg_prepared_statements WHERE name = 'asked'"
+    with prepared[PRESENT[-1]].connect() as session:
+        session.execute("SET search_path = pg_catalog")
+        for name, (text, asked) in ((name, sql.numbered(body)) for name, body in sql.load(file).items()):
+            if "oid" in asked:
+                session.execute(f"PREPARE asked AS {text}".encode())
+                known = session.execute(types).fetchall()[0][0]
+                assert dict(zip(asked, known, strict=True))["oid"] in {"oid", "regclass"}, name
+                session.execute("DEALLOCATE asked")
+
+
 def test_of_the_core_only_what_makes_or_sets_something_cannot_be_planned() -> None:
     left = {name for _, name in STATEMENTS} - {name for _, name in EXPLAINED}
     assert left == {"as_the_role", "own_names", "rows_as_usual", "settings", *schema._MADE, *schema._GRANTS} - {

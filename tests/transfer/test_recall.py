@@ -1,12 +1,13 @@
-"""Recall: the same answers as without it, always those of now, and no plan is left with the session."""
+"""Recall: the answers are those of now, each text is planned once, and nothing that happens to a session breaks it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
-from airflow_provider_safecopy.transfer.recall import Recall
+from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.session import Session, open_session
 from tests.ground.database import Database
 
@@ -20,23 +21,61 @@ def session(target: Database) -> Iterator[Session]:
         yield session
 
 
-def test_it_answers_as_the_session_does_whatever_has_changed_meanwhile(session: Session) -> None:
-    recall, asked = Recall(session), {"text": "그 표's %"}
-    with session.connection.transaction():
-        assert recall(_TOLD, asked) == session.all(_TOLD, asked) == [{"text": "그 표's %", "tables": 0}]
-        session.connection.execute('CREATE TABLE public."그 표\'s %" ()')
-        assert recall(_TOLD, asked) == [{"text": "그 표's %", "tables": 1}]
-        assert recall(_TOLD, {"text": "pg_class"}) == [{"text": "pg_class", "tables": 1}]
-        assert session.value(_KEPT) == 2
+def test_it_answers_what_is_so_now_whatever_the_parameters(session: Session) -> None:
+    asked = {"text": "그 표's %", "more": "than is asked for"}
+    for tables in range(2):
+        assert session.all(_TOLD, asked) == [{"text": "그 표's %", "tables": tables}]
+        session.connection.execute('CREATE TABLE IF NOT EXISTS public."그 표\'s %" ()')
+    assert session.one(_TOLD, {"text": "pg_class"}) == {"text": "pg_class", "tables": 1}
+    assert session.value(_KEPT) == 2, "one plan for all parameters, and the question itself"
+    assert session.value("SELECT generic_plans::int FROM pg_prepared_statements ORDER BY 1 DESC") == 3
 
 
-def test_it_forgets_and_what_a_rollback_left_too(session: Session) -> None:
-    recall = Recall(session)
+@pytest.mark.parametrize("value", [7, 2**31, True, "7", [7], [], None])
+def test_a_parameter_comes_as_what_the_text_says_it_is(session: Session, value: object) -> None:
+    asked, kind = {"value": value}, "int8[]" if isinstance(value, list) else "text"
+    for _ in range(2):
+        assert session.value(f"SELECT %(value)s::{kind}", asked) == (
+            value if value is None or isinstance(value, list) else str(value).lower()
+        )
+
+
+def test_percent_signs_and_texts_without_parameters(session: Session) -> None:
+    for _ in range(2):
+        assert session.value("SELECT format('%%I', %(name)s::text)", {"name": "가 나"}) == '"가 나"'
+        assert session.value("SELECT 'a' LIKE '%%'") is True
+
+
+def test_a_question_that_fails_can_be_asked_again(session: Session) -> None:
+    missing = "SELECT count(*)::int FROM public.표"
+    for _ in range(2):
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            session.value(missing)
+    by = "SELECT 1 / %(by)s::int"
+    for _ in range(2):
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            session.value(by, {"by": 0})
+    session.connection.execute("CREATE TABLE public.표 ()")
+    assert (session.value(missing), session.value(by, {"by": 1})) == (0, 1)
+
+
+def test_a_rollback_forgets_nothing(session: Session) -> None:
     for _ in range(2):
         with session.connection.transaction(force_rollback=True):
-            recall.forget()
-            assert recall(_KEPT) == [{"kept": 1}]
+            assert session.value(_KEPT) == 1
+
+
+def test_what_somebody_has_thrown_away_is_kept_anew(session: Session) -> None:
     assert session.value(_KEPT) == 1
-    recall.forget()
-    assert session.value(_KEPT) == 0
-    assert recall(_KEPT) == [{"kept": 1}]
+    session.connection.execute("DEALLOCATE ALL")
+    assert session.value(_KEPT) == 1
+    with session.connection.transaction(force_rollback=True):
+        session.connection.execute("DEALLOCATE ALL")
+        with pytest.raises(psycopg.errors.InvalidSqlStatementName):
+            session.value(_KEPT)
+    assert session.value(_KEPT) == 1, "and the next transaction finds it again"
+
+
+def test_sql_of_a_user_s_is_not_kept(session: Session) -> None:
+    session.one(statements.no_rows("SELECT 1 AS one"))
+    assert session.value(_KEPT) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 
 import pytest
 from pytest_mock import MockerFixture
@@ -47,34 +47,27 @@ def test_a_session_that_ends_between_any_two_statements_leaves_the_old_table(
         f'CREATE TABLE "영업"."주문" ("고객" bigint REFERENCES {TABLE}); ALTER TABLE {TABLE} ADD "순번" int GENERATED ALWAYS AS IDENTITY; '
         f'CREATE VIEW "영업"."이름들" AS SELECT "이름" FROM {TABLE}; GRANT SELECT ON {TABLE} TO PUBLIC'
     )
-    before, done, run = fingerprint(target, "영업", "고객"), list[str](), swap._run
-
-    def until(job: Job, wanted: Iterable[str]) -> None:
-        run(job, cut(job, wanted))
-
-    def cut(job: Job, wanted: Iterable[str]) -> Iterator[str]:
-        for statement in wanted:
-            if len(done) == last:
-                target.execute("SELECT pg_terminate_backend(%s)", [job.target.server.backend])
-            done.append(statement)
-            yield statement
-
-    mocker.patch.object(swap, "_run", until)
+    before, run = fingerprint(target, "영업", "고객"), swap._run
+    cut = mocker.patch.object(swap, "_run", side_effect=run)
     asked = spec(publish="swap", columns=["번호", "이름", "금액", "가입"])
-    last = -1
     pipeline.copy(asked, source.endpoint, target.endpoint)
+    statements = len(cut.call_args.args[1])
+    assert statements > 10
     assert differences(before, fingerprint(target, "영업", "고객")) == []
     target.execute(f"DELETE FROM {TABLE}; INSERT INTO {TABLE} VALUES (-1, '옛', 0, NULL), (-2, '더 옛', 0, NULL)")
-    for last in range(0, len(done), 4):
-        done.clear()
+    for done in range(0, statements + 1, 3):
+
+        def until(job: Job, wanted: Sequence[str], done: int = done) -> None:
+            run(job, [*wanted[:done], "SELECT pg_terminate_backend(pg_backend_pid())", *wanted[done:]])
+
+        cut.side_effect = until
         with pytest.raises(StageError) as caught:
             pipeline.copy(asked, source.endpoint, target.endpoint)
         assert caught.value.retryable
-        assert len(done) == last + 1
         assert stands(target)
         changed = differences(before, fingerprint(target, "영업", "고객"))
         assert [each for each in changed if "__safecopy_" not in each] == []  # the next run sweeps that
-    last = -1
+    cut.side_effect = run
     pipeline.copy(asked, source.endpoint, target.endpoint)
     nothing_left(source, target)
 

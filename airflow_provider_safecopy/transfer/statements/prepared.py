@@ -1,4 +1,4 @@
-"""Questions the server is to keep a plan for. They live as long as the session: forget them in the same transaction."""
+"""Questions the server is to keep a plan for. They live as long as the session."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from uuid import UUID
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from airflow_provider_safecopy.transfer.statements.rows import verbatim
-
-FORGET: LiteralString = "DEALLOCATE ALL"
 
 
 def prepare(name: str, query: str, types: Sequence[LiteralString] = ()) -> Composed:
@@ -32,3 +30,8 @@ def execute(name: str, values: Sequence[Any] = ()) -> Composed:
     """Ask it, with the `values` of its parameters, if it has any."""
     given = SQL(" ({})").format(SQL(", ").join(map(Literal, values))) if values else SQL("")
     return SQL("EXECUTE {}{}").format(Identifier(name), given)
+
+
+def first(name: str, query: str, values: Sequence[Any] = ()) -> Composed:
+    """Keep it and ask it, in one message."""
+    return SQL("{}; {}").format(prepare(name, query), execute(name, values))

@@ -137,6 +137,11 @@ def _from(source: TableName | str) -> Composable:
     return SQL("(\n{}\n) AS safecopy_source").format(verbatim(source))
 
 
+def together(several: Iterable[Composable | str]) -> Composed:
+    """Statements in one message, one after the other; those that are texts are the server's own, or made of its words."""
+    return SQL(";\n").join(verbatim(each) if isinstance(each, str) else each for each in several)
+
+
 def listed(columns: Sequence[str]) -> Composed:
     return SQL(", ").join(map(Identifier, columns))
 

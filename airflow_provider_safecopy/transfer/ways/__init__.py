@@ -7,7 +7,8 @@ timeout under which a way takes its lock; whatever it raises rolls back, and `Lo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer.catalog import Relation
@@ -16,7 +17,6 @@ from airflow_provider_safecopy.transfer.model import Way as Name
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.ways import create, delete_insert, delta, insert, swap, truncate_insert, upsert
 from airflow_provider_safecopy.transfer.written import Written
 
 
@@ -42,12 +42,36 @@ class Way(Protocol):
         """Lock the target, demand that it is the table of the plan, write, and say what was written."""
 
 
-WAYS: Mapping[Name, Way] = {
-    "create": create,
-    "delete_insert": delete_insert,
-    "delta": delta,
-    "insert": insert,
-    "swap": swap,
-    "truncate_insert": truncate_insert,
-    "upsert": upsert,
-}
+if TYPE_CHECKING:
+    from airflow_provider_safecopy.transfer.ways import (
+        create,
+        delete_insert,
+        delta,
+        insert,
+        swap,
+        truncate_insert,
+        upsert,
+    )
+
+    _EACH_IS_ONE: tuple[Way, ...] = (create, delete_insert, delta, insert, swap, truncate_insert, upsert)
+
+
+class _Ways(Mapping[Name, Way]):
+    """Each imported when it is first looked up: a copy publishes in one way, and has looked at few."""
+
+    def __getitem__(self, name: Name) -> Way:
+        if name not in get_args(Name):
+            raise KeyError(name)
+        return cast("Way", import_module(f"{__name__}.{name}"))
+
+    def __iter__(self) -> Iterator[Name]:
+        return iter(get_args(Name))
+
+    def __len__(self) -> int:
+        return len(get_args(Name))
+
+    def __contains__(self, name: object) -> bool:
+        return name in get_args(Name)
+
+
+WAYS: Mapping[Name, Way] = _Ways()

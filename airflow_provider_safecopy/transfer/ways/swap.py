@@ -7,8 +7,10 @@ never none. Whoever has touched the table in a transaction still open is waited 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from psycopg.sql import Composed
 
 from airflow_provider_safecopy.errors import PlanError, Refusal
 from airflow_provider_safecopy.transfer import build, carry, inplace, statements
@@ -17,9 +19,9 @@ from airflow_provider_safecopy.transfer.carry import Carried
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.plan import STAGING, CopyPlan, PlannedStep
-from airflow_provider_safecopy.transfer.recall import Ask, Recall
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.statements.rows import together
 from airflow_provider_safecopy.transfer.written import Written
 
 _LOCK = "ACCESS EXCLUSIVE"
@@ -103,23 +105,20 @@ def write(job: Job, prepared: Prepared) -> Written:
     `previous` was counted before: there is no time for it now.
     """
     inplace.demand_same_table(job)
-    recall = Recall(job.target)
-    recall.forget()
-    _demand_unchanged(job, prepared, recall)
+    _demand_unchanged(job, prepared)
     began = time.monotonic()
     _within(job, began, prepared.carried.first)
-    _within(job, began, [statements.lock(job.plan.target_name, _LOCK).as_string(None)])
-    _demand_unchanged(job, prepared, recall)
+    _within(job, began, [statements.lock(job.plan.target_name, _LOCK)])
+    _demand_unchanged(job, prepared)
     _within(job, began, _texts(prepared.build, "hold"))
-    _run(job, [*prepared.carried.before, *_texts(prepared.build, "rename")])
-    _run(job, [*prepared.carried.after, *_texts(prepared.build, "finish")])
-    recall.forget()
+    exchange = (*prepared.carried.before, *_texts(prepared.build, "rename"), *prepared.carried.after)
+    _run(job, (*exchange, *_texts(prepared.build, "finish")))
     rows = job.verification.rows
     return Written(rows, 0, prepared.previous, 0, prepared.previous, rows)
 
 
-def _demand_unchanged(job: Job, prepared: Prepared, recall: Recall) -> None:
-    if _built(job, recall) != prepared.build or _carried(job, recall) != prepared.carried:
+def _demand_unchanged(job: Job, prepared: Prepared) -> None:
+    if _built(job) != prepared.build or _carried(job) != prepared.carried:
         raise _changed(job)
 
 
@@ -127,26 +126,25 @@ def _texts(made: Build, phase: build.Phase) -> list[str]:
     return [step.statement for step in made.phase(phase)]
 
 
-def _within(job: Job, began: float, wanted: Iterable[str]) -> None:
+def _within(job: Job, began: float, wanted: Iterable[Composed | str]) -> None:
     """What may have to wait for a lock, within one step for all: readers queue behind us from the first we wait for."""
     for statement in wanted:
         left = began + inplace.LOCK_STEP_SECONDS - time.monotonic()
-        job.connection.execute(statements.set_timeout("lock_timeout", max(0.001, left)))
-        job.connection.execute(statement.encode())
+        job.connection.execute(together((statements.set_timeout("lock_timeout", max(0.001, left)), statement)))
 
 
-def _run(job: Job, wanted: Iterable[str]) -> None:
-    for statement in wanted:
-        job.connection.execute(statement.encode())
+def _run(job: Job, wanted: Sequence[str]) -> None:
+    """In one message: readers do not wait for the way between us and the server."""
+    job.connection.execute(together(wanted))
 
 
-def _built(job: Job, ask: Ask | None = None) -> Build:
+def _built(job: Job) -> Build:
     columns = frozenset(job.plan.target_columns)
-    return build.statements_of(job.target, _relation(job), job.verification.staging, columns, ask)
+    return build.statements_of(job.target, _relation(job), job.verification.staging, columns)
 
 
-def _carried(job: Job, ask: Ask | None = None) -> Carried:
-    return carry.carried(job.target, _relation(job), job.verification.staging, ask)
+def _carried(job: Job) -> Carried:
+    return carry.carried(job.target, _relation(job), job.verification.staging)
 
 
 def _relation(job: Job) -> Relation:
