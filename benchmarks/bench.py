@@ -117,7 +117,9 @@ def measure(options: Options, sections: tuple[str, ...], results: Results, direc
     progress = Progress()
     progress.say(f"about {estimate.seconds(options, sections) / 60:.0f} minutes in all, on two cores")
     with pair.running(installations()[0]) as servers:
-        results.about.update(machine.about(servers))
+        versions = results.about.get("versions", {})
+        results.about = machine.about(servers)
+        results.about["versions"] = {**versions, **results.about["versions"]}
         session = Session(options, servers, results, progress, directory)
         for name in sections:
             results.notes.pop(name, None)

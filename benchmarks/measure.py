@@ -83,8 +83,8 @@ class _Stage:
         alarm = threading.Timer(within, _kill, (processes,))
         alarm.start()
         try:
-            for command in pipeline:
-                processes.append(self._started(command, processes, last=command is pipeline[-1]))
+            for number, command in enumerate(pipeline, 1):
+                processes.append(self._started(command, processes, last=number == len(pipeline)))
             codes = [process.wait() for process in processes]
         finally:
             alarm.cancel()

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _KEY = sql.load("key")
 
-# Of so few the planner needs to know no more than it sees by itself: the size of their file.
+# Of so few on both sides the planner needs to know no more than it sees by itself: the size of their file.
 _FEW_ROWS = 1000
 
 LOCK = "SHARE ROW EXCLUSIVE"
@@ -97,7 +97,7 @@ def prepare(job: Job, missing: Missing) -> Comparison:
         example = (error.diag.message_detail or "").removesuffix(" is duplicated.")
         _demand(job, of, job.target.value(difference.repeated(of)), f"repeat another's key ({example})", "repeated")
         raise
-    if job.verification.rows > _FEW_ROWS:
+    if not _are_few(job):
         job.connection.execute(difference.analyze(of.staging, of.key.names))
     job.target.value(_KEY["bound"], {"milliseconds": 0})
     return of
@@ -113,7 +113,7 @@ def find(job: Job, of: Comparison) -> Mapping[str, int]:
     demand_same_key(job)
     job.connection.execute(_KEY["room"])
     job.connection.execute(difference.compare(of))
-    if job.verification.rows > _FEW_ROWS:
+    if not _are_few(job):
         job.connection.execute(difference.analyze(of.difference))
     return tally(job, of)
 
@@ -148,6 +148,12 @@ def demand_none(job: Job, of: Comparison) -> None:
             proofs={"rows": {"differing": left, "expected": 0}},
             hint="a trigger of the table, or an action of its own foreign key, changes or swallows rows",
         )
+
+
+def _are_few(job: Job) -> bool:
+    """Whether rows are known to be few on both sides. Few to be looked up in a long table is what a planner must know."""
+    relation = job.plan.target_relation
+    return job.verification.rows <= _FEW_ROWS and relation is not None and 0 < relation.estimated_rows <= _FEW_ROWS
 
 
 def _demand(job: Job, of: Comparison, rows: int, problem: str, proof: str) -> None:
