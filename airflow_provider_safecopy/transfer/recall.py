@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Any, LiteralString
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -11,6 +13,11 @@ from psycopg.rows import dict_row
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.transfer.statements import prepared
+
+# A number is given once: what is kept stays kept though the message failed, or is rolled back.
+_NUMBERS = count(1)
+# What a connection has kept, by the text of the question: there may be several who ask over it.
+_KEPT: WeakKeyDictionary[psycopg.Connection[Any], dict[str, str]] = WeakKeyDictionary()
 
 
 class Recall:
@@ -22,8 +29,7 @@ class Recall:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
-        self._names: dict[str, str] = {}
-        self._number = 0
+        self._names = _KEPT.setdefault(connection, {})
 
     def __call__(self, query: LiteralString, parameters: Mapping[str, Any] | None = None, /) -> list[dict[str, Any]]:
         """All rows as dicts."""
@@ -42,9 +48,7 @@ class Recall:
         with psycopg.ClientCursor(self._connection, row_factory=dict_row) as cursor:
             if (name := self._names.get(query)) is not None:
                 return cursor.execute(prepared.execute(name, values)).fetchall()
-            # A number is given once: what is kept stays kept though the message failed, or is rolled back.
-            self._number += 1
-            name = f"safecopy_{self._number}"
+            name = f"safecopy_{next(_NUMBERS)}"
             cursor.execute(prepared.first(name, text, values))
             self._names[query] = name
             cursor.nextset()

@@ -76,6 +76,13 @@ def test_what_somebody_has_thrown_away_is_kept_anew(session: Session) -> None:
     assert session.value(_KEPT) == 1, "and the next transaction finds it again"
 
 
+def test_those_who_share_a_connection_share_what_it_keeps(session: Session) -> None:
+    other = Session(session.endpoint, session.connection, session.server, session.search_path)
+    assert [each.value(_KEPT) for each in (session, other, session)] == [1, 1, 1]
+    assert other.value(_TOLD, {"text": "pg_class"}) == session.value(_TOLD, {"text": "pg_class"}) == "pg_class"
+    assert session.value(_KEPT) == 2
+
+
 def test_sql_of_a_user_s_is_not_kept(session: Session) -> None:
     session.one(statements.no_rows("SELECT 1 AS one"))
     assert session.value(_KEPT) == 1
