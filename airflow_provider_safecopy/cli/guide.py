@@ -9,6 +9,11 @@ safecopy copy --source 'host=erp dbname=erp user=reader' \\
 
 \b
 safecopy copy --source-sql @orders.sql --target-table 분석.주문_내역 --verify full --json
+
+Many tables in one call, each with a lock, proofs and a receipt of its own:
+
+\b
+safecopy copy --tables-from tables.txt
 """
 PLAN = """
 Show what a copy would do: decisions and their reasons, refusals, lock levels, the exact SQL.
@@ -92,6 +97,13 @@ Names are case-sensitive and taken as they are; a dot separates schema and table
   --columns 고객번호=cust_no --columns 이름=cust_name
   --columns '"금액,원"=amount'   a name with a comma, an equals sign or a double quote
                                stands in double quotes, a double quote inside it twice
+
+\b
+--tables-from reads a line for each table: source and target, or one name for both
+  영업.고객     분석.고객    # blanks or a tab between them, comments after a number sign
+  영업."큰 고객"            names with blanks in them stand in double quotes
+A file whose name ends in .json holds a list of names, or of objects such as
+  {"source_table": "영업.고객", "target_table": "분석.고객", "where": "등급 = 'A'"}
 
 \b
 TIME is in seconds, or 90s, 15min, 4h. BYTES is a number, or 512MiB (of 1024), 2GB (of 1000).

@@ -187,8 +187,34 @@ def betrayed(which: str, endpoint: Endpoint) -> bool:
     return source is ParameterSource.COMMANDLINE and "password" in endpoint.parameters
 
 
+def tables(function: _Command) -> _Command:
+    """Many tables instead of one."""
+    purpose = "Many tables instead: a line 'source target' for each, or JSON; - is standard input. See below."
+    return click.option("--tables-from", metavar="FILE", callback=parameter.path, help=purpose)(function)
+
+
+def keep_going(function: _Command) -> _Command:
+    """What becomes of the others when some of many tables are refused."""
+    purpose = "With --tables-from: copy the other tables though some are refused."
+    return click.option("--keep-going", is_flag=True, help=purpose)(function)
+
+
+def specs_of(options: dict[str, Any], tables_from: str) -> tuple[CopySpec, ...]:
+    """A spec for each table of a list. Raises `ConfigError`."""
+    from airflow_provider_safecopy.cli.tables import read
+    from airflow_provider_safecopy.transfer import roster
+
+    return roster.specs_of(read(tables_from), _asked(options))
+
+
 def spec_of(options: dict[str, Any]) -> CopySpec:
     """The spec meant by the options of `table`, `writing` and `manner`. Raises `ConfigError`."""
+    if options["target_table"] is None:
+        raise click.UsageError("Missing option '--target-table', or --tables-from with a list of tables.")
+    return CopySpec.of(**_asked(options))
+
+
+def _asked(options: dict[str, Any]) -> dict[str, Any]:
     timeouts = Timeouts(**{field.name: options[f"{field.name.rstrip('_')}_timeout"] for field in fields(Timeouts)})
     asked = {field.name: options[field.name] for field in fields(CopySpec) if field.name in options}
     parsed = {
@@ -196,7 +222,7 @@ def spec_of(options: dict[str, Any]) -> CopySpec:
         "key_columns": column_list.names("--key", options["key_columns"]),
         "timeouts": timeouts,
     }
-    return CopySpec.of(**asked | parsed)
+    return asked | parsed
 
 
 def _user_at_host() -> str:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+    from airflow_provider_safecopy.pipeline.outcome import BatchProgress
+
 LINE_SECONDS = 5.0
 """How often a stage that goes on says so where there is no terminal."""
 
@@ -29,6 +31,7 @@ WAITING_SECONDS = 60.0
 
 Listener = Callable[[Progress], None]
 Teller = Callable[[str], None]
+Counter = Callable[["BatchProgress"], None]
 Clock = Callable[[], float]
 
 
@@ -37,6 +40,13 @@ def open_progress(stream: TextIO, *, quiet: bool) -> AbstractContextManager[List
     if quiet:
         return nullcontext(lambda _: None)
     return _open_bars(stream) if is_terminal(stream) else nullcontext(Lines(stream))
+
+
+def open_count(stream: TextIO, *, quiet: bool) -> AbstractContextManager[Counter]:
+    """What shows on `stream` how many tables are done."""
+    if quiet:
+        return nullcontext(lambda _: None)
+    return _open_counted_bar(stream) if is_terminal(stream) else nullcontext(Count(stream))
 
 
 def open_line(stream: TextIO, *, quiet: bool) -> AbstractContextManager[Teller]:
@@ -89,6 +99,23 @@ class Lines:
             self._stream = None
 
 
+class Count:
+    """A line every `LINE_SECONDS`: how many tables are done, and which one it is at."""
+
+    def __init__(self, stream: TextIO, clock: Clock = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._told = clock()
+
+    def __call__(self, progress: BatchProgress) -> None:
+        now = self._clock()
+        if now - self._told >= LINE_SECONDS:
+            self._told = now
+            with suppress(OSError):
+                self._stream.write(f"{counted(progress)}, at {shown(progress.at)}\n")
+                self._stream.flush()
+
+
 class Bars:
     """A bar for each stage. Those of the transfer are full once what follows it has begun."""
 
@@ -137,6 +164,12 @@ def figures(progress: Progress, seconds: float) -> str:
     return ", ".join(parts)
 
 
+def counted(progress: BatchProgress) -> str:
+    """How many tables are done, in words."""
+    failed = f", {progress.failed} failed" if progress.failed else ""
+    return f"{progress.done} of {progress.total} tables{failed}"
+
+
 def measure(progress: Progress) -> tuple[int, int | None]:
     """What is done, of how much: in rows where both are known, else in bytes.
 
@@ -164,6 +197,23 @@ def _open_bars(stream: TextIO) -> Iterator[Listener]:
         bars = Bars(rich)
         yield bars
         bars.finish()
+
+
+@contextmanager
+def _open_counted_bar(stream: TextIO) -> Iterator[Counter]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (BarColumn(24), TextColumn("{task.fields[told]}"))
+    with RichProgress(*columns, console=Console(file=stream, highlight=False, markup=False)) as rich:
+        task = rich.add_task("tables", total=None, told="")
+
+        def count(progress: BatchProgress) -> None:
+            told = f"{counted(progress)}  {shown(progress.at)}"
+            rich.update(task, completed=progress.done, total=progress.total, told=told)
+
+        yield count
 
 
 @contextmanager

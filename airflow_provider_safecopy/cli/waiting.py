@@ -8,16 +8,21 @@ from __future__ import annotations
 import logging
 import random
 import select
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TypeVar
 
 from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.cli.progress import open_line
 from airflow_provider_safecopy.cli.quantity import show_seconds
+from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import LockBusyError, LockStoreError
 from airflow_provider_safecopy.lock.living import busy, gone
 from airflow_provider_safecopy.lock.model import CRASH_GRACE, Holder
+from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.store import Store
 
 log = logging.getLogger(__name__)
@@ -88,6 +93,16 @@ class Patience:
         last = busy(holder) if holder else error
         last.add_note(f"waited {show_seconds(self._seconds)} for it")
         return last
+
+
+def patiently(attempt: Callable[[], _T], target: Endpoint, abort: AbortSwitch, seconds: float, *, quiet: bool) -> _T:
+    """What `attempt` answers as soon as the lock it needs, in `target`, is free; told on stderr unless `quiet`."""
+    store = PostgresStore(target)
+    telling = partial(open_line, sys.stderr, quiet=quiet)
+    try:
+        return Patience(store, seconds=seconds, abort=abort, telling=telling).until_free(attempt)
+    finally:
+        store.close()
 
 
 def _may_be_taken(holder: Holder, *, since: float) -> bool:

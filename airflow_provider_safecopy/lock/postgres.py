@@ -267,11 +267,16 @@ class PostgresStore:
 def fence(connection: psycopg.Connection[Any], lease: Lease) -> None:
     """Inside the publishing transaction: hold the lock until COMMIT. Raises `FencedOutError`."""
     if connection.execute(_LOCK["fence"], held(lease)).fetchone() is None:
-        raise FencedOutError(
-            f"lock {lease.name}: it is held by somebody else now; token {lease.token} may not publish any more",
-            lock=lease.name,
-            token=lease.token,
-        )
+        raise fenced_out(lease)
+
+
+def fenced_out(lease: Lease) -> FencedOutError:
+    """What a fence raises when the lock is another's."""
+    return FencedOutError(
+        f"lock {lease.name}: it is held by somebody else now; token {lease.token} may not publish any more",
+        lock=lease.name,
+        token=lease.token,
+    )
 
 
 def lost(lease: Lease) -> LockLostError:

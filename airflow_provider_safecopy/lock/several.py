@@ -24,7 +24,7 @@ from airflow_provider_safecopy.errors import LockBusyError, LockLostError, LockS
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.living import Judge, LivingLock, busy
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
-from airflow_provider_safecopy.lock.postgres import PostgresStore, fence, lost
+from airflow_provider_safecopy.lock.postgres import PostgresStore, fenced_out, lost
 from airflow_provider_safecopy.lock.rows import asked_by, held, interval, lease_of
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 _LOCK = sql.load("lock")
 _STEP_SECONDS = 0.2
 _ANSWER_SECONDS = 30.0
+
+Ask = Callable[[LiteralString, Mapping[str, Any]], Sequence[Any]]
+"""What asks in a session of its own, and answers with the rows."""
 
 
 class SeveralStore(PostgresStore):
@@ -144,13 +147,14 @@ class TableLocks(LivingLock):
                 self._until = float("inf")
         self._give_back(going)
 
-    def fence_of(self, lease: Lease) -> Callable[[psycopg.Connection[Any]], None]:
-        """What raises `FencedOutError` inside a transaction, unless the run and this table are still ours."""
+    def fence_of(self, lease: Lease, ask: Ask) -> Callable[[object], None]:
+        """What raises `FencedOutError` inside the transaction `ask` asks in, unless run and table are still ours."""
         own = [each for each in self.leases if each.name in self.names and each.name != lease.name]
 
-        def check(connection: psycopg.Connection[Any]) -> None:
+        def check(_: object) -> None:
             for each in (*own, lease):
-                fence(connection, each)
+                if not ask(_LOCK["fence"], held(each)):
+                    raise fenced_out(each)
 
         return check
 

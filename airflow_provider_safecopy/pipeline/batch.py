@@ -38,7 +38,6 @@ from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchRepor
 from airflow_provider_safecopy.pipeline.round import Crew, Rounds
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.routine import Routine
 from airflow_provider_safecopy.transfer.session import Session, open_session
 from airflow_provider_safecopy.transfer.snapshot import snapshot
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -215,7 +214,7 @@ class _Batch:
             seen = stack.enter_context(snapshot(ours))
             works = Pulse(self.lock, asked.abort, working=lambda: any(watch.works() for watch in watches))
             pulse = stack.enter_context(works)
-            yield Crew(asked, self.lock, self.gate, pulse, ours, Routine.of(theirs), seen, self.drafts)
+            yield Crew(asked, self.lock, self.gate, pulse, ours, theirs, seen, self.drafts)
 
     @contextmanager
     def _ending(self) -> Iterator[None]:

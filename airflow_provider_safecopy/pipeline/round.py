@@ -38,7 +38,6 @@ from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.publish import publish
 from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.routine import Routine
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.shuttle import Shuttle, TooLargeError
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -58,7 +57,7 @@ class Crew:
     gate: Gate
     pulse: Pulse
     source: Session
-    target: Routine
+    target: Session
     snapshot: str
     drafts: Drafts
 
@@ -158,7 +157,7 @@ class Rounds:
                 verification,
                 right,
                 target=target,
-                fence=crew.lock.fence_of(lease),
+                fence=crew.lock.fence_of(lease, target.all),
                 abort=crew.asked.abort,
                 trying=crew.pulse.step,
             )

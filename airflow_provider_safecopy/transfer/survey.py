@@ -47,6 +47,7 @@ _Key = tuple[str, str]
 class Survey(Session):
     """A session whose answers are remembered, many of them before they are asked for. For drafting alone."""
 
+    behind: Session = field(repr=False, compare=False)
     answers: dict[_Key, list[_Row]] = field(default_factory=dict, repr=False, compare=False)
 
     composed: set[_Key] = field(default_factory=set, repr=False, compare=False)
@@ -55,7 +56,7 @@ class Survey(Session):
     def of(cls, session: Session) -> Survey:
         """Of nothing yet."""
         connection = cast("psycopg.Connection[Any]", _Connection(session.connection))
-        return cls(session.endpoint, connection, session.server, session.search_path)
+        return cls(session.endpoint, connection, session.server, session.search_path, session)
 
     def one(self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None) -> _Row | None:
         """The first row as a dict, or None."""
@@ -68,8 +69,12 @@ class Survey(Session):
         if not isinstance(query, str):
             self.composed.add(key)
         if key not in self.answers:
-            self.answers[key] = super().all(query, parameters)
+            self._begin()
+            self.answers[key] = self.behind.all(query, parameters)
         return [row.copy() for row in self.answers[key]]
+
+    def _begin(self) -> None:
+        cast("_Connection", self.connection).begin()
 
     @property
     def guesses(self) -> dict[_Key, list[_Row]]:
@@ -84,7 +89,8 @@ class Survey(Session):
             return []
         arrays = {name: [_text(each[name]) for each in asked] for name in types}
         answers: list[list[_Row]] = [[] for _ in asked]
-        for row in super().all(statements.of_all(query, types), arrays):
+        self._begin()
+        for row in self.behind.all(statements.of_all(query, types), arrays):
             del row["safecopy_line"]
             answers[row.pop("safecopy_place") - 1].append(row)
         for each, rows in zip(asked, answers, strict=True):
@@ -176,10 +182,14 @@ class _Connection:
 
     def __getattr__(self, name: str) -> Any:
         if name in {"cursor", "execute"}:
-            for stack in self._wanted[self._begun :]:
-                stack.enter_context(self._real.transaction())
-            self._begun = len(self._wanted)
+            self.begin()
         return getattr(self._real, name)
+
+    def begin(self) -> None:
+        """What was to begin begins now."""
+        for stack in self._wanted[self._begun :]:
+            stack.enter_context(self._real.transaction())
+        self._begun = len(self._wanted)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

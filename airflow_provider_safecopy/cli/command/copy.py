@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,11 +12,11 @@ from airflow_provider_safecopy.cli import exitcode, guide, option
 from airflow_provider_safecopy.cli.output import Output
 from airflow_provider_safecopy.cli.speaking import endpoints, speaking
 from airflow_provider_safecopy.cli.writing import writing
-from airflow_provider_safecopy.errors import LockBusyError
+from airflow_provider_safecopy.errors import ConfigError, LockBusyError
 
 if TYPE_CHECKING:
-    from airflow_provider_safecopy.abort import AbortSwitch
     from airflow_provider_safecopy.endpoint import Endpoint
+    from airflow_provider_safecopy.pipeline.batch import OnBusy
     from airflow_provider_safecopy.transfer.report import CopyReport
     from airflow_provider_safecopy.transfer.spec import CopySpec
 
@@ -30,7 +28,9 @@ if TYPE_CHECKING:
 )
 @option.endpoint("source")
 @option.endpoint("target")
-@option.table(required=True)
+@option.table(required=False)
+@option.tables
+@option.keep_going
 @writing
 @option.manner
 @option.overlap
@@ -43,12 +43,24 @@ def copy(
     source: str | None,
     target: str | None,
     owner: str,
-    on_busy: str,
+    on_busy: OnBusy,
     wait_timeout: float,
     dry_run: bool,
+    tables_from: str | None,
+    keep_going: bool,
     **options: Any,
 ) -> int:
     """Copy, or only plan."""
+    if tables_from is not None:
+        from airflow_provider_safecopy.cli import batch
+
+        specs, both = option.specs_of(options, tables_from), endpoints(output, source=source, target=target)
+        if dry_run:
+            return batch.rehearse(output, specs, *both)
+        manner = batch.Manner(owner, on_busy, wait_timeout, keep_going)
+        return batch.copy(output, specs, *both, manner=manner)
+    if keep_going:
+        raise ConfigError("--keep-going means nothing without --tables-from")
     both, spec = endpoints(output, source=source, target=target), option.spec_of(options)
     if dry_run:
         return _plan(output, spec, *both)
@@ -68,6 +80,7 @@ def _copy(
     from airflow_provider_safecopy.cli import report
     from airflow_provider_safecopy.cli.progress import open_progress
     from airflow_provider_safecopy.cli.signals import throwing
+    from airflow_provider_safecopy.cli.waiting import patiently
     from airflow_provider_safecopy.lock.model import Contender
     from airflow_provider_safecopy.lock.process import Place
 
@@ -80,25 +93,9 @@ def _copy(
             return pipeline.copy(spec, source, target, contender=contender, abort=switch, progress=progress)
 
     with throwing(switch):
-        done = attempt() if patience is None else _patiently(output, attempt, target, switch, patience)
+        done = attempt() if patience is None else patiently(attempt, target, switch, patience, quiet=output.quiet)
         output.result(done.as_dict(), report.of_copy(done))
     return exitcode.DONE
-
-
-def _patiently(
-    output: Output, attempt: Callable[[], CopyReport], target: Endpoint, switch: AbortSwitch, patience: float
-) -> CopyReport:
-    """Copy as soon as the lock is free."""
-    from airflow_provider_safecopy.cli.progress import open_line
-    from airflow_provider_safecopy.cli.waiting import Patience
-    from airflow_provider_safecopy.lock.postgres import PostgresStore
-
-    store = PostgresStore(target)
-    telling = partial(open_line, sys.stderr, quiet=output.quiet)
-    try:
-        return Patience(store, seconds=patience, abort=switch, telling=telling).until_free(attempt)
-    finally:
-        store.close()
 
 
 def _skip(output: Output, spec: CopySpec, source: Endpoint, target: Endpoint, *, error: LockBusyError) -> int:

@@ -19,16 +19,20 @@ from airflow_provider_safecopy.cli.writing import writing
 )
 @option.endpoint("source")
 @option.endpoint("target")
-@option.table(required=True)
+@option.table(required=False)
+@option.tables
 @writing
 @option.manner
 @option.output
 @speaking
-def plan(output: Output, *, source: str | None, target: str | None, **options: Any) -> int:
-    """Print the plan."""
+def plan(output: Output, *, source: str | None, target: str | None, tables_from: str | None, **options: Any) -> int:
+    """Print the plan, or those of many tables."""
     from airflow_provider_safecopy import pipeline
-    from airflow_provider_safecopy.cli import report
+    from airflow_provider_safecopy.cli import batch, report
 
+    if tables_from is not None:
+        specs = option.specs_of(options, tables_from)
+        return batch.plan(output, specs, *endpoints(output, source=source, target=target))
     both, spec = endpoints(output, source=source, target=target), option.spec_of(options)
     planned = pipeline.plan(spec, *both)
     status = "refused" if planned.refusals else "planned"

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, LiteralString
-from uuid import UUID
+from typing import Any
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from airflow_provider_safecopy.transfer.statements.rows import verbatim
 
 
-def prepare(name: str, query: str, types: Sequence[LiteralString] = ()) -> Composed:
-    """Keep `query`, which has its parameters in it, or ``$1`` and so on of these `types` in their places."""
-    given = SQL(" ({})").format(SQL(", ").join(map(SQL, types))) if types else SQL("")
-    return SQL("PREPARE {}{} AS {}").format(Identifier(name), given, verbatim(query))
-
-
-def type_of(value: object) -> LiteralString:
-    """What the server is told of a parameter, as psycopg would tell it: of a text nothing, so that it looks around."""
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, int):
-        return "int4" if -(2**31) <= value < 2**31 else "int8"
-    return "uuid" if isinstance(value, UUID) else "unknown"
+def prepare(name: str, query: str) -> Composed:
+    """Keep `query`, which has its parameters in it, or ``$1`` and so on in their places."""
+    return SQL("PREPARE {} AS {}").format(Identifier(name), verbatim(query))
 
 
 def execute(name: str, values: Sequence[Any] = ()) -> Composed:

@@ -1,0 +1,72 @@
+"""The list of tables of ``--tables-from``: a line for each, or JSON.
+
+A line is a source and a target, a tab or blanks between them, or one name for both. Names are written as everywhere;
+those with blanks, tabs, line breaks or ``#`` in them stand in double quotes. What follows a ``#`` is a comment. A file
+whose name ends in ``.json`` holds a list of names and of objects, which may carry options of that table alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from airflow_provider_safecopy.cli.parameter import existing
+from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.transfer.roster import Entry, entries_of
+
+_WORD = re.compile(r'(?P<blank>[^\S\n]+|#[^\n]*)|(?P<end>\n)|(?P<name>(?:"(?:[^"]|"")*"|[^\s"#])+)')
+_EXAMPLE = 'write 영업.고객, or 영업.고객 분석.고객; a name with blanks in it stands in double quotes: 영업."큰 고객"'
+
+
+def read(path: str) -> tuple[Entry, ...]:
+    """The entries of the file at `path`; of standard input where that is ``-``. Raises `ConfigError`."""
+    name = "standard input" if path == "-" else path
+    text = _text(path, name).replace("\r\n", "\n")
+    if path.endswith(".json") or (path == "-" and text.lstrip().startswith("[")):
+        return _of_json(text, name)
+    return tuple(_of_lines(text, name))
+
+
+def _text(path: str, name: str) -> str:
+    try:
+        raw = sys.stdin.buffer.read() if path == "-" else Path(existing(path)).read_bytes()
+        return raw.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot read {name}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} is not UTF-8 (byte {error.start + 1})") from None
+
+
+def _of_json(text: str, name: str) -> tuple[Entry, ...]:
+    try:
+        listed = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} is no JSON: {error}") from None
+    return entries_of(listed, name)
+
+
+def _of_lines(text: str, name: str) -> Iterator[Entry]:
+    position, line, names, began = 0, 1, list[str](), 1
+    while position < len(text):
+        match = _WORD.match(text, position)
+        if match is None:
+            raise ConfigError(f"line {line} of {name}: a double quote is left open", hint=_EXAMPLE)
+        position = match.end()
+        if match["name"]:
+            began = began if names else line
+            names.append(match["name"])
+        elif match["end"] and names:
+            yield _entry(names, f"line {began} of {name}")
+            names = []
+        line += match[0].count("\n")
+    if names:
+        yield _entry(names, f"line {began} of {name}")
+
+
+def _entry(names: list[str], place: str) -> Entry:
+    if len(names) > 2:
+        raise ConfigError(f"{place} has {len(names)} names", hint=_EXAMPLE)
+    return Entry(place, {"source_table": names[0], "target_table": names[-1]})
