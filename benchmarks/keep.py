@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,7 +35,12 @@ def page(results: Results) -> str:
     machine_, versions = about.get("machine", {}), about.get("versions", {})
     lines = ["# Benchmark results", ""]
     lines += [f"Measured {about.get('measured', '?')} at commit {about.get('commit', '?')}.", ""]
-    lines += ["| | |", "|---|---|", *(f"| {name} | {told} |" for name, told in {**machine_, **versions}.items()), ""]
+    lines += ["| | |", "|---|---|", *_about({**machine_, **versions}), ""]
     notes = [f"- {section}: {note}" for section, notes in results.notes.items() for note in notes]
     lines += [*notes, "", *(each.markdown() for each in sheet.sheets(results))]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _about(known: Mapping[str, object]) -> list[str]:
+    """Rows of a table; some names are those of pipes."""
+    return [sheet.line((name, str(told))) for name, told in known.items()]

@@ -26,7 +26,7 @@ class Sheet:
     def markdown(self) -> str:
         """With its title above it."""
         ruler = ["---", *["---:"] * (len(self.head) - 1)]
-        lines = ["| " + " | ".join(each.replace("|", "\\|") for each in row) + " |" for row in (self.head, *self.rows)]
+        lines = [line(row) for row in (self.head, *self.rows)]
         return "\n".join([f"### {self.title}", "", lines[0], "| " + " | ".join(ruler) + " |", *lines[1:], ""])
 
     def show(self, console: Console) -> None:
@@ -36,6 +36,11 @@ class Sheet:
         for row in self.rows:
             table.add_row(*row, style="bold red" if row[-1] == "MISSED" else None)
         console.print(table)
+
+
+def line(row: Row) -> str:
+    """A row in Markdown."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
 
 
 def sheets(results: Results) -> list[Sheet]:

@@ -101,6 +101,6 @@ def said(*command: str, inside: Path | None = None, env: dict[str, str] | None =
 
 def brief(words: str) -> str:
     """The line that tells most, without places and paths: it is kept with the results."""
-    lines = [line.strip() for line in words.splitlines() if line.strip()] or ["no reason was given"]
+    lines = [line.strip() for line in words.splitlines() if line.strip() and line[0] != "{"] or ["no reason was given"]
     errors = [line for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)]
     return _PLACE.sub("…", (errors or lines[-1:])[0])[:200]

@@ -22,7 +22,7 @@ def results() -> Results:
     runs += [made("growth", f"{size} MB", CHUNKED, 1, size * 10**6) for size in (10, 1000)]
     runs += [made("parallel", "1000 MB", f"parallel {number}", 1) for number in (1, 2, 4)]
     runs += [made("peers", "like-lineitem", name, 1) for name in (RAW_TEXT, CHUNKED, "sling")]
-    about = {"commit": "abc", "machine": {"cores": 2}, "versions": {"psql": "18.4"}}
+    about = {"commit": "abc", "machine": {"cores": 2}, "versions": {"psql": "18.4", "a | b": "1"}}
     return Results(runs, about, {"peers": ["dlt did not install: no such version"]})
 
 
