@@ -26,7 +26,8 @@ from airflow_provider_safecopy.transfer.timeouts import Timeouts
 # psql writes 4 KiB at a time. Reading each at once costs a wake-up apiece: after a small piece the pipe is given
 # the time to fill, or to empty, by half.
 _SMALL_BYTES = 64 * 1024
-_REST_SECONDS = (0.001, 0.01)
+_REST_SECONDS = (0.001, 0.003)
+_DULL_SECONDS = 0.01
 # How much is moved before the other descriptors are looked at again.
 _TURN_BYTES = 4 * MiB
 
@@ -107,7 +108,7 @@ class Lane:
         """Seconds until there is something to do again; 0 where nobody knows."""
         throttled = not self.export_ended and not self._throttle.allows(READ_BYTES, now)
         waits = [side.resting - now for side in (self.out, self.taken) if side.resting > now]
-        return min([*waits, *([_REST_SECONDS[1]] if throttled else [])], default=0.0)
+        return min([*waits, *([_DULL_SECONDS] if throttled else [])], default=0.0)
 
     def read(self) -> None:
         """Take what the export has, and pass it on at once where nothing waits."""
@@ -189,7 +190,7 @@ class Lane:
             self.taken.rest(now)
             return 0
         except BrokenPipeError:
-            self.taken.resting = now + _REST_SECONDS[1]  # it is dying: `watch` will find its exit code
+            self.taken.resting = now + _DULL_SECONDS  # it is dying: `watch` will find its exit code
             return 0
         self.taken.passed(data[:written])
         self.taken.moved = now
