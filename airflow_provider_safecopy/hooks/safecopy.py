@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
@@ -22,6 +22,8 @@ from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Holder, Promise, application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.pipeline.batch import OnBusy
+from airflow_provider_safecopy.pipeline.outcome import BatchReport, Listener
 from airflow_provider_safecopy.pipeline.reap import KEEP_SECONDS, ReapReport, reap
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.plan import CopyPlan
@@ -111,6 +113,36 @@ class SafeCopyHook(BaseHook):
             abort=abort,
             progress=progress,
         )
+
+    def copy_tables(
+        self,
+        specs: Sequence[CopySpec],
+        *,
+        owner: str = "",
+        contender: Contender | None = None,
+        judge: Judge | None = None,
+        abort: AbortSwitch | None = None,
+        progress: Listener | None = None,
+        keep_going: bool = False,
+        on_busy: OnBusy = "fail",
+    ) -> BatchReport:
+        """Copy many tables, and answer what came of each; see `pipeline.copy_tables`."""
+        return pipeline.copy_tables(
+            [self._with_psql(spec) for spec in specs],
+            self.source,
+            self.target,
+            owner=owner,
+            contender=contender,
+            judge=judge,
+            abort=abort,
+            progress=progress,
+            keep_going=keep_going,
+            on_busy=on_busy,
+        )
+
+    def plan_tables(self, specs: Sequence[CopySpec]) -> tuple[CopyPlan, ...]:
+        """What `copy_tables` would do, with reasons and refusals. Nothing is touched."""
+        return pipeline.plan_tables([self._with_psql(spec) for spec in specs], self.source, self.target)
 
     def plan(self, spec: CopySpec) -> CopyPlan:
         """What `copy` would do, with its reasons and refusals. Nothing is touched."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
 from inspect import cleandoc
 from typing import Any, Protocol
 
+from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport
 from airflow_provider_safecopy.transfer.model import Progress, Stage
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.report import CopyReport, StageReport
@@ -43,6 +44,31 @@ class Journal:
         """What was asked for, templates rendered; what was left to its default is left out."""
         self._open("Asked for")
         self._lines(_asked(spec))
+        self._open(None)
+
+    def asked_of_all(self, specs: Sequence[CopySpec]) -> None:
+        """What was asked for of many tables: how many, and what of the first."""
+        self._open("Asked for")
+        self._log.info("%d tables; of the first:", len(specs))
+        self._lines(_asked(specs[0]))
+        self._open(None)
+
+    def count(self, progress: BatchProgress) -> None:
+        """Called for each table; writes a line when `every` seconds have passed, and with the last."""
+        now = self._clock()
+        if now - self._told >= self._every or progress.done == progress.total:
+            self._told = now
+            failed = f", {progress.failed} failed" if progress.failed else ""
+            self._log.info("%d of %d tables%s; at %s", progress.done, progress.total, failed, progress.at)
+
+    def report_of_all(self, done: BatchReport) -> None:
+        """What came of many tables: a line for each, those that failed first."""
+        self._log.info(
+            "%s: %d tables in %.1f s, %d failed", done.status, len(done.outcomes), done.seconds, len(done.failed)
+        )
+        self._lines(f"  failed    {each.source} → {each.target}: {each.error}" for each in done.failed)
+        self._open("Tables")
+        self._lines(_line(report) for report in done.tables)
         self._open(None)
 
     @contextmanager
@@ -138,6 +164,11 @@ def _report(report: CopyReport) -> Iterator[str]:
     yield from map(_stage, report.stages)
     yield f"  in all    {report.seconds:.1f} s, {_size(report.spool_bytes)} of temporary disk at most"
     yield from _because(report)
+
+
+def _line(report: CopyReport) -> str:
+    written = ", ".join(f"{count:,} {what}" for what, count in report.written if count) or "nothing written"
+    return f"  {report.status}: {report.target}, {_count(report.rows)} rows, {written}, {report.publish}, token {report.token}"
 
 
 def _stage(stage: StageReport) -> str:

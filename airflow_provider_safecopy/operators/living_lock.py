@@ -126,6 +126,22 @@ def joined(context: Context | None = None) -> Iterator[LivingLock]:
                 yield lock
 
 
+def lock_of(task: Any, hook: SafeCopyHook, context: Context, contender: Contender) -> str | None:
+    """The lock a copying task holds beside the tables': its own, or that of the group, which must still be held."""
+    if task.lock is not None or (group := enclosing(task)) is None:
+        name: str | None = task.lock
+        return name
+    held, conn_id = group_lock(group, context)
+    if conn_id != task.target_conn_id:
+        raise ConfigError(
+            f"the group's lock {held} lives in {conn_id!r}, and cannot guard a copy into {task.target_conn_id!r}",
+            hint="copy into the group's target, or give the task a lock of its own",
+        )
+    with closing(hook.lock_store(contender.attempt)) as store:
+        demand_held(store, held, group, contender, context)
+    return held
+
+
 def enclosing(task: Any) -> LivingLockGroup | None:
     """The group under a lock that a task is in, at whatever depth."""
     # By way of the DAG: one of several mapped tasks has forgotten its group, with Airflow 2.

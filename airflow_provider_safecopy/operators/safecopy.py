@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -14,14 +13,16 @@ from airflow_provider_safecopy.errors import ConfigError, LockBusyError
 from airflow_provider_safecopy.hooks.in_process import carry_any_id
 from airflow_provider_safecopy.hooks.judge import judge_for
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
-from airflow_provider_safecopy.lock.model import Contender
+from airflow_provider_safecopy.operators import batch
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
 from airflow_provider_safecopy.operators.contender import contender_of, slice_of
 from airflow_provider_safecopy.operators.journal import Journal
-from airflow_provider_safecopy.operators.living_lock import demand_held, enclosing, group_lock
+from airflow_provider_safecopy.operators.living_lock import lock_of
+from airflow_provider_safecopy.operators.option import LATER, SETTLED, STAND_INS, timeouts_of
 from airflow_provider_safecopy.operators.outcome import push_result, tell_assets
 from airflow_provider_safecopy.operators.template import as_include, is_plain
 from airflow_provider_safecopy.operators.told import told, told_to_airflow
+from airflow_provider_safecopy.transfer import roster
 from airflow_provider_safecopy.transfer.model import (
     Compress,
     Drift,
@@ -37,21 +38,6 @@ from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
 Name = str | Sequence[str]
-
-# Options a template or another task's result may settle later, and what stands in for each until then.
-_STAND_INS: Mapping[str, Any] = {
-    "source_table": "later",
-    "source_sql": "later",
-    "target_table": "later",
-    "columns": None,
-    "where": None,
-    "key_columns": None,
-    "interval_start": "later",
-    "interval_end": "later",
-    "slice": "later",
-    "lock": None,
-    "spool_dir": None,
-}
 
 
 class SafeCopyOperator(BaseOperator):
@@ -70,6 +56,9 @@ class SafeCopyOperator(BaseOperator):
     :param source_sql: instead of `source_table`: a query, or the path of a ``.sql`` file found as Airflow
         finds templates. Names in it must carry their schema. (templated)
     :param target_table: the table to publish into; it must exist unless `create_target`. (templated)
+    :param tables: instead of these three, many tables in one task: a list of names, or of mappings with `source_table`,
+        `target_table` and what else is to hold for that table alone. Each has its own lock, proofs and receipt. (templated)
+    :param keep_going: copy the other tables though some are refused; default: copy none then.
     :param columns: a list of columns, or ``{source column: target column}``; default: all, by name. (templated)
     :param where: filters the source's rows; names in it must carry their schema. (templated)
     :param transfer: ``auto``, ``sequential`` or ``chunked``.
@@ -119,14 +108,14 @@ class SafeCopyOperator(BaseOperator):
     :param psql: path of the psql to use; default: ``SAFECOPY_PSQL``, else the one that is found.
     :param dry_run: log the decisions and the exact SQL, touch nothing, answer ``status="planned"``.
 
-    The task's result (XCom) is the report as plain JSON values; `docs/report.md` has its schema. The event
+    The task's result (XCom) is the report (with `tables` one of all) as plain JSON values; `docs/report.md` has its schema. The event
     of each asset among the task's outlets carries its essence in ``extra["safecopy"]``.
 
     Arguments that make no sense raise when the DAG is parsed, unless they hang on a template. Errors that
     the same copy would meet again raise `AirflowFailException`, others `AirflowException`, to be retried.
     """
 
-    template_fields: Sequence[str] = ("source_conn_id", "target_conn_id", *_STAND_INS)
+    template_fields: Sequence[str] = ("source_conn_id", "target_conn_id", "tables", *STAND_INS)
     template_fields_renderers: ClassVar[dict[str, str]] = {"source_sql": "sql", "where": "sql", "columns": "json"}
     # A table may well be called x.sql, so only `source_sql` is ever taken for a file: see `template`.
     template_ext: Sequence[str] = ()
@@ -140,9 +129,11 @@ class SafeCopyOperator(BaseOperator):
         *,
         source_conn_id: str,
         target_conn_id: str,
-        target_table: Name,
+        target_table: Name | None = None,
         source_table: Name | None = None,
         source_sql: str | None = None,
+        tables: Sequence[str | Mapping[str, Any]] | None = None,
+        keep_going: bool = False,
         columns: Sequence[str] | Mapping[str, str] | None = None,
         where: str | None = None,
         transfer: Transfer = "auto",
@@ -186,12 +177,15 @@ class SafeCopyOperator(BaseOperator):
         dry_run: bool = False,
         **kwargs: Any,
     ) -> None:
+        given = locals()
         super().__init__(**kwargs)
         self.source_conn_id = source_conn_id
         self.target_conn_id = target_conn_id
         self.source_table = source_table
         self.source_sql = as_include(source_sql)
         self.target_table = target_table
+        self.tables = tables
+        self.keep_going = keep_going
         self.columns = columns
         self.where = where
         self.key_columns = key_columns
@@ -204,36 +198,8 @@ class SafeCopyOperator(BaseOperator):
         self.plan_only = dry_run  # `dry_run` is a method of every operator: `airflow tasks test --dry-run` calls it
         with told_to_airflow():
             self.on_busy = OnBusy(on_busy, wait_timeout)
-            timeouts = Timeouts(
-                connect_timeout, export_timeout, import_timeout, stall_timeout, verify_timeout, publish_timeout
-            )
-            self.settled = {
-                "write_mode": write_mode,
-                "cursor_column": cursor_column,
-                "lookback": lookback,
-                "missing": missing,
-                "missing_column": missing_column,
-                "transfer": transfer,
-                "format": format,
-                "publish": publish,
-                "verify": verify,
-                "drift": drift,
-                "create_target": create_target,
-                "min_rows": min_rows,
-                "max_shrink": max_shrink,
-                "max_null_share": max_null_share,
-                "allow_empty": allow_empty,
-                "refresh_views": refresh_views,
-                "end_blockers_after": end_blockers_after,
-                "timeouts": timeouts,
-                "parallel": parallel,
-                "rate_limit": rate_limit,
-                "compress": compress,
-                "spool_limit": spool_limit,
-                "stale_after": stale_after,
-                "launch_interval": launch_interval,
-            }
-            self._spec()
+            self.settled = {option: given[option] for option in SETTLED} | {"timeouts": timeouts_of(given)}
+            self._demand_sense()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Copy, or plan, and answer the report. Raises Airflow's exceptions, with ours as their cause."""
@@ -248,6 +214,8 @@ class SafeCopyOperator(BaseOperator):
         try:
             with told_to_airflow():
                 hook = SafeCopyHook(self.source_conn_id, self.target_conn_id, psql=self.psql)
+                if self.tables is not None:
+                    return batch.run(self, hook, context, abort, event).as_dict()
                 report = self._plan(hook, context) if self.plan_only else self._copy(hook, context, abort, event)
         finally:
             self._abort = None
@@ -263,7 +231,7 @@ class SafeCopyOperator(BaseOperator):
         self, hook: SafeCopyHook, context: Context, abort: AbortSwitch, event: dict[str, Any] | None
     ) -> CopyReport:
         deadline, contender, journal = self.on_busy.deadline(event), contender_of(context), Journal(self.log)
-        spec = replace(self._spec(context), lock=self._lock(hook, context, contender))
+        spec = replace(self._spec(context), lock=lock_of(self, hook, context, contender))
         journal.asked(spec)
 
         def skipped(error: LockBusyError) -> None:
@@ -279,20 +247,6 @@ class SafeCopyOperator(BaseOperator):
         tell_assets(context, self.outlets, report)
         return report
 
-    def _lock(self, hook: SafeCopyHook, context: Context, contender: Contender) -> str | None:
-        """The lock to hold beside the table's: one's own, or that of the group, which must still be held."""
-        if self.lock is not None or (group := enclosing(self)) is None:
-            return self.lock
-        name, conn_id = group_lock(group, context)
-        if conn_id != self.target_conn_id:
-            raise ConfigError(
-                f"the group's lock {name} lives in {conn_id!r}, and cannot guard a copy into {self.target_conn_id!r}",
-                hint="copy into the group's target, or give the task a lock of its own",
-            )
-        with closing(hook.lock_store(contender.attempt)) as store:
-            demand_held(store, name, group, contender, context)
-        return name
-
     def _plan(self, hook: SafeCopyHook, context: Context) -> CopyReport:
         spec, journal = self._spec(context), Journal(self.log)
         journal.asked(spec)
@@ -301,11 +255,30 @@ class SafeCopyOperator(BaseOperator):
         plan.require()
         return plan.as_report()
 
-    def _spec(self, context: Context | None = None) -> CopySpec:
-        """What is asked for; without a `context`, before templates are rendered, as far as that can be said."""
-        options = {option: getattr(self, option) for option in _STAND_INS} | self.settled
+    def _spec(self, context: Context) -> CopySpec:
+        return CopySpec.of(**self.options(context))
+
+    def specs(self, context: Context | None = None) -> tuple[CopySpec, ...]:
+        """What is asked for of many tables; without a `context`, as far as that can be said before templates are."""
+        tables = self.tables if context or is_plain(self.tables) else [LATER]
+        return roster.specs_of(roster.entries_of(tables, "tables"), self.options(context))
+
+    def options(self, context: Context | None = None) -> dict[str, Any]:
+        """What is asked for of any table; without a `context`, with stand-ins for what a template will say."""
+        options = {option: getattr(self, option) for option in STAND_INS} | self.settled
         if context is None:
-            options |= {option: _STAND_INS[option] for option in _STAND_INS if not is_plain(options[option])}
+            options |= {option: STAND_INS[option] for option in STAND_INS if not is_plain(options[option])}
         if options["write_mode"] == "append" and options["slice"] is None:
-            options["slice"] = slice_of(context) if context else _STAND_INS["slice"]
-        return CopySpec.of(**options)
+            options["slice"] = slice_of(context) if context else STAND_INS["slice"]
+        return options
+
+    def _demand_sense(self) -> None:
+        """Raises `ConfigError` when the DAG is parsed, rather than when it runs."""
+        if self.tables is not None:
+            self.specs()
+            return
+        if self.keep_going:
+            raise ConfigError("keep_going means nothing without tables")
+        if self.target_table is None:
+            raise ConfigError("give target_table, or tables with a list of them")
+        CopySpec.of(**self.options())

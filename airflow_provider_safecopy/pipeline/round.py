@@ -94,7 +94,7 @@ class Rounds:
         """One round: the tables by the names of their locks. Raises what ends the batch, and else nothing."""
         crew = self._crew
         answers = crew.lock.take(locks)
-        leases = {name: answer for name, answer in answers.items() if isinstance(answer, Lease)}
+        leases = {name: answer for name in locks if isinstance(answer := answers[name], Lease)}
         try:
             for name, answer in answers.items():
                 if isinstance(answer, LockBusyError):
