@@ -17,7 +17,7 @@ from psycopg.sql import Composed
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.transfer import catalog
+from airflow_provider_safecopy.transfer import catalog, refusal
 from airflow_provider_safecopy.transfer.model import Extent, MiB
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.session import Session
@@ -132,6 +132,8 @@ def _shapes(specs: Sequence[CopySpec], source: Endpoint) -> list[dict[str, str]]
 
 def extent(target: Survey, name: TableName) -> Extent:
     """How large the table is, as far as that matters for how it is published."""
+    if any(refusal.of_name(target, name)):
+        return "any"
     found = catalog.describe(target, name)
     row = target.one(_SURVEY["extent"], {"oid": found.oid}) if found else None
     if row is None or row["rows"] > SMALL_ROWS or row["bytes"] > SMALL_BYTES:
