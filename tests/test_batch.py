@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_mock import MockerFixture
@@ -18,12 +19,12 @@ from airflow_provider_safecopy.errors import ConfigError, LockBusyError, PlanErr
 from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.pipeline import batch, drafting
 from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport
-from airflow_provider_safecopy.transfer import psql as starting
 from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.psql import Psql
 from airflow_provider_safecopy.transfer.roster import entries_of, specs_of
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
-from tests.conftest import MakePsql, MakeRole, NothingLeft
+from tests.conftest import MakeDatabase, MakePsql, MakeRole, NothingLeft
 from tests.ground.content import rows_of
 from tests.ground.database import Database
 from tests.ground.fake_psql import Behaviour
@@ -402,14 +403,14 @@ def test_a_psql_that_is_killed_fails_one_table_and_the_next_has_another(
     fill(pair, names)
     source, target = pair
     started: dict[str, int] = {}
-    start = starting.Psql.start.__func__  # type: ignore[attr-defined] -- a class method's function
+    start: Any = vars(Psql)["start"].__func__
 
-    def watched(cls: type[starting.Psql], which: str, *args: object, **options: object) -> starting.Psql:
-        psql: starting.Psql = start(cls, which, *args, **options)
+    def watched(cls: type[Psql], which: str, *args: Any, **options: Any) -> Psql:
+        psql: Psql = start(cls, which, *args, **options)
         started[which] = psql.pid
         return psql
 
-    mocker.patch.object(starting.Psql, "start", classmethod(watched))
+    mocker.patch.object(Psql, "start", classmethod(watched))
 
     def kill(progress: BatchProgress) -> None:
         if progress.done == 2 and not progress.failed:
@@ -551,10 +552,12 @@ def test_no_table_at_all_is_no_batch(pair: tuple[Database, Database]) -> None:
         pipeline.copy_tables([], source.endpoint, target.endpoint)
 
 
-def test_encodings_that_lack_letters_are_told_per_table(pair: tuple[Database, Database], database: object) -> None:
+def test_encodings_that_lack_letters_are_told_per_table(
+    pair: tuple[Database, Database], database: MakeDatabase
+) -> None:
     """A name no EUC_KR server can spell is that table's refusal, and the others' answers are found one by one."""
     source, _ = pair
-    euc = database(encoding="EUC_KR", locale="C")  # type: ignore[operator] -- the fixture makes databases
+    euc = database(encoding="EUC_KR", locale="C")
     euc.execute('CREATE SCHEMA "영업"')
     fill((source, euc), ["하나"])
     source.execute('CREATE TABLE "영업"."똠" (a int); INSERT INTO "영업"."똠" VALUES (1)')

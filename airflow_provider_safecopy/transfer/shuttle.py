@@ -17,15 +17,15 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import xxhash
 
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import StageTimeoutError, StalledError, VerifyError
+from airflow_provider_safecopy.errors import VerifyError
 from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.driver import Driver
 from airflow_provider_safecopy.transfer.export import Exported
 from airflow_provider_safecopy.transfer.load import Loaded
 from airflow_provider_safecopy.transfer.name import TableName
@@ -33,7 +33,6 @@ from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import Psql, PsqlBinary, end, memory_file, new_nonce, pipe
 from airflow_provider_safecopy.transfer.report import StageReport
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
-from airflow_provider_safecopy.transfer.transcript import Transcript
 
 log = logging.getLogger(__name__)
 
@@ -47,45 +46,6 @@ Starting = Callable[[], AbstractContextManager[None]]
 
 class TooLargeError(Exception):
     """The table has more bytes than a shuttle carries. Internal: it is copied in another way."""
-
-
-@dataclass
-class _Driver:
-    """One psql that reads its script from a pipe, and what is known of the table it is at."""
-
-    psql: Psql
-    script: int
-    began: float = 0.0
-    moved: float = 0.0
-
-    def tell(self, nonce: str, script: str) -> None:
-        """Give it the script of the next table, whose marks carry `nonce`."""
-        self.psql.transcript = Transcript(nonce)
-        self.began = self.moved = time.monotonic()
-        self.add(script)
-
-    def add(self, script: str) -> None:
-        """Give it some more. One that has died is found out by who waits for it."""
-        try:
-            os.write(self.script, script.encode())
-        except BrokenPipeError:
-            log.debug("%s: psql reads no more", self.psql.stage)
-
-    def demand_life(self, limits: Timeouts) -> None:
-        """Raise once it has ended, outlived the stage's timeout, or stalled."""
-        psql, now = self.psql, time.monotonic()
-        if psql.process.poll() is not None:
-            psql.listen()
-            raise psql.failure(f"failed with exit code {psql.process.returncode}")
-        timeout = limits.export if psql.stage == "export" else limits.import_
-        if now - self.began > timeout:
-            hint = f"raise {psql.stage}_timeout, or see why it is slow"
-            told = f"took longer than its timeout of {timeout:g} s"
-            raise psql.failure(told, kind=StageTimeoutError, hint=hint, retryable=True)
-        if now - self.moved > limits.stall:
-            hint = "see what the server waits for, or raise stall_timeout"
-            told = f"stalled: no byte moved for {limits.stall:g} s"
-            raise psql.failure(told, kind=StalledError, hint=hint, retryable=True)
 
 
 class Shuttle:
@@ -120,8 +80,8 @@ class Shuttle:
         self._data, self._into = pipe()
         os.set_blocking(self._data, False)
         self._file = memory_file("")
-        self._export: _Driver | None = None
-        self._load: _Driver | None = None
+        self._export: Driver | None = None
+        self._load: Driver | None = None
         self._asked: CopyPlan | None = None
         self._size, self._digest = 0, xxhash.xxh3_128()
 
@@ -186,7 +146,7 @@ class Shuttle:
         deadline = time.monotonic() + _LEAVE_SECONDS
         for driver in drivers:
             if not at_once:
-                _let_end(driver.psql, deadline)
+                driver.let_end(deadline)
             end([driver.psql], at_once=at_once and driver.psql.stage == "import")
 
     @contextmanager
@@ -195,7 +155,7 @@ class Shuttle:
         with self._abort.hang(self._interrupt):
             yield
 
-    def _started(self, stage: Literal["export", "import"], *, inherit: int) -> _Driver:
+    def _started(self, stage: Literal["export", "import"], *, inherit: int) -> Driver:
         nonce, (stdin, script) = new_nonce(), pipe()
         try:
             with self._starting[0 if stage == "export" else 1]():
@@ -216,7 +176,7 @@ class Shuttle:
         finally:
             os.close(stdin)
         log.info("%s started (PID %d): for one table after the other", stage, psql.pid)
-        driver = _Driver(psql, script)
+        driver = Driver(psql, script)
         if stage == "export":
             seconds = self._timeouts.export
             driver.tell(nonce, statements.export_opening(snapshot=self._snapshot, nonce=nonce, seconds=seconds))
@@ -230,7 +190,7 @@ class Shuttle:
             raise
         return driver
 
-    def _wait(self, driver: _Driver, mark: str, *, also: int | None = None) -> None:
+    def _wait(self, driver: Driver, mark: str, *, also: int | None = None) -> None:
         """Until psql has said `mark`; meanwhile read what comes from `also`."""
         poll, psql = select.poll(), driver.psql
         for descriptor in (psql.stderr, self._abort.fileno(), *(() if also is None else (also,))):
@@ -271,7 +231,7 @@ class Shuttle:
             size += len(data)
         return size, digest.hexdigest()
 
-    def _exported(self, driver: _Driver) -> Exported:
+    def _exported(self, driver: Driver) -> Exported:
         psql, size = driver.psql, self._size
         rows = psql.transcript.number("rows")
         if rows is None:
@@ -297,10 +257,3 @@ class Shuttle:
         for driver in (self._export, self._load):
             if driver is not None:
                 driver.psql.interrupt()
-
-
-def _let_end(psql: Psql, deadline: float) -> None:
-    """Its script has ended, and so will it."""
-    while psql.process.poll() is None and time.monotonic() < deadline:
-        select.select([psql.stderr], [], [], 0.01)
-        psql.listen()

@@ -1,0 +1,61 @@
+"""A driver: one psql that stays, reads its script from a pipe, and is told of one table after the other."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+from dataclasses import dataclass
+
+from airflow_provider_safecopy.errors import StageTimeoutError, StalledError
+from airflow_provider_safecopy.transfer.psql import Psql
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.transfer.transcript import Transcript
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Driver:
+    """One psql that reads its script from a pipe, and what is known of the table it is at."""
+
+    psql: Psql
+    script: int
+    began: float = 0.0
+    moved: float = 0.0
+
+    def tell(self, nonce: str, script: str) -> None:
+        """Give it the script of the next table, whose marks carry `nonce`."""
+        self.psql.transcript = Transcript(nonce)
+        self.began = self.moved = time.monotonic()
+        self.add(script)
+
+    def add(self, script: str) -> None:
+        """Give it some more. One that has died is found out by who waits for it."""
+        try:
+            os.write(self.script, script.encode())
+        except BrokenPipeError:
+            log.debug("%s: psql reads no more", self.psql.stage)
+
+    def demand_life(self, limits: Timeouts) -> None:
+        """Raise once it has ended, outlived the stage's timeout, or stalled."""
+        psql, now = self.psql, time.monotonic()
+        if psql.process.poll() is not None:
+            psql.listen()
+            raise psql.failure(f"failed with exit code {psql.process.returncode}")
+        timeout = limits.export if psql.stage == "export" else limits.import_
+        if now - self.began > timeout:
+            hint = f"raise {psql.stage}_timeout, or see why it is slow"
+            told = f"took longer than its timeout of {timeout:g} s"
+            raise psql.failure(told, kind=StageTimeoutError, hint=hint, retryable=True)
+        if now - self.moved > limits.stall:
+            hint = "see what the server waits for, or raise stall_timeout"
+            told = f"stalled: no byte moved for {limits.stall:g} s"
+            raise psql.failure(told, kind=StalledError, hint=hint, retryable=True)
+
+    def let_end(self, deadline: float) -> None:
+        """Its script has ended, and so will it."""
+        while self.psql.process.poll() is None and time.monotonic() < deadline:
+            select.select([self.psql.stderr], [], [], 0.01)
+            self.psql.listen()
