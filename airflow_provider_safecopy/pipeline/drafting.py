@@ -43,8 +43,16 @@ class Drafts:
         ours = survey.of_sources(self.source, specs, self.guesses)
         theirs = survey.of_targets(self.target, specs, self.source.endpoint)
         plans = [self._of(spec, ours, theirs, found) for spec in specs]
-        self.guesses.update(ours.guesses)
+        self._remember(ours.guesses)
         return plans
+
+    def _remember(self, guesses: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
+        """For the second draft of each table; after that nobody asks again."""
+        for key, rows in guesses.items():
+            if key in self.guesses:
+                del self.guesses[key]
+            else:
+                self.guesses[key] = rows
 
     def _of(self, spec: CopySpec, ours: Survey, theirs: Survey, found: tuple[Refusal, ...]) -> CopyPlan:
         extent = survey.extent(theirs, spec.target_table)
