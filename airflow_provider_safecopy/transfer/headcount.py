@@ -1,4 +1,4 @@
-"""The headcount: how many rows the target held before, counted in a session of its own while bytes move.
+"""The headcount: how many rows the target held before, counted in a session of its own while the new table is built.
 
 A swap only tells that number, and has no use for it: counted in the line it would make every copy wait for a scan of
 the old table. Where a guard judges by it (`max_shrink`), it is counted as late as can be instead.

@@ -30,10 +30,7 @@ class Right:
 
 @dataclass(frozen=True)
 class Job:
-    """One publish: what is planned and proven, by whom, where, and until when (`deadline`, of time.monotonic).
-
-    `previous` is how many rows the target held, where that was counted beforehand.
-    """
+    """One publish: what is planned and proven, by whom, where, and until when (`deadline`, of time.monotonic)."""
 
     plan: CopyPlan
     verification: Verification
@@ -43,7 +40,6 @@ class Job:
     abort: AbortSwitch
     trying: Callable[[], None]
     deadline: float
-    previous: int | None = None
 
     @property
     def connection(self) -> psycopg.Connection[Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from airflow_provider_safecopy.transfer.model import MiB
 
-HOLD_RATIO = 1.25
+HOLD_RATIO = 2.0
 """A source that many times as fast as its target, or less, is held back to the target's speed."""
 
 PROBE_BYTES = 64 * MiB

@@ -25,6 +25,7 @@ from typing import Literal
 
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, StageError
+from airflow_provider_safecopy.transfer.stdio import buffered_input
 from airflow_provider_safecopy.transfer.transcript import Transcript
 
 OLDEST_MAJOR = 14
@@ -125,7 +126,7 @@ class Psql:
                     stdin=stdin,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
-                    env=environment,
+                    env={**environment, **(buffered_input() if stage == "import" else {})},
                     pass_fds=[*inherit, *secret],
                     bufsize=0,
                     # The same process group: whoever kills the task's group must reach this child too.

@@ -71,19 +71,17 @@ def publish(
     fence: Callable[[psycopg.Connection[Any]], None],
     abort: AbortSwitch,
     trying: Callable[[], None] = lambda: None,
-    previous: int | None = None,
 ) -> Published:
     """Publish what `verification` proves. `fence` must raise inside the transaction when the lock is lost.
 
-    `trying` is called before each try at a table that others have locked. `previous` is how many rows the target held,
-    where that is known already.
+    `trying` is called before each try at a table that others have locked.
 
     Raises `FencedOutError`, `StageError` and its kinds, `VerifyError` when the table does not hold what was
     written (a trigger?), `PublishUnknownError` when nobody can tell. In all but the last nothing changed.
     """
     started = time.monotonic()
     deadline = started + plan.spec.timeouts.publish
-    job = Job(plan, verification, right, target, fence, abort, trying, deadline, previous)
+    job = Job(plan, verification, right, target, fence, abort, trying, deadline)
     try:
         with target.within(plan.spec.timeouts.publish + 10):
             with target.obeys(abort):

@@ -33,11 +33,14 @@ def spec(**options: object) -> CopySpec:
 def test_it_waits_for_whoever_has_an_older_snapshot(both: tuple[Database, Database]) -> None:
     source, target = both
     waited = threading.Event()
+
+    def copy() -> None:
+        pipeline.copy(spec(), source.endpoint, target.endpoint)
+        waited.set()
+
     with target.connect() as elder:
         elder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
-        copying = threading.Thread(
-            target=lambda: (pipeline.copy(spec(), source.endpoint, target.endpoint), waited.set())
-        )
+        copying = threading.Thread(target=copy)
         copying.start()
         assert not waited.wait(2), "it must not publish while the elder lives"
         assert elder.execute("SELECT count(*) FROM public.고객".encode()).fetchone() == (1,)

@@ -81,7 +81,8 @@ def test_partitions_and_dead_rows_are_divided_too(source: Database, target: Data
 def test_all_lanes_see_one_instant_and_rows_stay_where_they_are(both: tuple[Database, Database]) -> None:
     """A writer that moves rows from the last page to the first, and a VACUUM FULL, between the lanes' starts."""
     source, target = both
-    before, blocked = source.rows(_SAME), []
+    before = source.rows(_SAME)
+    blocked: list[bool] = []
 
     def meddle(at: Progress) -> None:
         if at.stage != "export" or blocked:

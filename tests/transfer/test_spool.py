@@ -165,7 +165,7 @@ def test_a_copy_packs_what_it_spools(
     )
     target.execute("CREATE TABLE public.고객 (n int, 이름 text)")
     asked = {"source_table": "public.고객", "target_table": "public.고객", "transfer": "sequential"}
-    spec = CopySpec.of(**asked, compress=compress, spool_dir=str(tmp_path))  # type: ignore[arg-type]
+    spec = CopySpec.of(**asked, compress=compress, spool_dir=str(tmp_path))
     report = pipeline.copy(spec, source.endpoint, target.endpoint)
     assert report.bytes is not None
     assert 0 < report.spool_bytes * 20 < report.bytes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from psycopg.sql import Composed
@@ -17,6 +18,7 @@ from airflow_provider_safecopy.transfer import build, carry, inplace, statements
 from airflow_provider_safecopy.transfer.build import Build
 from airflow_provider_safecopy.transfer.carry import Carried
 from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.headcount import Headcount
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.plan import STAGING, CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
@@ -85,15 +87,18 @@ def prepare(job: Job) -> Prepared:
     planned = _built(job)
     if not build.is_current(job.target, staging, planned):
         raise _changed(job)
-    build.finish(job, planned)
+    beside = Headcount.of(job.plan, job.target.endpoint, application_name=job.right.application_name)
+    with closing(beside) as headcount:
+        build.finish(job, planned)
+        previous = _previous(job, headcount)
     # Once more: what the server gave the new sequences by itself is known only now.
-    return Prepared(_built(job), _carried(job), _previous(job))
+    return Prepared(_built(job), _carried(job), previous)
 
 
-def _previous(job: Job) -> int:
+def _previous(job: Job, headcount: Headcount) -> int:
     """Nobody has use for it but the report, and `max_shrink`."""
-    if job.previous is not None:
-        return job.previous
+    if (counted := headcount.answer(job.abort)) is not None:
+        return counted
     with job.connection.transaction():
         job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
         return inplace.count(job)
