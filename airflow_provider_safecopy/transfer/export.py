@@ -64,7 +64,7 @@ def start(
     nonce, (data, into) = new_nonce(), pipe()
     script = memory_file(
         statements.export_script(
-            plan.query(pages),
+            plan.read(pages),
             format=plan.format,
             snapshot=snapshot,
             output=f"/proc/self/fd/{into}",

@@ -1,4 +1,5 @@
-"""The headcount: how many rows the target held before, counted in a session of its own while the new table is built.
+"""The headcount: how many rows the target held before, counted in a session of its own while the rows are verified
+and the new table is built.
 
 A swap only tells that number, and has no use for it: counted in the line it would make every copy wait for a scan of
 the old table. Where a guard judges by it (`max_shrink`), it is counted as late as can be instead.
@@ -32,7 +33,7 @@ _LOCK_SECONDS = 1.0
 class Headcount:
     """Begun by `of`, answered by `answer`, let go by `close` always. It has no thread, so psql may be forked meanwhile."""
 
-    def __init__(self, connection: psycopg.Connection[Any] | None, deadline: float) -> None:
+    def __init__(self, connection: psycopg.Connection[Any] | None = None, deadline: float = 0.0) -> None:
         self._connection = connection
         self._deadline = deadline
 
@@ -51,8 +52,11 @@ class Headcount:
         except SafeCopyError as error:
             log.info("%s is not counted beforehand: %s", plan.target_name, error)
             return cls(None, deadline)
+        # By one processor: what is done beside needs the others more.
+        alone = statements.set_local("max_parallel_workers_per_gather", "0")
         limits = (("statement_timeout", plan.spec.timeouts.verify), ("lock_timeout", _LOCK_SECONDS))
         asked = [
+            alone,
             *(statements.set_timeout(name, seconds) for name, seconds in limits),
             statements.count(plan.target_name),
         ]

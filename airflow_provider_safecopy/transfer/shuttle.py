@@ -92,7 +92,7 @@ class Shuttle:
         if self._export is None:
             self._export = self._started("export", inherit=self._into)
         nonce, output = new_nonce(), f"/proc/self/fd/{self._into}"
-        query = statements.export_next(plan.query(), format=plan.format, output=output, nonce=nonce)
+        query = statements.export_next(plan.read(), format=plan.format, output=output, nonce=nonce)
         self._asked = plan
         self._export.tell(nonce, query)
 

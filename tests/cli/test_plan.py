@@ -30,8 +30,12 @@ def test_the_sql_shown_is_sql_the_servers_understand(safecopy: Command) -> None:
     ]
     assert {step["database"] for step in steps if step["stage"] not in {"export", "import"}} == {"target"}
     (export,) = [step["sql"] for step in steps if step["stage"] == "export"]
-    query = export.partition("(")[2].rpartition(") TO STDOUT")[0]
-    assert safecopy.source.rows(query) == safecopy.source.rows('SELECT * FROM "영업"."고객"')
+    read: list[bytes] = []
+    with safecopy.source.connect() as session, session.cursor() as cursor:
+        for statement in (export, 'COPY (SELECT * FROM "영업"."고객") TO STDOUT (FORMAT text)'):
+            with cursor.copy(statement.encode()) as copy:
+                read.append(b"".join(copy))
+    assert read[0] == read[1]
 
 
 def test_a_refused_plan_is_2_with_every_reason_and_its_next_step(safecopy: Command) -> None:

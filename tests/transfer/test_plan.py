@@ -12,6 +12,7 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import PlanError, Refusal
+from airflow_provider_safecopy.transfer.pages import Pages
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.ground.customers import OLD, SHAPE, fill, spec
@@ -69,7 +70,14 @@ def test_the_steps_come_in_order_with_their_locks(
         ("publish", "target"),
         ("analyze", "target"),
     ]
-    verbs = ["CREATE UNLOGGED TABLE", "COPY (", "COPY ", emptied, 'INSERT INTO "영업"."고객"', 'ANALYZE "영업"."고객"']
+    verbs = [
+        "CREATE UNLOGGED TABLE",
+        'COPY "영업"."고객" (',
+        "COPY ",
+        emptied,
+        'INSERT INTO "영업"."고객"',
+        'ANALYZE "영업"."고객"',
+    ]
     assert all(step.sql.startswith(verb) for step, verb in zip(steps, verbs, strict=True))
     assert [step.lock for step in steps] == [
         "none on your tables",
@@ -169,3 +177,28 @@ def test_identity_columns_keep_the_sources_values(plan: Callable[..., CopyPlan],
     assert not any("OVERRIDING" in step.sql for step in plan(publish="delete_insert").steps())
     target.execute('ALTER TABLE "영업"."고객" ALTER "번호" ADD GENERATED ALWAYS AS IDENTITY')
     assert any("OVERRIDING SYSTEM VALUE" in step.sql for step in plan(publish="delete_insert").steps())
+
+
+def test_what_is_not_a_whole_table_as_it_stands_is_read_by_a_query(
+    source: Database, target: Database, plan: Callable[..., CopyPlan]
+) -> None:
+    assert plan().read().as_string(None).startswith('"영업"."고객" ("번호", ')
+    assert plan(where='"번호" > 0').read().as_string(None).startswith("(\nSELECT")
+    assert (
+        plan(source_table=None, source_sql='SELECT * FROM "영업"."고객"').read().as_string(None).startswith("(\nSELECT")
+    )
+    assert plan().read(Pages(0, None)).as_string(None).startswith("(\nSELECT")
+    for made in (
+        'CREATE VIEW "영업"."보기" AS SELECT * FROM "영업"."고객"',
+        'CREATE TABLE "영업"."부모" (LIKE "영업"."고객"); CREATE TABLE "영업"."자식" () INHERITS ("영업"."부모")',
+        (
+            'CREATE TABLE "영업"."생성" (LIKE "영업"."고객"); ALTER TABLE "영업"."생성" DROP "금액", '
+            'ADD "금액" numeric(12,2) GENERATED ALWAYS AS ("번호") STORED'
+        ),
+        'CREATE TABLE "영업"."분할" (LIKE "영업"."고객") PARTITION BY LIST ("번호")',
+    ):
+        source.execute(made)
+    for name in ("보기", "부모", "생성", "분할"):
+        asked = CopySpec.of(source_table=("영업", name), target_table="영업.고객", allow_empty=True)
+        found = pipeline.plan(asked, source.endpoint, target.endpoint)
+        assert found.read().as_string(None).startswith("(\nSELECT"), name

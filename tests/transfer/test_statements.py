@@ -51,7 +51,12 @@ def exported(
         session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         ((snapshot,),) = session.execute("SELECT pg_export_snapshot()").fetchall()
         script = statements.export_script(
-            query, format="text", snapshot=snapshot, output=str(output), nonce=NONCE, seconds=seconds
+            statements.subquery(query),
+            format="text",
+            snapshot=snapshot,
+            output=str(output),
+            nonce=NONCE,
+            seconds=seconds,
         )
         said = run(psql, database, script)
     transcript = Transcript(NONCE)

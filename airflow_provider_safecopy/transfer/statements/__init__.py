@@ -3,6 +3,7 @@
 from airflow_provider_safecopy.transfer.statements.bounds import count_back, reached, read_interval, within
 from airflow_provider_safecopy.transfer.statements.rows import (
     any_row,
+    columns_of,
     content_hash,
     count,
     create_staging,
@@ -19,6 +20,7 @@ from airflow_provider_safecopy.transfer.statements.rows import (
     select,
     set_local,
     set_timeout,
+    subquery,
     table,
     truncate,
 )
@@ -37,6 +39,7 @@ from airflow_provider_safecopy.transfer.statements.script import (
 
 __all__ = [
     "any_row",
+    "columns_of",
     "content_hash",
     "count",
     "count_back",
@@ -66,6 +69,7 @@ __all__ = [
     "select",
     "set_local",
     "set_timeout",
+    "subquery",
     "table",
     "truncate",
     "within",

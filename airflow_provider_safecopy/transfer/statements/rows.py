@@ -24,6 +24,16 @@ def select(columns: Sequence[str], source: TableName | str, where: str | None, *
     return SQL("SELECT {} FROM {}{}").format(listed(columns), _from(source), where_clause)
 
 
+def subquery(query: Composable) -> Composed:
+    """A query where COPY wants something to read."""
+    return SQL("(\n{}\n)").format(query)
+
+
+def columns_of(name: TableName, columns: Sequence[str]) -> Composed:
+    """Columns of a table where COPY wants something to read."""
+    return SQL("{} ({})").format(table(name), listed(columns))
+
+
 def in_pages(first: int, end: int | None) -> Composed:
     """The rows stored from page `first` on, up to but not including page `end`; None: all the rest."""
     lower = SQL("ctid >= '({},0)'::tid").format(Literal(first))

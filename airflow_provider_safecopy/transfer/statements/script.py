@@ -51,8 +51,8 @@ def psql_would_replace(text: str) -> str | None:
     return match[0] if match else None
 
 
-def export_script(query: Composable, *, format: str, snapshot: str, output: str, nonce: str, seconds: float) -> str:  # noqa: A002 -- SQL's own word
-    """What the export psql runs: the rows of `query`, under `snapshot`, into the file `output`."""
+def export_script(read: Composable, *, format: str, snapshot: str, output: str, nonce: str, seconds: float) -> str:  # noqa: A002 -- SQL's own word
+    """What the export psql runs: what is to be `read`, under `snapshot`, into the file `output`."""
     lines = [
         _begin(
             SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
@@ -60,7 +60,7 @@ def export_script(query: Composable, *, format: str, snapshot: str, output: str,
             seconds=seconds,
         ),
         *_backend(nonce),
-        SQL("COPY (\n{}\n) TO STDOUT (FORMAT {}) \\g {}").format(query, SQL(_format(format)), Literal(output)),
+        SQL("COPY {} TO STDOUT (FORMAT {}) \\g {}").format(read, SQL(_format(format)), Literal(output)),
         _mark(nonce, "rows :ROW_COUNT"),
         SQL("COMMIT;"),
         _mark(nonce, "end"),
@@ -75,10 +75,10 @@ def export_opening(*, snapshot: str, nonce: str, seconds: float) -> str:
     return _script([_begin(begin, seen, seconds=seconds), *_backend(nonce)])
 
 
-def export_next(query: Composable, *, format: str, output: str, nonce: str) -> str:  # noqa: A002 -- SQL's own word
-    """The rows of `query`, into the file `output`, and the server's own count of them."""
-    copy = SQL("COPY (\n{}\n) TO STDOUT (FORMAT {}) \\g {}")
-    return _script([copy.format(query, SQL(_format(format)), Literal(output)), _mark(nonce, "rows :ROW_COUNT")])
+def export_next(read: Composable, *, format: str, output: str, nonce: str) -> str:  # noqa: A002 -- SQL's own word
+    """What is to be `read`, into the file `output`, and the server's own count of its rows."""
+    copy = SQL("COPY {} TO STDOUT (FORMAT {}) \\g {}")
+    return _script([copy.format(read, SQL(_format(format)), Literal(output)), _mark(nonce, "rows :ROW_COUNT")])
 
 
 def load_opening(nonce: str) -> str:

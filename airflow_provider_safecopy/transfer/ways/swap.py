@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 
 from psycopg.sql import Composed
@@ -18,7 +17,6 @@ from airflow_provider_safecopy.transfer import build, carry, inplace, statements
 from airflow_provider_safecopy.transfer.build import Build
 from airflow_provider_safecopy.transfer.carry import Carried
 from airflow_provider_safecopy.transfer.catalog import Relation
-from airflow_provider_safecopy.transfer.headcount import Headcount
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.plan import STAGING, CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
@@ -87,17 +85,15 @@ def prepare(job: Job) -> Prepared:
     planned = _built(job)
     if not build.is_current(job.target, staging, planned):
         raise _changed(job)
-    beside = Headcount.of(job.plan, job.target.endpoint, application_name=job.right.application_name)
-    with closing(beside) as headcount:
-        build.finish(job, planned)
-        previous = _previous(job, headcount)
+    build.finish(job, planned)
+    previous = _previous(job)
     # Once more: what the server gave the new sequences by itself is known only now.
     return Prepared(_built(job), _carried(job), previous)
 
 
-def _previous(job: Job, headcount: Headcount) -> int:
+def _previous(job: Job) -> int:
     """Nobody has use for it but the report, and `max_shrink`."""
-    if (counted := headcount.answer(job.abort)) is not None:
+    if (counted := job.headcount.answer(job.abort)) is not None:
         return counted
     with job.connection.transaction():
         job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
