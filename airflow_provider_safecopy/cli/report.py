@@ -25,7 +25,7 @@ def of_copy(report: CopyReport) -> str:
     facts = [
         ("from", report.source),
         ("to", report.target),
-        *([] if report.rows is None else [("rows", f"{_count(report.previous_rows)} -> {_count(report.rows)}")]),
+        *([] if report.rows is None else [("rows", _rows(report))]),
         ("written", ", ".join(f"{count:,} {what}" for what, count in report.written)),
         *([("slice", report.slice)] if report.slice else []),
         *([("watermark", f"{_plain(mark['old'])} -> {_plain(mark['new'])}")] if (mark := report.watermark) else []),
@@ -135,6 +135,12 @@ def _steps(plan: CopyPlan) -> list[str]:
 
 def _pair(source: str, target: str) -> str:
     return source if source == target else f"{source} -> {target}"
+
+
+def _rows(report: CopyReport) -> str:
+    """Those before, where they were counted, and those now."""
+    before = "" if report.previous_rows is None else f"{report.previous_rows:,} -> "
+    return before + _count(report.rows)
 
 
 def _count(number: int | None) -> str:

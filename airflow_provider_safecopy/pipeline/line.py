@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -32,7 +32,6 @@ from airflow_provider_safecopy.pipeline.run import Run
 from airflow_provider_safecopy.pipeline.transport import spools_of, transferred
 from airflow_provider_safecopy.transfer import staging
 from airflow_provider_safecopy.transfer.draft import draft
-from airflow_provider_safecopy.transfer.headcount import Headcount
 from airflow_provider_safecopy.transfer.job import Right
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.plan import CopyPlan
@@ -133,9 +132,8 @@ def _carried_out(run: Run) -> CopyReport:
     for warning in plan.warnings:
         log.warning("%s", warning)
     spools = spools_of(plan)
-    with ExitStack() as stack, staging.staging(plan, target, token=token, attempt=run.lease.attempt) as table:
+    with staging.staging(plan, target, token=token, attempt=run.lease.attempt) as table:
         exported, loaded = transferred(run, table, spools)
-        headcount = stack.enter_context(closing(Headcount.of(plan, target.endpoint, application_name=run.asked.name)))
         run.progress(Progress("verify", loaded.bytes, loaded.rows, loaded.rows, loaded.bytes))
         with run.source.obeys(run.abort), target.obeys(run.abort):
             verification = verify(plan, exported, loaded, source=run.source, target=target)
@@ -148,7 +146,6 @@ def _carried_out(run: Run) -> CopyReport:
             fence=run.lock.fence,
             abort=run.abort,
             trying=run.pulse.step,
-            headcount=headcount,
         )
     return replace(
         plan.as_report(),

@@ -173,6 +173,9 @@ WHERE application_name = %(application)s AND pid <> ALL (%(spared)s::int[])
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = %(application)s AND pid <> ALL (%(spared)s::int[])
 
+-- name: size
+SELECT pg_relation_size(%(oid)s::oid) AS bytes
+
 -- name: working
 -- Whether a statement of this run is being worked on: neither waiting for a lock, nor for its client.
 SELECT EXISTS (SELECT FROM pg_stat_activity

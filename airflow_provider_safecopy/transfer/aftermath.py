@@ -85,7 +85,8 @@ def settle(job: Job, written: Written) -> tuple[tuple[str, ...], tuple[StageRepo
     """Do it, after the COMMIT. Returns warnings and reports; raises nothing that a copy would be failed by."""
     told: list[str] = []
     reports: list[StageReport] = []
-    if written.inserted + written.updated + written.deleted and not _has_statistics(job.plan.publish):
+    changed = written.inserted + written.updated + (written.deleted or 0) > 0
+    if changed and not _has_statistics(job.plan.publish):
         reports += _timed("analyze", lambda: _analyze(job, told))
     if job.plan.spec.refresh_views:
         reports += _timed("refresh", lambda: _refresh(job, told))

@@ -11,7 +11,6 @@ from uuid import UUID
 import psycopg
 
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.transfer.headcount import Headcount
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.verify import Verification
@@ -31,10 +30,7 @@ class Right:
 
 @dataclass(frozen=True)
 class Job:
-    """One publish: what is planned and proven, by whom, where, and until when (`deadline`, of time.monotonic).
-
-    `headcount` may know how many rows the target held.
-    """
+    """One publish: what is planned and proven, by whom, where, and until when (`deadline`, of time.monotonic)."""
 
     plan: CopyPlan
     verification: Verification
@@ -44,7 +40,6 @@ class Job:
     abort: AbortSwitch
     trying: Callable[[], None]
     deadline: float
-    headcount: Headcount
 
     @property
     def connection(self) -> psycopg.Connection[Any]:

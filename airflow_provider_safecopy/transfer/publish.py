@@ -34,7 +34,6 @@ from airflow_provider_safecopy.transfer import (
 )
 from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.blockers import Blockers
-from airflow_provider_safecopy.transfer.headcount import Headcount
 from airflow_provider_safecopy.transfer.job import Job, Right
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.receipt import Receipt
@@ -72,18 +71,17 @@ def publish(
     fence: Callable[[psycopg.Connection[Any]], None],
     abort: AbortSwitch,
     trying: Callable[[], None] = lambda: None,
-    headcount: Headcount | None = None,
 ) -> Published:
     """Publish what `verification` proves. `fence` must raise inside the transaction when the lock is lost.
 
-    `trying` is called before each try at a table that others have locked. `headcount` may have counted its rows.
+    `trying` is called before each try at a table that others have locked.
 
     Raises `FencedOutError`, `StageError` and its kinds, `VerifyError` when the table does not hold what was
     written (a trigger?), `PublishUnknownError` when nobody can tell. In all but the last nothing changed.
     """
     started = time.monotonic()
     deadline = started + plan.spec.timeouts.publish
-    job = Job(plan, verification, right, target, fence, abort, trying, deadline, headcount or Headcount())
+    job = Job(plan, verification, right, target, fence, abort, trying, deadline)
     try:
         with target.within(plan.spec.timeouts.publish + 10):
             with target.obeys(abort):

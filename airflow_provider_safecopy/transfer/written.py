@@ -9,13 +9,13 @@ from dataclasses import dataclass
 class Written:
     """Rows by what became of them, how many the target held before (`previous`), and holds now (`held`).
 
-    The last two are None where counting them would mean reading a table of any length for nothing.
+    These, and `deleted`, are None where counting them would mean reading a table of any length for nothing.
     `deleted` counts rows the source no longer has, not those a way deletes in order to write them again.
     """
 
     inserted: int
     updated: int
-    deleted: int
+    deleted: int | None
     unchanged: int
     previous: int | None
     held: int | None
@@ -24,6 +24,7 @@ class Written:
         holds = "" if self.held is None else f"holds {self.held} rows"
         before = "" if self.previous is None else f" (before: {self.previous})"
         changes = (
-            f"{self.inserted} inserted, {self.updated} updated, {self.deleted} deleted, {self.unchanged} unchanged"
+            f"{self.inserted} inserted, {self.updated} updated, "
+            f"{'all others' if self.deleted is None else self.deleted} deleted, {self.unchanged} unchanged"
         )
         return f"{holds}{before}: {changes}" if holds else changes

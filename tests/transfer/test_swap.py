@@ -11,7 +11,9 @@ import psycopg
 import pytest
 
 from airflow_provider_safecopy import pipeline
+from airflow_provider_safecopy.errors import VerifyError
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.transfer.ways import swap
 from tests.conftest import MakeDatabase, NothingLeft
 from tests.ground.customers import SHAPE, TABLE, fill, same, spec
 from tests.ground.database import Database
@@ -56,6 +58,20 @@ def test_the_rows_are_new_and_all_else_is_as_it_was(
     assert set(drawn.values()) == {(3, True)}
     assert set(sequence_values(target, "영업", "고객").values()) == {(4003, True)}
     nothing_left(source, target)
+
+
+def test_the_old_rows_of_a_large_table_are_counted_only_for_a_guard(
+    filled: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = filled
+    monkeypatch.setattr(swap, "COUNTED_BYTES", 0)
+    report = pipeline.copy(spec(publish="swap"), source.endpoint, target.endpoint)
+    assert (report.rows, report.previous_rows, report.inserted, report.deleted) == (2000, None, 2000, None)
+    source.execute(f'DELETE FROM {TABLE} WHERE "번호" > 500')
+    with pytest.raises(VerifyError, match="2000"):
+        pipeline.copy(spec(publish="swap", max_shrink=50), source.endpoint, target.endpoint)
+    report = pipeline.copy(spec(publish="swap", max_shrink=80), source.endpoint, target.endpoint)
+    assert (report.rows, report.previous_rows, report.deleted) == (500, 2000, 2000)
 
 
 @pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
