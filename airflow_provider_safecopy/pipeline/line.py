@@ -28,6 +28,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     telling_losses,
     telling_the_lost_lock,
 )
+from airflow_provider_safecopy.pipeline.outcome import report_of
 from airflow_provider_safecopy.pipeline.run import Run
 from airflow_provider_safecopy.pipeline.transport import spools_of, transferred
 from airflow_provider_safecopy.transfer import staging
@@ -131,7 +132,7 @@ def _carried_out(run: Run) -> CopyReport:
         log.info("because %s", reason)
     for warning in plan.warnings:
         log.warning("%s", warning)
-    spools = spools_of(plan)
+    spools, right = spools_of(plan), _right(run.lease)
     with staging.staging(plan, target, token=token, attempt=run.lease.attempt) as table:
         exported, loaded = transferred(run, table, spools)
         run.progress(Progress("verify", loaded.bytes, loaded.rows, loaded.rows, loaded.bytes))
@@ -141,33 +142,14 @@ def _carried_out(run: Run) -> CopyReport:
         published = publish(
             plan,
             verification,
-            _right(run.lease),
+            right,
             target=target,
             fence=run.lock.fence,
             abort=run.abort,
             trying=run.pulse.step,
         )
-    return replace(
-        plan.as_report(),
-        status="published",
-        lock=run.lease.name,
-        token=token,
-        attempt=str(run.lease.attempt),
-        rows=published.written.held,
-        previous_rows=published.written.previous,
-        inserted=published.written.inserted,
-        updated=published.written.updated,
-        deleted=published.written.deleted,
-        unchanged=published.written.unchanged,
-        watermark=published.receipt.watermark,
-        published_at=published.receipt.published_at,
-        bytes=exported.bytes,
-        digest=exported.digest,
-        content_hash=verification.content_hash,
-        warnings=plan.warnings + run.lock.takeovers + published.warnings,
-        stages=(*exported.reports, *loaded.reports, verification.report, *published.reports),
-        spool_bytes=sum(spool.most_on_disk for spool in spools),
-    )
+    report = report_of(plan, right, (exported, loaded, verification), published, run.lock.takeovers)
+    return replace(report, spool_bytes=sum(spool.most_on_disk for spool in spools))
 
 
 def _drafted(spec: CopySpec, source: Session, target: Session, *, telling: bool = True) -> CopyPlan:
