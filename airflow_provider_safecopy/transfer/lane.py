@@ -93,7 +93,7 @@ class Lane:
             self.out.moved = now  # it is we who do not read: no stall of the export's
             return False
         if not self._throttle.allows(READ_BYTES, now):
-            self.out.moved = self.taken.moved = now
+            self.out.moved = now  # likewise
             return False
         return True
 

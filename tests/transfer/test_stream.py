@@ -111,6 +111,20 @@ def test_a_target_that_takes_nothing_is_a_stall_of_the_import(
     nothing_left(source, target, spool=tmp_path)
 
 
+def test_a_target_that_takes_nothing_is_a_stall_though_the_source_is_read_slowly(
+    source: Database, target: Database, spec: Callable[..., CopySpec], nothing_left: NothingLeft, tmp_path: Path
+) -> None:
+    with pytest.raises(StalledError) as caught:
+        pipeline.copy(
+            spec(rate_limit=4 * MiB, timeouts=Timeouts(stall=1, export=10)),
+            source.endpoint,
+            target.endpoint,
+            progress=Paused(),
+        )
+    assert caught.value.stage == "import"
+    nothing_left(source, target, spool=tmp_path)
+
+
 def test_a_sequential_copy_over_its_spool_limit_says_so(
     source: Database, target: Database, spec: Callable[..., CopySpec], nothing_left: NothingLeft, tmp_path: Path
 ) -> None:
