@@ -62,7 +62,9 @@ def start_export(path: str, database: Database, snapshot: str) -> tuple[Psql, in
     query = SQL("SELECT * FROM public.고객 ORDER BY 1")
     output = f"/proc/self/fd/{writing}"
     script = memory_file(
-        statements.export_script(query, format="text", snapshot=snapshot, output=output, nonce=NONCE, seconds=60)
+        statements.export_script(
+            statements.subquery(query), format="text", snapshot=snapshot, output=output, nonce=NONCE, seconds=60
+        )
     )
     psql = start(path, database, arguments=["-f", "-"], stdin=script, inherit=[writing])
     os.close(writing)
