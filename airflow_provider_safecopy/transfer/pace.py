@@ -16,9 +16,12 @@ HOLD_RATIO = 2.0
 """A source that many times as fast as its target, or less, is held back to the target's speed."""
 
 PROBE_BYTES = 64 * MiB
+PROBE_SECONDS = 0.5
+"""To know it, so many bytes and seconds at least are read freely: buffers on the way hide what is shorter."""
+
 HELD_BYTES = 1024 * MiB
-HELD_SECONDS = 10.0
-"""After so many bytes or seconds of being held back it is read freely again, for `PROBE_BYTES`."""
+HELD_SECONDS = 3.0
+"""After so many bytes or seconds of being held back it is tried again."""
 
 _BURST_SECONDS = 0.1
 
@@ -35,7 +38,7 @@ class Pace:
     def look(self, read: int, taken: int, now: float) -> bool:
         """Whether more may be read though the target has not taken all. `read` and `taken` are bytes so far."""
         if self.ahead:
-            if read - self._read >= PROBE_BYTES:
+            if read - self._read >= PROBE_BYTES and now - self._since >= PROBE_SECONDS:
                 slower = read - self._read > HOLD_RATIO * (taken - self._taken)
                 self._begin(read, taken, now, ahead=slower)
         elif read - self._read >= HELD_BYTES or now - self._since >= HELD_SECONDS:

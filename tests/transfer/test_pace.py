@@ -11,32 +11,44 @@ from hypothesis import strategies as st
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.transfer.model import MiB
-from airflow_provider_safecopy.transfer.pace import HELD_BYTES, HELD_SECONDS, PROBE_BYTES, Pace, Throttle
+from airflow_provider_safecopy.transfer.pace import (
+    HELD_BYTES,
+    HELD_SECONDS,
+    HOLD_RATIO,
+    PROBE_BYTES,
+    PROBE_SECONDS,
+    Pace,
+    Throttle,
+)
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import NothingLeft
 from tests.ground.database import Database
 
+LATER = PROBE_SECONDS + 0.01
+
 
 def test_a_source_is_read_freely_until_its_speed_is_known() -> None:
-    pace = Pace()
-    assert pace.look(PROBE_BYTES - 1, 0, time.monotonic())
+    pace, now = Pace(), time.monotonic()
+    assert pace.look(PROBE_BYTES - 1, 0, now + LATER)
+    assert pace.look(PROBE_BYTES, PROBE_BYTES, now), "what buffers have taken says nothing yet"
 
 
 def test_a_source_about_as_fast_as_its_target_is_held_to_that() -> None:
-    pace = Pace()
-    assert not pace.look(PROBE_BYTES, round(PROBE_BYTES / 1.2), time.monotonic())
+    pace, now = Pace(), time.monotonic()
+    assert not pace.look(PROBE_BYTES, round(PROBE_BYTES / HOLD_RATIO) + 1, now + LATER)
 
 
 def test_a_much_faster_source_is_read_ahead_as_long_as_it_is() -> None:
     pace, now = Pace(), time.monotonic()
     for turn in range(1, 5):
-        assert pace.look(turn * PROBE_BYTES, turn * PROBE_BYTES // 5, now)
-    assert not pace.look(5 * PROBE_BYTES, 4 * PROBE_BYTES // 5 + PROBE_BYTES, now), "the target has caught up in speed"
+        assert pace.look(turn * PROBE_BYTES, turn * PROBE_BYTES // 5, now + turn * LATER)
+    caught_up = 4 * PROBE_BYTES // 5 + PROBE_BYTES
+    assert not pace.look(5 * PROBE_BYTES, caught_up, now + 5 * LATER), "the target has caught up in speed"
 
 
 @pytest.mark.parametrize(("more", "later"), [(HELD_BYTES, 0.0), (0, HELD_SECONDS)])
 def test_a_source_that_is_held_is_tried_again(more: int, later: float) -> None:
-    pace, now = Pace(), time.monotonic()
+    pace, now = Pace(), time.monotonic() + LATER
     assert not pace.look(PROBE_BYTES, PROBE_BYTES, now)
     assert not pace.look(PROBE_BYTES + MiB, PROBE_BYTES, now + later / 2)
     assert pace.look(PROBE_BYTES + more, PROBE_BYTES, now + later)
