@@ -25,7 +25,7 @@ def about(pair: Pair) -> dict[str, Any]:
             "processor": _processor(),
             "cores": os.cpu_count(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-            "kernel": platform.release(),
+            "kernel": platform.release().partition("-")[0],
             "disk": _disk(pair.source.socket_directory),
         },
         "versions": {
