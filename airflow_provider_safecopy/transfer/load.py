@@ -11,10 +11,12 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import VerifyError
 from airflow_provider_safecopy.transfer import statements
-from airflow_provider_safecopy.transfer.export import digest_of
+from airflow_provider_safecopy.transfer.export import Exported, digest_of
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import Psql, memory_file, new_nonce, pipe
@@ -106,6 +108,19 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
     os.set_blocking(data, False)
     log.info("import started (PID %d): %s", psql.pid, staging)
     return Load(psql, staging, data, gate)
+
+
+def demand_agreement(exported: Exported, *, rows: int | None, size: int, digest: str, where: str = "") -> None:
+    """What came in must be what went out, before it is committed. Raises `VerifyError`, worth a retry."""
+    proofs: dict[str, dict[str, Any]] = {
+        "rows": {"exported": exported.rows, "imported": rows},
+        "bytes": {"exported": exported.bytes, "imported": size},
+        "digest": {"exported": exported.digest, "imported": digest},
+    }
+    for proof, sides in proofs.items():
+        if sides["exported"] != sides["imported"]:
+            told = f"{sides['exported']} exported, {sides['imported']} imported"
+            raise VerifyError(f"{where}{proof} differ: {told}; nothing was committed", proofs=proofs, retryable=True)
 
 
 def prove(load: Load, *, rows: int, size: int, digest: str) -> Loaded:

@@ -17,13 +17,13 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import xxhash
 
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import VerifyError
+from airflow_provider_safecopy.transfer import load as loading
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.driver import Driver
 from airflow_provider_safecopy.transfer.export import Exported
@@ -123,7 +123,8 @@ class Shuttle:
         )
         self._wait(driver, "rows")
         size, digest = self._read_again()
-        self._agree(plan, exported, driver.psql.transcript.number("rows"), size, digest)
+        rows = driver.psql.transcript.number("rows")
+        loading.demand_agreement(exported, rows=rows, size=size, digest=digest, where=f"{plan.target_name}: ")
         driver.add(statements.load_commit(nonce))
         self._wait(driver, "committed")
         seconds = time.monotonic() - driver.began
@@ -240,18 +241,6 @@ class Shuttle:
             raise psql.failure(f"reports {rows} rows, and not a single byte came", retryable=True)
         report = StageReport("export", time.monotonic() - driver.began, psql.pid, rows=rows, bytes=size)
         return Exported(rows, size, self._digest.hexdigest(), (report,))
-
-    def _agree(self, plan: CopyPlan, exported: Exported, rows: int | None, size: int, digest: str) -> None:
-        proofs: dict[str, dict[str, Any]] = {
-            "rows": {"exported": exported.rows, "imported": rows},
-            "bytes": {"exported": exported.bytes, "imported": size},
-            "digest": {"exported": exported.digest, "imported": digest},
-        }
-        for proof, sides in proofs.items():
-            if sides["exported"] != sides["imported"]:
-                told = f"{sides['exported']} exported, {sides['imported']} imported"
-                message = f"{plan.target_name}: {proof} differ: {told}; nothing was committed"
-                raise VerifyError(message, proofs=dict(proofs), retryable=True)
 
     def _interrupt(self) -> None:
         for driver in (self._export, self._load):

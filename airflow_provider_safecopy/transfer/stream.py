@@ -10,15 +10,13 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.errors import VerifyError
 from airflow_provider_safecopy.transfer import export as exporting
 from airflow_provider_safecopy.transfer import load as loading
 from airflow_provider_safecopy.transfer.export import Exported
 from airflow_provider_safecopy.transfer.lane import Lane
-from airflow_provider_safecopy.transfer.load import Load, Loaded
+from airflow_provider_safecopy.transfer.load import Loaded
 from airflow_provider_safecopy.transfer.model import Progress, Stage
 from airflow_provider_safecopy.transfer.psql import Psql, end
 
@@ -87,7 +85,8 @@ class Stream:
             lane.taken.moved = time.monotonic()
         self._pump(lambda: all(load.psql.transcript.values("rows") for load in loads))
         for lane, load, proof in zip(self._lanes, loads, exported, strict=True):
-            _agree(lane, load, proof)
+            rows, digest = load.psql.transcript.number("rows"), lane.taken.digest.hexdigest()
+            loading.demand_agreement(proof, rows=rows, size=lane.taken.size, digest=digest)
         for load in loads:
             load.commit()
         self._pump(lambda: all(load.psql.process.poll() is not None for load in loads))
@@ -159,20 +158,3 @@ class Stream:
     def _interrupt(self) -> None:
         for psql in self._children():
             psql.interrupt()
-
-
-def _agree(lane: Lane, load: Load, exported: Exported) -> None:
-    """Demand that what came in is what went out. Raises `VerifyError`."""
-    imported = load.psql.transcript.number("rows")
-    proofs: dict[str, dict[str, Any]] = {
-        "rows": {"exported": exported.rows, "imported": imported},
-        "bytes": {"exported": exported.bytes, "imported": lane.taken.size},
-        "digest": {"exported": exported.digest, "imported": lane.taken.digest.hexdigest()},
-    }
-    for proof, sides in proofs.items():
-        if sides["exported"] != sides["imported"]:
-            raise VerifyError(
-                f"{proof} differ: {sides['exported']} exported, {sides['imported']} imported; nothing was committed",
-                proofs=proofs,
-                retryable=True,
-            )
