@@ -1,6 +1,6 @@
 """A guard against regressions, in a minute: a chunked copy beside a raw binary pipe.
 
-    python -m benchmarks.quick [--size 300MB] [--seconds 60]
+    python -m benchmarks.quick [--size 600MB] [--seconds 60]
 
 As many pairs as fit into the time, three at least. Ends with 1 when the median of the pairs' ratios is above 1.3. The
 table is made by the server, and so small that what a copy costs once, whatever its size, is a good part of it; that is
@@ -27,7 +27,7 @@ _TABLE = "like-lineitem"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--size", type=size_of, default="300MB", metavar="BYTES", show_default=True, help="Heap of the table.")
+@click.option("--size", type=size_of, default="600MB", metavar="BYTES", show_default=True, help="Heap of the table.")
 @click.option("--seconds", type=click.IntRange(1), default=60, show_default=True, help="Time for all of it.")
 def main(*, size: int, seconds: int) -> None:
     """Measure, print, judge."""

@@ -21,7 +21,9 @@ PROBE_SECONDS = 0.5
 
 HELD_BYTES = 1024 * MiB
 HELD_SECONDS = 3.0
-"""After so many bytes or seconds of being held back it is tried again."""
+"""After so many bytes or seconds of being held back it is tried again; after twice as many when that was in vain, and so on."""
+
+_MOST_TIMES = 16
 
 _BURST_SECONDS = 0.1
 
@@ -34,6 +36,7 @@ class Pace:
     _read: int = 0
     _taken: int = 0
     _since: float = field(default_factory=time.monotonic)
+    _times: int = 1
 
     def look(self, read: int, taken: int, now: float) -> bool:
         """Whether more may be read though the target has not taken all. `read` and `taken` are bytes so far."""
@@ -41,11 +44,14 @@ class Pace:
             if read - self._read >= PROBE_BYTES and now - self._since >= PROBE_SECONDS:
                 slower = read - self._read > HOLD_RATIO * (taken - self._taken)
                 self._begin(read, taken, now, ahead=slower)
-        elif read - self._read >= HELD_BYTES or now - self._since >= HELD_SECONDS:
+        elif read - self._read >= self._times * HELD_BYTES or now - self._since >= self._times * HELD_SECONDS:
+            self._times = min(2 * self._times, _MOST_TIMES)
             self._begin(read, taken, now, ahead=True)
         return self.ahead
 
     def _begin(self, read: int, taken: int, now: float, *, ahead: bool) -> None:
+        if self.ahead and ahead:
+            self._times = 1  # it was worth it
         self.ahead, self._read, self._taken, self._since = ahead, read, taken, now
 
 

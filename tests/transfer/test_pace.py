@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
@@ -52,6 +53,20 @@ def test_a_source_that_is_held_is_tried_again(more: int, later: float) -> None:
     assert not pace.look(PROBE_BYTES, PROBE_BYTES, now)
     assert not pace.look(PROBE_BYTES + MiB, PROBE_BYTES, now + later / 2)
     assert pace.look(PROBE_BYTES + more, PROBE_BYTES, now + later)
+
+
+def test_a_source_tried_in_vain_is_tried_less_often_and_never_given_up() -> None:
+    """Each trial costs both servers processor time."""
+    pace, now, trials = Pace(), time.monotonic(), []
+    for turn in range(1, 1001):
+        now, before = now + LATER, pace.ahead
+        if pace.look(turn * PROBE_BYTES, turn * PROBE_BYTES, now) and not before:
+            trials.append(now)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(trials)]
+    assert gaps[:4] == sorted(gaps[:4])
+    assert gaps[0] == pytest.approx(2 * HELD_SECONDS, abs=2 * LATER)
+    assert max(gaps) == pytest.approx(16 * HELD_SECONDS, abs=2 * LATER)
+    assert trials[-1] > now - 17 * HELD_SECONDS
 
 
 def test_without_a_rate_all_is_allowed() -> None:
