@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks import growth, ratio
-from benchmarks.contestant import CHUNKED, IN_MEMORY, PARALLEL, RAW_BINARY, RAW_TEXT, SEQUENTIAL
+from benchmarks.contestant import CHUNKED, IN_MEMORY, PARALLEL, RAW_BINARY, RAW_TEXT, SEQUENTIAL, SEQUENTIAL_TWO
 from benchmarks.results import Results, Spread
 
 MB = 1_000_000
@@ -19,6 +19,8 @@ _OF_ANY_TABLE = (
     (SEQUENTIAL, RAW_TEXT, 1.25),
     (CHUNKED, IN_MEMORY, 0.65),
     (PARALLEL, CHUNKED, 0.85),
+    (SEQUENTIAL_TWO, SEQUENTIAL, 0.85),
+    (SEQUENTIAL_TWO, RAW_TEXT, 1.25),
 )
 MEMORY = 60 * MB
 """Beyond an idle interpreter, of the copying process and its psql together."""

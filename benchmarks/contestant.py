@@ -99,6 +99,7 @@ def _export(task: Task, form: str) -> Command:
 
 
 CHUNKED, SEQUENTIAL, OURS_TEXT, PARALLEL = "chunked", "sequential", "chunked, text", "parallel 2"
+SEQUENTIAL_TWO = "sequential, parallel 2"
 RAW_TEXT, RAW_BINARY, IN_MEMORY = "psql | psql, text", "psql | psql, binary", "communicate()"
 
 MAIN: tuple[Contestant, ...] = (
@@ -106,6 +107,7 @@ MAIN: tuple[Contestant, ...] = (
     raw(RAW_BINARY, "binary"),
     ours(CHUNKED, "--transfer", "chunked"),
     ours(SEQUENTIAL, "--transfer", "sequential"),
+    ours(SEQUENTIAL_TWO, "--transfer", "sequential", "--parallel", "2"),
     ours(OURS_TEXT, "--transfer", "chunked", "--format", "text"),
     ours(PARALLEL, "--transfer", "chunked", "--parallel", "2"),
     whole_in_memory(),

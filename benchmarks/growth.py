@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import data
-from benchmarks.contestant import CHUNKED, WARM_UP, Contestant, ours
+from benchmarks.contestant import CHUNKED, RAW_BINARY, WARM_UP, Contestant, ours, raw
 from benchmarks.rounds import alternate
 from benchmarks.session import Session
 
@@ -17,8 +17,8 @@ MOST_ROUNDS = 3
 
 
 def growth(session: Session) -> None:
-    """Time and memory of a chunked copy, by the size of the table."""
-    contestants = (ours(CHUNKED, "--transfer", "chunked"),)
+    """Time and memory of a chunked copy, and the time of a raw pipe beside it, by the size of the table."""
+    contestants = (raw(RAW_BINARY, "binary"), ours(CHUNKED, "--transfer", "chunked"))
     for size in session.options.growth:
         _measure(session, GROWTH, size, contestants, rounds=min(MOST_ROUNDS, session.options.rounds))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import growth, ratio
-from benchmarks.contestant import CHUNKED, IN_MEMORY, RAW_BINARY, RAW_TEXT, SEQUENTIAL
+from benchmarks.contestant import CHUNKED, IN_MEMORY, RAW_BINARY, RAW_TEXT, SEQUENTIAL, SEQUENTIAL_TWO
 from benchmarks.results import Results, Run
 
 _COLOURS = {
@@ -20,6 +20,7 @@ _COLOURS = {
     IN_MEMORY: "#c98b8b",
     CHUNKED: "#0b6e4f",
     SEQUENTIAL: "#6bb392",
+    SEQUENTIAL_TWO: "#3f8f6c",
     "chunked, text": "#9cc5a1",
     "parallel 2": "#084c61",
 }
