@@ -1,4 +1,4 @@
-"""A TCP proxy before a server: passes, stalls, cuts, and loses an answer at the worst moment."""
+"""A TCP proxy before a server: passes, stalls, cuts, drips, and does whatever is asked at a client's n-th step."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
 
+from tests.ground.frames import STEPS, Frames
+
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -22,6 +24,7 @@ class _Wire:
     server: socket.socket
     said: bytes = b""
     deaf: bool = False
+    frames: Frames = field(default_factory=Frames)
     peer: dict[socket.socket, socket.socket] = field(init=False)
     pending: dict[socket.socket, bytes] = field(init=False)
 
@@ -40,7 +43,8 @@ class _Wire:
 class Proxy:
     """Connect to `port` on 127.0.0.1 instead of the server's. Every method may be called at any time.
 
-    `met` is set once a client has sent the pattern of `lose_answer_after` or `cut_before`.
+    `met` is set once a client has sent the pattern of `lose_answer_after` or `cut_before`, or has come to the step of
+    `at_step`. `steps` counts what clients have asked so far, on all connections together: see `frames.STEPS`.
     """
 
     def __init__(self, listener: socket.socket, upstream: tuple[str, int]) -> None:
@@ -55,6 +59,9 @@ class Proxy:
         self._refusing = False
         self._lose: bytes | None = None
         self._cut: bytes | None = None
+        self.steps = 0
+        self._step: tuple[int, Callable[[], object]] | None = None
+        self._asking: _Wire | None = None
         self._orders: list[Callable[[], object]] = []
         self._wake_read, self._wake_write = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -85,6 +92,26 @@ class Proxy:
     def cut_before(self, pattern: bytes) -> None:
         """Once a client sends `pattern`, reset that connection without passing it on."""
         self._order(lambda: self._listen_for("_cut", pattern))
+
+    def at_step(self, step: int, do: Callable[[], object]) -> None:
+        """Call `do` when clients come to their step of this number, counted from 1, before the server hears of it.
+
+        In the proxy's own thread: meanwhile nothing passes. `do` may not call methods of this proxy but those named `*_now`.
+        """
+        self._order(lambda: setattr(self, "_step", (step, do)))
+
+    def cut_now(self) -> None:
+        """As `cut`, from within `do`."""
+        self._reset_all()
+
+    def stall_now(self) -> None:
+        """As `stall`, from within `do`."""
+        self._set_stalled(stalled=True)
+
+    def lose_answer_now(self) -> None:
+        """Pass on what the step asks, lose the server's answer, and reset that connection; from within `do`."""
+        assert self._asking is not None
+        self._asking.deaf = True
 
     def _listen_for(self, what: str, pattern: bytes) -> None:
         """From now on: what was said before does not count."""
@@ -166,7 +193,18 @@ class Proxy:
             raise ConnectionError
         if side is wire.client:
             self._look_for_patterns(wire, data)
+            self._count_steps(wire, data)
+        if wire not in self._wires:
+            raise ConnectionError
         return data
+
+    def _count_steps(self, wire: _Wire, data: bytes) -> None:
+        before = self.steps
+        self.steps += sum(kind in STEPS for kind in wire.frames.feed(data))
+        if self._step is not None and before < self._step[0] <= self.steps:
+            (_, do), self._step, self._asking = self._step, None, wire
+            do()
+            self.met.set()
 
     def _look_for_patterns(self, wire: _Wire, data: bytes) -> None:
         wire.said = wire.said[-64:] + data
@@ -178,6 +216,8 @@ class Proxy:
             self.met.set()
 
     def _drop(self, wire: _Wire) -> None:
+        if wire not in self._wires:
+            return
         self._wires.remove(wire)
         for side in wire.peer:
             if self._registered(side.fileno()):
@@ -194,7 +234,7 @@ class Proxy:
         self._reset_all()
 
     def _let_through(self) -> None:
-        self._refusing, self._lose, self._cut = False, None, None
+        self._refusing, self._lose, self._cut, self._step = False, None, None, None
         self._set_stalled(stalled=False)
 
     def _set_stalled(self, *, stalled: bool) -> None:

@@ -66,3 +66,34 @@ def test_a_commit_whose_answer_or_request_is_lost(target: Database, proxy: MakeP
     assert wire.met.is_set()
     assert target.value("SELECT count(*) FROM 고객") == (1 if lost == "answer" else 0)
     session.close()
+
+
+@pytest.mark.parametrize("what", ["pass", "cut", "stall", "lose"])
+def test_a_client_is_met_at_its_step_before_the_server_hears_of_it(
+    target: Database, proxy: MakeProxy, what: str
+) -> None:
+    target.execute("CREATE TABLE 고객 (번호 int)")
+    wire = proxy(target)
+    session = target.through(wire.port).connect()
+    session.execute("SELECT 1")
+    seen: list[int] = []
+    then = {"pass": int, "cut": wire.cut_now, "stall": wire.stall_now, "lose": wire.lose_answer_now}[what]
+
+    def do() -> None:
+        seen.append(target.value("SELECT count(*) FROM 고객"))
+        then()
+
+    wire.at_step(wire.steps + 1, do)
+    asked = "INSERT INTO 고객 VALUES (1)"
+    if what == "stall":
+        session.pgconn.send_query(asked.encode())
+        assert wire.met.wait(10)
+        assert select.select([session], [], [], 0.2)[0] == []
+    elif what == "pass":
+        session.execute(asked)
+    else:
+        with pytest.raises(psycopg.OperationalError):
+            session.execute(asked)
+    assert seen == [0]
+    assert target.value("SELECT count(*) FROM 고객") == (1 if what in {"pass", "lose"} else 0)
+    session.close()
