@@ -28,6 +28,8 @@ from airflow_provider_safecopy.transfer.timeouts import Timeouts
 _SMALL_BYTES = 64 * 1024
 _REST_SECONDS = (0.001, 0.003)
 _DULL_SECONDS = 0.01
+_LIMIT_HINT = "raise spool_limit, or use transfer=chunked, which waits for the import instead"
+_DISK_HINT = "mend that, name another spool_dir, or bound by spool_limit what transfer=chunked may take of it"
 # How much is moved before the other descriptors are looked at again.
 _TURN_BYTES = 4 * MiB
 
@@ -138,7 +140,7 @@ class Lane:
         """Feed the import from the spool, as much as it takes."""
         now, left = time.monotonic(), _TURN_BYTES
         while self.spool and left > 0:
-            head = memoryview(self.spool.head())
+            head = memoryview(self._next())
             written = self._give(head, now)
             self.spool.advance(written)
             left -= written
@@ -198,6 +200,17 @@ class Lane:
             self.taken.rest(now)
         return written
 
+    def _next(self) -> bytes | memoryview:
+        try:
+            return self.spool.head()
+        except OSError as error:
+            raise StageError(
+                f"import: the spool directory {self.spool.directory} does not give back what was written to it: "
+                f"{error.strerror or error}; nothing was committed",
+                stage="import",
+                hint="see what ails that disk, or name another spool_dir",
+            ) from error
+
     def _put(self, data: memoryview) -> None:
         try:
             self.spool.put(data)
@@ -208,7 +221,7 @@ class Lane:
             raise StageError(
                 f"export: no room for the stream in the spool directory {self.spool.directory}: {why}",
                 stage="export",
-                hint="raise spool_limit, name another spool_dir, or use transfer=chunked",
+                hint=_LIMIT_HINT if isinstance(error, SpoolFullError) else _DISK_HINT,
             ) from error
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,9 +64,10 @@ class Load:
             self.data = None
 
     def commit(self) -> None:
-        """Tell psql to commit. Only after the row counts agree."""
+        """Tell psql to commit. Only after the row counts agree. One that has died is found out by who waits for it."""
         assert self.gate is not None  # noqa: S101 -- told once
-        os.write(self.gate, statements.load_commit(self.psql.transcript.nonce).encode())
+        with suppress(BrokenPipeError):
+            os.write(self.gate, statements.load_commit(self.psql.transcript.nonce).encode())
         self.close_gate()
 
     def close_gate(self) -> None:

@@ -14,10 +14,15 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import IO
 
+import xxhash
+
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer.pack import Packing
 
 CHUNK_BYTES = 16 * 1024 * 1024
+MANY_CHUNKS = 64
+"""So many chunk files and more of what is on disk grow with it: each is an open file, and a process may have only so many."""
+
 READ_BYTES = 256 * 1024
 """The most that is moved at once: small enough to be still warm in the processor when it is written."""
 
@@ -31,12 +36,36 @@ class SpoolFullError(Exception):
 
 @dataclass
 class _ChunkFile:
-    """`pieces` are the sizes of what was written and is not read yet, where it is packed."""
+    """`pieces` are the digests and sizes of what was written and is not read yet; the last may still grow."""
 
     file: IO[bytes]
     written: int = 0
     read: int = 0
-    pieces: deque[int] = field(default_factory=deque)
+    pieces: deque[tuple[int, int]] = field(default_factory=deque)
+    growing: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
+
+    def add(self, data: bytes | memoryview, *, whole: bool) -> None:
+        """Write at the end. What is `whole` is read as it was written, other data in any pieces."""
+        _write_all(self.file.fileno(), data)
+        self.written += len(data)
+        size = self.pieces[-1][1] if self.pieces else 0
+        if not self.pieces or whole or size + len(data) > READ_BYTES:
+            self.growing, size = xxhash.xxh3_64(), 0
+        else:
+            self.pieces.pop()
+        self.growing.update(data)
+        self.pieces.append((self.growing.intdigest(), size + len(data)))
+
+    def next(self) -> bytes:
+        """The next piece. Raises OSError for one that is not what was written."""
+        digest, size = self.pieces.popleft()
+        data = os.pread(self.file.fileno(), size, self.read)
+        if len(data) < size:
+            raise OSError(errno.EIO, "a spool file is shorter than what was written to it")
+        if xxhash.xxh3_64_intdigest(data) != digest:
+            raise OSError(errno.EIO, "a spool file does not hold what was written to it")
+        self.read += size
+        return data
 
 
 @dataclass
@@ -78,26 +107,20 @@ class Spool:
         piece = self.packing.pack(data) if self.packing else data
         if self._on_disk + len(piece) > self.limit:
             raise SpoolFullError
-        tail = self._tail()
-        _write_all(tail.file.fileno(), piece)
-        tail.written += len(piece)
-        if self.packing:
-            tail.pieces.append(len(piece))
+        self._tail().add(piece, whole=self.packing is not None)
         self._on_disk += len(piece)
         self.most_on_disk = max(self.most_on_disk, self._on_disk)
 
     def head(self) -> bytes | memoryview:
-        """The next bytes, at most `READ_BYTES`, left in place until `advance`. Raises IndexError when empty."""
+        """The next bytes, at most `READ_BYTES`, left in place until `advance`.
+
+        Raises IndexError when empty, OSError where the disk does not give back what it took.
+        """
         first = self._queue[0]
         if not isinstance(first, _ChunkFile):
             return first
-        size = first.pieces[0] if self.packing else min(READ_BYTES, first.written - first.read)
-        data = os.pread(first.file.fileno(), size, first.read)
-        if not data or (self.packing and len(data) < size):
-            raise OSError(errno.EIO, "a spool file is shorter than what was written to it")
-        first.read += len(data)
+        data = first.next()
         if self.packing:
-            first.pieces.popleft()
             data = self.packing.unpack(data)
         self._in_memory += len(data)
         if first.read == first.written:
@@ -130,7 +153,7 @@ class Spool:
 
     def _tail(self) -> _ChunkFile:
         last = self._queue[-1] if self._queue else None
-        if isinstance(last, _ChunkFile) and last.written < CHUNK_BYTES:
+        if isinstance(last, _ChunkFile) and last.written < max(CHUNK_BYTES, self._on_disk // MANY_CHUNKS):
             return last
         chunk = _ChunkFile(tempfile.TemporaryFile(prefix="safecopy-", dir=self.directory, buffering=0))  # noqa: SIM115
         self._queue.append(chunk)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError, StalledError, VerifyError
+from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import MakePsql
 from tests.faults.conftest import Ground
+from tests.faults.trial import GRACE, QUICK, ROWS, Trial
+from tests.ground.customers import TABLE
+from tests.ground.database import Database, Servers
 from tests.ground.fake_psql import Behaviour, Stage
+from tests.ground.memory import growth
 
 # The stream of the ground's table in text is about 1.1 MB.
 STREAM = 1_100_000
@@ -156,3 +163,123 @@ def test_a_flipped_bit_is_found_out_by_full_verification(ground: Ground, fake_ps
 def test_megabytes_of_noise_on_stderr_change_nothing(ground: Ground, fake_psql: MakePsql, stage: Stage) -> None:
     assert ground.copy(psql=fake_psql(Behaviour(stage, flood=20_000_000))).rows == 20_000
     ground.demand("new")
+
+
+@pytest.fixture(scope="module")
+def trial(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    """Two databases for all lies: after each of them the next run has to find nothing of it anyway."""
+    source, target = servers.create(16, "UTF8", None), servers.create(18, "UTF8", None)
+    yield Trial.prepared(source, target, tmp_path_factory.mktemp("psql") / "spool")
+    servers.drop(source)
+    servers.drop(target)
+
+
+def came_of(trial: Trial, psql: str, **options: Any) -> Any:
+    """What came of a copy with such a psql, which the invariant has judged."""
+    trial.reset()
+    _, end = trial.judged(lambda: trial.copy(psql=psql, timeouts=QUICK, **options), within=QUICK.stall + GRACE)
+    return end
+
+
+@pytest.mark.parametrize("rows", ["-300", "３００", "삼백", "300 행", "3e2", "9" * 5000])
+def test_a_count_that_is_no_number_is_none(trial: Trial, fake_psql: MakePsql, rows: str) -> None:
+    stage: Stage = "export" if len(rows) % 2 else "import"
+    end = came_of(trial, fake_psql(Behaviour(stage, rows=rows)))
+    assert isinstance(end, StageError if stage == "export" else VerifyError)
+    assert end.retryable
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        Behaviour("export", die_after=5000, exit_code=0),
+        Behaviour("import", die_after=5000, exit_code=0),
+        Behaviour("export", stranger=True),
+        Behaviour("import", stranger=True),
+        Behaviour("import", first=f"rows {ROWS - 1}"),
+        Behaviour("export", trailing="301\t유령\t\\N\t\\N\n", late=True),
+        Behaviour("export", trailing="유령", late=True),
+    ],
+    ids=str,
+)
+def test_a_success_that_does_not_add_up_is_none(trial: Trial, fake_psql: MakePsql, behaviour: Behaviour) -> None:
+    end = came_of(trial, fake_psql(behaviour), transfer="sequential" if behaviour.stage == "export" else "chunked")
+    assert isinstance(end, StageError | VerifyError), end
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        Behaviour("export", first="end"),
+        Behaviour("export", first=f"rows {ROWS}"),
+        Behaviour("import", first="committed"),
+        Behaviour("import", first=f"rows {ROWS}"),
+    ],
+    ids=str,
+)
+def test_what_is_said_too_early_and_comes_true_is_published(
+    trial: Trial, fake_psql: MakePsql, behaviour: Behaviour
+) -> None:
+    assert isinstance(came_of(trial, fake_psql(behaviour), transfer="chunked"), CopyReport)
+
+
+@pytest.mark.parametrize("exit_code", [0, 3, -signal.SIGKILL])
+def test_an_import_that_ends_before_it_is_told_to_commit_is_a_failed_import(
+    trial: Trial, fake_psql: MakePsql, exit_code: int
+) -> None:
+    """Found: COMMIT was written into a pipe that nobody read any more, and the user saw a BrokenPipeError."""
+    end = came_of(trial, fake_psql(Behaviour("import", die_at_rows=True, exit_code=exit_code)))
+    assert isinstance(end, StageError), end
+    assert (end.stage, end.exit_code, end.retryable) == ("import", exit_code, True)
+
+
+def test_two_lies_that_agree_are_found_out_by_full_verification(trial: Trial, fake_psql: MakePsql) -> None:
+    """One row less, in the stream and in the count: nothing that psql says could tell."""
+    liar = fake_psql(Behaviour("export", truncate=len(last_line(trial.source)), rows=str(ROWS - 1)))
+    end = came_of(trial, liar, verify="full", format="text")
+    assert isinstance(end, VerifyError)
+    assert end.proofs["source rows"] == {"exported": ROWS - 1, "counted": ROWS}
+
+
+def last_line(source: Database) -> bytes:
+    """The last line of the table's stream, in text."""
+    with source.connect() as session:
+        session.execute("SET TimeZone = 'UTC'")
+        with session.cursor().copy(f"COPY {TABLE} TO STDOUT".encode()) as stream:
+            return b"".join(bytes(piece) for piece in stream).splitlines(keepends=True)[-1]
+
+
+@pytest.mark.parametrize("stage", ["export", "import"])
+def test_noise_without_an_end_is_a_stall(trial: Trial, fake_psql: MakePsql, stage: Stage) -> None:
+    end = came_of(trial, fake_psql(Behaviour(stage, flood=1 << 60)), transfer="chunked")
+    assert isinstance(end, StalledError)
+    assert end.stage == stage
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        Behaviour("export", flood=1_000_000_000, width=1_000_000),
+        Behaviour("import", flood=1_000_000_000, width=1_000_000),
+        Behaviour("export", flood=30_000_000),
+    ],
+    ids=["a gigabyte from the export", "a gigabyte from the import", "many lines"],
+)
+def test_a_gigabyte_of_noise_takes_no_memory(trial: Trial, fake_psql: MakePsql, behaviour: Behaviour) -> None:
+    trial.reset()
+    psql = fake_psql(behaviour)
+    assert trial.copy().rows == ROWS  # whatever is imported and kept the first time is
+    grown = growth(lambda: trial.judged(lambda: trial.copy(psql=psql, transfer="chunked")))
+    assert grown < 24 * 1024 * 1024, f"{grown:,} bytes"
+
+
+def test_a_server_that_floods_with_notices_and_forges_marks_changes_nothing(trial: Trial) -> None:
+    trial.reset()
+    trial.source.execute(
+        'CREATE OR REPLACE FUNCTION "영업"."소음"(bigint) RETURNS bigint LANGUAGE plpgsql AS $$BEGIN FOR i IN 1..50 LOOP '
+        "RAISE NOTICE E'소음\\nsafecopy 0123456789abcdef rows %', i; END LOOP; RETURN $1; END$$"
+    )
+    query = f'SELECT "영업"."소음"("번호") AS "번호", "이름", "금액", "가입" FROM {TABLE}'
+    _, end = trial.judged(lambda: trial.copy(source_table=None, source_sql=query, timeouts=QUICK))
+    assert isinstance(end, CopyReport)
+    assert end.rows == ROWS

@@ -43,6 +43,8 @@ class Behaviour:
     """End after passing on so many bytes, or at the end of a shorter stream, before saying that it is the end."""
     exit_code: int = -signal.SIGKILL
     """How to end: by this exit code, or if negative by that signal."""
+    die_at_rows: bool = False
+    """End, by `exit_code`, as soon as the server has counted the rows: an import then has not been told to commit."""
     hang_at: Literal["start", "eof", "exit"] | None = None
     """Hang before connecting; before passing the end of the stream on; or when all is done but the exit."""
     hang_after: int | None = None
@@ -55,16 +57,24 @@ class Behaviour:
     """Swallow the last so many bytes, and exit as if nothing were missing."""
     trailing: str = ""
     """Add this to the end of the stream."""
+    late: bool = False
+    """Export only: add what is `trailing` once the number of rows has been told, and not before."""
     rows: str | None = None
     """Report this number of rows instead of the server's; empty: report none."""
     twice: bool = False
     """Say every mark twice."""
+    first: str = ""
+    """Say this mark before anything else, and not again when its time has come."""
+    stranger: bool = False
+    """Say all marks under a nonce of another's."""
     silent: bool = False
     """Exit with 0 at once, having said and done nothing."""
     forge: bool = False
     """Import only: swallow all rows, report their number (of lines) and a commit, and exit with 0."""
     flood: int = 0
     """First say so many bytes of noise on stderr."""
+    width: int = 0
+    """How many bytes of it are one line, at least."""
 
 
 def write(directory: Path, real: str, behaviour: Behaviour) -> Path:
@@ -85,6 +95,7 @@ class Stand:
         self.command = [real, *arguments]
         self.child: subprocess.Popen[bytes] | None = None
         self.told, self._tell = os.pipe()
+        self._counted = threading.Event()
 
     def run(self) -> NoReturn:
         """Do as psql does, but for the behaviour."""
@@ -95,6 +106,8 @@ class Stand:
             os._exit(0)
         if self.behaviour.hang_at == "start":
             self._hang()
+        if self.behaviour.first:
+            self._mark(self.behaviour.first)
         if self.behaviour.forge:
             self._forge()
         incoming, outgoing = self._interpose()
@@ -110,7 +123,7 @@ class Stand:
         listener.join()
         if self.behaviour.hang_at == "exit":
             self._hang()
-        _end(exit_code)
+        _end(self.behaviour.exit_code if self.behaviour.die_at_rows else exit_code)
 
     def _interpose(self) -> tuple[int, int]:
         """Start the real psql with our pipe in place of the stream's; the two ends left to us."""
@@ -156,6 +169,8 @@ class Stand:
                 passed, kept = kept, b""
             yield passed
         if trailing := self.behaviour.trailing.encode():
+            if self.behaviour.late:
+                self._counted.wait(60)
             yield trailing
 
     def _relay_stderr(self) -> None:
@@ -164,27 +179,47 @@ class Stand:
         assert self.child is not None
         assert self.child.stderr is not None
         for line in self.child.stderr:
-            said = line
-            if self.behaviour.rows is not None and (match := _ROWS.fullmatch(line)):
-                said = match[1] + self.behaviour.rows.encode() + b"\n" if self.behaviour.rows else b""
-            _write(2, said * 2 if self.behaviour.twice and _MARK.fullmatch(line) else said)
+            counted = _ROWS.fullmatch(line) is not None
+            if counted and self.behaviour.die_at_rows:
+                self.child.kill()
+                self.child.wait()  # nobody reads its gate any more
+            _write(2, self._said(line) if _MARK.fullmatch(line) else line)
+            if counted:
+                self._counted.set()
+
+    def _said(self, mark: bytes) -> bytes:
+        """What is said in place of a mark."""
+        if self.behaviour.rows is not None and (match := _ROWS.fullmatch(mark)):
+            mark = match[1] + self.behaviour.rows.encode() + b"\n" if self.behaviour.rows else b""
+        if not mark or mark.split()[2] == self.behaviour.first.partition(" ")[0].encode():
+            return b""
+        if self.behaviour.stranger:
+            mark = mark.replace(mark.split()[1], b"0" * 16)
+        return mark * 2 if self.behaviour.twice else mark
+
+    def _mark(self, told: str) -> None:
+        """Say a mark of our own making."""
+        words = [_script()] if self.behaviour.stage == "export" else self.command
+        nonce = next(match[1] for word in words if (match := _NONCE.search(word)))
+        _write(2, f"safecopy {nonce} {told}\n".encode())
 
     def _forge(self) -> NoReturn:
-        nonces = [match[1] for word in self.command if (match := _NONCE.search(word))]
         lines = 0
         while data := os.read(0, 65536):
             lines += data.count(b"\n")
-        _write(2, f"safecopy {nonces[0]} rows {lines}\n".encode())
+        self._mark(f"rows {lines}")
         last = int([found for word in self.command for found in _DESCRIPTOR.findall(word)][-1])
         while os.read(last, 65536):
             pass
-        _write(2, f"safecopy {nonces[0]} committed\n".encode())
+        self._mark("committed")
         os._exit(0)
 
     def _flood(self) -> None:
-        line = b"WARNING:  01000: " + "소음 ".encode() * 12 + b"\n"
-        for _ in range(self.behaviour.flood // len(line)):
-            _write(2, line)
+        noise = b"WARNING:  01000: " + "소음 ".encode() * 12
+        line = noise * max(1, self.behaviour.width // len(noise)) + b"\n"
+        piece = line * max(1, 65536 // len(line))
+        for _ in range(self.behaviour.flood // len(piece)):
+            _write(2, piece)
 
     def _die(self) -> NoReturn:
         assert self.child is not None

@@ -258,6 +258,18 @@ def test_lying(fake_psql: MakePsql, filled: Database) -> None:
     assert (silent.code, silent.data, silent.psql.transcript.tail) == (0, b"", "")
 
 
+def test_telling_what_is_true_at_the_wrong_time(fake_psql: MakePsql, filled: Database, empty: Database) -> None:
+    early = export(fake_psql(Behaviour("export", first="end")), filled)
+    assert [name for name, _ in early.psql.transcript._marks] == ["end", "backend", "rows"]
+    late = export(fake_psql(Behaviour("export", trailing="0\t유령\n", late=True)), filled)
+    assert (late.code, late.data, late.mark("rows")) == (0, STREAM + "0\t유령\n".encode(), [str(ROWS)])
+    strange = export(fake_psql(Behaviour("export", stranger=True)), filled)
+    assert (strange.code, strange.data, strange.psql.transcript._marks) == (0, STREAM, [])
+    dead = load(fake_psql(Behaviour("import", die_at_rows=True, exit_code=0)), empty)
+    assert (dead.code, dead.mark("rows"), dead.mark("committed")) == (0, [str(ROWS)], [])
+    assert empty.value("SELECT count(*) FROM public.고객") == 0
+
+
 def test_forging_a_commit(fake_psql: MakePsql, empty: Database) -> None:
     out = load(fake_psql(Behaviour("import", forge=True)), empty)
     assert (out.code, out.mark("rows"), out.mark("committed")) == (0, [str(ROWS)], [""])
