@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -68,7 +69,11 @@ _KEEPALIVES = {
 # Where the C library and TLS find their files. No PG* variable is ever handed on.
 _HANDED_ON = ("HOME", "KRB5CCNAME", "KRB5_CONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR", "TZDIR")
 # Only a hint for `retryable`: libpq tells no SQLSTATE for a refused connection, and words may be translated.
-_HOPELESS = re.compile(r"password authentication failed|does not exist|no pg_hba\.conf entry|not permitted to log in")
+_HOPELESS = re.compile(
+    r"password authentication failed|does not exist|no pg_hba\.conf entry|not permitted to log in|have CONNECT privilege"
+)
+_NOT_ALLOWED = "have CONNECT privilege"
+_URI = re.compile(r"postgres(?:ql)?://")
 
 
 @dataclass(frozen=True)
@@ -81,32 +86,20 @@ class Endpoint:
     @classmethod
     def from_conninfo(cls, conninfo: str) -> Endpoint:
         """From any libpq conninfo or URI. Raises `ConfigError`, without repeating what may be a secret."""
-        try:
-            parsed = conninfo_to_dict(conninfo)
-        except (psycopg.ProgrammingError, UnicodeEncodeError) as error:
-            # libpq's message may quote the part it could not read, which may be the password.
-            detail = "" if "password" in conninfo or "@" in conninfo else f": {str(error).strip()}"
-            raise ConfigError(
-                f"the connection string cannot be read{detail}",
-                hint="write host=… port=… dbname=… user=…, or postgresql://user@host:port/dbname",
-            ) from None
+        parsed = _parsed(conninfo)
+        wrong = parsed if isinstance(parsed, ConfigError) else _wrong(parsed)
+        if wrong is not None:
+            del conninfo, parsed  # what takes down the locals of a traceback finds no password
+            raise wrong
         return cls.from_parameters(parsed)
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Endpoint:
         """From libpq's parameters by name; None and empty values are left out. Raises `ConfigError`."""
         given = {key: str(value) for key, value in parameters.items() if value is not None and value != ""}
-        if unknown := set(given) - _KNOWN:
-            raise ConfigError(f"unknown connection parameter: {', '.join(sorted(unknown))}")
-        if secrets := set(given) & _UNSUPPORTED_SECRETS:
-            raise ConfigError(
-                f"the connection parameter {', '.join(sorted(secrets))} cannot be handed to psql safely",
-                hint="use a key without a passphrase, or a password",
-            )
-        for key, value in given.items():
-            if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-                raise ConfigError(f"the connection parameter {key} is not a text: it holds a NUL, or another encoding")
-        _demand_one_line(given.get("password", ""))
+        if (wrong := _wrong(given)) is not None:
+            del parameters, given  # as above
+            raise wrong
         return cls(given, _label(given))
 
     def __str__(self) -> str:
@@ -124,23 +117,20 @@ class Endpoint:
         Nothing is prepared by name. A transaction pooler in between is not promised to work: settings are
         pinned for the session.
         """
-        parameters = _KEEPALIVES | dict(self.parameters)
-        parameters |= {
-            "application_name": application_name,
-            "client_encoding": "UTF8",
-            "connect_timeout": str(max(2, round(connect_timeout))),
-        }
         try:
-            return kind.connect(make_conninfo(**parameters), autocommit=True, prepare_threshold=None)
+            return kind.connect(
+                self._conninfo(application_name, connect_timeout), autocommit=True, prepare_threshold=None
+            )
         except psycopg.Error as error:
-            raise self._unreachable(error) from None
+            unreachable = self._unreachable(error)
         except UnicodeError as error:  # psycopg looks hosts up by Python's own rules for their names
-            raise StageError(
+            unreachable = StageError(
                 f"{self.label}: cannot connect: no host can have such a name: {error}",
                 stage="connect",
                 retryable=False,
                 hint="check host, port and network",
-            ) from None
+            )
+        raise unreachable  # out here it has no context: locals of psycopg's own frames hold the password
 
     def reached_by(self, connection: psycopg.Connection[Any]) -> Endpoint:
         """This endpoint, narrowed to the very server, user and password `connection` ended up with."""
@@ -170,16 +160,25 @@ class Endpoint:
             "PGCLIENTENCODING": "UTF8",
             "PGCONNECT_TIMEOUT": str(max(2, round(connect_timeout))),
         }
-        password = self.parameters.get("password")
-        if password is None:
+        if "password" not in self.parameters:
             # Without this, psql would look into ~/.pgpass and might find another password than psycopg did.
             yield environment | {"PGPASSFILE": os.devnull}, []
             return
-        descriptor = _password_file(password)
+        descriptor = _password_file(self)
         try:
             yield environment | {"PGPASSFILE": f"/proc/self/fd/{descriptor}"}, [descriptor]
         finally:
             os.close(descriptor)
+
+    def _conninfo(self, application_name: str, connect_timeout: float) -> str:
+        """What psycopg gets, the password included."""
+        parameters = _KEEPALIVES | dict(self.parameters)
+        parameters |= {
+            "application_name": application_name,
+            "client_encoding": "UTF8",
+            "connect_timeout": str(max(2, round(connect_timeout))),
+        }
+        return make_conninfo(**parameters)
 
     def _unreachable(self, error: psycopg.Error) -> StageError:
         text = str(error).strip()
@@ -187,6 +186,8 @@ class Endpoint:
             text = text.replace(password, "***")
         refused = error.pgconn is not None and bool(error.pgconn.needs_password)
         hint = "check the password" if refused or "password authentication" in text else "check host, port and network"
+        if _NOT_ALLOWED in text:
+            hint = "grant the role CONNECT on the database"
         return StageError(
             f"{self.label}: cannot connect: {text}",
             stage="connect",
@@ -195,17 +196,69 @@ class Endpoint:
         )
 
 
-def _demand_one_line(password: str) -> None:
+def leave_no_core() -> None:
+    """Let this process leave no core file when it crashes: rows and passwords would be in it.
+
+    A limit of one byte: no file is that small, and only 0 would be ignored where the system collects cores by a program.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (1 if hard == resource.RLIM_INFINITY else min(1, hard), hard))
+
+
+def _parsed(conninfo: str) -> dict[str, str] | ConfigError:
+    """Libpq's parameters; or why there are none, without repeating what may be a secret."""
+    hint = "write host=… port=… dbname=… user=…, or postgresql://user@host:port/dbname"
+    if _is_ambiguous(conninfo):
+        return ConfigError(
+            "the connection URI has an @ where its host or database would be: a part of the password?",
+            hint="write %40 for an @ and %2F for a / that are not the URI's own",
+        )
+    try:
+        found = conninfo_to_dict(conninfo)
+    except (psycopg.ProgrammingError, UnicodeEncodeError) as error:
+        # libpq's message may quote the part it could not read, which may be the password.
+        detail = "" if "password" in conninfo or "@" in conninfo else f": {str(error).strip()}"
+        return ConfigError(f"the connection string cannot be read{detail}", hint=hint)
+    return {key: str(value) for key, value in found.items() if value is not None and value != ""}
+
+
+def _is_ambiguous(conninfo: str) -> bool:
+    """Whether libpq would take the rest of a password with a stray @ or / for the host or the database, which are told."""
+    if (uri := _URI.match(conninfo)) is None:
+        return False
+    authority, _, database = conninfo[uri.end() :].partition("?")[0].partition("/")
+    return authority.count("@") > 1 or "@" in database
+
+
+def _wrong(given: Mapping[str, str]) -> ConfigError | None:
+    """What is wrong with parameters, told without a value of theirs."""
+    if unknown := set(given) - _KNOWN:
+        return ConfigError(f"unknown connection parameter: {', '.join(sorted(unknown))}")
+    if secrets := set(given) & _UNSUPPORTED_SECRETS:
+        return ConfigError(
+            f"the connection parameter {', '.join(sorted(secrets))} cannot be handed to psql safely",
+            hint="use a key without a passphrase, or a password",
+        )
+    for key, value in given.items():
+        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+            return ConfigError(f"the connection parameter {key} is not a text: it holds a NUL, or another encoding")
+    return _more_than_one_line(given)
+
+
+def _more_than_one_line(given: Mapping[str, str]) -> ConfigError | None:
+    password = given.get("password", "")
     if "\n" in password or "\r" in password:
-        raise ConfigError("a password with a line break cannot be handed to psql")
+        return ConfigError("a password with a line break cannot be handed to psql")
+    return None
 
 
-def _password_file(password: str) -> int:
+def _password_file(endpoint: Endpoint) -> int:
     """A password file for libpq that any host, database and user matches. The caller closes it."""
-    _demand_one_line(password)  # once more: this one may come from the environment
+    if (wrong := _more_than_one_line(endpoint.parameters)) is not None:  # once more: it may come from the environment
+        raise wrong
     descriptor = os.memfd_create("safecopy-password", os.MFD_CLOEXEC)
     os.fchmod(descriptor, 0o600)  # libpq ignores a password file that others may read
-    escaped = password.replace("\\", "\\\\").replace(":", "\\:")
+    escaped = endpoint.parameters["password"].replace("\\", "\\\\").replace(":", "\\:")
     os.write(descriptor, f"*:*:*:*:{escaped}\n".encode())
     return descriptor
 

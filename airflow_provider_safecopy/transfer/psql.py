@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.endpoint import Endpoint, leave_no_core
 from airflow_provider_safecopy.errors import ConfigError, StageError
 from airflow_provider_safecopy.transfer.stdio import buffered_input
 from airflow_provider_safecopy.transfer.transcript import Transcript
@@ -39,7 +39,7 @@ _PLACES = (
     "usr/local/pgsql*/bin/psql",
     "opt/homebrew/opt/postgresql*/bin/psql",
 )
-_VERSION = re.compile(r"\(PostgreSQL\)\s+(\d+)")
+_VERSION = re.compile(r"\(PostgreSQL\)\s+([0-9]{1,4})(?![0-9])")
 _F_SETPIPE_SZ = 1031
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -130,7 +130,7 @@ class Psql:
                     pass_fds=[*inherit, *secret],
                     bufsize=0,
                     # The same process group: whoever kills the task's group must reach this child too.
-                    preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509 -- two system calls, nothing that locks
+                    preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509 -- a few system calls, nothing that locks
                 )
             except OSError as error:
                 raise StageError(
@@ -244,7 +244,7 @@ def new_nonce() -> str:
 def _asked(path: str) -> PsqlBinary:
     try:
         answer = subprocess.run([path, "--version"], capture_output=True, timeout=30, check=True, env={"LC_ALL": "C"})
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: no file can have such a name
         raise ConfigError(f"{path} does not answer --version: {error}", hint="name a working psql") from error
     version = _VERSION.search(answer.stdout.decode("utf-8", "replace"))
     if version is None:
@@ -258,13 +258,17 @@ def _asked(path: str) -> PsqlBinary:
 
 
 def _is_script(path: str) -> bool:
-    with Path(path).open("rb") as file:
-        return file.read(2) == b"#!"
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(2) == b"#!"
+    except OSError:  # it may be run, but not read: a script could not
+        return False
 
 
 def _die_with(parent: int) -> None:
-    """In the child, before exec: die when the parent does, or now if it already has (Linux)."""
+    """In the child, before exec: die when the parent does, or now if it already has (Linux); and leave no core file."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    leave_no_core()
     if os.getppid() != parent:
         os._exit(127)
 
