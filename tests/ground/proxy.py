@@ -4,47 +4,24 @@ from __future__ import annotations
 
 import selectors
 import socket
-import struct
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
 
-from tests.ground.frames import STEPS, Frames
+from tests.ground.frames import STEPS
+from tests.ground.relay import Relay, reset
 
-_RESET = struct.pack("ii", 1, 0)
-
-
-@dataclass(eq=False)
-class _Wire:
-    """One connection: the client's side and the server's, and what either has not taken yet."""
-
-    client: socket.socket
-    server: socket.socket
-    said: bytes = b""
-    deaf: bool = False
-    frames: Frames = field(default_factory=Frames)
-    peer: dict[socket.socket, socket.socket] = field(init=False)
-    pending: dict[socket.socket, bytes] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.peer = {self.client: self.server, self.server: self.client}
-        self.pending = {self.client: b"", self.server: b""}
-        for side in self.peer:
-            side.setblocking(False)
-
-    def interest(self, side: socket.socket) -> int:
-        """What to wait for on a side: read it once its peer has taken all, write to it what it has not."""
-        reads = 0 if self.pending[self.peer[side]] else selectors.EVENT_READ
-        return reads | (selectors.EVENT_WRITE if self.pending[side] else 0)
+_DRIPS_A_SECOND = 20
 
 
 class Proxy:
     """Connect to `port` on 127.0.0.1 instead of the server's. Every method may be called at any time.
 
-    `met` is set once a client has sent the pattern of `lose_answer_after` or `cut_before`, or has come to the step of
-    `at_step`. `steps` counts what clients have asked so far, on all connections together: see `frames.STEPS`.
+    `met` is set once a client has sent the pattern of `lose_answer_after`, `cut_before` or `at_message`, or has come to
+    the step of `at_step`. `steps` counts what clients have asked so far, on all connections together: see `frames.STEPS`.
+    A server that is not there is a connection reset, and looked for again when the next client comes.
     """
 
     def __init__(self, listener: socket.socket, upstream: tuple[str, int]) -> None:
@@ -53,15 +30,16 @@ class Proxy:
         self._upstream = upstream
         self._listener = listener
         self._selector = selectors.DefaultSelector()
-        self._wires: list[_Wire] = []
+        self._wires: list[Relay] = []
         self._running = True
         self._stalled = False
         self._refusing = False
-        self._lose: bytes | None = None
-        self._cut: bytes | None = None
+        self._late = 0.0
+        self._rate = 0
+        self._message: tuple[bytes, Callable[[], object]] | None = None
         self.steps = 0
         self._step: tuple[int, Callable[[], object]] | None = None
-        self._asking: _Wire | None = None
+        self._asking: Relay | None = None
         self._orders: list[Callable[[], object]] = []
         self._wake_read, self._wake_write = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
@@ -75,23 +53,35 @@ class Proxy:
 
     def cut(self) -> None:
         """Reset all connections and refuse new ones, as a crashed host that is up again would."""
-        self._order(self._reset_all)
+        self._order(self.cut_now)
 
     def mend(self) -> None:
-        """Take connections again, and let everything through."""
+        """Take connections again, and let everything through, at full speed."""
         self._order(self._let_through)
 
     def stall(self) -> None:
         """Pass nothing on, and close nothing: a network that swallows packets."""
-        self._order(lambda: self._set_stalled(stalled=True))
+        self._order(self.stall_now)
+
+    def drip(self, rate: int) -> None:
+        """Pass on at most `rate` bytes a second of each connection, both ways together; never nothing."""
+        self._order(lambda: setattr(self, "_rate", rate))
+
+    def late(self, seconds: float) -> None:
+        """Take new connections at once, and pass nothing on of each for so many seconds."""
+        self._order(lambda: setattr(self, "_late", seconds))
 
     def lose_answer_after(self, pattern: bytes) -> None:
         """Once a client sends `pattern`, pass it on, lose the server's answer to it, and reset that connection."""
-        self._order(lambda: self._listen_for("_lose", pattern))
+        self._order(lambda: self.at_message_now(pattern, self.lose_answer_now))
 
     def cut_before(self, pattern: bytes) -> None:
         """Once a client sends `pattern`, reset that connection without passing it on."""
-        self._order(lambda: self._listen_for("_cut", pattern))
+        self._order(lambda: self.at_message_now(pattern, lambda: self._asking and self._drop(self._asking)))
+
+    def at_message(self, pattern: bytes, do: Callable[[], object]) -> None:
+        """Call `do` whenever a client sends `pattern`, before the server hears of it; as `at_step` does."""
+        self._order(lambda: self.at_message_now(pattern, do))
 
     def at_step(self, step: int, do: Callable[[], object]) -> None:
         """Call `do` when clients come to their step of this number, counted from 1, before the server hears of it.
@@ -102,22 +92,36 @@ class Proxy:
 
     def cut_now(self) -> None:
         """As `cut`, from within `do`."""
-        self._reset_all()
+        self._refusing = True
+        self.reset_now()
+
+    def reset_now(self) -> None:
+        """Reset all connections; new ones are taken. From within `do`, as are the next."""
+        for relay in tuple(self._wires):
+            self._drop(relay)
 
     def stall_now(self) -> None:
         """As `stall`, from within `do`."""
         self._set_stalled(stalled=True)
 
-    def lose_answer_now(self) -> None:
-        """Pass on what the step asks, lose the server's answer, and reset that connection; from within `do`."""
-        assert self._asking is not None
-        self._asking.deaf = True
+    def half_open_now(self) -> None:
+        """The server's side of all connections is gone, and no client is told. New ones are taken."""
+        self._forsake(lambda relay: relay.client)
 
-    def _listen_for(self, what: str, pattern: bytes) -> None:
-        """From now on: what was said before does not count."""
-        setattr(self, what, pattern)
-        for wire in self._wires:
-            wire.said = b""
+    def orphan_now(self) -> None:
+        """All clients are reset, and the server is not told: its sessions stay. New connections are taken."""
+        self._forsake(lambda relay: relay.server)
+
+    def lose_answer_now(self, then: Callable[[], object] = lambda: None) -> None:
+        """Pass on what the step asks; when the server answers call `then`, lose the answer, and reset that connection."""
+        assert self._asking is not None
+        self._asking.deaf = then
+
+    def at_message_now(self, pattern: bytes, do: Callable[[], object]) -> None:
+        """As `at_message`, from now on: what was said before does not count."""
+        self._message = (pattern, do)
+        for relay in self._wires:
+            relay.said = b""
 
     def close(self) -> None:
         """End the proxy and all connections through it."""
@@ -145,13 +149,22 @@ class Proxy:
         self._selector.register(self._wake_read, selectors.EVENT_READ, lambda _: self._obey())
         self._selector.register(self._listener, selectors.EVENT_READ, lambda _: self._accept())
         while self._running:
-            for key, events in self._selector.select():
+            for key, events in self._selector.select(self._awake()):
                 # What an earlier event of this round has closed is no longer registered.
                 if self._registered(key.fd):
                     key.data(events)
 
+    def _awake(self) -> float | None:
+        """Listen to who has rested; how long until the next has, None where nobody rests."""
+        now, resting = time.monotonic(), [relay for relay in self._wires if relay.rests]
+        for relay in resting:
+            if relay.rests <= now:
+                relay.rests = 0.0
+                self._listen(relay)
+        return min((relay.rests - now for relay in resting if relay.rests), default=None)
+
     def _registered(self, descriptor: int) -> bool:
-        return descriptor in self._selector.get_map()
+        return descriptor >= 0 and descriptor in self._selector.get_map()
 
     def _obey(self) -> None:
         self._wake_read.recv(64)
@@ -160,90 +173,96 @@ class Proxy:
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
-        if self._refusing:
-            _reset(client)
+        try:
+            server = None if self._refusing else socket.create_connection(self._upstream)
+        except ConnectionError:
+            server = None
+        if server is None:
+            reset(client)
             return
-        wire = _Wire(client, socket.create_connection(self._upstream))
-        self._wires.append(wire)
-        self._listen(wire)
+        relay = Relay(client, server, time.monotonic() + self._late if self._late else 0.0)
+        self._wires.append(relay)
+        self._listen(relay)
 
-    def _listen(self, wire: _Wire) -> None:
+    def _listen(self, relay: Relay) -> None:
         """Wait for what there is to wait for, on both sides."""
-        for side in wire.peer:
+        self._forget(relay)
+        for side in relay.peer:
+            if not self._stalled and (events := relay.interest(side, time.monotonic())):
+                self._selector.register(side, events, partial(self._pass, relay, side))
+
+    def _forget(self, relay: Relay) -> None:
+        for side in relay.peer:
             if self._registered(side.fileno()):
                 self._selector.unregister(side)
-            if not self._stalled and (events := wire.interest(side)):
-                self._selector.register(side, events, partial(self._pass, wire, side))
 
-    def _pass(self, wire: _Wire, side: socket.socket, events: int) -> None:
+    def _pass(self, relay: Relay, side: socket.socket, events: int) -> None:
         try:
             if events & selectors.EVENT_WRITE:
-                wire.pending[side] = wire.pending[side][side.send(wire.pending[side]) :]
+                relay.pending[side] = relay.pending[side][side.send(relay.pending[side]) :]
             if events & selectors.EVENT_READ:
-                wire.pending[wire.peer[side]] = self._taken(wire, side)
+                data = self._taken(relay, side)
+                relay.pending[relay.peer[side]] = b"" if relay.alone else data
         except OSError:
-            self._drop(wire)
+            self._drop(relay)
         else:
-            self._listen(wire)
+            self._listen(relay)
 
-    def _taken(self, wire: _Wire, side: socket.socket) -> bytes:
+    def _taken(self, relay: Relay, side: socket.socket) -> bytes:
         """What a side says, to be passed on. Raises ConnectionError when the connection is to be dropped."""
-        data = side.recv(65536)
-        if not data or (side is wire.server and wire.deaf):
+        data = side.recv(max(1, self._rate // _DRIPS_A_SECOND) if self._rate else 65536)
+        if self._rate:
+            relay.rests = time.monotonic() + len(data) / self._rate
+        if side is relay.server and relay.deaf is not None:
+            relay.deaf()
             raise ConnectionError
-        if side is wire.client:
-            self._look_for_patterns(wire, data)
-            self._count_steps(wire, data)
-        if wire not in self._wires:
+        if not data:
+            raise ConnectionError
+        if side is relay.client:
+            self._look_for_message(relay, data)
+            self._count_steps(relay, data)
+        if relay not in self._wires:
             raise ConnectionError
         return data
 
-    def _count_steps(self, wire: _Wire, data: bytes) -> None:
+    def _count_steps(self, relay: Relay, data: bytes) -> None:
         before = self.steps
-        self.steps += sum(kind in STEPS for kind in wire.frames.feed(data))
+        self.steps += sum(kind in STEPS for kind in relay.frames.feed(data))
         if self._step is not None and before < self._step[0] <= self.steps:
-            (_, do), self._step, self._asking = self._step, None, wire
+            (_, do), self._step, self._asking = self._step, None, relay
             do()
             self.met.set()
 
-    def _look_for_patterns(self, wire: _Wire, data: bytes) -> None:
-        wire.said = wire.said[-64:] + data
-        if self._cut is not None and self._cut in wire.said:
-            self.met.set()
-            raise ConnectionError
-        if self._lose is not None and self._lose in wire.said:
-            wire.deaf = True
+    def _look_for_message(self, relay: Relay, data: bytes) -> None:
+        relay.said = relay.said[-64:] + data
+        if self._message is not None and self._message[0] in relay.said:
+            relay.said, self._asking = b"", relay
+            self._message[1]()
             self.met.set()
 
-    def _drop(self, wire: _Wire) -> None:
-        if wire not in self._wires:
+    def _drop(self, relay: Relay) -> None:
+        if relay not in self._wires:
             return
-        self._wires.remove(wire)
-        for side in wire.peer:
-            if self._registered(side.fileno()):
-                self._selector.unregister(side)
-            _reset(side)
+        self._wires.remove(relay)
+        self._forget(relay)
+        for side in relay.peer:
+            reset(side)
 
-    def _reset_all(self) -> None:
-        self._refusing = True
-        for wire in tuple(self._wires):
-            self._drop(wire)
+    def _forsake(self, stays: Callable[[Relay], socket.socket]) -> None:
+        for relay in self._wires:
+            self._forget(relay)
+            relay.forsake(stays(relay))
+            self._listen(relay)
 
     def _end(self) -> None:
         self._running = False
-        self._reset_all()
+        self.reset_now()
 
     def _let_through(self) -> None:
-        self._refusing, self._lose, self._cut, self._step = False, None, None, None
+        self._refusing, self._message, self._step, self._late, self._rate = False, None, None, 0.0, 0
         self._set_stalled(stalled=False)
 
     def _set_stalled(self, *, stalled: bool) -> None:
         self._stalled = stalled
-        for wire in self._wires:
-            self._listen(wire)
-
-
-def _reset(side: socket.socket) -> None:
-    """Close at once, with a reset: nothing waits for what can no longer be told."""
-    side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    side.close()
+        for relay in self._wires:
+            self._listen(relay)
