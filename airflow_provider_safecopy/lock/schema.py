@@ -56,8 +56,10 @@ def refusals(connection: psycopg.Connection[Any], *, role: str, may_create: bool
     made, schema_made, mine = row or (False, False, False)
     if made:
         usable = connection.execute(_SCHEMA["usable"]).fetchone()
-        missing = not (usable and usable[0])
-        return (Refusal("not_granted", f"role {role} may not use the schema safecopy", hint=hint),) if missing else ()
+        if usable and usable[0]:
+            return ()
+        lacking = ", ".join(told for (told,) in connection.execute(_SCHEMA["lacking"]).fetchall())
+        return (Refusal("not_granted", f"role {role} may not use the schema safecopy: it lacks {lacking}", hint=hint),)
     if not may_create or (schema_made and not mine):
         what = "is of an earlier version" if schema_made else "is missing"
         told = f"the target's schema safecopy, which holds lock and receipts, {what}"

@@ -37,6 +37,22 @@ SELECT CASE WHEN has_schema_privilege('safecopy', 'USAGE') THEN
            AND has_table_privilege('safecopy.watermark', 'DELETE')
        ELSE false END
 
+-- name: lacking
+-- Which of the privileges above it is that this role lacks; by number, because a role without USAGE may not ask by name.
+SELECT told FROM (
+    SELECT 0 AS at, p.ordinality, p.privilege || ' on schema safecopy' AS told
+    FROM pg_namespace n, unnest('{USAGE,CREATE}'::text[]) WITH ORDINALITY AS p(privilege)
+    WHERE n.nspname = 'safecopy' AND NOT has_schema_privilege(n.oid, p.privilege)
+    UNION ALL
+    SELECT t.at, p.ordinality, p.privilege || ' on safecopy.' || c.relname
+    FROM (VALUES (1, 'lock', '{SELECT,INSERT,UPDATE}'::text[]), (2, 'member', '{SELECT,INSERT,UPDATE,DELETE}'),
+                 (3, 'lock_event', '{SELECT,INSERT,DELETE}'), (4, 'receipt', '{SELECT,INSERT}'),
+                 (5, 'watermark', '{SELECT,INSERT,UPDATE,DELETE}')) AS t(at, relname, privileges)
+    JOIN pg_class c ON c.relname::text = t.relname JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'safecopy',
+    unnest(t.privileges) WITH ORDINALITY AS p(privilege)
+    WHERE NOT has_table_privilege(c.oid, p.privilege)
+) AS lacks(at, ordinality, told) ORDER BY at, ordinality
+
 -- name: schema
 CREATE SCHEMA IF NOT EXISTS safecopy
 

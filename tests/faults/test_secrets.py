@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import psutil
@@ -29,6 +30,7 @@ from airflow_provider_safecopy.cli import exitcode
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, SafeCopyError
 from airflow_provider_safecopy.transfer.model import Progress
+from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.session import open_session
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import MakePsql, MakeRole
@@ -264,54 +266,57 @@ def unstartable(directory: Path, psql: str) -> str:
     return str(path)
 
 
-FAULTS: dict[str, Callable[[Planted, MakePsql, Proxy, Path, str], object]] = {
-    "wrong password": lambda planted, *_: pipeline.copy(
-        planted.ground.spec(),
-        planted.source.endpoint,
-        planted.target.as_role(str(planted.target.role), PASSWORD + "!").endpoint,
+@dataclass(frozen=True)
+class Stage:
+    """Where a copy is to fail, and what it may fail by."""
+
+    planted: Planted
+    fake_psql: MakePsql
+    wire: Proxy
+    unstartable: str
+
+    def copy(self, *, source: Database | None = None, target: Database | None = None, **options: Any) -> CopyReport:
+        ends = (source or self.planted.source, target or self.planted.target)
+        return pipeline.copy(self.planted.ground.spec(**options), *(end.endpoint for end in ends))
+
+    def cut(self) -> CopyReport:
+        return pipeline.copy(
+            self.planted.ground.spec(),
+            self.planted.source.endpoint,
+            self.planted.target.through(self.wire.port).endpoint,
+            progress=lambda at: self.wire.cut() if at.stage == "import" else None,
+        )
+
+
+@pytest.fixture
+def stage(
+    planted: Planted, fake_psql: MakePsql, proxy: Callable[[Database], Proxy], tmp_path: Path, psql: str
+) -> Stage:
+    return Stage(planted, fake_psql, proxy(planted.target), unstartable(tmp_path, psql))
+
+
+FAULTS: dict[str, Callable[[Stage], CopyReport]] = {
+    "wrong password": lambda stage: stage.copy(
+        target=stage.planted.target.as_role(str(stage.planted.target.role), PASSWORD + "!")
     ),
-    "a source that is not there": lambda planted, *_: pipeline.copy(
-        planted.ground.spec(), planted.source.through(1).endpoint, planted.target.endpoint
+    "a source that is not there": lambda stage: stage.copy(source=stage.planted.source.through(1)),
+    "a table that is not there": lambda stage: stage.copy(source_table="영업.없음"),
+    "a killed psql": lambda stage: stage.copy(psql=stage.fake_psql(Behaviour("export", die_after=0))),
+    "a psql that cannot be started": lambda stage: stage.copy(psql=stage.unstartable),
+    "a stage timeout": lambda stage: stage.copy(
+        psql=stage.fake_psql(Behaviour("export", hang_at="eof")), timeouts=Timeouts(export=1)
     ),
-    "a table that is not there": lambda planted, *_: pipeline.copy(
-        planted.ground.spec(source_table="영업.없음"), planted.source.endpoint, planted.target.endpoint
-    ),
-    "a killed psql": lambda planted, fake, *_: pipeline.copy(
-        planted.ground.spec(psql=fake(Behaviour("export", die_after=0))),
-        planted.source.endpoint,
-        planted.target.endpoint,
-    ),
-    "a psql that cannot be started": lambda planted, _, __, directory, psql: pipeline.copy(
-        planted.ground.spec(psql=unstartable(directory, psql)), planted.source.endpoint, planted.target.endpoint
-    ),
-    "a stage timeout": lambda planted, fake, *_: pipeline.copy(
-        planted.ground.spec(psql=fake(Behaviour("export", hang_at="eof")), timeouts=Timeouts(export=1)),
-        planted.source.endpoint,
-        planted.target.endpoint,
-    ),
-    "a cut wire": lambda planted, _, wire, *__: pipeline.copy(
-        planted.ground.spec(),
-        planted.source.endpoint,
-        planted.target.through(wire.port).endpoint,
-        progress=lambda at: wire.cut() if at.stage == "import" else None,
-    ),
+    "a cut wire": Stage.cut,
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_no_error_exposes_it(
-    planted: Planted,
-    fake_psql: MakePsql,
-    proxy: Callable[[Database], Proxy],
-    tmp_path: Path,
-    psql: str,
-    caplog: pytest.LogCaptureFixture,
-    fault: str,
-) -> None:
+def test_no_error_exposes_it(stage: Stage, caplog: pytest.LogCaptureFixture, fault: str) -> None:
     caplog.set_level(logging.DEBUG)
-    invariant, wire = planted.invariant(), proxy(planted.target)
+    planted = stage.planted
+    invariant = planted.invariant()
     with pytest.raises(SafeCopyError) as caught:
-        FAULTS[fault](planted, fake_psql, wire, tmp_path, psql)
+        FAULTS[fault](stage)
     for told in exposed(caught.value):
         assert hidden_from(told), told
     assert hidden_from(caplog.text)
