@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = encoding.arguments() if arguments is None else list(arguments)
     asked = Output(as_json="--json" in words)  # for errors met before a command knows its options
     try:
-        with interrupting():
+        with interrupting(for_good=arguments is None):
             return _run(words, asked)
     except (KeyboardInterrupt, click.Abort) as interrupt:
         return asked.fail(AbortedError(str(interrupt) or "SIGINT"))

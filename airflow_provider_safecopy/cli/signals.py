@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -14,27 +14,35 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOPPING = b"\nsafecopy: stopping, please wait: children and server sessions are being ended\n"
 
 
-@contextmanager
-def interrupting() -> Iterator[None]:
-    """Inside, the first ending signal raises KeyboardInterrupt with its name; later ones change nothing.
+class _Interrupt:
+    """Raises KeyboardInterrupt with the name of the first signal. Once `settled` a signal changes nothing."""
 
-    So what is being cleaned up on the way out is cleaned up, however often Ctrl-C is pressed.
-    """
-    heard = False
+    def __init__(self) -> None:
+        self.settled = False
 
-    def interrupt(number: int, _: FrameType | None) -> None:
-        nonlocal heard
-        if not heard:
-            heard = True
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        if not self.settled:
+            self.settled = True
             raise KeyboardInterrupt(signal.Signals(number).name)
 
-    with _handled_by(interrupt):
+
+@contextmanager
+def interrupting(*, for_good: bool = False) -> Iterator[None]:
+    """Inside, the first ending signal raises KeyboardInterrupt with its name; later ones change nothing.
+
+    So what is being cleaned up on the way out is cleaned up, however often Ctrl-C is pressed. `for_good`: nor do those
+    after the block, for a process that only has to end with the exit code it has come to.
+    """
+    with _handled_by(_Interrupt(), for_good=for_good):
         yield
 
 
 @contextmanager
 def throwing(switch: AbortSwitch) -> Iterator[None]:
-    """Inside, each ending signal throws `switch`: the run ends in order. A second one changes nothing."""
+    """Inside, each ending signal throws `switch`: the run ends in order. A second one changes nothing.
+
+    Nor does one after the block, inside `interrupting`: what came of the run is known, and is not to be called aborted.
+    """
     told = False
 
     def throw(number: int, _: FrameType | None) -> None:
@@ -45,19 +53,27 @@ def throwing(switch: AbortSwitch) -> Iterator[None]:
                 os.write(2, _STOPPING)  # no stream: the signal may have interrupted a write to it
         switch.throw(signal.Signals(number).name)
 
-    with _handled_by(throw):
-        yield
+    with _handled_by(throw) as before:
+        try:
+            yield
+        finally:
+            for outer in before:
+                if isinstance(outer, _Interrupt):
+                    outer.settled = True
 
 
 @contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+def _handled_by(
+    handler: Callable[[int, FrameType | None], object], *, for_good: bool = False
+) -> Iterator[Sequence[object]]:
+    """Inside, `handler` hears of them; what heard of them before is the value."""
     # What was ignored when we were started (nohup, a shell's background job) stays ignored.
     before = {number: signal.getsignal(number) for number in _ENDING}
     heard = [number for number, handling in before.items() if handling is not signal.SIG_IGN]
     try:
         for number in heard:
             signal.signal(number, handler)
-        yield
+        yield tuple(before.values())
     finally:
         for number in heard:
-            signal.signal(number, before[number])
+            signal.signal(number, signal.SIG_IGN if for_good else before[number])

@@ -105,17 +105,24 @@ class LivingLock:
             self._clear_away(lease)
         return self
 
-    def peek(self) -> None:
-        """Raise `LockBusyError` if a lock is busy for certain, changing nothing. Silence promises nothing."""
+    def peek(self) -> bool:
+        """Raise `LockBusyError` if a lock is busy for certain, changing nothing. False promises nothing.
+
+        True: a lock is held all the same, by an attempt that this one might displace. Until then it may hold in the
+        database what others have to wait for.
+        """
+        held = False
         for name in self.names:
             try:
                 holder = self.store.holder(name)
             except LockStoreError as error:
                 log.debug("not known yet: %s", error)
-                return
+                break
             if holder is not None and self._is_alive(holder):
                 self.store.refused(name, self.contender)
                 raise busy(holder)
+            held = held or (holder is not None and self._might_displace(holder))
+        return held
 
     def heartbeat(self, progress: int | None = None) -> None:
         """Something was done: `progress` of it in all so far, or by default one step more.
@@ -225,6 +232,11 @@ class LivingLock:
         quiet = (holder.asked_at - holder.alive_at).total_seconds()
         dead = gone(holder) | set(self._judge(holder) if self._judge else ())
         return holder.owner_key != self.contender.owner_key and not (holder.stale or dead or quiet > _SURELY_ALIVE)
+
+    def _might_displace(self, holder: Holder) -> bool:
+        """Whether it is another run's, or an earlier attempt of this very member."""
+        mine = holder.owner_key == self.contender.owner_key
+        return not mine or any(seen.member == self.contender.member for seen in holder.members)
 
     def _clear_away(self, lease: Lease) -> None:
         """End what whoever was displaced still has: sessions in the store's server, and processes on this machine."""

@@ -87,18 +87,25 @@ def copy(
         lock = asked.lock(theirs, judge)
         stack.callback(lock.release)
         abort.check()
-        lock.peek()
+        displacing = lock.peek()
         with asked.gate(lock, source).turn(abort):
             ours = stack.enter_context(asked.session(source, read_only=True))
-        report = _locked(asked, lock, ours, theirs)
+        report = _locked(asked, lock, ours, theirs, displacing=displacing)
     return replace(report, seconds=time.monotonic() - started, peak_rss_bytes=peak_rss())
 
 
-def _locked(asked: Attempt, lock: LivingLock, source: Session, target: Session) -> CopyReport:
-    """Plan, hold the lock, and do it."""
+def _locked(
+    asked: Attempt, lock: LivingLock, source: Session, target: Session, *, displacing: bool = False
+) -> CopyReport:
+    """Plan, hold the lock, and do it.
+
+    `displacing`: the lock comes first. Whoever has it, stopped in the midst of its publish, may keep the target locked;
+    to describe it would wait for one whom only the lock's next holder ends.
+    """
     spec, abort = asked.spec, asked.abort
     with source.obeys(abort), target.obeys(abort), answering(spec, source, target):
-        _drafted(spec, source, target, telling=False).require()
+        if not displacing:
+            _drafted(spec, source, target, telling=False).require()
         schema.init(target.connection)
         lock.acquire()
         end_displaced(lock, source)
