@@ -40,6 +40,7 @@ _LOCK_STEP_SECONDS = 0.2
 # Whoever leaves, or beats between two steps of its work, does not wait as long for a silent server.
 _ANSWER_SECONDS = {"heartbeat": 2.0, "release": 2.0, "others": 5.0}
 _MAKING_SECONDS = 30.0
+_AGAIN_SECONDS = 3.0
 _PATIENCE_SECONDS = 5.0
 _LOCKED = "55P03"
 # No schema, no table, or one of an older layout.
@@ -234,6 +235,12 @@ class PostgresStore:
                 return self._said(statement, asked)
         except psycopg.Error as error:
             raise schema.failed(f"{self.endpoint}: the lock cannot be asked ({statement})", error) from error
+        except UnicodeEncodeError as error:  # a name, an owner or a reason with bytes of another encoding in it
+            raise LockStoreError(
+                f"{self.endpoint}: the lock cannot be asked ({statement}): a text of it is none: {error.reason}",
+                hint="give names, owners and reasons in UTF-8",
+                retryable=False,
+            ) from error
 
     def _said(self, statement: str, asked: Mapping[str, Any]) -> list[DictRow]:
         """One message: the settings, then the statement; the answer to the statement."""
@@ -253,9 +260,11 @@ class PostgresStore:
     def _connected(self, patience: float) -> wire.PromptConnection:
         """The connection, made when there is none; it closes itself when there is no answer within `patience`."""
         if self._connection is None or self._connection.closed:
+            # Once it was reached, it is reached soon or not at all: nobody's end is to wait for that.
+            again = self._connect_timeout if self._connection is None else min(self._connect_timeout, _AGAIN_SECONDS)
             try:
                 made = self.endpoint.connect(
-                    application_name=self._name, connect_timeout=self._connect_timeout, kind=wire.PromptConnection
+                    application_name=self._name, connect_timeout=again, kind=wire.PromptConnection
                 )
             except StageError as error:
                 raise LockStoreError(error.message, sqlstate=error.sqlstate, hint=error.hint) from error

@@ -75,7 +75,7 @@ def failed(what: str, error: psycopg.Error) -> LockStoreError:
         f"{what}: {str(error).strip()}",
         sqlstate=error.sqlstate,
         hint="run safecopy init as a role that may, with --grant for this one" if denied else "",
-        retryable=not (denied or too_long),
+        retryable=not (denied or too_long or isinstance(error, psycopg.DataError)),
     )
 
 

@@ -1,0 +1,391 @@
+"""No text that a user gives becomes a statement, a psql command or a file: whatever it holds, and wherever it is given.
+
+A canary sits in both databases: a table that must stay, and a channel that must stay silent, on which a second statement
+would sing; and a directory in which a command of psql's would leave a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from psycopg.sql import SQL, Identifier, Literal
+
+from airflow_provider_safecopy import pipeline
+from airflow_provider_safecopy.cli.tables import read
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import ConfigError, PlanError, SafeCopyError, StageError
+from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.model import Contender
+from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.transfer import roster
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from tests.faults.invariant import Invariant, said
+from tests.ground.content import rows_of
+from tests.ground.customers import OLD, SHAPE, TABLE, fill, spec
+from tests.ground.database import Database
+
+FILE = "새어나온_파일"
+_NEST = "CREATE SCHEMA 카나리아; CREATE TABLE 카나리아.새 (번호 int); INSERT INTO 카나리아.새 VALUES (1), (2), (4)"
+
+# What ends, opens or escapes something, for the server, for psql, for psycopg or for Python.
+SIGNS = [
+    *("'", '"', "''", '""', "\\", "\\'", "$$", "$x$", ";", ")", "(", "--", "/*", "*/", "`", "E'", 'U&"', "::", ":"),
+    *(
+        "\n",
+        "\r",
+        "\t",
+        " ",
+        "%",
+        "%%",
+        "%s",
+        "%(name)s",
+        "{}",
+        "{0}",
+        "\x1b[2J",
+        "\u2028",
+        "\u202e",
+        "똠",
+        "\u1112\u1161",
+    ),
+    *(
+        ":USER",
+        ":'HOST'",
+        ':"DBNAME"',
+        ":{?USER}",
+        ":safecopy_backend",
+        "\\.",
+        "\\;",
+        "\\g\n",
+        "\\q\n",
+        "\\unset ON_ERROR_STOP\n",
+    ),
+]
+STATEMENTS = [
+    "; NOTIFY 카나리아; ",
+    "; COMMIT; NOTIFY 카나리아; ",
+    "'; NOTIFY 카나리아; --",
+    '"; NOTIFY 카나리아; --',
+    "); NOTIFY 카나리아; --",
+    "\\'; NOTIFY 카나리아; --",
+    "$$; NOTIFY 카나리아; $$",
+    '"; DROP TABLE 카나리아.새; --',
+    "'; DROP TABLE 카나리아.새; --",
+    "\n; DELETE FROM 카나리아.새;\n",
+    "') RETURNING 1), x AS (DELETE FROM 카나리아.새 RETURNING 1) SELECT ('",
+]
+NO_TEXT = ["\0", "\ud800", "\udcff"]
+
+
+def hostile(*, also: list[str] | None = None, most: int = 4) -> st.SearchStrategy[str]:
+    """Pieces that mean something to somebody, beside letters that mean nothing."""
+    pieces = st.sampled_from([*SIGNS, *STATEMENTS, *(also or [])]) | st.text("가나Ab_1", min_size=1, max_size=3)
+    return st.lists(pieces, min_size=1, max_size=most).map("".join)
+
+
+HUNT = int(os.environ.get("INJECTION_HUNT", "0"))
+"""How many times as many examples, other ones each time; 0 for the same few."""
+
+
+def examples(number: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """So many, the same ones each time; what a test asked for lives as long as all of them."""
+    unharmed = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much]
+    return settings(max_examples=number, derandomize=True, database=None, deadline=None, suppress_health_check=unharmed)
+
+
+@dataclass(frozen=True)
+class Nest:
+    """Both databases with customers, and what must not change in them."""
+
+    source: Database
+    target: Database
+    spool: Path
+    watch: tuple[psycopg.Connection[Any], ...]
+    commands: Path
+    """Where a command of psql's would leave its file."""
+    sung: list[str] = field(default_factory=list)
+
+    def demand_silence(self) -> None:
+        """Nothing has sung, nothing is missing, no file is there."""
+        for session in self.watch:
+            found = session.execute("SELECT count(*), sum(번호) FROM 카나리아.새").fetchone()
+            assert found == (3, 7)
+        assert self.sung == []
+        assert list(self.commands.iterdir()) == []
+
+    def escapes(self) -> list[str]:
+        """Commands of psql's that would leave a file."""
+        path = self.commands / FILE
+        return [f"\\! touch {path}\n", f"\n\\! touch {path}\n", f"\\g {path}\n", f"\\o {path}\n", f"`touch {path}`"]
+
+    def invariant(self) -> Invariant:
+        return Invariant.before(self.source, self.target, ("영업", "고객"), self.spool)
+
+    def copy(self, **options: Any) -> object:
+        return pipeline.copy(spec(spool_dir=str(self.spool), **options), self.source.endpoint, self.target.endpoint)
+
+
+@pytest.fixture(params=["standard", "with backslashes"])
+def nest(source: Database, target: Database, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Nest]:
+    """On servers as they come, and on such whose strings have escapes unless somebody says otherwise."""
+    places = tmp_path / "spool", tmp_path / "commands"
+    for place in places:
+        place.mkdir()
+    sung: list[str] = []
+    with ExitStack() as stack:
+        sessions = []
+        for database in (source, target):
+            database.execute(SHAPE)
+            database.execute(_NEST)
+            if request.param == "with backslashes":
+                database.execute(f'ALTER DATABASE "{database.name}" SET standard_conforming_strings = off')
+            session = stack.enter_context(closing(database.connect()))
+            session.add_notify_handler(lambda notice: sung.append(notice.channel))
+            session.execute("LISTEN 카나리아")
+            sessions.append(session)
+        fill(source, 200)
+        target.execute(OLD)
+        with target.connect() as session:
+            schema.init(session)
+        yield Nest(source, target, places[0], tuple(sessions), places[1], sung)
+
+
+standard_alone = pytest.mark.parametrize("nest", ["standard"], indirect=True)
+
+
+def test_the_canary_sings(nest: Nest) -> None:
+    nest.demand_silence()
+    for database in (nest.source, nest.target):
+        database.execute("SELECT 1; NOTIFY 카나리아; SELECT 1")
+    with pytest.raises(AssertionError):
+        nest.demand_silence()
+    assert nest.sung == ["카나리아"] * 2
+    nest.sung.clear()
+    nest.demand_silence()
+    (nest.commands / FILE).touch()
+    with pytest.raises(AssertionError):
+        nest.demand_silence()
+
+
+# Names of what is there: they must work, whatever they hold
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text.encode()) <= 63
+
+
+@standard_alone
+def test_a_table_is_copied_whatever_it_and_its_columns_are_called(nest: Nest) -> None:
+    invariant = nest.invariant()
+    name = hostile(also=nest.escapes(), most=3).filter(_is_name)
+
+    @examples(4)
+    @given(name, name, name, name, st.sampled_from(["swap", "delta", "delete_insert"]))
+    def copied(where: str, table: str, key: str, other: str, publish: str) -> None:
+        assume(key != other and not where.startswith("pg_"))
+        made = SQL("CREATE TABLE {} ({} int PRIMARY KEY, {} text)").format(
+            Identifier(where, table), Identifier(key), Identifier(other)
+        )
+        rows = SQL("INSERT INTO {} VALUES (1, '하나'), (2, {})").format(Identifier(where, table), Literal(other))
+        for database in (nest.source, nest.target):
+            with database.connect() as session:
+                session.execute(SQL("CREATE SCHEMA {}").format(Identifier(where)))
+                session.execute(made)
+        with nest.source.connect() as session:
+            session.execute(rows)
+        pair = (where, table)
+        asked = CopySpec.of(
+            source_table=pair, target_table=pair, columns=[other, key], key_columns=[key] if publish == "delta" else None,
+            publish=publish, verify="full", lock=other if other.strip() else None, spool_dir=str(nest.spool),
+        )  # fmt: skip
+        try:
+            report = pipeline.copy(asked, nest.source.endpoint, nest.target.endpoint, owner=other)
+            assert report.rows == 2
+            query = Identifier(where, table).as_string(None)
+            assert rows_of(nest.source, f"SELECT * FROM {query}") == rows_of(nest.target, f"SELECT * FROM {query}")
+            nest.demand_silence()
+        finally:
+            for database in (nest.source, nest.target):
+                with database.connect() as session:
+                    session.execute(SQL("DROP SCHEMA {} CASCADE").format(Identifier(where)))
+
+    copied()
+    invariant.recovered(nest.copy)  # type: ignore[arg-type]
+
+
+# Text that names nothing, or is SQL of the user's own
+
+
+WHERE = [
+    "{}",
+    "이름 = '{}'",
+    "true) {} (true",
+    "true -- {}",
+    "true /* {} */",
+    "번호 > 0 AND '{}' <> ''",
+    "이름 <> $${}$$",
+]
+QUERY = ["{}", "SELECT * FROM 영업.고객 {}", "SELECT * FROM 영업.고객) AS x {} (SELECT 1", "TABLE 영업.고객 -- {}"]
+OPTIONS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "source_table": lambda text: {"source_table": text},
+    "source pair": lambda text: {"source_table": ("영업", text)},
+    "target_table": lambda text: {"target_table": text},
+    "target pair": lambda text: {"target_table": (text, "고객")},
+    "created table": lambda text: {"target_table": (text, "고객"), "create_target": True},
+    "columns": lambda text: {"columns": ["번호", text]},
+    "renamed column": lambda text: {"columns": {"번호": text}},
+    "key_columns": lambda text: {"write_mode": "upsert", "key_columns": [text]},
+    "cursor_column": lambda text: {"write_mode": "incremental", "cursor_column": text},
+    "lookback": lambda text: {"write_mode": "incremental", "cursor_column": "가입", "lookback": text},
+    "interval": lambda text: {
+        "write_mode": "incremental",
+        "cursor_column": "가입",
+        "interval_start": "2026-01-01",
+        "interval_end": text,
+    },
+    "missing_column": lambda text: {"write_mode": "upsert", "missing": "mark", "missing_column": text},
+    "max_null_share": lambda text: {"max_null_share": {text: 5.0}},
+    "spool_dir": lambda text: {"spool_dir": text},
+    "psql": lambda text: {"psql": text},
+    "lock": lambda text: {"lock": text},
+}
+
+
+@standard_alone
+def test_text_that_names_nothing_is_an_error_of_ours_and_does_nothing(nest: Nest) -> None:
+    """The plan asks all questions; what it accepts is what the next test copies."""
+    invariant = nest.invariant()
+
+    @examples(30)
+    @given(st.sampled_from(sorted(OPTIONS)), hostile(also=[*nest.escapes(), *NO_TEXT]))
+    def refused(option: str, text: str) -> None:
+        assume(option != "psql" or not text.isalnum())
+        given = {"source_table": "영업.고객", "target_table": "영업.고객", "min_rows": 0} | OPTIONS[option](text)
+        with suppress(ConfigError):  # any other error is none that a text may bring about
+            pipeline.plan(CopySpec.of(**given), nest.source.endpoint, nest.target.endpoint)
+        nest.demand_silence()
+
+    refused()
+    assert invariant.hold("unchanged") == "old"
+
+
+def test_sql_of_a_user_stays_one_statement_that_reads(nest: Nest) -> None:
+    """What the servers take for one expression, or one query, is copied; anything else is refused."""
+    invariant = nest.invariant()
+    text = hostile(also=nest.escapes())
+    sql = st.tuples(st.sampled_from(["where", "source_sql"]), st.integers(0, 6), text)
+
+    @examples(15)
+    @given(sql)
+    def single(given: tuple[str, int, str]) -> None:
+        option, at, pieces = given
+        if option == "where":
+            asked = {"source_table": "영업.고객", "where": WHERE[at].format(pieces)}
+        else:
+            asked = {"source_sql": QUERY[at % len(QUERY)].format(pieces)}
+        wanted = {"target_table": "영업.고객", "spool_dir": str(nest.spool)} | asked
+        with suppress(SafeCopyError):
+            pipeline.copy(CopySpec.of(**wanted), nest.source.endpoint, nest.target.endpoint)
+        nest.demand_silence()
+
+    single()
+    invariant.recovered(nest.copy)  # type: ignore[arg-type]
+
+
+# The lock
+
+
+def test_names_owners_and_reasons_of_locks_come_back_as_they_were_given(nest: Nest) -> None:
+    invariant = nest.invariant()
+    words = hostile(also=NO_TEXT)
+
+    @examples(20)
+    @given(words, words, words)
+    def kept(name: str, owner: str, reason: str) -> None:
+        try:
+            with LivingLock(name, nest.target.endpoint, contender=replace(Contender.alone(owner), place=None)) as lock:
+                lock.beat(phase=1, count=1)
+                (held,) = [holder for holder in lock.store.holders() if holder.name == name]
+                assert owner in held.as_dict()["owner"].values() or not owner.strip()
+                assert lock.store.force_release(name, reason=reason) is not None
+                (event,) = lock.store.history(name, limit=1)
+                assert (event.kind, (event.detail or {})["reason"]) == ("force-release", reason)
+        except SafeCopyError as error:
+            if error.retryable:  # the same text would be met again
+                raise
+            if name.strip() and not any(sign in word for word in (name, owner, reason) for sign in NO_TEXT):
+                raise
+        nest.demand_silence()
+
+    kept()
+    assert invariant.hold("unchanged") == "old"
+
+
+# Where the databases are, and lists of tables
+
+
+@standard_alone
+def test_a_connection_s_own_texts_are_values(nest: Nest) -> None:
+    invariant = nest.invariant()
+    parameters = nest.target.endpoint.parameters
+
+    @examples(15)
+    @given(st.sampled_from(["application_name", "dbname", "user", "fallback_application_name"]), hostile(also=NO_TEXT))
+    def reached(key: str, text: str) -> None:
+        with suppress(ConfigError, StageError):
+            endpoint = Endpoint.from_parameters({**parameters, key: text})
+            with endpoint.connect(application_name="safecopy:test", connect_timeout=5) as session:
+                named = session.execute("SELECT current_setting('application_name')").fetchone()
+            assert named == ("safecopy:test",)
+        nest.demand_silence()
+
+    reached()
+    assert invariant.hold("unchanged") == "old"
+
+
+@standard_alone
+def test_a_list_of_tables_is_read_as_names_or_refused(nest: Nest, tmp_path: Path) -> None:
+    invariant = nest.invariant()
+    texts = hostile(also=[*nest.escapes(), *NO_TEXT[:1], '"큰 고객"', "영업.고객"], most=8)
+
+    @examples(15)
+    @given(texts, st.booleans())
+    def listed(text: str, as_json: bool) -> None:
+        path = tmp_path / ("목록.json" if as_json else "목록.txt")
+        content = json.dumps([{"source_table": text, "target_table": text, "where": text}]) if as_json else text
+        path.write_text(content, "utf-8")
+        with suppress(ConfigError, PlanError):
+            specs = roster.specs_of(read(str(path)), {})
+            pipeline.plan_tables(specs, nest.source.endpoint, nest.target.endpoint)
+        nest.demand_silence()
+
+    listed()
+    assert invariant.hold(said(2)) == "old"
+
+
+@standard_alone
+def test_what_is_told_of_a_release_is_told_by_the_store_as_well(nest: Nest) -> None:
+    """Percent signs, braces and quotes meet both of the ways a statement is filled in."""
+    with closing(PostgresStore(nest.target.endpoint)) as store:
+        for word in (*SIGNS, *STATEMENTS):
+            name = f"이름{word}"
+            lease = store.acquire(
+                name, replace(Contender.alone(word + "주인"), place=None), LivingLock(name, store).promise
+            )
+            assert store.force_release(name, reason=f"{word}까닭") is not None, lease
+    nest.demand_silence()
+    reasons = nest.target.rows(
+        "SELECT detail->>'reason' FROM safecopy.lock_event WHERE kind = 'force-release' ORDER BY id"
+    )
+    assert [reason for (reason,) in reasons] == [f"{word}까닭" for word in (*SIGNS, *STATEMENTS)]
+    assert nest.target.value(f"SELECT count(*) FROM {TABLE}") == 2
