@@ -74,6 +74,8 @@ _HOPELESS = re.compile(
 )
 _NOT_ALLOWED = "have CONNECT privilege"
 _URI = re.compile(r"postgres(?:ql)?://")
+_WRONG_WORD = re.compile(r'invalid (?:connection option|URI query parameter:) "\w+"')
+_TOLD = ("service", "host", "hostaddr", "port", "dbname", "user")
 
 
 @dataclass(frozen=True)
@@ -213,11 +215,14 @@ def _parsed(conninfo: str) -> dict[str, str] | ConfigError:
             "the connection URI has an @ where its host or database would be: a part of the password?",
             hint="write %40 for an @ and %2F for a / that are not the URI's own",
         )
+    if "\0" in conninfo:  # libpq would read no further, and reach another database than the one meant
+        return ConfigError("the connection string cannot be read: it holds a NUL", hint=hint)
     try:
         found = conninfo_to_dict(conninfo)
-    except (psycopg.ProgrammingError, UnicodeEncodeError) as error:
-        # libpq's message may quote the part it could not read, which may be the password.
-        detail = "" if "password" in conninfo or "@" in conninfo else f": {str(error).strip()}"
+    except (psycopg.ProgrammingError, UnicodeError) as error:
+        # libpq's message may quote the part it could not read, which may be the password; of a wrong word it is not.
+        told = _WRONG_WORD.match(str(error))
+        detail = f": {told[0]}" if told and "password" not in conninfo and "@" not in conninfo else ""
         return ConfigError(f"the connection string cannot be read{detail}", hint=hint)
     return {key: str(value) for key, value in found.items() if value is not None and value != ""}
 
@@ -242,6 +247,10 @@ def _wrong(given: Mapping[str, str]) -> ConfigError | None:
     for key, value in given.items():
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
             return ConfigError(f"the connection parameter {key} is not a text: it holds a NUL, or another encoding")
+    for key in _TOLD:
+        if "password=" in given.get(key, "").replace(" ", ""):
+            hint = "put blanks between parameters, not semicolons, commas or ampersands"
+            return ConfigError(f"the connection parameter {key} holds a password= that was meant for itself", hint=hint)
     return _more_than_one_line(given)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from hypothesis import settings
 
 from airflow_provider_safecopy.demo.servers import installations
 from tests.ground.customers import OLD, SHAPE, fill
@@ -17,6 +18,9 @@ from tests.ground.database import Database, Servers
 from tests.ground.fake_psql import Behaviour, write
 from tests.ground.proxy import Proxy
 from tests.ground.remains import Remains
+
+# How many examples Hypothesis tries where a test does not say: `make fuzz` looks longer.
+settings.register_profile("deep", max_examples=5_000, print_blob=True)
 
 
 class MakeDatabase(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from airflow_provider_safecopy.errors import ConfigError
 
-_NAME = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")+)"|(?P<plain>[^",=]+))\s*')
+_NAME = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]++|"")++)"|(?P<plain>[^",=]+))\s*')
 _EXAMPLE = 'write name, name=target or "a,b"=target, separated by commas'
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 from pathlib import Path
 
 import click
 
 from airflow_provider_safecopy.cli import quantity
+
+_STREAMS = re.compile(r"[0-9]{1,9}")
 
 
 def text(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -40,12 +44,27 @@ def sql(ctx: click.Context, param: click.Parameter, value: str | None) -> str | 
     if value is None or not value.startswith("@"):
         return value
     try:
-        raw = sys.stdin.buffer.read() if value == "@-" else Path(existing(value[1:])).read_bytes()
-        return raw.decode("utf-8-sig")
+        return content("-" if value == "@-" else value[1:]).decode("utf-8-sig")
     except OSError as error:
-        raise click.BadParameter(f"cannot read {value[1:]}: {error.strerror}", ctx, param) from None
+        raise click.BadParameter(f"cannot read {_named(value[1:])}: {error.strerror or error}", ctx, param) from None
     except UnicodeDecodeError as error:
-        raise click.BadParameter(f"{value[1:]} is not UTF-8 (byte {error.start + 1})", ctx, param) from None
+        raise click.BadParameter(f"{_named(value[1:])} is not UTF-8 (byte {error.start + 1})", ctx, param) from None
+
+
+def content(path: str) -> bytes:
+    """What is in the file at `path`; on standard input where that is ``-``. Raises OSError."""
+    if path == "-":
+        if sys.stdin is None:  # closed by whoever started us
+            raise OSError(errno.EBADF, "it is closed")
+        return sys.stdin.buffer.read()
+    try:
+        return Path(existing(path)).read_bytes()
+    except ValueError:  # it holds what no name of a file can hold in this locale
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+
+
+def _named(path: str) -> str:
+    return "standard input" if path == "-" else path
 
 
 def seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -78,7 +97,7 @@ def streams(ctx: click.Context, param: click.Parameter, value: str) -> int | str
     """A number of streams above zero, or ``auto``."""
     if value == "auto":
         return value
-    if value.isascii() and value.isdigit() and int(value) > 0:
+    if _STREAMS.fullmatch(value) and int(value) > 0:
         return int(value)
     raise click.BadParameter(f"{value!r} is no number of streams above zero, nor auto", ctx, param)
 

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
-from airflow_provider_safecopy.cli.parameter import existing
+from airflow_provider_safecopy.cli.parameter import content
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.transfer.roster import Entry, entries_of
 
-_WORD = re.compile(r'(?P<blank>[^\S\n]+|#[^\n]*)|(?P<end>\n)|(?P<name>(?:"(?:[^"]|"")*"|[^\s"#])+)')
+_WORD = re.compile(r'(?P<blank>[^\S\n]+|#[^\n]*)|(?P<end>\n)|(?P<name>(?:"(?:[^"]++|"")*+"|[^\s"#]++)++)')
 _EXAMPLE = 'write 영업.고객, or 영업.고객 분석.고객; a name with blanks in it stands in double quotes: 영업."큰 고객"'
 
 
 def read(path: str) -> tuple[Entry, ...]:
     """The entries of the file at `path`; of standard input where that is ``-``. Raises `ConfigError`."""
     name = "standard input" if path == "-" else path
-    text = _text(path, name).replace("\r\n", "\n")
+    text = _text(path, name)
     if path.endswith(".json") or (path == "-" and text.lstrip().startswith("[")):
         return _of_json(text, name)
     return tuple(_of_lines(text, name))
@@ -32,20 +31,29 @@ def read(path: str) -> tuple[Entry, ...]:
 
 def _text(path: str, name: str) -> str:
     try:
-        raw = sys.stdin.buffer.read() if path == "-" else Path(existing(path)).read_bytes()
-        return raw.decode("utf-8-sig")
+        return content(path).decode("utf-8-sig")
     except OSError as error:
-        raise ConfigError(f"cannot read {name}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {name}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name} is not UTF-8 (byte {error.start + 1})") from None
 
 
 def _of_json(text: str, name: str) -> tuple[Entry, ...]:
     try:
-        listed = json.loads(text)
-    except ValueError as error:
+        listed = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, name))
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name} is no JSON: {error}") from None
     return entries_of(listed, name)
+
+
+def _once(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
+    """Of what is said twice JSON keeps the last; whoever forgot the braces between two tables meant neither."""
+    said: dict[str, Any] = {}
+    for word, value in pairs:
+        if word in said:
+            raise ConfigError(f"{name} says {word!r} of one table twice", hint="put each table in braces of its own")
+        said[word] = value
+    return said
 
 
 def _of_lines(text: str, name: str) -> Iterator[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -231,13 +232,27 @@ def _fields(connection: Connection) -> dict[str, Any]:
 
 
 def _extras(connection: Connection, where: str) -> dict[str, Any]:
-    extra = connection.extra_dejson
+    extra = _extra(connection, where)
     if extra.get("iam"):
         raise ConfigError(
             f"{where} asks for an IAM token, which expires while a copy may still need to connect",
             hint="give SafeCopy a connection with a password, a certificate or a service file",
         )
     return {key: _as_libpq(value, key, where) for key, value in extra.items() if key not in POSTGRES_HOOK_EXTRAS}
+
+
+def _extra(connection: Connection, where: str) -> dict[str, Any]:
+    """What Airflow makes of it, which masks its secrets; but what it cannot read it takes for nothing, sslmode and all."""
+    try:
+        given = json.loads(connection.extra or "null")
+    except (ValueError, RecursionError):
+        raise ConfigError(f"{where}: its extra is no JSON", hint="mend it, or empty it") from None
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"{where}: its extra must be a JSON object, not a {type(given).__name__}")
+    read: dict[str, Any] = connection.extra_dejson
+    return read
 
 
 def _as_libpq(value: Any, key: str, where: str) -> str:
@@ -251,5 +266,6 @@ def _as_libpq(value: Any, key: str, where: str) -> str:
 def _mask(password: str | None) -> None:
     """Airflow masks the password itself; in a URL it is spelled otherwise, and that is as secret."""
     if password:
-        for spelling in {quote(password), quote(password, safe=""), quote_plus(password)}:
+        text = password.encode(errors="replace")  # what is no text is refused only later
+        for spelling in {quote(text), quote(text, safe=""), quote_plus(text)}:
             mask_secret(spelling)

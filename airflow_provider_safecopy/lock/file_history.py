@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_safecopy.lock import disk
+from airflow_provider_safecopy.lock.file_fact import EVENT, demand_facts
 from airflow_provider_safecopy.lock.model import Event
 
 MOST_BYTES = 1 << 20
@@ -65,6 +66,7 @@ def _line(event: Event) -> bytes:
 def _event(line: bytes) -> Event | None:
     try:
         data = json.loads(line.decode("utf-8", "surrogatepass"))
+        demand_facts(data, EVENT)
         return Event(**data | {"at": datetime.fromisoformat(data["at"])})
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None

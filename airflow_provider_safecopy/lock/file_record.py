@@ -37,8 +37,9 @@ class FileRecord:
     def of(cls, directory: Path, name: str) -> Self:
         """Any text is a name; the files' says enough of it for a person."""
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        readable = re.sub(r"[^\w.]+", "_", name[:40]).strip("._")
-        return cls(directory, f"{readable or 'lock'}-{digest}")
+        readable = re.sub(r"[^\w.]+", "_", name[:40]).strip("._") or "lock"
+        # In UTF-8 whatever the locale: a run in another one must find the same files.
+        return cls(directory, os.fsdecode(f"{readable}-{digest}".encode()))
 
     @classmethod
     def all_in(cls, directory: Path) -> list[Self]:
@@ -73,15 +74,20 @@ class FileRecord:
         """As it was written last; None before the first grant. Raises `LockStoreError` when it cannot be read."""
         path = self._file("state")
         try:
-            return State.of(path.read_bytes())
+            return self._own(State.of(path.read_bytes()))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise LockStoreError(
                 f"{path}: this is no state of a lock that this version can read: {error!r}",
                 hint="restore the file; only when nobody holds the lock, remove it: its tokens then begin again at 1",
                 retryable=False,
             ) from error
+
+    def _own(self, state: State) -> State:
+        if FileRecord.of(self.directory, state.name).stem != self.stem:
+            raise ValueError(f"it is that of the lock {state.name!r}")
+        return state
 
     def write(self, state: State) -> None:
         """Replace the state."""

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Self
 from uuid import UUID, uuid4
 
+from airflow_provider_safecopy.lock import file_fact as fact
 from airflow_provider_safecopy.lock.model import Contender, Displaced, Holder, Lease, Promise, Seen
 from airflow_provider_safecopy.lock.process import Place
 
@@ -40,6 +41,7 @@ class Member:
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
         """From what `State.as_json` made of it."""
+        fact.demand_facts(data, fact.MEMBER)
         return cls(**{**data, "place": Place.of(data["place"])})
 
 
@@ -73,7 +75,10 @@ class State:
         data = json.loads(text.decode("utf-8", "surrogatepass"))
         if (layout := data.pop("layout")) != LAYOUT:
             raise ValueError(f"its layout is {layout}, not {LAYOUT}")
+        fact.demand_facts(data, fact.STATE)
         members = {key: Member.of(member) for key, member in data.pop("members").items()}
+        if len({bool(members), data["lease_id"] is not None, data["owner_key"] is not None}) > 1:
+            raise ValueError("it is held and free at once")
         return cls(members=members, **data)
 
     def as_json(self) -> bytes:

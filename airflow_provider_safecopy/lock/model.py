@@ -15,6 +15,8 @@ from airflow_provider_safecopy.lock.process import Place
 STALE_AFTER = 600.0
 """Seconds without progress after which a lock may be taken, when nobody says otherwise."""
 
+_CENTURY = 100 * 366 * 86400
+
 CRASH_GRACE = 30.0
 """Seconds without a heartbeat after which a holder without any session counts as crashed."""
 
@@ -36,8 +38,8 @@ class Promise:
             value = getattr(self, option)
             if option == "crash_grace" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise ConfigError(f"{option}={value!r} must be a positive number of seconds")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _CENTURY:
+                raise ConfigError(f"{option}={value!r} must be a positive number of seconds, {_CENTURY} at most")
 
     @property
     def interval(self) -> float:

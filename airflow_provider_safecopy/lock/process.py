@@ -9,14 +9,28 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _GRACE_SECONDS = 5.0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "host": lambda value: isinstance(value, str),
+    "pid": lambda value: _is_number(value) and 0 < value < 1 << 31,
+    "boot_id": lambda value: value is None or isinstance(value, str),
+    "namespace": lambda value: value is None or _is_number(value),
+    "started": lambda value: value is None or _is_number(value),
+    "may_end": lambda value: isinstance(value, bool),
+}
 
 
 @dataclass(frozen=True)
@@ -42,9 +56,13 @@ class Place:
         return cls(socket.gethostname(), pid, boot_id, namespace, _started(pid), may_end)
 
     @classmethod
-    def of(cls, data: Mapping[str, Any] | None) -> Place | None:
-        """From what `as_dict` made of it."""
-        return None if data is None else cls(**data)
+    def of(cls, data: object) -> Place | None:
+        """From what `as_dict` made of it, here or in a later version. None for anything else: nothing is claimed."""
+        if not isinstance(data, Mapping):
+            return None
+        known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
+        of_their_kind = all(_KINDS[name](value) for name, value in known.items())
+        return cls(**known) if of_their_kind and {"host", "pid"} <= known.keys() else None
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON values."""

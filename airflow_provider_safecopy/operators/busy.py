@@ -22,6 +22,7 @@ WAIT_TIMEOUT = 3600.0
 
 # A trigger that nobody runs fails its task by Airflow's own clock, so much later than by ours. Seconds.
 _LEEWAY = 120.0
+_CENTURY = 100 * 366 * 86400
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,15 @@ class OnBusy:
         if self.mode not in get_args(Mode):
             raise ConfigError(f"on_busy={self.mode!r} is not one of {', '.join(get_args(Mode))}")
         given: Any = self.wait_timeout  # a DAG may give anything
-        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < float("inf"):
-            raise ConfigError(f"wait_timeout={given!r} must be a positive number of seconds")
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= _CENTURY:
+            raise ConfigError(f"wait_timeout={given!r} must be a positive number of seconds, {_CENTURY} at most")
 
     def deadline(self, event: Mapping[str, Any] | None) -> float:
         """Until when to wait, in seconds of the epoch: counted from the first attempt, told on by the trigger's event."""
-        return float(event["deadline"]) if event else time.time() + self.wait_timeout
+        latest = time.time() + self.wait_timeout
+        told = event.get("deadline") if event else None
+        known = isinstance(told, int | float) and not isinstance(told, bool) and told > 0
+        return min(float(told), latest) if known and told is not None else latest
 
     @contextmanager
     def answering(

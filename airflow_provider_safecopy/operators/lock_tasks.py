@@ -93,12 +93,12 @@ class ReleaseLivingLock(BaseOperator):
         """Release what the setup task acquired, and whatever of this run is still in the lock."""
         carry_any_id()
         contender = contender_of(context, detached=True)
-        held = context["ti"].xcom_pull(task_ids=self.setup_task_id)
+        held = _lease_of(context["ti"].xcom_pull(task_ids=self.setup_task_id), contender)
         with (
             told_to_airflow(),
             closing(SafeCopyHook(target_conn_id=self.target_conn_id).lock_store(contender.attempt)) as store,
         ):
-            freed = bool(held) and store.release(_lease_of(held, contender))
+            freed = held is not None and store.release(held)
             left = None if freed else store.holder(self.lock)
             if left is not None and left.owner_key == contender.owner_key:
                 attempts = [seen.attempt for seen in left.members]
@@ -108,6 +108,20 @@ class ReleaseLivingLock(BaseOperator):
             self.log.info("lock %s: %s", self.lock, "released" if freed else "was not held by this run any more")
 
 
-def _lease_of(held: dict[str, Any], contender: Contender) -> Lease:
-    member = replace(contender, member=held["member"], try_number=held["try"], attempt=UUID(held["attempt"]))
-    return Lease(held["lock"], held["token"], UUID(held["lease_id"]), member)
+def _lease_of(held: Any, contender: Contender) -> Lease | None:
+    """What the setup task's result tells; None where it tells of no lease. It may have been cleared, or changed by hand."""
+    match held:
+        case {
+            "lock": str(name),
+            "token": int(token),
+            "lease_id": str(lease_id),
+            "member": str(member),
+            "try": int(number),
+            "attempt": str(attempt),
+        } if token < 1 << 63 and number < 1 << 31:
+            try:
+                mine = replace(contender, member=member, try_number=number, attempt=UUID(attempt))
+                return Lease(name, token, UUID(lease_id), mine)
+            except ValueError:
+                return None
+    return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.transfer.name import is_text
 
 _SHORT_BYTES = 2000
+_CENTURY = 100 * 366 * 86400
 
 
 def demand_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -42,6 +44,19 @@ def demand_positive(option: str, value: object) -> None:
     """A number above zero."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
         raise ConfigError(f"{option}={value!r} must be a positive number")
+
+
+def demand_seconds(option: str, value: object, *, most: float = _CENTURY) -> None:
+    """A time that clocks and calendars can be asked for."""
+    demand_positive(option, value)
+    if isinstance(value, int | float) and value > most:
+        raise ConfigError(f"{option}={value!r} must be a number of seconds, {most} at most")
+
+
+def demand_path(option: str, value: object) -> None:
+    """What can name a file, or None."""
+    if value is not None and (not isinstance(value, str | os.PathLike) or "\0" in str(value)):
+        raise ConfigError(f"{option}={value!r} must be a path")
 
 
 def demand_count(option: str, value: object) -> None:

@@ -14,7 +14,7 @@ from airflow_provider_safecopy.errors import ConfigError
 
 # What needs no quotes when read back by `TableName.parse`: anything but dots, quotes, blanks, controls.
 _PLAIN = re.compile(r'[^\s."\x00-\x1f]+')
-_PART = re.compile(r'"(?P<quoted>(?:[^"]|"")+)"|(?P<plain>[^."]+)')
+_PART = re.compile(r'"(?P<quoted>(?:[^"]++|"")++)"|(?P<plain>[^."]+)')
 
 
 @dataclass(frozen=True, order=True)

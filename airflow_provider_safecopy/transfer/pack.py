@@ -53,7 +53,7 @@ def _telling(unpack: Callable[[bytes], Any], wrong: type[Exception]) -> Callable
     def told(data: bytes) -> bytes:
         try:
             return bytes(unpack(data))
-        except wrong as error:
+        except (wrong, MemoryError) as error:  # MemoryError: it says of itself that it is larger than all memory
             raise OSError(f"a spool file does not hold what was written to it: {error}") from error
 
     return told

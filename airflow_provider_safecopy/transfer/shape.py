@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.session import Session
+
+log = logging.getLogger(__name__)
 
 _DEFINE = sql.load("define")
 # There is no receipt yet, none for this role, or none that could have the source's name in it.
@@ -49,10 +52,13 @@ class Shape:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Shape:
-        """Of what `as_dict` gave; what a later version may have added is ignored."""
-        known, columns = ShapeColumn.__dataclass_fields__, data["columns"]
-        listed = json.loads(columns) if isinstance(columns, str) else columns
-        return cls(tuple(ShapeColumn(**{key: each[key] for key in known}) for each in listed))
+        """Of what `as_dict` gave; what a later version may have added is ignored. Raises ValueError for anything else."""
+        try:
+            columns = data["columns"]
+            listed = json.loads(columns) if isinstance(columns, str) else columns
+            return cls(tuple(map(_column, listed)))
+        except (KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"this is no shape: {error!r}") from error
 
     @property
     def fingerprint(self) -> str:
@@ -103,7 +109,19 @@ def last(session: Session, *, source: str, target: TableName) -> Seen | None:
             row = session.one(_DEFINE["last_shape"], {"source": source, "target": str(target)})
     except _UNKNOWN:
         return None
-    return None if row is None else Seen(Shape.from_dict(row["shape"]), row["token"], row["day"])
+    try:
+        return None if row is None else Seen(Shape.from_dict(row["shape"]), row["token"], row["day"])
+    except ValueError as error:  # it is for a warning alone
+        log.info("%s: what its source looked like in token %s cannot be read: %s", target, row and row["token"], error)
+        return None
+
+
+def _column(data: Mapping[str, Any]) -> ShapeColumn:
+    column = ShapeColumn(**{name: data[name] for name in ShapeColumn.__dataclass_fields__})
+    texts = (column.name, column.type, column.inner_shape)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(column.not_null, bool):
+        raise TypeError(f"of another kind: {column!r:.200}")
+    return column
 
 
 def _changes(now: ShapeColumn, then: ShapeColumn) -> Iterator[str]:

@@ -16,8 +16,10 @@ from airflow_provider_safecopy.transfer.demand import (
     demand_columns,
     demand_count,
     demand_kind,
+    demand_path,
     demand_percent,
     demand_positive,
+    demand_seconds,
     demand_short,
     demand_text,
 )
@@ -47,7 +49,8 @@ _CHOICES: Mapping[str, Any] = {
     "compress": Compress,
 }
 _TEXTS = ("source_sql", "where", "lock", "cursor_column", "lookback", "interval_start", "interval_end", "slice")
-_POSITIVE = ("spool_limit", "rate_limit", "stale_after", "launch_interval", "end_blockers_after")
+_POSITIVE = ("spool_limit", "rate_limit")
+_SECONDS = ("stale_after", "launch_interval", "end_blockers_after")
 
 
 @dataclass(frozen=True)
@@ -133,12 +136,18 @@ class CopySpec:
         for option in _POSITIVE:
             if getattr(self, option) is not None:
                 demand_positive(option, getattr(self, option))
+        for option in _SECONDS:
+            if getattr(self, option) is not None:
+                demand_seconds(option, getattr(self, option))
+        for option in ("spool_dir", "psql"):
+            demand_path(option, getattr(self, option))
         for option in ("allow_empty", "create_target", "refresh_views"):
             demand_kind(option, getattr(self, option), bool)
         demand_kind("timeouts", self.timeouts, Timeouts)
         if self.parallel != "auto":
             demand_count("parallel", self.parallel)
             demand_positive("parallel", self.parallel)
+        demand_column_names("missing_column", [] if self.missing_column is None else [self.missing_column])
         self._demand_guards()
         self._demand_mode()
 
@@ -192,6 +201,8 @@ class CopySpec:
         if self.max_shrink is not None:
             demand_percent("max_shrink", self.max_shrink)
             self._demand_only_in("max_shrink", "replace")
+        if self.max_null_share is not None:
+            demand_kind("max_null_share", self.max_null_share, Mapping)
         for column, share in (self.max_null_share or {}).items():
             demand_column_names("max_null_share", [column])
             demand_percent(f"max_null_share of {column}", share)

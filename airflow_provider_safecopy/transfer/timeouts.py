@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from airflow_provider_safecopy.transfer.demand import demand_positive
+from airflow_provider_safecopy.transfer.demand import demand_seconds
+
+_MOST = 24 * 86400
+"""The servers count their own timeouts in milliseconds, in 31 bits."""
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long each part may take, in seconds. Every one is always in force; none can be switched off.
+    """How long each part may take, in seconds, 24 days at most. Every one is always in force; none can be switched off.
 
     `stall` is how long the export or the import may go without a single byte moving while it could.
     A query that sorts before its first row needs a `stall` longer than that sort.
@@ -24,4 +27,4 @@ class Timeouts:
 
     def __post_init__(self) -> None:
         for option in fields(self):
-            demand_positive(f"{option.name.rstrip('_')}_timeout", getattr(self, option.name))
+            demand_seconds(f"{option.name.rstrip('_')}_timeout", getattr(self, option.name), most=_MOST)

@@ -46,19 +46,21 @@ class Transcript:
         """Take the next piece of stderr."""
         *lines, rest = (self._line + data).split(b"\n")
         self._line = _shortened(rest)
-        for line in lines:
-            self._hear(_shortened(line))
-
-    def _hear(self, line: bytes) -> None:
         ours = f"safecopy {self.nonce} ".encode()
+        # Put together once: of a flood of short lines, each would copy all that is kept.
+        said = b"".join(line + b"\n" for line in map(_shortened, lines) if self._is_said(line, ours))
+        self._tail = (self._tail + said)[-TAIL_BYTES:]
+
+    def _is_said(self, line: bytes, ours: bytes) -> bool:
+        """Whether a line is psql's; of ours the mark is taken."""
         if line.startswith(ours):
             mark, _, value = line[len(ours) :].decode("ascii", "replace").partition(" ")
             if len(self._marks) < _MARKS_KEPT:
                 self._marks.append((mark, value))
-            return
+            return False
         if self.sqlstate is None and (match := _SQLSTATE.match(line)):
             self.sqlstate = match[1].decode()
-        self._tail = (self._tail + line + b"\n")[-TAIL_BYTES:]
+        return True
 
 
 def _shortened(line: bytes) -> bytes:

@@ -22,7 +22,7 @@ import re
 from dataclasses import dataclass
 
 _SPELLED = re.compile(
-    r"(?P<name>[a-z ]+?)(?:\((?P<limits>\d+(?:,-?\d+)?)\))?(?P<zone> with(?:out)? time zone)?(?P<array>\[\])?"
+    r"(?P<name>[a-z ]+?)(?:\((?P<limits>[0-9]{1,9}(?:,-?[0-9]{1,9})?)\))?(?P<zone> with(?:out)? time zone)?(?P<array>\[\])?"
 )
 _DIGITS = {"smallint": 5, "integer": 10, "bigint": 19}
 _TIMES = ("timestamp", "time", "interval")

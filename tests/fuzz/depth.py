@@ -1,0 +1,23 @@
+"""How long to look: the quick profile for the suite, ``--hypothesis-profile=deep`` for `make fuzz`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from hypothesis import HealthCheck, settings
+
+DEADLINE = timedelta(seconds=10)
+"""For one example: no parser of ours may take so long over a few kilobytes, however loaded the machine is."""
+
+
+def looking(weight: float = 1.0) -> settings:
+    """So many examples, times `weight`, as the profile says. Quick parsers take more, whole commands fewer."""
+    return settings(
+        max_examples=max(1, round(weight * settings().max_examples)),
+        deadline=DEADLINE,
+        suppress_health_check=[
+            HealthCheck.too_slow,  # a loaded machine
+            HealthCheck.function_scoped_fixture,  # a directory or a patched stream that all examples may share
+            HealthCheck.data_too_large,
+        ],
+    )

@@ -1,0 +1,97 @@
+"""What the ledger keeps and gives back: shapes of sources. A strange one is no shape, and costs a warning at most."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from airflow_provider_safecopy import pipeline
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import SafeCopyError
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.shape import Seen, Shape, ShapeColumn
+from tests.fuzz.depth import looking
+from tests.fuzz.material import broken, clean, identifiers, json_values, spoiled
+from tests.fuzz.tried import tried
+from tests.ground.customers import spec
+from tests.ground.database import Database
+
+columns = st.builds(ShapeColumn, identifiers, clean, clean, st.booleans())
+shapes = st.lists(columns, max_size=4).map(tuple).map(Shape)
+KEPT = Shape((ShapeColumn("번호", "bigint", "", not_null=True), ShapeColumn("이름", "text", "", not_null=False)))
+PIECES = ("null", "1e999", "NaN", "[" * 3000, "{", '"', '"columns": 5, ', "\\ud800", "true", "9" * 5000)
+
+
+@looking(2)
+@given(shapes, st.sampled_from(("UTF8", "EUC_KR")))
+def test_a_shape_is_read_as_it_was_kept(shape: Shape, encoding: str) -> None:
+    kept = shape.as_dict(encoding=encoding)
+    assert Shape.from_dict(json.loads(json.dumps(kept))) == shape
+    assert Shape.from_dict(kept).fingerprint == kept["fingerprint"]
+    assert shape.differences(shape) == ()
+
+
+@st.composite
+def strange(draw: st.DrawFn) -> Any:
+    """What may stand in a receipt where a shape should."""
+    kept: dict[str, Any] = json.loads(json.dumps(KEPT.as_dict(encoding="UTF8")))
+    for _ in range(draw(st.integers(1, 2))):
+        into = draw(st.sampled_from([kept, *(each for each in (kept.get("columns") or []) if isinstance(each, dict))]))
+        into[draw(st.sampled_from(["columns", "name", "type", "inner_shape", "not_null"]))] = draw(json_values | broken)
+        if not isinstance(kept.get("columns"), list):
+            break
+    return kept
+
+
+@looking(3)
+@given(
+    strange()
+    | json_values
+    | spoiled(st.just(KEPT.as_dict(encoding="EUC_KR")["columns"]), PIECES).map(lambda text: {"columns": text})
+)
+@example({"columns": "[" * 200_000})
+def test_a_strange_shape_is_a_shape_or_refused_with_a_value_error(kept: Any) -> None:
+    shape = tried(ValueError, lambda: Shape.from_dict(kept))
+    if isinstance(shape, ValueError):
+        return
+    told = list(Seen(shape, 7, "2026-01-01").told(KEPT, TableName("분석", "고객")))
+    assert all(isinstance(line, str) for line in told)
+    assert len(shape.fingerprint) == 32
+
+
+@pytest.fixture
+def ends(filled: tuple[Database, Database]) -> tuple[Endpoint, Endpoint]:
+    """Both ends of a copy of customers."""
+    return filled[0].endpoint, filled[1].endpoint
+
+
+def test_a_receipt_whose_shape_cannot_be_read_hinders_no_copy(
+    filled: tuple[Database, Database], ends: tuple[Endpoint, Endpoint]
+) -> None:
+    """Found: KeyError, TypeError and the like in each later plan of that table, over what is for a warning alone."""
+    pipeline.copy(spec(), *ends)
+    update = "UPDATE safecopy.receipt SET proof = jsonb_set(proof, '{shape}', %s::jsonb)"
+    for shape in ("5", "[]", "{}", '{"columns": 5}', '{"columns": [{"name": 1}]}', '{"columns": "[["}', '"가"', "null"):
+        assert filled[1].execute(update, [shape]) == 1
+        plan = pipeline.plan(spec(), *ends)
+        assert not plan.refusals, shape
+        assert not [warning for warning in plan.warnings if "has changed" in warning]
+
+
+def test_a_watermark_that_is_no_value_is_an_error_of_ours_and_changes_nothing(
+    filled: tuple[Database, Database], ends: tuple[Endpoint, Endpoint]
+) -> None:
+    """The source reads it as the cursor's type; what it is not, ends the export, and never becomes SQL."""
+    later = spec(write_mode="incremental", cursor_column="번호")
+    pipeline.copy(later, *ends)
+    filled[1].execute("DELETE FROM 영업.고객 WHERE 번호 > 1000")
+    for value in ("가'; DROP TABLE 영업.고객 --", "9" * 400):
+        assert filled[1].execute("UPDATE safecopy.watermark SET value = %s", [value]) == 1
+        with pytest.raises(SafeCopyError) as caught:
+            pipeline.copy(later, *ends)
+        assert value[:20] in caught.value.message
+        assert filled[1].value("SELECT count(*) FROM 영업.고객") == 1002
