@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,16 +37,22 @@ CREATE TABLE "영업"."이웃" AS SELECT 1 AS "번호"
 """
 _NEW = f"INSERT INTO {TABLE} SELECT g, '품목 ' || md5(g::text), g FROM generate_series(1, {ROWS}) g"
 _OLD = f"DELETE FROM {TABLE}; INSERT INTO {TABLE} SELECT -g, '옛 품목 ' || g, g FROM generate_series(1, 500) g"
-_SESSIONS = """
+_AT_WORK = """
 SELECT count(*) FROM pg_stat_activity
-WHERE starts_with(application_name, 'safecopy:') AND datname = current_database()
+WHERE starts_with(application_name, 'safecopy:') AND datname = current_database() AND state <> 'idle'
+"""
+_HOLDS = f"""
+SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE starts_with(a.application_name, 'safecopy:') AND l.granted AND l.relation = '{TABLE}'::regclass
+  AND l.mode <> 'AccessShareLock'
 """
 
 # Seconds. An error has so long to come: the longest of them, and ten.
 _TIMEOUTS = {"connect": 5, "stall": 3, "export": 12, "import": 12, "verify": 8, "publish": 8}
 _MORE_SECONDS = 10.0
 _HANG_SECONDS = 150.0
-_GONE_SECONDS = 10.0
+_GONE_SECONDS = 25.0
+_DELIVERED_SECONDS = 2.0
 _PAUSES = (0.3, 1.0, 4.5)
 
 
@@ -96,7 +102,7 @@ class Draw:
             dice.choice((1, 2)),
             fault.verify or dice.choice(("counts", "full")),
         )
-        side: Side = fault.side or dice.choice(SIDES)
+        side = dice.choice(SIDES) if fault.side is None else fault.side
         return cls(seed, number, fault, manner, side, dice.random(), dice.choice(_PAUSES), dice)
 
 
@@ -204,7 +210,7 @@ class Attempt:
             self.violations += run.faults()
 
     def _judge(self, scene: Scene, invariant: Invariant, again: Callable[[], int]) -> None:
-        _wait_for_sessions(self.course.pair)
+        self.violations += _ended_at_servers(scene)
         self.spoil(self.course.pair["target"])
         if self.code is not None:
             self._demand(lambda: setattr(self, "held", invariant.hold(_said(self.code))))
@@ -254,8 +260,26 @@ def _ended(run: Run) -> int:
         raise AssertionError(f"a run without a fault did not end within {_HANG_SECONDS:g} s") from None
 
 
-def _wait_for_sessions(pair: Pair) -> None:
-    """Until the servers have done with what the dead had begun. What stays is for the next run to end."""
-    deadline = time.monotonic() + _GONE_SECONDS
-    while any(database.value(_SESSIONS) for database in pair.values()) and time.monotonic() < deadline:
+def _ended_at_servers(scene: Scene) -> Iterator[str]:
+    """Wait until the servers have done with what the dead had begun, as they would by themselves; what they have not.
+
+    What keeps others from the target must end however its client was lost. The rest ends when TCP notices, which the
+    proxy keeps it from: then it is cut off.
+    """
+    if not _none(scene.pair["target"], _HOLDS, _GONE_SECONDS):
+        yield f"after {_GONE_SECONDS:g} s a session of a run that has ended keeps others from the target"
+    for database in scene.pair.values():
+        _none(database, _AT_WORK, _DELIVERED_SECONDS)
+    scene.cut_off()
+    if not all(_none(database, _AT_WORK, _GONE_SECONDS) for database in scene.pair.values()):
+        yield f"after {_GONE_SECONDS:g} s a session whose connection is gone is still at work"
+
+
+def _none(database: Database, count: str, seconds: float) -> bool:
+    """Wait until there is none any more."""
+    deadline = time.monotonic() + seconds
+    while found := database.value(count):
+        if time.monotonic() > deadline:
+            break
         time.sleep(0.01)
+    return not found

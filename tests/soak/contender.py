@@ -61,7 +61,7 @@ class Plan:
             dice.choice(("chunked", "sequential")),
             dice.choice((1, 1, 2)),
             dice.choices(("fail", "skip", "wait"), (2, 1, 5))[0],
-            dice.choice(("100MB", "100MB", "200KB")),
+            dice.choice(("100MB", "200KB", "50KB")),
             _fate(door, dice),
         )
 

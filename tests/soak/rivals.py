@@ -47,32 +47,36 @@ class Arena:
         return self.pair["target"]
 
     def hold(
-        self, seed: int, number: int, *, field: int | None = None, spoil: Callable[[Database], object] = lambda _: None
+        self,
+        name: str,
+        plans: Sequence[Plan],
+        dice: random.Random,
+        spoil: Callable[[Database], object] = lambda _: None,
     ) -> Round:
         """One round. `spoil` is called in the midst of it, to see the judge bite."""
-        dice = random.Random(f"{seed}/round {number}")
-        plans = tuple(self._plans(f"r{number}", field or dice.choice(FIELDS), dice))
         remains, wrong = Remains(), list[str]()
         with Observer(self.target) as observer:
             contenders = self._race(plans, dice, wrong)
             spoil(self.target)
             self.generations.change()
-            wrong += self._demand(lambda: self._last(f"r{number} last"))
+            wrong += self._demand(lambda: self._last(f"{name} last"))
             wrong += self._demand(lambda: remains.check(*self.pair.values(), spool=self.spool))
         wrong += [*observer.trouble, *misseen(observer.sights, self.generations.states)]
         counts = self._judged(contenders, wrong)
         counts.update({"statements of the observer": observer.looks, "states it saw": len(observer.sights)})
-        return Round(f"#r{number}", f"{len(plans)} at once", counts, tuple(wrong))
+        return Round(f"#{name}", f"{len(plans)} at once", counts, tuple(wrong))
+
+    def plans(self, name: str, dice: random.Random, field: int | None = None) -> list[Plan]:
+        """Who takes part in a round of this name."""
+        doors: list[Door] = ["command"] * (field or dice.choice(FIELDS))
+        if self._airflow is not None and len(doors) > FIELDS[0]:
+            doors[0] = dice.choice(("airflow tasks test", "dag.test()"))
+        if self._airflow is not None and len(doors) == FIELDS[-1]:
+            doors[:2] = ["airflow tasks test", "dag.test()"]
+        return [Plan.drawn(f"{name}_{at}", door, dice) for at, door in enumerate(doors, 1)]
 
     def close(self) -> None:
         ground.drop(self.pair)
-
-    def _plans(self, name: str, field: int, dice: random.Random) -> Sequence[Plan]:
-        doors: list[Door] = ["command"] * field
-        if self._airflow is not None and field > FIELDS[0]:
-            doors[0] = "airflow tasks test"
-            doors[1:2] = ["dag.test()" if field == FIELDS[-1] or dice.random() < 0.5 else "command"]
-        return [Plan.drawn(f"{name}_{at}", door, dice) for at, door in enumerate(doors, 1)]
 
     def _race(self, plans: Sequence[Plan], dice: random.Random, wrong: list[str]) -> list[Contender]:
         """Until all have ended; the source goes on changing meanwhile."""

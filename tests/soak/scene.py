@@ -136,6 +136,12 @@ class Scene:
             wire.mend()
         self.spool.mkdir(exist_ok=True)
 
+    def cut_off(self) -> None:
+        """Let no session of the run live on."""
+        for wire in self.wires.values():
+            wire.cut()
+            wire.mend()
+
     def remove_spool(self) -> None:
         shutil.rmtree(self.spool)
 
