@@ -9,7 +9,7 @@ import click
 from airflow_provider_safecopy.cli import encoding, exitcode
 from airflow_provider_safecopy.cli.output import Output, hush
 from airflow_provider_safecopy.cli.signals import interrupting
-from airflow_provider_safecopy.errors import AbortedError, ConfigError
+from airflow_provider_safecopy.errors import AbortedError, ConfigError, SafeCopyError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +33,10 @@ def _run(words: Sequence[str], asked: Output) -> int:
         code = safecopy.main(args=list(words), prog_name="safecopy", standalone_mode=False)
     except click.ClickException as error:
         return asked.fail(_bad_request(error))
+    except SafeCopyError as error:
+        return asked.fail(error)
+    except Exception as error:  # noqa: BLE001 -- met before a command began, which reports its own
+        return asked.break_down(error)
     return code if isinstance(code, int) else exitcode.DONE
 
 
