@@ -95,6 +95,8 @@ class Pulse:
     def _beat(self) -> None:
         if self._at() == self._beaten and self._working():
             self._seen_working += 1
+        if self._stop.is_set():  # meanwhile: whoever waits for this thread is spared one more question
+            return
         phase, count = at = self._at()
         self._lock.beat(phase=phase, count=count)
         self._beaten = at

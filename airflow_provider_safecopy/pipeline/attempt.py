@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -117,10 +117,32 @@ def end_displaced(lock: LivingLock, source: Session) -> None:
 
 def see_them_gone(error: BaseException, attempt: Attempt, lock: LivingLock, *sessions: Session) -> None:
     """End what a failed run still has on the servers of its control `sessions`; a failure is noted on `error`."""
-    own = (*(session.server.backend for session in sessions), *lock.backends)
+    _see_gone(error, attempt, sessions, (*_backends(*sessions), *lock.backends))
+
+
+@contextmanager
+def ending_the_lost(attempt: Attempt, lock: LivingLock, source: Session, target: Session) -> Iterator[None]:
+    """A control session may be lost to us alone, and hold on the server what others wait for: ended there, too."""
+    try:
+        yield
+    except BaseException as error:
+        # Where the lock could not ask, or a stage has tried in vain, there is nobody to ask.
+        reached = [source, target] if lock.answering else [source]
+        if not getattr(error, "__notes__", ()):
+            # The lock's own session may be lost as well, and not know it yet; it opens another.
+            _see_gone(error, attempt, [each for each in reached if each.connection.closed], _backends(source, target))
+        raise
+
+
+def _backends(*sessions: Session) -> tuple[int, ...]:
+    """Of those that live."""
+    return tuple(session.server.backend for session in sessions if not session.connection.closed)
+
+
+def _see_gone(error: BaseException, attempt: Attempt, sessions: Iterable[Session], spared: tuple[int, ...]) -> None:
     for session in sessions:
         try:
-            _end_sessions(session, attempt.name, own)
+            _end_sessions(session, attempt.name, spared)
         except (SafeCopyError, psycopg.Error) as other:
             error.add_note(f"and the server sessions of this run on {session.endpoint} could not be ended: {other}")
             log.warning("%s: server sessions of %s could not be ended: %s", session.endpoint, attempt.name, other)

@@ -24,6 +24,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
     answering,
     end_displaced,
+    ending_the_lost,
     telling_aborts,
     telling_losses,
     telling_the_lost_lock,
@@ -115,6 +116,7 @@ def _locked(
     ]
     with (
         telling_the_lost_lock(lock),
+        ending_the_lost(asked, lock, source, target),
         ExitStack() as stack,
         snapshot(source) as seen,
         Pulse(lock, abort, working=lambda: any(watch.works() for watch in watches)) as pulse,

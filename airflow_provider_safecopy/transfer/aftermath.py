@@ -25,7 +25,7 @@ from airflow_provider_safecopy.transfer.model import Stage, Way
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import PlannedStep
 from airflow_provider_safecopy.transfer.report import StageReport
-from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session
 from airflow_provider_safecopy.transfer.statements import upkeep
 from airflow_provider_safecopy.transfer.written import Written
 
@@ -156,7 +156,11 @@ def _patiently(job: Job, statement: Composed) -> None:
     until = min(job.deadline, time.monotonic() + _PATIENCE_SECONDS)
     while True:
         try:
-            with job.target.within(job.seconds_left + 10), job.target.obeys(job.abort), job.connection.transaction():
+            with (
+                job.target.within(job.seconds_left + SILENT_SECONDS),
+                job.target.obeys(job.abort),
+                job.connection.transaction(),
+            ):
                 settings = statements.set_timeout("statement_timeout", job.seconds_left)
                 step = statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS)
                 usual = SQL(_CATALOG["as_the_role"]), SQL(_AFTERMATH["rows_as_usual"])

@@ -39,7 +39,7 @@ from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.receipt import Receipt
 from airflow_provider_safecopy.transfer.report import StageReport
 from airflow_provider_safecopy.transfer.sequence import Peaks
-from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session
 from airflow_provider_safecopy.transfer.verify import Verification
 from airflow_provider_safecopy.transfer.watermark import Move
 from airflow_provider_safecopy.transfer.ways import WAYS
@@ -50,6 +50,8 @@ log = logging.getLogger(__name__)
 _RECEIPT = sql.load("receipt")
 _CATALOG = sql.load("catalog")
 _PAUSE_SECONDS = (0.05, 0.3)
+# Between two statements of the publish nothing is done here that takes time.
+_IDLE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def publish(
     deadline = started + plan.spec.timeouts.publish
     job = Job(plan, verification, right, target, fence, abort, trying, deadline)
     try:
-        with target.within(plan.spec.timeouts.publish + 10):
+        with target.within(plan.spec.timeouts.publish + SILENT_SECONDS):
             with target.obeys(abort):
                 # Asked again where it counts; here it spares a run that has lost its lock the work, and tells it so.
                 with target.connection.transaction(force_rollback=True):
@@ -165,6 +167,8 @@ def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
                 SQL("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
                 statements.set_timeout("statement_timeout", job.seconds_left),
                 statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS),
+                # Readers may wait for this transaction: it ends with whoever is gone without a word, or stands still.
+                statements.set_timeout("idle_in_transaction_session_timeout", _IDLE_SECONDS),
                 SQL(_RECEIPT["durable"]),
             ]
         )

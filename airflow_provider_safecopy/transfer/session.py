@@ -22,6 +22,9 @@ from airflow_provider_safecopy.transfer.recall import Recall
 log = logging.getLogger(__name__)
 
 _CATALOG = sql.load("catalog")
+SILENT_SECONDS = 3.0
+"""How long after a statement's own timeout the server may take to tell of it, before its connection is cut."""
+
 _GONE_WITHIN = 10.0
 _ANSWER_SECONDS = 5.0
 

@@ -16,7 +16,7 @@ from airflow_provider_safecopy.transfer.load import Loaded
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.report import StageReport
-from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session
 from airflow_provider_safecopy.transfer.statements import upkeep
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def _ask(
     Raises psycopg's `LockNotAvailable` past `lock_timeout` seconds, if given.
     """
     try:
-        with session.within(plan.spec.timeouts.verify + 10), session.connection.transaction():
+        with session.within(plan.spec.timeouts.verify + SILENT_SECONDS), session.connection.transaction():
             session.connection.execute(statements.set_timeout("statement_timeout", plan.spec.timeouts.verify))
             if lock_timeout is not None:
                 session.connection.execute(statements.set_timeout("lock_timeout", lock_timeout))
