@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier, Literal
 
 from airflow_provider_safecopy import pipeline
@@ -29,6 +30,7 @@ from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.transfer import roster
+from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.faults.invariant import Invariant, said
 from tests.ground.content import rows_of
@@ -100,7 +102,13 @@ HUNT = int(os.environ.get("INJECTION_HUNT", "0"))
 def examples(number: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """So many, the same ones each time; what a test asked for lives as long as all of them."""
     unharmed = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much]
-    return settings(max_examples=number, derandomize=True, database=None, deadline=None, suppress_health_check=unharmed)
+    return settings(
+        max_examples=number * (HUNT or 1),
+        derandomize=not HUNT,
+        database=None,
+        deadline=None,
+        suppress_health_check=unharmed,
+    )
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,27 @@ def test_the_canary_sings(nest: Nest) -> None:
     nest.sung.clear()
     nest.demand_silence()
     (nest.commands / FILE).touch()
+    with pytest.raises(AssertionError):
+        nest.demand_silence()
+
+
+@standard_alone
+def test_it_sings_where_the_protocol_lets_several_statements_through(
+    nest: Nest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What holds a second one off is that a user's SQL is only asked in the protocol's way for one statement."""
+
+    def one(self: Session, query: Any, parameters: Any = None) -> Any:
+        with self.connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(query, parameters).fetchone()
+
+    second = "true); NOTIFY 카나리아; SELECT (true"
+    with pytest.raises(PlanError):
+        nest.copy(where=second, allow_empty=True)
+    nest.demand_silence()
+    monkeypatch.setattr(Session, "one", one)
+    with suppress(SafeCopyError):
+        nest.copy(where=second, allow_empty=True)
     with pytest.raises(AssertionError):
         nest.demand_silence()
 
@@ -299,6 +328,45 @@ def test_sql_of_a_user_stays_one_statement_that_reads(nest: Nest) -> None:
         nest.demand_silence()
 
     single()
+    invariant.recovered(nest.copy)  # type: ignore[arg-type]
+
+
+# One statement, in which the text stands where SQL lets any text stand: what psql reads must be what the server reads.
+WITHIN: dict[str, Callable[[str], dict[str, str]]] = {
+    "a string": lambda text: {"where": "이름 <> '" + text.replace("'", "''") + "'"},
+    "a string with escapes": lambda text: {
+        "where": "이름 <> E'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    },
+    "dollars": lambda text: {"where": f"이름 <> $카나리아${text}$카나리아$"},
+    "a comment": lambda text: {"where": f"번호 > 0 /* {text.replace('*/', '').replace('/*', '')} */"},
+    "the rest of a line": lambda text: {"where": f"번호 > 0 -- {' '.join(text.splitlines())}"},
+    "a name": lambda text: {"source_sql": "SELECT * FROM 영업.고객 AS " + Identifier(text).as_string(None)},
+    "a name and a string": lambda text: {
+        "source_sql": f"SELECT * FROM 영업.고객 AS {Identifier(text).as_string(None)} WHERE 이름 <> $새${text}$새$"
+    },
+}
+
+
+def test_sql_of_a_user_is_copied_whatever_its_strings_comments_and_names_hold(nest: Nest) -> None:
+    """Or refused, where psql would put a variable of its own into it."""
+    invariant = nest.invariant()
+
+    @examples(6)
+    @given(st.sampled_from(sorted(WITHIN)), hostile(also=nest.escapes(), most=6))
+    def whole(place: str, text: str) -> None:
+        asked = {"source_table": "영업.고객"} | WITHIN[place](text)
+        if "source_sql" in asked:
+            del asked["source_table"]
+        wanted = CopySpec.of(target_table="영업.고객", spool_dir=str(nest.spool), **asked)
+        try:
+            report = pipeline.copy(wanted, nest.source.endpoint, nest.target.endpoint)
+            assert report.rows == 200
+        except PlanError as error:
+            if {refusal.code for refusal in error.refusals} != {"psql_variable"}:
+                raise
+        nest.demand_silence()
+
+    whole()
     invariant.recovered(nest.copy)  # type: ignore[arg-type]
 
 
