@@ -40,7 +40,7 @@ from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.publish import publish
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.session import Session, open_session
-from airflow_provider_safecopy.transfer.snapshot import snapshot
+from airflow_provider_safecopy.transfer.snapshot import demand_whole, snapshot
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.verify import verify
 from airflow_provider_safecopy.transfer.watch import Watch
@@ -127,7 +127,9 @@ def _locked(
         with source.obeys(abort), target.obeys(abort), answering(spec, source, target):
             decided = _drafted(spec, source, target, telling=False)
             staging.sweep(target, gone=lock.displaced)
-        decided.require()
+            demand_whole(source, decided.source_oid, readers=[source.server.backend])
+        # What spoke against it only now came a moment ago, and may be gone in another.
+        decided.require(retryable=None if displacing else True)
         if (first := decided.already_published()) is not None:
             log.info("copy %s into %s: %s", decided.source, decided.target, *first.reasons)
             return first

@@ -54,9 +54,11 @@ def refusals(session: Session, relation: Relation, spec: CopySpec, missing: Miss
 
 
 def comparison(plan: CopyPlan, missing: Missing, staging: TableName = STAGING) -> Comparison:
-    """What is to be compared, of a plan that has a key."""
+    """What is to be compared, of a plan that has a key. Raises `PlanError`, worth a retry, when it went meanwhile."""
     relation = plan.target_relation
-    assert plan.key is not None and relation is not None  # noqa: S101, PT018 -- else it is refused
+    assert relation is not None  # noqa: S101 -- else it is refused
+    if plan.key is None:  # there was one when the plan was begun, else it is refused
+        raise _changed(plan)
     free = [taken for _, taken in plan.pairs if taken.name not in plan.key.exact]
     named = {*plan.target_columns, plan.spec.missing_column}
     return Comparison(
@@ -128,9 +130,13 @@ def demand_same_key(job: Job) -> None:
     plan = job.plan
     assert plan.target_relation is not None  # noqa: S101 -- else it is refused
     if key.find(job.target, plan.target_relation, plan.spec) != plan.key:
-        changed = f"{plan.target_name} does not have the key it had when this copy was planned"
-        refusal = Refusal("target_changed", changed, str(plan.target_name), hint="run the copy again")
-        raise PlanError((refusal,), retryable=True)
+        raise _changed(plan)
+
+
+def _changed(plan: CopyPlan) -> PlanError:
+    message = f"{plan.target_name} does not have the key it had when this copy was planned"
+    refusal = Refusal("target_changed", message, str(plan.target_name), hint="run the copy again")
+    return PlanError((refusal,), retryable=True)
 
 
 def is_watched(job: Job) -> bool:

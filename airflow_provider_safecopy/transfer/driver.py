@@ -22,6 +22,7 @@ class Driver:
 
     psql: Psql
     script: int
+    backend: int = 0
     began: float = 0.0
     moved: float = 0.0
 

@@ -123,10 +123,15 @@ class CopyPlan:
         """All of staging's rows into the target."""
         return statements.insert(self.target_name, staging, self.target_columns, identity=self.keeps_identity)
 
-    def require(self) -> None:
-        """Raise `PlanError` when there are refusals."""
+    def require(self, *, retryable: bool | None = None) -> None:
+        """Raise `PlanError` when there are refusals. Those that were not there a moment ago are worth a retry."""
         if self.refusals:
-            raise PlanError(self.refusals)
+            raise PlanError(self.refusals, retryable=retryable)
+
+    @property
+    def source_oid(self) -> int:
+        """The identity of what is read; 0 of a query."""
+        return self.source_relation.oid if self.source_relation else 0
 
     @property
     def target_oid(self) -> int:

@@ -47,6 +47,8 @@ _LIBC = ctypes.CDLL(None)
 _LADDER = ((signal.SIGINT, 1.0), (signal.SIGTERM, 0.5), (signal.SIGKILL, 10.0))
 # SQLSTATE classes that the same copy, run again unchanged, will meet again.
 _HOPELESS_CLASSES = frozenset({"0A", "22", "23", "28", "2B", "3D", "3F", "42", "54"})
+# Where the server's own words mislead: this is "out of memory".
+_HINTS = {"54000": "a value or a row is larger than the 1 GB PostgreSQL can handle: leave its column out, or cut it"}
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class Psql:
             exit_code=self.process.returncode,
             sqlstate=sqlstate,
             stderr_tail=said,
-            hint=hint,
+            hint=hint or _HINTS.get(sqlstate or "", ""),
             retryable=(sqlstate or "")[:2] not in _HOPELESS_CLASSES if retryable is None else retryable,
         )
 

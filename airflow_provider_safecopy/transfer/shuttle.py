@@ -110,6 +110,11 @@ class Shuttle:
         self._asked = None
         return self._exported(driver)
 
+    @property
+    def reader(self) -> int:
+        """The backend in the source that has read what was fetched; 0 where there is none."""
+        return self._export.backend if self._export else 0
+
     def load(self, plan: CopyPlan, staging: TableName, exported: Exported) -> Loaded:
         """Make the staging table, and load into it what was fetched. Committed once both sides agree."""
         if self._load is None:
@@ -185,6 +190,7 @@ class Shuttle:
             driver.tell(nonce, statements.load_opening(nonce))
         try:
             self._wait(driver, "backend")
+            driver.backend = psql.transcript.number("backend") or 0
         except BaseException:
             os.close(script)
             end([psql])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import psycopg
@@ -25,3 +25,21 @@ def snapshot(source: Session) -> Iterator[str]:
         yield name
     finally:
         source.end_transaction()
+
+
+def demand_whole(source: Session, table: int, *, readers: Sequence[int]) -> None:
+    """Raise `StageError`, worth a retry, where the snapshot of `source` does not see all rows that there were.
+
+    TRUNCATE and what rewrites a table are no part of MVCC: whoever has an older snapshot, and comes to the table only
+    afterwards, finds it empty. `readers` are the backends that have read, or locked, what is copied; `table` is its
+    OID, 0 of a query.
+    """
+    found = source.all(sql.load("catalog")["stored_anew"], {"table": table, "readers": list(readers)})
+    if found:
+        names = ", ".join(row["name"] for row in found)
+        raise StageError(
+            f"export: {names} was emptied, rewritten or replaced just after the snapshot was taken, which may not see "
+            "its rows; nothing was changed",
+            stage="export",
+            hint="run it again: it reads what is there by then",
+        )

@@ -99,7 +99,10 @@ def prepare(job: Job) -> Prepared:
 
 def _previous(job: Job) -> int | None:
     """How many rows will go. To know it for a large table would cost a twentieth of its copy: only where a guard asks."""
-    if job.plan.spec.max_shrink is None and job.target.value(_SIZE, {"oid": job.plan.target_oid}) > COUNTED_BYTES:
+    size: int | None = job.target.value(_SIZE, {"oid": job.plan.target_oid})
+    if size is None:  # it has been dropped
+        raise _changed(job)
+    if job.plan.spec.max_shrink is None and size > COUNTED_BYTES:
         return None
     with job.connection.transaction():
         job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
