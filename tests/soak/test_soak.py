@@ -12,13 +12,14 @@ from tests.soak.attempt import Draw
 from tests.soak.faults import FAULTS
 from tests.soak.generations import misseen
 
-SHORT = ["--minutes", "1", "--seed", "7", "--rounds", "1", "--rivals", "2", "--no-airflow", "--attempts"]
+# Of this seed the first faults are quick: a restart of the target, sessions ended, SIGINT; and the rivals soon over.
+SHORT = ["--minutes", "1", "--seed", "139059", "--rounds", "1", "--rivals", "2", "--no-airflow", "--attempts"]
 
 
 def test_a_short_soak_finds_no_violation() -> None:
     said: list[str] = []
     assert soak.main([*SHORT, "3"], said.append) == 0, "\n".join(said)
-    attempts = [line for line in said if line.startswith("seed 7 #")]
+    attempts = [line for line in said if line.startswith("seed 139059 #")]
     assert len(attempts) == 4, "three and a round of rivals"
     assert all("clean after" in line for line in attempts if "#r" not in line and "never struck" not in line)
     assert said[-1].startswith("0 violations")
