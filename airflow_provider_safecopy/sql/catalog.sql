@@ -17,7 +17,7 @@ SELECT set_config('search_path', 'pg_catalog', false), set_config('client_encodi
        set_config('standard_conforming_strings', 'on', false),
        set_config('default_transaction_isolation', 'read committed', false),
        set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
-       set_config('idle_in_transaction_session_timeout', '0', false),
+       set_config('idle_in_transaction_session_timeout', '0', false), set_config('idle_session_timeout', '0', false),
        set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false),
        CASE WHEN current_setting('server_version_num')::int >= 140000
             THEN set_config('client_connection_check_interval', '2s', false) END,
