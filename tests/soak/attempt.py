@@ -19,7 +19,7 @@ from tests.ground.database import Database
 from tests.soak import ground
 from tests.soak.faults import FAULTS, Fault
 from tests.soak.ground import SIDES, Hosts, Side
-from tests.soak.run import Pair, Run
+from tests.soak.run import PATIENT, Pair, Run
 from tests.soak.scene import Scene
 from tests.soak.tally import Outcome
 
@@ -144,7 +144,7 @@ class Course:
             self.put_old_rows_back()
             with self.scene(random.Random(0), "target", 0.0) as scene:
                 words = manner.words(f"재기 {len(self._steps)}", self.spool)
-                if code := _ended(Run.copy(scene.through, words, self.files)):
+                if code := _ended(Run.copy(scene.through, [*words, *PATIENT], self.files)):
                     raise RuntimeError(f"a run without any fault ended with exit code {code}: {manner}")
                 self._steps[manner] = {side: wire.steps for side, wire in scene.wires.items()}
         return self._steps[manner]
@@ -176,7 +176,7 @@ class Attempt:
             invariant = _invariant(course, draw)
             words = draw.manner.words(f"{draw.seed}/{draw.number}", course.spool)
             self._break(scene, [*words, *draw.fault.words(scene)], step)
-            self._judge(scene, invariant, lambda: _ended(Run.copy(scene.through, words, course.files)))
+            self._judge(scene, invariant, lambda: _ended(Run.copy(scene.through, [*words, *PATIENT], course.files)))
         moment = f"step {step} of {steps}, {draw.side}" if draw.fault.strike else "from the start"
         outcome = Outcome(
             f"#{draw.number}",

@@ -16,7 +16,7 @@ from tests.soak import ground, ledger
 from tests.soak.airflow import Airflow
 from tests.soak.contender import Contender, Door, Plan
 from tests.soak.generations import SHAPE, Generations, Observer, misseen, state
-from tests.soak.run import Pair, Run
+from tests.soak.run import PATIENT, Pair, Run
 from tests.soak.tally import Round
 
 FIELDS = (2, 4, 8)
@@ -106,7 +106,8 @@ class Arena:
     def _last(self, owner: str) -> None:
         """One more run, alone: it succeeds, and the target holds the newest generation."""
         plan = Plan(owner, "command", "delta", "chunked", 1, "wait", "100MB", None)
-        run = Run.copy(self.pair, plan.words(str(self.spool)), self.files)
+        words = [*plan.words(str(self.spool)), *PATIENT, "--stale-after", "90"]
+        run = Run.copy(self.pair, words, self.files)
         try:
             code = run.process.wait(_LAST_SECONDS)
         except subprocess.TimeoutExpired:

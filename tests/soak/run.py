@@ -18,6 +18,8 @@ from tests.ground.database import Database
 from tests.soak.ground import Side
 
 Pair = Mapping[Side, Database]
+# For a run that nothing befalls, on a machine that may be busy: of an option that is given twice the last counts.
+PATIENT = ("--connect-timeout", "30", "--stall-timeout", "30", "--verify-timeout", "60", "--publish-timeout", "60")
 _COMMAND = (sys.executable, "-m", "airflow_provider_safecopy.cli", "copy", "--json")
 
 
