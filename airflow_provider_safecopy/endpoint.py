@@ -89,10 +89,9 @@ class Endpoint:
     def from_conninfo(cls, conninfo: str) -> Endpoint:
         """From any libpq conninfo or URI. Raises `ConfigError`, without repeating what may be a secret."""
         parsed = _parsed(conninfo)
-        wrong = parsed if isinstance(parsed, ConfigError) else _wrong(parsed)
-        if wrong is not None:
-            del conninfo, parsed  # what takes down the locals of a traceback finds no password
-            raise wrong
+        if isinstance(parsed, ConfigError):
+            del conninfo  # what takes down the locals of a traceback finds no password
+            raise parsed
         return cls.from_parameters(parsed)
 
     @classmethod
@@ -224,7 +223,8 @@ def _parsed(conninfo: str) -> dict[str, str] | ConfigError:
         told = _WRONG_WORD.match(str(error))
         detail = f": {told[0]}" if told and "password" not in conninfo and "@" not in conninfo else ""
         return ConfigError(f"the connection string cannot be read{detail}", hint=hint)
-    return {key: str(value) for key, value in found.items() if value is not None and value != ""}
+    given = {key: str(value) for key, value in found.items() if value is not None and value != ""}
+    return _wrong(given) or given
 
 
 def _is_ambiguous(conninfo: str) -> bool:

@@ -299,9 +299,9 @@ def test_text_that_names_nothing_is_an_error_of_ours_and_does_nothing(nest: Nest
     @given(st.sampled_from(sorted(OPTIONS)), hostile(also=[*nest.escapes(), *NO_TEXT]))
     def refused(option: str, text: str) -> None:
         assume(option != "psql" or not text.isalnum())
-        given = {"source_table": "영업.고객", "target_table": "영업.고객", "min_rows": 0} | OPTIONS[option](text)
+        asked: dict[str, Any] = {"source_table": "영업.고객", "target_table": "영업.고객", "min_rows": 0}
         with suppress(ConfigError):  # any other error is none that a text may bring about
-            pipeline.plan(CopySpec.of(**given), nest.source.endpoint, nest.target.endpoint)
+            pipeline.plan(CopySpec.of(**asked | OPTIONS[option](text)), nest.source.endpoint, nest.target.endpoint)
         nest.demand_silence()
 
     refused()

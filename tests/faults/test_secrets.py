@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +122,9 @@ def _with_the_password(database: Database) -> Database:
 
 
 @contextmanager
-def started(planted: Planted, *words: str, cores: bool = False, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    planted: Planted, *words: str, cores: bool = False, variables: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """`safecopy copy` with all it has to say. `cores`: whether a crash may leave a core file, as far as its parent knows."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "SAFECOPY_PSQL") if name in os.environ}
     given = ("--target-table", NAME, "--spool-dir", str(planted.ground.spool), "-vv", "--json")
@@ -132,7 +134,7 @@ def started(planted: Planted, *words: str, cores: bool = False, **variables: str
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=planted.ground.spool.parent,
-        env={**environment, **planted.conninfos(), **variables},
+        env={**environment, **planted.conninfos(), **(variables or {})},
         preexec_fn=_allow_cores if cores else None,  # noqa: PLW1509 -- one system call
     ) as process:
         try:
@@ -225,13 +227,14 @@ def _core_limit(pid: int) -> str:
 def test_no_word_of_a_command_that_fails_holds_it(planted: Planted, fake_psql: MakePsql, fault: str) -> None:
     invariant = planted.invariant()
     user, port = quote(str(planted.source.role)), planted.source.server.port
-    words, variables = {
+    faults: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
         "wrong password": ((), {"SAFECOPY_TARGET": make_conninfo(planted.target.conninfo, password=PASSWORD + "!")}),
         "a URI that was not encoded": ((), {"SAFECOPY_SOURCE": f"postgresql://{user}:{PASSWORD}@127.0.0.1:{port}/erp"}),
         "a killed psql": (("--psql", fake_psql(Behaviour("import", die_after=0))), {}),
         "a stage timeout": (("--psql", fake_psql(Behaviour("export", hang_at="eof")), "--export-timeout", "1s"), {}),
-    }[fault]
-    with started(planted, "--source-table", NAME, *words, **variables) as process:
+    }
+    words, variables = faults[fault]
+    with started(planted, "--source-table", NAME, *words, variables=variables) as process:
         out, err = process.communicate(timeout=60)
     assert process.returncode in {2, 5}, err
     assert json.loads(out)["status"] == "error"
