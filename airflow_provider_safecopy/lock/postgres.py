@@ -230,17 +230,12 @@ class PostgresStore:
                     self._connection.close()
                 lost = self._connection is None or self._connection.closed
                 # Who is silent would be silent again.
-                if statement in _ONCE or isinstance(error, wire.LateError) or not (was_open and lost):
+                once = statement in _ONCE and error.sqlstate != "57P05"  # ended for being idle: never begun
+                if once or isinstance(error, wire.LateError) or not (was_open and lost):
                     raise
                 return self._said(statement, asked)
-        except psycopg.Error as error:
+        except (psycopg.Error, UnicodeEncodeError) as error:
             raise schema.failed(f"{self.endpoint}: the lock cannot be asked ({statement})", error) from error
-        except UnicodeEncodeError as error:  # a name, an owner or a reason with bytes of another encoding in it
-            raise LockStoreError(
-                f"{self.endpoint}: the lock cannot be asked ({statement}): a text of it is none: {error.reason}",
-                hint="give names, owners and reasons in UTF-8",
-                retryable=False,
-            ) from error
 
     def _said(self, statement: str, asked: Mapping[str, Any]) -> list[DictRow]:
         """One message: the settings, then the statement; the answer to the statement."""

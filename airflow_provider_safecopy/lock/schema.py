@@ -67,8 +67,11 @@ def refusals(connection: psycopg.Connection[Any], *, role: str, may_create: bool
     return ()
 
 
-def failed(what: str, error: psycopg.Error) -> LockStoreError:
+def failed(what: str, error: psycopg.Error | UnicodeEncodeError) -> LockStoreError:
     """The error of a store in a database, with the next step where a right or the schema is missing."""
+    if isinstance(error, UnicodeEncodeError):  # a name, an owner or a reason with bytes of another encoding in it
+        told = f"{what}: a text of it is none: {error.reason}"
+        return LockStoreError(told, hint="give names, owners and reasons in UTF-8", retryable=False)
     denied = error.sqlstate in {"42501", "42703", "42704", "3F000", "42P01"}
     too_long = error.sqlstate == "54000"  # of a name, for an index
     return LockStoreError(
