@@ -12,6 +12,8 @@ from typing import Any
 
 from airflow.dag_processing.dagbag import DagBag
 
+from airflow_provider_safecopy.hooks.in_process import _SpelledPaths
+
 
 def main(folder: str, dag_id: str) -> None:
     supervisor: Any = importlib.import_module("airflow.sdk.execution_time.supervisor")
@@ -22,13 +24,15 @@ def main(folder: str, dag_id: str) -> None:
     def run(*, ti: Any, task: Any, run_triggerer: bool = False) -> None:
         ti.set_state("queued")
         words = ("id", "task_id", "dag_id", "run_id", "try_number", "map_index", "dag_version_id")
+        client = supervisor.InProcessTestSupervisor._api_client(task.dag)
+        client._transport.app = _SpelledPaths(client._transport.app)
         supervise = getattr(supervisor, "supervise_task", None) or supervisor.supervise  # its name before 3.3
         supervise(
             ti=generated.TaskInstance(**{word: getattr(ti, word) for word in words}),
             bundle_info=generated.BundleInfo(name="dags-folder", version=None),
             dag_rel_path=Path(dag.fileloc).name,
             token="",
-            client=supervisor.InProcessTestSupervisor._api_client(task.dag),
+            client=client,
         )
 
     definitions._run_task = run

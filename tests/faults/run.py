@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,6 @@ from typing import Any, Literal
 
 import psutil
 
-from tests.faults.conftest import Ground
 from tests.ground.database import Database
 from tests.ground.proxy import Proxy
 
@@ -27,8 +25,6 @@ Do = Callable[[], object]
 """What is done at a step, in the proxy's thread. False: the step was none to do it at, and the next one is met."""
 
 SIDES: tuple[Side, ...] = ("source", "target")
-_COMMAND = (sys.executable, "-m", "airflow_provider_safecopy.cli", "copy", "--json")
-_TABLE = "영업.주문_내역"
 _SECONDS = 60.0
 _SEEN = {signal.SIGKILL: {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}, signal.SIGSTOP: {psutil.STATUS_STOPPED}}
 """What a process has become once it has taken a signal that none can refuse."""
@@ -36,20 +32,6 @@ _PUBLISHING = """
 SELECT EXISTS (SELECT FROM pg_locks WHERE relation = to_regclass('safecopy.receipt') AND mode = 'RowExclusiveLock'
                                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
 """
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step that clients came to in a clean run, and who of ours was alive then. Counted from 1 on either side."""
-
-    side: Side
-    number: int
-    alive: frozenset[Victim]
-    commit: bool
-    """Whether it is the publish's COMMIT."""
-
-    def __str__(self) -> str:
-        return f"step {self.number} at the {self.side}"
 
 
 @dataclass(frozen=True)
@@ -206,31 +188,6 @@ def between(source: Database, target: Database, *, supervised: bool = False) -> 
         yield run
     finally:
         run.close()
-
-
-def start(run: Run, ground: Ground, words: Sequence[str]) -> None:
-    """Start the command `safecopy copy`, with more words than are needed."""
-    endpoints = {f"SAFECOPY_{side.upper()}": run.through(side).conninfo for side in SIDES}
-    tables = ("--source-table", _TABLE, "--target-table", _TABLE, "--spool-dir", str(ground.spool))
-    run.start([*_COMMAND, *tables, *words], **endpoints)
-
-
-def steps_of(ground: Ground, words: Sequence[str]) -> tuple[Step, ...]:
-    """The steps of a clean run of the command on both sides, in their order."""
-    found: list[Step] = []
-
-    def listen(run: Run, side: Side) -> bool:
-        commit = side == "target" and run.commits()
-        found.append(Step(side, run.wires[side].steps, frozenset(run.alive()), commit))
-        return False
-
-    with between(ground.source, ground.target) as run:
-        for side in SIDES:
-            run.at(side, 1, lambda side=side: listen(run, side))  # type: ignore[misc]
-        start(run, ground, words)
-        ended = run.ended()
-        assert ended.code == 0, ended.err
-    return tuple(found)
 
 
 def until(seen: Callable[[], object]) -> None:

@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,63 +18,29 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.cli.signals import interrupting, throwing
 from airflow_provider_safecopy.errors import LockBusyError
 from airflow_provider_safecopy.lock import process as lock_process
-from airflow_provider_safecopy.transfer.report import CopyReport
-from tests.faults.conftest import TABLE, Ground
-from tests.faults.invariant import Held, Invariant, said
-from tests.faults.run import Ended, Run, Step, Victim, between, start, steps_of, until
+from tests.faults.conftest import Ground
+from tests.faults.invariant import said
+from tests.faults.line import LATEST, LINES, Line, Step, at, held, line_of, new_source, new_target, start, struck
+from tests.faults.run import Run, Victim, between, until
 from tests.ground.database import Database, Servers
 from tests.ground.remains import Remains
 
-NAME = ("영업", "주문_내역")
-ROWS = 300
-STALL = 1.0
-"""Seconds. In all runs here; the stages' own timeouts are as by default."""
-LATEST = STALL + 10
-"""Seconds from a fault to a clear error, or to the end."""
-LINES = {"swap": "sequential", "delta": "chunked"}
-"""How each is published here, and how it is transferred."""
 ENDING = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-SAMPLES: dict[Victim, int] = {"our process": 2, "export psql": 1, "import psql": 1}
+SAMPLES: dict[Victim, int] = {"our process": 1, "export psql": 1, "import psql": 1}
 """At how many steps of those at which it lives each is sent each signal. The soak takes more than there are: all."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """A copy that can be run again and again into one target, and the steps of a clean run."""
-
-    ground: Ground
-    publish: str
-    words: tuple[str, ...]
-    steps: tuple[Step, ...]
-
-    def copy(self) -> CopyReport:
-        """The next run: in this process, and through no proxy."""
-        return self.ground.copy(publish=self.publish, transfer=LINES[self.publish])
-
-    def before(self) -> Invariant:
-        """What must hold of the next run, which finds the old rows."""
-        return Invariant.before(self.ground.source, self.ground.target, NAME, self.ground.spool)
-
-    def sampled(self, victim: Victim, number: signal.Signals) -> list[Step]:
-        """Some of the steps at which the victim lives, spread evenly; others for other signals."""
-        found = [step for step in self.steps if victim in step.alive]
-        count, shift = min(SAMPLES[victim], len(found)), (ENDING.index(number) + 0.5) / len(ENDING)
-        return [found[int((part + shift) * len(found) / count)] for part in range(count)]
-
-    def is_after_commit(self, step: Step) -> bool:
-        """Whether this step was met after the publish's COMMIT, in the clean run."""
-        (commit,) = (at for at, each in enumerate(self.steps) if each.commit)
-        return self.steps.index(step) > commit
+def sampled(line: Line, victim: Victim, number: signal.Signals) -> list[Step]:
+    """Some of the steps at which the victim lives, spread evenly; others for other signals."""
+    found = [step for step in line.steps if victim in step.alive]
+    count, shift = min(SAMPLES[victim], len(found)), (ENDING.index(number) + 0.5) / len(ENDING)
+    return [found[int((part + shift) * len(found) / count)] for part in range(count)]
 
 
 @pytest.fixture(scope="module")
 def orders(servers: Servers) -> Iterator[Database]:
     """The source: as `filled`, but small."""
-    source = servers.create(16, "UTF8", None)
-    source.execute(
-        f'CREATE SCHEMA "영업"; CREATE TABLE {TABLE} ("번호" bigint PRIMARY KEY, "품목" text, "금액" numeric)'
-    )
-    source.execute(f"INSERT INTO {TABLE} SELECT g, '품목 ' || md5(g::text), g FROM generate_series(1, {ROWS}) g")
+    source = new_source(servers)
     yield source
     servers.drop(source)
 
@@ -89,8 +54,8 @@ def lines(
 
     def get(publish: str) -> Line:
         if publish not in made:
-            made[publish] = _line(
-                publish, Ground(orders, _target(servers), tmp_path_factory.mktemp("spool"), Remains().check)
+            made[publish] = line_of(
+                publish, Ground(orders, new_target(servers), tmp_path_factory.mktemp("spool"), Remains().check)
             )
         return made[publish]
 
@@ -105,75 +70,12 @@ def line(request: pytest.FixtureRequest, lines: Callable[[str], Line]) -> Line:
     return lines(request.param)
 
 
-def _target(servers: Servers) -> Database:
-    """With a neighbour, and something that hangs on the table."""
-    target = servers.create(18, "UTF8", None)
-    target.execute(
-        f'CREATE SCHEMA "영업"; CREATE TABLE {TABLE} ("번호" bigint PRIMARY KEY, "품목" text, "금액" numeric);'
-        f'CREATE INDEX "금액순" ON {TABLE} ("금액"); COMMENT ON TABLE {TABLE} IS \'주문\';'
-        'CREATE TABLE "영업"."이웃" AS SELECT 1 AS 번호; CREATE VIEW "영업"."이웃들" AS TABLE "영업"."이웃"'
-    )
-    return target
-
-
-def _line(publish: str, ground: Ground) -> Line:
-    """Copied once, so that there is a schema of ours, and its steps then counted."""
-    words = ("--publish", publish, "--transfer", LINES[publish], "--stall-timeout", f"{STALL}s")
-    ground.copy(publish=publish)
-    ground.put_old_rows_back()
-    return Line(ground, publish, words, steps_of(ground, words))
-
-
-def met(line: Line, meet: Callable[[Run], object], during: Callable[[Run], object] = lambda _: None) -> Ended:
-    """One run that is met: its end. `during` is done here once it was met."""
-    with between(line.ground.source, line.ground.target) as run:
-        meet(run)
-        start(run, line.ground, line.words)
-        during(run)
-        return run.ended()
-
-
-def held(line: Line, invariant: Invariant, ended: Ended) -> Held:
-    """What the target holds. What was said of it must be true, clear, and in time."""
-    if ended.code < 0:
-        # What it had asked for last may still be done by the server, until that has noticed.
-        until(lambda: not line.ground.target.rows("SELECT FROM pg_stat_activity WHERE application_name ~ '^safecopy:'"))
-    found = invariant.hold(said(ended.code))
-    if ended.code >= 0:
-        assert ended.report["status"] == ("error" if ended.code else "published"), ended.err
-        assert ended.code == 0 or "next  " in ended.err, ended.err
-    assert ended.seconds is None or ended.seconds < LATEST
-    return found
-
-
-def struck(
-    line: Line, meet: Callable[[Run], object], during: Callable[[Run], object] = lambda _: None, *, whole: bool = True
-) -> Ended:
-    """One run that finds old rows and is met. All that must hold of it and of the next run is demanded.
-
-    `whole`: its connections were left to it, so that it must have cleaned up after itself, unless it was killed.
-    """
-    line.ground.put_old_rows_back()
-    invariant = line.before()
-    ended = met(line, meet, during)
-    held(line, invariant, ended)
-    if ended.code >= 0 and whole:
-        invariant.remains.check(line.ground.source, line.ground.target, spool=line.ground.spool)
-    invariant.recovered(line.copy)
-    return ended
-
-
-def at(step: Step, victim: Victim, number: signal.Signals) -> Callable[[Run], object]:
-    """Meets a run at a step by a signal."""
-    return lambda run: run.at(step.side, step.number, lambda: run.send(victim, number))
-
-
 # Ended
 
 
 @pytest.mark.parametrize("number", ENDING)
 def test_a_signal_ends_the_command_at_any_step(line: Line, number: signal.Signals) -> None:
-    for step in line.sampled("our process", number):
+    for step in sampled(line, "our process", number):
         ended = struck(line, at(step, "our process", number))
         assert ended.met, step
         asked = 0 if line.is_after_commit(step) else 130
@@ -194,7 +96,7 @@ def test_a_signal_ends_the_command_at_any_step(line: Line, number: signal.Signal
 )
 def test_a_psql_ends_at_any_step(line: Line, victim: Victim, number: signal.Signals) -> None:
     """One that had nothing left to do may end as it likes."""
-    for step in line.sampled(victim, number):
+    for step in sampled(line, victim, number):
         ended = struck(line, at(step, victim, number))
         assert ended.code in {0, 5}, f"{step}: {ended.err}"
         if ended.code == 5:
@@ -215,7 +117,11 @@ def test_a_psql_ends_at_any_step(line: Line, victim: Victim, number: signal.Sign
 )
 def test_a_signal_when_commit_has_been_sent(line: Line, number: signal.Signals, fate: str, code: int) -> None:
     def meet(run: Run) -> None:
-        fates = {"arrives": bool, "is lost": run.lose_commit, "loses its answer": run.wires["target"].lose_answer_now}
+        fates: dict[str, Callable[[], object]] = {
+            "arrives": bool,
+            "is lost": run.lose_commit,
+            "loses its answer": run.wires["target"].lose_answer_now,
+        }
         run.at_commit(lambda: (run.send("our process", number), fates[fate]()))
 
     receipts = _receipts(line)
@@ -226,22 +132,24 @@ def test_a_signal_when_commit_has_been_sent(line: Line, number: signal.Signals, 
     assert len(_receipts(line)) == len(receipts) + (1 if fate == "is lost" else 2)
 
 
-def test_a_signal_before_the_first_connection_touches_nothing(line: Line) -> None:
+@pytest.mark.parametrize("line", ["delta"], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_connection_touches_nothing(line: Line, number: signal.Signals) -> None:
     """Its handlers are there and libpq is loaded, which comes right before; where it is too late, it is later."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        line.ground.put_old_rows_back()
-        invariant = line.before()
-        with between(line.ground.source, line.ground.target) as run:
-            start(run, line.ground, line.words)
-            until(lambda run=run: "libpq" in Path(f"/proc/{run.process.pid}/maps").read_text())  # type: ignore[misc]
-            when = time.monotonic()
-            run.process.send_signal(number)
-            ended = run.ended(met=when)
-        assert held(line, invariant, ended) == "old"
-        assert (ended.code, ended.report["error"]["type"]) == (130, "AbortedError"), ended.err
+    line.ground.put_old_rows_back()
+    invariant = line.before()
+    with between(line.ground.source, line.ground.target) as run:
+        start(run, line.ground, line.words)
+        until(lambda: "libpq" in Path(f"/proc/{run.process.pid}/maps").read_text())
+        when = time.monotonic()
+        run.process.send_signal(number)
+        ended = run.ended(met=when)
+    assert held(line, invariant, ended) == "old"
+    assert (ended.code, ended.report["error"]["type"]) == (130, "AbortedError"), ended.err
     invariant.recovered(line.copy)
 
 
+@pytest.mark.parametrize("line", ["swap"], indirect=True)
 def test_a_signal_after_the_word_was_said_does_not_take_it_back(line: Line) -> None:
     """Once the report is out, the exit code must be its own: 130 would say that nothing was published."""
     line.ground.put_old_rows_back()
@@ -358,14 +266,21 @@ def test_a_command_stopped_in_its_swap_hangs_nobody(line: Line) -> None:
 
 
 def _stop(run: Run, when: Step | str) -> None:
+    """Have our process stopped."""
+
+    def stop() -> bool:
+        return run.send("our process", signal.SIGSTOP)
+
+    def stop_on_its_way() -> None:
+        stop()
+        run.wires["target"].stall_now()
+
     if isinstance(when, Step):
-        at(when, "our process", signal.SIGSTOP)(run)
-    elif when == "commit, arrived":
-        run.at_commit(lambda: run.send("our process", signal.SIGSTOP))
-    elif when == "commit, answered":
-        run.after_commit(lambda: run.send("our process", signal.SIGSTOP))
-    else:
-        run.at_commit(lambda: (run.send("our process", signal.SIGSTOP), run.wires["target"].stall_now()))
+        run.at(when.side, when.number, stop)
+        return
+    moments = {"arrived": (run.at_commit, stop), "answered": (run.after_commit, stop)}
+    meet, do = moments.get(when.removeprefix("commit, "), (run.at_commit, stop_on_its_way))
+    meet(do)
 
 
 def _make_overdue(line: Line) -> None:
