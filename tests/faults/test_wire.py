@@ -1,0 +1,153 @@
+"""The network fails at any step of the line, on either side, in any way it can: old or new, told in time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import SafeCopyError, StageError, StageTimeoutError
+from airflow_provider_safecopy.transfer.model import Progress
+from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from tests.faults.trial import GRACE, QUICK, Trial, each_step, sampled, steps_of
+from tests.ground.database import Servers
+from tests.ground.proxy import Proxy
+
+SIDES = ("source", "target")
+LOUD = {
+    "cut": Proxy.cut_now,
+    "reset": Proxy.reset_now,
+    "orphaned session": Proxy.orphan_now,
+    "lost answer": Proxy.lose_answer_now,
+}
+"""What a client is told of at once."""
+SILENT = {"stall": Proxy.stall_now, "half-open": Proxy.half_open_now}
+_LONGEST = max(QUICK.connect, QUICK.export, QUICK.import_, QUICK.stall, QUICK.verify, QUICK.publish)
+
+
+@pytest.fixture(scope="module")
+def trial(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    """Two databases for the whole file: after each fault the next run has to find nothing of it anyway."""
+    source, target = servers.create(16, "UTF8", None), servers.create(18, "UTF8", None)
+    yield Trial.prepared(source, target, tmp_path_factory.mktemp("wire") / "spool")
+    servers.drop(source)
+    servers.drop(target)
+
+
+@pytest.fixture(scope="module", params=SIDES)
+def side(request: pytest.FixtureRequest) -> str:
+    """The side that is reached through the proxy."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def wire(trial: Trial, side: str) -> Iterator[Proxy]:
+    """The proxy before it."""
+    proxy = Proxy.before("127.0.0.1", trial.side(side).server.port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(scope="module")
+def steps(trial: Trial, side: str, wire: Proxy) -> int:
+    """How many steps a clean copy has there."""
+    trial.reset()
+    return steps_of(wire, trial, side)
+
+
+@pytest.mark.parametrize("fault", LOUD)
+def test_a_connection_lost_at_any_step_is_told_at_once(
+    trial: Trial, side: str, wire: Proxy, steps: int, fault: str
+) -> None:
+    for step, strike, run in each_step(
+        trial,
+        wire,
+        side,
+        lambda: LOUD[fault](wire),
+        steps=sampled(steps, turn=list(LOUD).index(fault)),
+        timeouts=QUICK,
+    ):
+        told = f"{fault} at step {step} of {steps} on the {side}"
+        _, end = trial.judged(run, strike=strike, within=QUICK.connect + GRACE, heal=wire.mend)
+        if isinstance(end, SafeCopyError):
+            assert end.retryable, f"{told}: {end}"
+
+
+@pytest.mark.parametrize("fault", SILENT)
+def test_a_network_that_falls_silent_at_any_step_is_waited_for_no_longer_than_a_timeout(
+    trial: Trial, side: str, wire: Proxy, steps: int, fault: str
+) -> None:
+    for step, strike, run in each_step(
+        trial,
+        wire,
+        side,
+        lambda: SILENT[fault](wire),
+        steps=sampled(steps, turn=3 + list(SILENT).index(fault)),
+        timeouts=QUICK,
+    ):
+        told = f"{fault} at step {step} of {steps} on the {side}"
+        _, end = trial.judged(run, strike=strike, within=_LONGEST + GRACE, heal=wire.mend)
+        if isinstance(end, SafeCopyError):
+            assert end.retryable, f"{told}: {end}"
+
+
+def test_a_server_that_takes_connections_and_never_answers_is_a_connect_timeout(
+    trial: Trial, side: str, wire: Proxy
+) -> None:
+    trial.reset()
+    wire.stall()
+    _, end = trial.judged(
+        lambda: trial.copy(**trial.through(wire, side), timeouts=QUICK), within=QUICK.connect + GRACE, heal=wire.mend
+    )
+    assert isinstance(end, StageError)
+    assert (end.stage, end.retryable) == ("connect", True)
+    assert str(trial.through(wire, side)[side]) in end.message
+
+
+def test_a_server_that_answers_late_is_waited_for(trial: Trial, side: str, wire: Proxy) -> None:
+    trial.reset()
+    wire.late(0.6)
+    _, end = trial.judged(lambda: trial.copy(**trial.through(wire, side), timeouts=QUICK), heal=wire.mend)
+    assert isinstance(end, CopyReport)
+
+
+@pytest.mark.parametrize("host", ["없는서버.invalid", "nowhere.invalid"], ids=["Korean", "ASCII"])
+def test_a_host_without_an_address_is_told_by_its_name(trial: Trial, side: str, host: str) -> None:
+    trial.reset()
+    lost = Endpoint.from_parameters(dict(trial.side(side).endpoint.parameters) | {"host": host})
+    _, end = trial.judged(lambda: trial.copy(**{side: lost}, timeouts=QUICK), within=QUICK.connect + GRACE)
+    assert isinstance(end, StageError)
+    assert (end.stage, end.retryable) == ("connect", True)
+    assert host in end.message
+
+
+def test_a_slow_drip_is_no_stall(trial: Trial, side: str, wire: Proxy) -> None:
+    """The stream takes seconds, and no second of them passes without a byte."""
+    trial.reset()
+    timeouts = replace(QUICK, export=60, import_=60)
+    _, end = trial.judged(lambda: dripping(trial, wire, side, 7000, timeouts), heal=wire.mend)
+    assert isinstance(end, CopyReport), end
+    assert sum(stage.seconds for stage in end.stages if stage.stage in {"export", "import"}) > timeouts.stall
+
+
+def test_a_drip_too_slow_ends_in_the_stages_own_timeout(trial: Trial, side: str, wire: Proxy) -> None:
+    trial.reset()
+    timeouts = replace(QUICK, stall=60, export=2, import_=2)
+    _, end = trial.judged(
+        lambda: dripping(trial, wire, side, 1000, timeouts), within=timeouts.export + GRACE, heal=wire.mend
+    )
+    assert isinstance(end, StageTimeoutError)
+    assert (end.stage, end.retryable) == ("export" if side == "source" else "import", True)
+
+
+def dripping(trial: Trial, wire: Proxy, side: str, rate: int, timeouts: Timeouts) -> CopyReport:
+    """A copy whose wire to one side passes so many bytes a second from the stage of that side on."""
+
+    def slow(at: Progress) -> None:
+        if at.stage == ("export" if side == "source" else "import"):
+            wire.drip(rate)
+
+    return trial.copy(**trial.through(wire, side), progress=slow, timeouts=timeouts, transfer="sequential")
