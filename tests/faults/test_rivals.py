@@ -41,8 +41,9 @@ def test_both_publish_one_after_the_other(arena: Arena) -> None:
 
 
 def test_the_other_publishes_when_one_is_killed(arena: Arena) -> None:
-    struck = plan("죽는 쪽", "delete_insert", Fate(signal.SIGKILL, 1.2), rate="30KB")
+    struck = plan("죽는 쪽", "delete_insert", Fate(signal.SIGKILL, 0.5, holding=True), rate="30KB")
     told = arena.hold("죽임", [struck, replace(struck, owner="사는 쪽", fate=None, rate="100MB")], random.Random(2))
     assert told.violations == ()
     assert told.counts["SIGKILL sent"] == 1
+    assert told.counts["takeover-dead"] == 1
     assert told.counts["command: published"] >= 1

@@ -23,19 +23,21 @@ _MOMENTS: dict[Door, tuple[float, float]] = {
     "airflow tasks test": (3.0, 14.0),
     "dag.test()": (3.0, 14.0),
 }
+_HOLDING_CHANCE, _HELD_SECONDS = 0.7, 0.8
 _STOPS = (0.2, 1.0, 3.0, STALE_SECONDS + 2.5)
 
 
 @dataclass(frozen=True)
 class Fate:
-    """What befalls a rival: a signal so many seconds after its start; SIGSTOP for a while."""
+    """What befalls a rival: a signal so many seconds after its start, or after it got the lock; SIGSTOP for a while."""
 
     number: signal.Signals
     after: float
     lasts: float = 0.0
+    holding: bool = False
 
     def __str__(self) -> str:
-        told = f"{self.number.name} after {self.after:.1f} s"
+        told = f"{self.number.name} {self.after:.1f} s after {'it got the lock' if self.holding else 'its start'}"
         return f"{told} for {self.lasts:g} s" if self.lasts else told
 
 
@@ -82,7 +84,9 @@ class Plan:
 def _fate(door: Door, dice: random.Random) -> Fate | None:
     number = dice.choices((None, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP), (4, 3, 1, 3))[0]
     after, lasts = dice.uniform(*_MOMENTS[door]), dice.choice(_STOPS)
-    return None if number is None else Fate(number, after, lasts if number == signal.SIGSTOP else 0.0)
+    if holding := dice.random() < _HOLDING_CHANCE:
+        after = dice.uniform(0.0, _HELD_SECONDS)
+    return None if number is None else Fate(number, after, lasts if number == signal.SIGSTOP else 0.0, holding)
 
 
 class Contender:
@@ -93,17 +97,21 @@ class Contender:
         self.run = start(plan)
         self._began = time.monotonic()
         self._befallen = False
+        self._held_at: float | None = None
         self._wakes_at: float | None = None
 
-    def goes_on(self) -> bool:
-        """Look after it. Whether it has not ended yet."""
+    def goes_on(self, holder: str | None) -> bool:
+        """Look after it, `holder` being whose the lock is. Whether it has not ended yet."""
         if self.run.process.poll() is not None:
             return False
         now, fate = time.monotonic(), self.plan.fate
         if self._wakes_at is not None and now > self._wakes_at:
             self._wakes_at = None
             self.run.process.send_signal(signal.SIGCONT)
-        if fate is not None and not self._befallen and now > self._began + fate.after:
+        if self._held_at is None and holder == self.plan.owner:
+            self._held_at = now
+        since = self._held_at if fate is not None and fate.holding else self._began
+        if fate is not None and not self._befallen and since is not None and now > since + fate.after:
             self._befallen = True
             self.run.process.send_signal(fate.number)
             self._wakes_at = now + fate.lasts if fate.lasts else None

@@ -24,6 +24,7 @@ _TICK_SECONDS = 0.01
 _CHANGE_SECONDS = (0.2, 1.2)
 _ROUND_SECONDS = 150.0
 _LAST_SECONDS = 60.0
+_HOLDER = "SELECT COALESCE(owner ->> 'owner', owner ->> 'dag') FROM safecopy.lock WHERE lease_id IS NOT NULL"
 _COUNTED = ("grant", "takeover-stale", "takeover-crash", "takeover-dead", "release", "refused")
 
 
@@ -85,8 +86,9 @@ class Arena:
             for plan in plans:
                 contenders.append(Contender(plan, self._start))
                 stack.callback(contenders[-1].run.kill)
-            deadline, change_at = time.monotonic() + _ROUND_SECONDS, 0.0
-            while [each for each in contenders if each.goes_on()]:
+            deadline, change_at, holder = time.monotonic() + _ROUND_SECONDS, 0.0, None
+            while [each for each in contenders if each.goes_on(holder)]:
+                holder = self._holder()
                 if time.monotonic() > deadline:
                     late = [str(each.plan) for each in contenders if each.run.process.poll() is None]
                     wrong.append(f"did not end within {_ROUND_SECONDS:g} s: {'; '.join(late)}")
@@ -96,6 +98,11 @@ class Arena:
                     change_at = time.monotonic() + dice.uniform(*_CHANGE_SECONDS)
                 time.sleep(_TICK_SECONDS)
         return contenders
+
+    def _holder(self) -> str | None:
+        """Whose the lock is now; None where it is free."""
+        found = self.target.rows(_HOLDER)
+        return str(found[0][0]) if found else None
 
     def _start(self, plan: Plan) -> Run:
         if plan.door == "command":
