@@ -12,8 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,35 +35,17 @@ from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import MakePsql, MakeRole
 from tests.faults.conftest import ROWS, TABLE, Ground
 from tests.faults.invariant import Invariant, said
+from tests.faults.secret import LEFT, PASSWORD, RIGHT, exposed, hidden_from
 from tests.ground.database import Database
 from tests.ground.fake_psql import Behaviour
 from tests.ground.proxy import Proxy
 
-LEFT, RIGHT = "왼편열쇠", "오른편열쇠"
-PASSWORD = f"{LEFT}@:/%\\ '\"#&=+?{RIGHT}"
 NAME = "영업.주문_내역"
 # All the rows, and then nothing more until nobody holds that lock.
 HELD = (
     f"SELECT * FROM {TABLE} UNION ALL SELECT t.* FROM {TABLE} t, "
     "(SELECT pg_advisory_lock_shared(4711)::text AS done OFFSET 0) AS held WHERE held.done IS NULL"
 )
-
-
-def spellings() -> frozenset[str]:
-    """Half of it is enough to give it away, and it may be quoted in any of these ways."""
-    found = set()
-    for word in (LEFT, RIGHT):
-        found |= {word, quote(word), quote(word).lower(), quote_plus(word), json.dumps(word)[1:-1], ascii(word)[1:-1]}
-        found |= {word.encode().hex(), str(word.encode())[2:-1]}
-    return frozenset(found)
-
-
-def hidden_from(text: str | bytes | Iterable[str]) -> bool:
-    """Whether the password is in none of it, however it may be spelled there."""
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "backslashreplace")
-    told = text if isinstance(text, str) else "\n".join(text)
-    return not any(spelling in told for spelling in spellings())
 
 
 @pytest.mark.parametrize(
@@ -247,18 +228,6 @@ def test_no_word_of_a_command_that_fails_holds_it(planted: Planted, fake_psql: M
 
 
 # Errors, with all that a debugger or a collector of errors would take down
-
-
-def exposed(error: BaseException) -> Iterator[str]:
-    """Everything an error shows: its words, its data, its pickle, its traceback with the locals of every frame, its chain."""
-    yield from (str(error), repr(error), repr(vars(error)), pickle.dumps(error).decode("utf-8", "backslashreplace"))
-    if isinstance(error, SafeCopyError):
-        yield json.dumps(error.as_dict(), ensure_ascii=False, default=str)
-    yield from traceback.TracebackException.from_exception(error, capture_locals=True).format()
-    for other in (error.__cause__, error.__context__):
-        if other is not None:
-            yield "".join(traceback.TracebackException.from_exception(other, capture_locals=True).format())
-            yield from (exposed(other) if isinstance(other, SafeCopyError) else (str(other), repr(vars(other))))
 
 
 def unstartable(directory: Path, psql: str) -> str:
