@@ -167,7 +167,7 @@ def test_a_large_field_arrives_and_takes_no_memory_of_ours(trial: Trial, transfe
     trial.source.execute(
         f"INSERT INTO \"영업\".\"문서\" VALUES (1, '앞'), (2, repeat('{hangul}', {LARGE // 30})), (3, '뒤')"
     )
-    table = {"source_table": "영업.문서", "target_table": "영업.문서"}
+    table: dict[str, Any] = {"source_table": "영업.문서", "target_table": "영업.문서"}
     trial.copy(**table, transfer=transfer)
     grown = growth(lambda: trial.copy(**table, transfer=transfer, publish="delete_insert"))
     seen = 'SELECT "번호", md5("내용"), length("내용") FROM "영업"."문서"'
