@@ -104,7 +104,12 @@ def _locked(
     to describe it would wait for one whom only the lock's next holder ends.
     """
     spec, abort = asked.spec, asked.abort
-    with source.obeys(abort), target.obeys(abort), answering(spec, source, target):
+    with (
+        ending_the_lost(asked, lock, source, target),
+        source.obeys(abort),
+        target.obeys(abort),
+        answering(spec, source, target),
+    ):
         if not displacing:
             _drafted(spec, source, target, telling=False).require()
         schema.init(target.connection)
