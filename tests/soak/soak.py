@@ -120,7 +120,12 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=30.0, help="how long; 30 by default")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="of all that is drawn")
     parser.add_argument("--only", metavar="NUMBER", help="repeat one attempt (17) or one round of rivals (r3)")
-    parser.add_argument("--fault", default="", metavar="WORDS", help="only faults with these words in their name")
+    parser.add_argument(
+        "--fault",
+        default="",
+        metavar="WORDS",
+        help="only faults with these words in their name; numbers are others then",
+    )
     parser.add_argument("--attempts", type=int, default=sys.maxsize, help="at most so many single faults")
     parser.add_argument("--rounds", type=int, default=sys.maxsize, help="at most so many rounds of rivals")
     parser.add_argument("--rivals", type=int, help="so many at once; by turns 2, 4 and 8")

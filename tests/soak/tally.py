@@ -96,7 +96,7 @@ def _rivals(rounds: Sequence[Round]) -> Iterator[str]:
     for each in rounds:
         counts.update(each.counts)
     rows = [["rivals", "count"], ["rounds", f"{len(rounds):,}"]]
-    rows += [[name, f"{count:,}"] for name, count in counts.items()]
+    rows += [[name, f"{count:,}"] for name, count in sorted(counts.items())]
     yield from _aligned([*rows, ["violations", str(sum(len(each.violations) for each in rounds))]])
 
 
