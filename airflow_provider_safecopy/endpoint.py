@@ -75,6 +75,7 @@ _HOPELESS = re.compile(
 _NOT_ALLOWED = "have CONNECT privilege"
 _URI = re.compile(r"postgres(?:ql)?://")
 _WRONG_WORD = re.compile(r'invalid (?:connection option|URI query parameter:) "\w+"')
+_PORTS = re.compile(r"[0-9\s,]*")
 _TOLD = ("service", "host", "hostaddr", "port", "dbname", "user")
 
 
@@ -247,6 +248,8 @@ def _wrong(given: Mapping[str, str]) -> ConfigError | None:
     for key, value in given.items():
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
             return ConfigError(f"the connection parameter {key} is not a text: it holds a NUL, or another encoding")
+    if not _PORTS.fullmatch(given.get("port", "")):  # that of a URI without a host may be its password
+        return ConfigError("the connection parameter port is no number")
     for key in _TOLD:
         if "password=" in given.get(key, "").replace(" ", ""):
             hint = "put blanks between parameters, not semicolons, commas or ampersands"

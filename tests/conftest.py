@@ -20,7 +20,7 @@ from tests.ground.proxy import Proxy
 from tests.ground.remains import Remains
 
 # How many examples Hypothesis tries where a test does not say: `make fuzz` looks longer.
-settings.register_profile("deep", max_examples=5_000, print_blob=True)
+settings.register_profile("deep", max_examples=500, print_blob=True)
 
 
 class MakeDatabase(Protocol):

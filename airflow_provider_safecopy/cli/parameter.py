@@ -116,21 +116,28 @@ def shares(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     return found or None
 
 
-def path(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 -- click's signature
+def path(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """A path. Typed in UTF-8 or in the locale's encoding, it means the one that exists."""
-    return None if value is None else existing(value)
+    found = None if value is None else existing(value)
+    if found is not None and _encoded_by_locale(found) is None:
+        raise click.BadParameter(f"no file can have the name {value!r} in this locale", ctx, param)
+    return found
 
 
 def existing(path: str) -> str:
     """`path` under the spelling, the locale's or UTF-8, that exists; as it is where neither does."""
-    for spelling in (_encoded_by_locale(path), path.encode("utf-8", "surrogateescape")):
+    for spelling in (_encoded_by_locale(path), _encoded(path, "utf-8")):
         if spelling is not None and os.path.lexists(spelling):
             return os.fsdecode(spelling)
     return path
 
 
 def _encoded_by_locale(path: str) -> bytes | None:
+    return _encoded(path, sys.getfilesystemencoding())
+
+
+def _encoded(path: str, encoding: str) -> bytes | None:
     try:
-        return os.fsencode(path)
+        return path.encode(encoding, "surrogateescape")
     except UnicodeEncodeError:
         return None

