@@ -108,8 +108,7 @@ class LivingLock:
     def peek(self) -> bool:
         """Raise `LockBusyError` if a lock is busy for certain, changing nothing. False promises nothing.
 
-        True: a lock is held all the same, by an attempt that this one might displace. Until then it may hold in the
-        database what others have to wait for.
+        True: another run, or an earlier attempt of this member, has one; it may keep locked what one would look at.
         """
         held = False
         for name in self.names:
@@ -121,7 +120,9 @@ class LivingLock:
             if holder is not None and self._is_alive(holder):
                 self.store.refused(name, self.contender)
                 raise busy(holder)
-            held = held or (holder is not None and self._might_displace(holder))
+            if holder is not None:
+                ours = holder.owner_key == self.contender.owner_key
+                held = held or not ours or self.contender.member in {seen.member for seen in holder.members}
         return held
 
     def heartbeat(self, progress: int | None = None) -> None:
@@ -232,11 +233,6 @@ class LivingLock:
         quiet = (holder.asked_at - holder.alive_at).total_seconds()
         dead = gone(holder) | set(self._judge(holder) if self._judge else ())
         return holder.owner_key != self.contender.owner_key and not (holder.stale or dead or quiet > _SURELY_ALIVE)
-
-    def _might_displace(self, holder: Holder) -> bool:
-        """Whether it is another run's, or an earlier attempt of this very member."""
-        mine = holder.owner_key == self.contender.owner_key
-        return not mine or any(seen.member == self.contender.member for seen in holder.members)
 
     def _clear_away(self, lease: Lease) -> None:
         """End what whoever was displaced still has: sessions in the store's server, and processes on this machine."""
