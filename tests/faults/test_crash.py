@@ -45,7 +45,7 @@ def test_a_server_that_restarts_at_any_step_fails_the_copy_or_not_at_all(trial: 
     trial.reset()
     wire = Proxy.before("127.0.0.1", trial.side(side).server.port)
     try:
-        steps = sampled(steps_of(wire, trial, side), turn=1)
+        steps = sampled(steps_of(wire, trial, side), 2, turn=1)
         outage = Outage(trial.side(side).server)
         for step, strike, run in each_step(trial, wire, side, outage.again, steps=steps, timeouts=QUICK):
             _, end = trial.judged(run, strike=strike, within=QUICK.connect + GRACE)
@@ -75,7 +75,7 @@ def test_a_server_that_stays_down_is_told_in_time(trial: Trial, side: str) -> No
     assert (held, end.stage, end.retryable) == ("old", "export" if side == "source" else "import", True)
 
 
-@pytest.mark.parametrize("publish", ["swap", "delta", "truncate_insert"])
+@pytest.mark.parametrize("publish", ["swap", "delta"])
 def test_a_publishing_backend_killed_before_its_commit_leaves_the_old_rows(
     trial: Trial, target_wire: Proxy, publish: str
 ) -> None:
@@ -93,7 +93,7 @@ def test_a_publishing_backend_killed_before_its_commit_leaves_the_old_rows(
     assert "unchanged" in end.message
 
 
-@pytest.mark.parametrize("publish", ["swap", "delta", "truncate_insert"])
+@pytest.mark.parametrize("publish", ["swap", "truncate_insert"])
 def test_a_publishing_backend_killed_after_its_commit_has_published(
     trial: Trial, target_wire: Proxy, publish: str
 ) -> None:
@@ -113,7 +113,7 @@ def test_a_publishing_backend_killed_after_its_commit_has_published(
     assert held == "new"
 
 
-@pytest.mark.parametrize("publish", ["swap", "delta"])
+@pytest.mark.parametrize("publish", ["delta"])
 def test_a_publish_that_cannot_write_its_log_crashes_the_server_and_leaves_the_old_rows(
     trial: Trial, target_wire: Proxy, publish: str
 ) -> None:

@@ -25,16 +25,16 @@ GRACE = 10.0
 """Seconds that may pass between the timeout that a fault runs into, and the error: issue 6."""
 QUICK = Timeouts(connect=2, export=4, import_=4, stall=1, verify=2, publish=2)
 """Timeouts for faults that say nothing."""
-_SAMPLES = os.environ.get("FAULT_STEPS", "3")
-"""How many steps of a copy a fault is tried at: a number, or ``all`` of them."""
+_ALL = os.environ.get("FAULT_STEPS") == "all"
+"""Whether a fault is tried at every step of a copy, for an hour, and not at a few."""
 
 
-def sampled(total: int, *, turn: int) -> list[int]:
-    """Steps of a copy that has so many, spread over all of it; another `turn`, other ones."""
-    if _SAMPLES == "all":
+def sampled(total: int, count: int, *, turn: int) -> list[int]:
+    """So many steps of a copy of `total`, spread over all of it; another `turn`, other ones."""
+    if _ALL:
         return list(range(1, total + 1))
-    width = total / int(_SAMPLES)
-    return [1 + int(width * part + turn * 7 % width) for part in range(int(_SAMPLES))]
+    width = total / count
+    return [1 + int(width * part + turn * 7 % width) for part in range(count)]
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Trial:
         """The source or the target."""
         return {"source": self.source, "target": self.target}[name]
 
-    def through(self, wire: Proxy, side: str) -> dict[str, Endpoint]:
+    def through(self, wire: Proxy, side: str) -> dict[str, Any]:
         """One side by way of a proxy: for `copy`."""
         return {side: self.side(side).through(wire.port).endpoint}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import select
+import socket
+import time
 from collections.abc import Callable
 
 import psycopg
@@ -97,3 +99,49 @@ def test_a_client_is_met_at_its_step_before_the_server_hears_of_it(
     assert seen == [0]
     assert target.value("SELECT count(*) FROM 고객") == (1 if what in {"pass", "lose"} else 0)
     session.close()
+
+
+def test_a_drip_is_slow_and_loses_nothing(target: Database, proxy: MakeProxy) -> None:
+    wire = proxy(target)
+    with target.through(wire.port).connect() as session:
+        wire.drip(10_000)
+        began = time.monotonic()
+        assert session.execute("SELECT repeat('가', 2000)").fetchall() == [("가" * 2000,)]
+        assert time.monotonic() - began > 0.4
+        wire.mend()
+
+
+def test_a_late_server_is_silent_at_first(target: Database, proxy: MakeProxy) -> None:
+    wire = proxy(target)
+    wire.late(0.3)
+    began = time.monotonic()
+    assert target.through(wire.port).value("SELECT 1") == 1
+    assert time.monotonic() - began > 0.3
+
+
+@pytest.mark.parametrize("what", ["half-open", "orphan", "reset"])
+def test_a_side_may_be_gone_without_the_others_being_told(target: Database, proxy: MakeProxy, what: str) -> None:
+    wire = proxy(target)
+    session = target.through(wire.port).connect()
+    backend = session.info.backend_pid
+    do = {"half-open": wire.half_open_now, "orphan": wire.orphan_now, "reset": wire.reset_now}[what]
+    wire.at_message(b"SELECT 1", do)
+    session.pgconn.send_query(b"SELECT 1")
+    assert wire.met.wait(10)
+    assert bool(select.select([session], [], [], 0.2)[0]) == (what != "half-open")
+    gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = %s"
+    deadline = time.monotonic() + 10
+    while target.value(gone, [backend]) == (what == "orphan"):
+        assert time.monotonic() < deadline
+    assert target.through(wire.port).value("SELECT 2") == 2, "new connections are taken"
+    session.close()
+
+
+def test_it_outlives_its_server() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        wire = Proxy.before("127.0.0.1", nobody.getsockname()[1])
+        for _ in range(2):
+            with socket.create_connection(("127.0.0.1", wire.port)) as client, pytest.raises(ConnectionResetError):
+                client.recv(1)
+        wire.close()
