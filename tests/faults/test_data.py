@@ -126,10 +126,8 @@ BAD: dict[str, tuple[str, str, str]] = {
 @pytest.mark.parametrize(
     ("demand", "row", "publish"),
     [
-        ("CHECK", 1, "swap"),
         ("CHECK", ROWS, "delta"),
         ("NOT NULL", ROWS, "delete_insert"),
-        ("NOT NULL", 150, "swap"),
         ("UNIQUE", 150, "delta"),
         ("FOREIGN KEY", 1, "truncate_insert"),
         ("domain", 150, "swap"),
