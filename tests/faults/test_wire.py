@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -141,8 +142,8 @@ def test_a_server_that_answers_late_is_waited_for(trial: Trial, side: str, wire:
 @pytest.mark.parametrize("host", ["없는서버.invalid", "nowhere.invalid"], ids=["Korean", "ASCII"])
 def test_a_host_without_an_address_is_told_by_its_name(trial: Trial, side: str, host: str) -> None:
     trial.reset()
-    lost = Endpoint.from_parameters(dict(trial.side(side).endpoint.parameters) | {"host": host})
-    _, end = trial.judged(lambda: trial.copy(**{side: lost}, timeouts=QUICK), within=QUICK.connect + GRACE)
+    lost: dict[str, Any] = {side: Endpoint.from_parameters(dict(trial.side(side).endpoint.parameters) | {"host": host})}
+    _, end = trial.judged(lambda: trial.copy(**lost, timeouts=QUICK), within=QUICK.connect + GRACE)
     assert isinstance(end, StageError)
     assert (end.stage, end.retryable) == ("connect", True)
     assert host in end.message

@@ -77,7 +77,7 @@ class Proxy:
 
     def cut_before(self, pattern: bytes) -> None:
         """Once a client sends `pattern`, reset that connection without passing it on."""
-        self._order(lambda: self.at_message_now(pattern, lambda: self._asking and self._drop(self._asking)))
+        self._order(lambda: self.at_message_now(pattern, self._drop_asking))
 
     def at_message(self, pattern: bytes, do: Callable[[], object]) -> None:
         """Call `do` whenever a client sends `pattern`, before the server hears of it; as `at_step` does."""
@@ -247,6 +247,10 @@ class Proxy:
         self._forget(relay)
         for side in relay.peer:
             reset(side)
+
+    def _drop_asking(self) -> None:
+        assert self._asking is not None
+        self._drop(self._asking)
 
     def _forsake(self, stays: Callable[[Relay], socket.socket]) -> None:
         for relay in self._wires:

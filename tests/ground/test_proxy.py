@@ -79,7 +79,12 @@ def test_a_client_is_met_at_its_step_before_the_server_hears_of_it(
     session = target.through(wire.port).connect()
     session.execute("SELECT 1")
     seen: list[int] = []
-    then = {"pass": int, "cut": wire.cut_now, "stall": wire.stall_now, "lose": wire.lose_answer_now}[what]
+    then: Callable[[], object] = {
+        "pass": int,
+        "cut": wire.cut_now,
+        "stall": wire.stall_now,
+        "lose": wire.lose_answer_now,
+    }[what]
 
     def do() -> None:
         seen.append(target.value("SELECT count(*) FROM 고객"))
