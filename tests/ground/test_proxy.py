@@ -79,12 +79,13 @@ def test_a_client_is_met_at_its_step_before_the_server_hears_of_it(
     session = target.through(wire.port).connect()
     session.execute("SELECT 1")
     seen: list[int] = []
-    then: Callable[[], object] = {
+    ways: dict[str, Callable[[], object]] = {
         "pass": int,
         "cut": wire.cut_now,
         "stall": wire.stall_now,
         "lose": wire.lose_answer_now,
-    }[what]
+    }
+    then = ways[what]
 
     def do() -> None:
         seen.append(target.value("SELECT count(*) FROM 고객"))
