@@ -64,8 +64,11 @@ _KEEPALIVES = {
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "3",
-    "tcp_user_timeout": "25000",
 }
+# Of a control session, which sends questions: these a server's kernel takes at once, however busy it is. Not of psql: an
+# import's bytes wait in the sender when the server stands still for a while (a slow disk), and Linux would end that
+# connection though the server answers. What stands still too long is the stall watchdog's to end.
+_UNANSWERED = {"tcp_user_timeout": "25000"}
 # Where the C library and TLS find their files. No PG* variable is ever handed on.
 _HANDED_ON = ("HOME", "KRB5CCNAME", "KRB5_CONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR", "TZDIR")
 # Only a hint for `retryable`: libpq tells no SQLSTATE for a refused connection, and words may be translated.
@@ -139,6 +142,8 @@ class Endpoint:
         info = connection.info
         settled = {key: value for key, value in info.get_parameters().items() if key in _SINCE_14}
         given = {key: value for key, value in self.parameters.items() if key not in _SETTLED}
+        for own in _UNANSWERED.keys() - self.parameters.keys():
+            settled.pop(own, None)
         there = {"host": info.host, "port": str(info.port), "dbname": info.dbname, "user": info.user}
         password = {"password": info.password} if info.password else {}
         return replace(self, parameters=given | settled | there | password)
@@ -174,7 +179,7 @@ class Endpoint:
 
     def _conninfo(self, application_name: str, connect_timeout: float) -> str:
         """What psycopg gets, the password included."""
-        parameters = _KEEPALIVES | dict(self.parameters)
+        parameters = _KEEPALIVES | _UNANSWERED | dict(self.parameters)
         parameters |= {
             "application_name": application_name,
             "client_encoding": "UTF8",

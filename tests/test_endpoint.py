@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import select
 import socket
 import subprocess
@@ -19,12 +20,15 @@ import psycopg
 import pytest
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, StageError
 from airflow_provider_safecopy.transfer.psql import Psql, PsqlBinary, end, memory_file
+from airflow_provider_safecopy.transfer.session import open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.statements.script import export_script
 from tests.conftest import MakeDatabase, MakeRole, NothingLeft
 from tests.ground.database import PRESENT, Database
 
@@ -377,11 +381,37 @@ def test_every_session_is_named_and_speaks_utf8(target: Database, psql: str) -> 
 
 def test_a_dead_peer_is_looked_for_unless_the_user_says_otherwise(target: Database) -> None:
     told = conninfo_to_dict(target.endpoint.psql_conninfo())
-    assert (told["keepalives"], told["keepalives_idle"], told["tcp_user_timeout"]) == ("1", "10", "25000")
+    assert (told["keepalives"], told["keepalives_idle"]) == ("1", "10")
     own = Endpoint.from_parameters(parameters_of(target) | {"keepalives_idle": "77"})
     assert conninfo_to_dict(own.psql_conninfo())["keepalives_idle"] == "77"
     with own.connect(application_name="safecopy:test", connect_timeout=10) as session:
         assert session.info.get_parameters()["keepalives_idle"] == "77"
+
+
+def test_an_import_into_a_server_that_stands_still_for_a_while_is_not_cut(target: Database) -> None:
+    """With `tcp_user_timeout` Linux ends a connection whose bytes wait in the sender, though the server's kernel answers.
+
+    Seen: a COPY whose backend stood still for 45 s failed after 25 s. What stalls is for `stall_timeout` to say.
+    """
+    with target.endpoint.connect(application_name="safecopy:test", connect_timeout=10) as session:
+        assert session.info.get_parameters()["tcp_user_timeout"] == "25000", (
+            "questions are answered, or nobody is there"
+        )
+        reached = target.endpoint.reached_by(session)
+    assert "tcp_user_timeout" not in conninfo_to_dict(reached.psql_conninfo())
+    own = Endpoint.from_parameters(parameters_of(target) | {"tcp_user_timeout": "60000"})
+    with own.connect(application_name="safecopy:test", connect_timeout=10) as session:
+        assert conninfo_to_dict(own.reached_by(session).psql_conninfo())["tcp_user_timeout"] == "60000"
+
+
+def test_a_server_asks_by_itself_whether_its_client_is_still_there(target: Database) -> None:
+    """Else it keeps the session of a client whose machine has lost its power for two hours."""
+    with open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session:
+        asked = "SELECT current_setting('tcp_keepalives_idle'), current_setting('tcp_keepalives_count')"
+        assert session.connection.execute(asked.encode()).fetchone() == ("30", "3")
+    read = SQL("SELECT current_setting('tcp_keepalives_idle')")
+    script = export_script(read, format="text", snapshot="", output="/dev/null", nonce="0", seconds=1)
+    assert re.search(r"tcp_keepalives_idle\W+30", script)
 
 
 # Nobody sees the password

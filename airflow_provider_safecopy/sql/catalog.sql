@@ -8,7 +8,8 @@ SELECT pg_catalog.current_schemas(false)::pg_catalog.text[] AS search_path,
 
 -- name: pin
 -- The last of them are not known to every major. A question is planned once, for whatever table it is asked of, and
--- never compiled, which takes longer than to answer it.
+-- never compiled, which takes longer than to answer it. A server asks by itself whether we are still there: of a client
+-- that has vanished without a word (power, network) it would hear after two hours, and keep its session until then.
 SELECT set_config('search_path', 'pg_catalog', false), set_config('client_encoding', 'UTF8', false),
        set_config('DateStyle', 'ISO, YMD', false), set_config('IntervalStyle', 'postgres', false),
        set_config('TimeZone', 'UTC', false), set_config('extra_float_digits', '3', false),
@@ -18,6 +19,8 @@ SELECT set_config('search_path', 'pg_catalog', false), set_config('client_encodi
        set_config('default_transaction_isolation', 'read committed', false),
        set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
        set_config('idle_in_transaction_session_timeout', '0', false), set_config('idle_session_timeout', '0', false),
+       set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false),
+       set_config('tcp_keepalives_count', '3', false),
        set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false),
        CASE WHEN current_setting('server_version_num')::int >= 140000
             THEN set_config('client_connection_check_interval', '2s', false) END,

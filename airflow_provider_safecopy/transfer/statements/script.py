@@ -42,6 +42,10 @@ _PINS: tuple[tuple[LiteralString, LiteralString], ...] = (
     ("lock_timeout", "60s"),
     ("idle_in_transaction_session_timeout", "0"),
     ("client_connection_check_interval", "2s"),
+    # Of a client that has vanished without a word the server would hear after two hours.
+    ("tcp_keepalives_idle", "30"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
 )
 
 
