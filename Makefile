@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A surrounding environment has no say in ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV UV_PYTHON UV_PROJECT_ENVIRONMENT
 
-.PHONY: help demo test exam readers bench bench-quick memory mutants lock-cost race soak lint test-matrix format pins clean
+.PHONY: help demo test exam readers bench bench-quick memory mutants lock-cost race soak fuzz lint test-matrix format pins clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | while IFS='|' read -r target text; do \
@@ -50,6 +50,9 @@ lock-cost: .venv/installed ## Measure what the lock costs, by message and by cop
 
 race: .venv/installed ## Race eight processes for the lock, stopped and killed at the worst moments (7 minutes; RACE="--seconds 60")
 	.venv/bin/python -m tests.race.race $(RACE)
+
+fuzz: .venv/installed ## Feed every parser what it was not made for, for longer than make test does (minutes; FUZZ="tests/fuzz/test_names.py")
+	.venv/bin/python -m pytest -q --hypothesis-profile=deep -o timeout=1800 $(or $(FUZZ),tests/fuzz tests/airflow/test_fuzz.py)
 
 soak: .venv/installed ## Break copies at any step, and let rivals fight for one table, by a seed (30 minutes; SOAK="--minutes 5 --seed 7")
 	.venv/bin/python -m tests.soak.soak $(SOAK)
