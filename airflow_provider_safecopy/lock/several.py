@@ -115,6 +115,14 @@ class TableLocks(LivingLock):
                 self.store.refused(holder.name, self.contender)
                 raise busy(holder)
 
+    def taken(self) -> frozenset[str]:
+        """The names of all locks that anybody has at this moment. Where the store cannot be asked yet, none."""
+        try:
+            return frozenset(holder.name for holder in self.store.holders())
+        except LockStoreError as error:
+            log.debug("not known yet: %s", error)
+            return frozenset()
+
     def take(self, names: Iterable[str]) -> dict[str, Lease | LockBusyError]:
         """Of each lock the lease, or who holds it. Raises `LockStoreError`, and then holds none of them."""
         wanted, started = list(names), time.monotonic()

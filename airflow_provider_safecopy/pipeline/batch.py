@@ -1,6 +1,6 @@
 """A batch: many tables in one call. Small ones by rounds, which share all that can be shared; the others by the line.
 
-Every plan is drafted before the first table is touched. From then on a table that fails does not keep the others from
+Every plan is drafted before the first table is touched, but of tables whose lock somebody has. From then on a table that fails does not keep the others from
 being copied; what each came to is in the `BatchReport`.
 """
 
@@ -29,6 +29,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
     answering,
     end_displaced,
+    ending_the_lost,
     telling_aborts,
     telling_losses,
     telling_the_lost_lock,
@@ -126,14 +127,20 @@ class _Batch:
     small: list[str] = field(default_factory=list)
 
     def decide(self, specs: Sequence[CopySpec], *, keep_going: bool) -> None:
-        """Draft all plans. Raises `PlanError`, `ConfigError`."""
-        refusals: dict[Refusal, None] = {}
+        """Draft all plans. Raises `PlanError`, `ConfigError`.
+
+        A table whose lock somebody has is left to the line: stopped in the midst of a publish they may keep it locked, and
+        to describe it would wait for whom only the lock's next holder ends.
+        """
+        taken, refusals = self.lock.taken(), dict[Refusal, None]()
         with self.source.obeys(self.asked.abort), self.target.obeys(self.asked.abort):
-            for plan in _drafted(specs, self.drafts):
-                name = str(plan.target_name)
-                if name in self.specs:
-                    raise ConfigError(f"{name} is the target of two tables", hint="name each target once")
-                self.specs[name] = plan.spec
+            plans = _drafted([spec for spec in specs if str(spec.target_table) not in taken], self.drafts)
+            for spec in specs:
+                if str(spec.target_table) in taken:
+                    self._add(str(spec.target_table), spec)
+                    continue
+                plan = next(plans)
+                name = self._add(str(plan.target_name), plan.spec)
                 refusals |= dict.fromkeys(plan.refusals)
                 if plan.refusals:
                     self.found[name] = Failure.of(plan.spec, PlanError(plan.refusals))
@@ -141,6 +148,12 @@ class _Batch:
                     self.small.append(name)
         if refusals and (not keep_going or len(self.found) == len(specs)):
             raise PlanError(tuple(refusals))
+
+    def _add(self, name: str, spec: CopySpec) -> str:
+        if name in self.specs:
+            raise ConfigError(f"{name} is the target of two tables", hint="name each target once")
+        self.specs[name] = spec
+        return name
 
     def begin(self) -> None:
         """Hold the run's own lock. Raises `LockBusyError`, `LockStoreError`."""
@@ -155,7 +168,8 @@ class _Batch:
         if not self.small:
             return
         log.info("copy %d small tables of %d in rounds", len(self.small), len(self.specs))
-        with self._ending(), self._crew() as crew, ExitStack() as stack:
+        lost = ending_the_lost(self.asked, self.lock, self.source, self.target)
+        with self._ending(), lost, self._crew() as crew, ExitStack() as stack:
             rounds = Rounds(crew, self.tell)
             stack.callback(rounds.close)
             for names in _pieces(self.small):
