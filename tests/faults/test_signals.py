@@ -22,12 +22,13 @@ from tests.faults.conftest import Ground
 from tests.faults.invariant import said
 from tests.faults.line import LATEST, LINES, Line, Step, at, held, line_of, new_source, new_target, start, struck
 from tests.faults.run import Run, Victim, between, until
+from tests.faults.trial import ALL
 from tests.ground.database import Database, Servers
 from tests.ground.remains import Remains
 
 ENDING = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-SAMPLES: dict[Victim, int] = {"our process": 1, "export psql": 1, "import psql": 1}
-"""At how many steps of those at which it lives each is sent each signal. The soak takes more than there are: all."""
+SAMPLES: dict[Victim, int] = dict.fromkeys(("our process", "export psql", "import psql"), 1_000_000 if ALL else 1)
+"""At how many steps of those at which it lives each is sent each signal; with more than there are, at all."""
 
 
 def sampled(line: Line, victim: Victim, number: signal.Signals) -> list[Step]:

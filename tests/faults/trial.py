@@ -22,16 +22,16 @@ from tests.ground.proxy import Proxy
 
 ROWS = 300
 GRACE = 10.0
-"""Seconds that may pass between the timeout that a fault runs into, and the error: issue 6."""
+"""Seconds that may pass between the timeout that a fault runs into, and the error."""
 QUICK = Timeouts(connect=2, export=4, import_=4, stall=1, verify=2, publish=2)
 """Timeouts for faults that say nothing."""
-_ALL = os.environ.get("FAULT_STEPS") == "all"
+ALL = os.environ.get("FAULT_STEPS") == "all"
 """Whether a fault is tried at every step of a copy, for an hour, and not at a few."""
 
 
 def sampled(total: int, count: int, *, turn: int) -> list[int]:
     """So many steps of a copy of `total`, spread over all of it; another `turn`, other ones."""
-    if _ALL:
+    if ALL:
         return list(range(1, total + 1))
     width = total / count
     return [1 + int(width * part + turn * 7 % width) for part in range(count)]
