@@ -251,7 +251,10 @@ def _extra(connection: Connection, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(given, dict):
         raise ConfigError(f"{where}: its extra must be a JSON object, not a {type(given).__name__}")
-    read: dict[str, Any] = connection.extra_dejson
+    try:
+        read: dict[str, Any] = connection.extra_dejson
+    except UnicodeError:  # Airflow 2 masks it by a pattern
+        raise ConfigError(f"{where}: its extra holds what is no text", hint="mend it, or empty it") from None
     return read
 
 
