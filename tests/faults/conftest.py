@@ -13,6 +13,7 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import MakeDatabase, NothingLeft
+from tests.faults.trial import Trial
 from tests.ground.content import rows_of
 from tests.ground.database import Database, Servers
 
@@ -77,6 +78,15 @@ def filled(servers: Servers) -> Iterator[Database]:
     source.execute(_NEW)
     yield source
     servers.drop(source)
+
+
+@pytest.fixture(scope="module")
+def trial(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    """Two databases for a whole file: after each fault the next run has to find nothing of it anyway."""
+    source, target = servers.create(16, "UTF8", None), servers.create(18, "UTF8", None)
+    yield Trial.prepared(source, target, tmp_path_factory.mktemp("trial") / "spool")
+    servers.drop(source)
+    servers.drop(target)
 
 
 @pytest.fixture

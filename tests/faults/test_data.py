@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -15,10 +14,9 @@ from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer.model import MiB
 from tests.faults.invariant import Invariant, said
 from tests.faults.trial import ROWS, Trial, ended
-from tests.ground import customers
 from tests.ground.content import rows_of
 from tests.ground.customers import TABLE
-from tests.ground.database import Database, Servers
+from tests.ground.database import Database
 from tests.ground.memory import growth
 from tests.ground.remains import Remains
 
@@ -26,26 +24,10 @@ FOREIGN = 1_000_000
 """The first key of those rows that somebody else writes."""
 
 
-@pytest.fixture(scope="module")
-def trial(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """Two databases for the whole file."""
-    source, target = servers.create(16, "UTF8", None), servers.create(18, "UTF8", None)
-    yield Trial.prepared(source, target, tmp_path_factory.mktemp("data") / "spool")
-    servers.drop(source)
-    servers.drop(target)
-
-
 @pytest.fixture(autouse=True)
 def _afresh(trial: Trial) -> None:
     """Both tables as they were first, whatever the test before has made of them."""
-    afresh(trial.source)
-    customers.fill(trial.source, ROWS)
-    afresh(trial.target)
-    trial.target.execute(f"{customers.OLD}; DROP SCHEMA IF EXISTS safecopy CASCADE")
-
-
-def afresh(database: Database) -> None:
-    database.execute(f'DROP SCHEMA IF EXISTS "영업" CASCADE; {customers.SHAPE}')
+    trial.afresh()
 
 
 class Writer(threading.Thread):

@@ -15,37 +15,21 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import PlanError, StageError
 from airflow_provider_safecopy.pipeline.outcome import BatchProgress
 from tests.faults.invariant import said
-from tests.faults.trial import QUICK, ROWS, Trial, ended, sampled, steps_of
+from tests.faults.trial import QUICK, ROWS, Trial, empty, ended, sampled, steps_of
 from tests.ground import customers
 from tests.ground.content import rows_of
 from tests.ground.customers import TABLE
-from tests.ground.database import Database, Servers
+from tests.ground.database import Database
 from tests.ground.proxy import Proxy
 from tests.ground.remains import Remains
 
 COLUMNS = '"번호" bigint PRIMARY KEY, "이름" varchar(40) NOT NULL, "금액" numeric(12,2), "가입" timestamptz'
 
 
-@pytest.fixture(scope="module")
-def trial(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """Two databases for the whole file."""
-    source, target = servers.create(16, "UTF8", None), servers.create(18, "UTF8", None)
-    yield Trial.prepared(source, target, tmp_path_factory.mktemp("data") / "spool")
-    servers.drop(source)
-    servers.drop(target)
-
-
 @pytest.fixture(autouse=True)
 def _afresh(trial: Trial) -> None:
     """Both tables as they were first, whatever the test before has made of them."""
-    afresh(trial.source)
-    customers.fill(trial.source, ROWS)
-    afresh(trial.target)
-    trial.target.execute(f"{customers.OLD}; DROP SCHEMA IF EXISTS safecopy CASCADE")
-
-
-def afresh(database: Database) -> None:
-    database.execute(f'DROP SCHEMA IF EXISTS "영업" CASCADE; {customers.SHAPE}')
+    trial.afresh()
 
 
 Change = tuple[str, ...]
@@ -139,7 +123,7 @@ def test_a_table_rewritten_after_the_snapshot_is_not_taken_for_empty(trial: Tria
 
 def test_a_partition_rewritten_after_the_snapshot_is_not_left_out(trial: Trial) -> None:
     """Found: its rows were missing from the target, and no guard could see that, since others were there."""
-    afresh(trial.source)
+    empty(trial.source)
     part = '"영업"."고객 앞"'
     trial.source.execute(
         f'DROP TABLE {TABLE}; CREATE TABLE {TABLE} ({COLUMNS}) PARTITION BY RANGE ("번호"); '
@@ -190,7 +174,7 @@ def test_a_table_of_a_batch_rewritten_before_it_is_read_is_not_taken_for_empty(t
 
 def fill_again(trial: Trial) -> None:
     """The source as it was, whatever became of its table."""
-    afresh(trial.source)
+    empty(trial.source)
     customers.fill(trial.source, ROWS)
 
 
@@ -223,7 +207,7 @@ def test_a_target_that_changes_at_any_step_holds_old_rows_or_new_ones(trial: Tri
             wire.mend()
             expected = ["new"] if said(end) == "published" else ["old"]
             assert held_by_each(trial) == expected, f"step {step} of {total}: {end!r}"
-            afresh(trial.target)
+            empty(trial.target)
             trial.target.execute(customers.OLD)
             assert trial.copy().rows == ROWS
             nothing_left(trial)

@@ -9,7 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,6 @@ from airflow_provider_safecopy.transfer.spool import Spool
 from tests.faults.invariant import Invariant, said
 from tests.faults.trial import QUICK, ROWS, Trial
 from tests.ground.customers import TABLE
-from tests.ground.database import Servers
 
 COPIES: list[tuple[str, Compress]] = [
     ("sequential", "none"),
@@ -38,15 +37,6 @@ COPIES: list[tuple[str, Compress]] = [
     ("chunked", "lz4"),
 ]
 _MOUNTED = 'mount -t tmpfs -o size=17m,mode=777 safecopy-test "$0" && exec "$@"'
-
-
-@pytest.fixture(scope="module")
-def trial(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """Two databases for the whole file."""
-    source, target = servers.create(16, "UTF8", None), servers.create(18, "UTF8", None)
-    yield Trial.prepared(source, target, tmp_path_factory.mktemp("disk") / "spool")
-    servers.drop(source)
-    servers.drop(target)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from airflow_provider_safecopy.errors import PlanError, SafeCopyError
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.report import CopyReport
 from tests.faults.trial import GRACE, QUICK, Strike, Trial, ended
-from tests.ground.database import Database, Servers
+from tests.ground.database import Database
 from tests.ground.narrow import NarrowDisk
 from tests.ground.outage import Outage
 from tests.ground.proxy import Proxy
@@ -31,15 +31,6 @@ _SETTINGS = (
     "idle_session_timeout",
     "transaction_timeout",
 )
-
-
-@pytest.fixture(scope="module")
-def trial(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """Two databases on the suite's servers."""
-    source, target = servers.create(16, "UTF8", None), servers.create(18, "UTF8", None)
-    yield Trial.prepared(source, target, tmp_path_factory.mktemp("limits") / "spool")
-    servers.drop(source)
-    servers.drop(target)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from tests.conftest import MakePsql
 from tests.faults.conftest import Ground
 from tests.faults.trial import GRACE, QUICK, ROWS, Trial
 from tests.ground.customers import TABLE
-from tests.ground.database import Database, Servers
+from tests.ground.database import Database
 from tests.ground.fake_psql import Behaviour, Stage
 from tests.ground.memory import growth
 
@@ -163,15 +162,6 @@ def test_a_flipped_bit_is_found_out_by_full_verification(ground: Ground, fake_ps
 def test_megabytes_of_noise_on_stderr_change_nothing(ground: Ground, fake_psql: MakePsql, stage: Stage) -> None:
     assert ground.copy(psql=fake_psql(Behaviour(stage, flood=20_000_000))).rows == 20_000
     ground.demand("new")
-
-
-@pytest.fixture(scope="module")
-def trial(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """Two databases for all lies: after each of them the next run has to find nothing of it anyway."""
-    source, target = servers.create(16, "UTF8", None), servers.create(18, "UTF8", None)
-    yield Trial.prepared(source, target, tmp_path_factory.mktemp("psql") / "spool")
-    servers.drop(source)
-    servers.drop(target)
 
 
 def came_of(trial: Trial, psql: str, **options: Any) -> Any:

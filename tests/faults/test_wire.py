@@ -15,7 +15,6 @@ from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.faults.trial import GRACE, QUICK, Trial, each_step, sampled, steps_of
-from tests.ground.database import Servers
 from tests.ground.proxy import Proxy
 
 SIDES = ("source", "target")
@@ -31,15 +30,6 @@ SELECT pid, state, query FROM pg_stat_activity
 WHERE starts_with(application_name, 'safecopy:') AND datname = current_database() AND xact_start IS NOT NULL
 """
 _LONGEST = max(QUICK.connect, QUICK.export, QUICK.import_, QUICK.stall, QUICK.verify, QUICK.publish)
-
-
-@pytest.fixture(scope="module")
-def trial(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """Two databases for the whole file: after each fault the next run has to find nothing of it anyway."""
-    source, target = servers.create(16, "UTF8", None), servers.create(18, "UTF8", None)
-    yield Trial.prepared(source, target, tmp_path_factory.mktemp("wire") / "spool")
-    servers.drop(source)
-    servers.drop(target)
 
 
 @pytest.fixture(scope="module", params=SIDES)

@@ -37,6 +37,11 @@ def sampled(total: int, count: int, *, turn: int) -> list[int]:
     return [1 + int(width * part + turn * 7 % width) for part in range(count)]
 
 
+def empty(database: Database) -> None:
+    """The customers' table made anew, without a row."""
+    database.execute(f'DROP SCHEMA IF EXISTS "영업" CASCADE; {customers.SHAPE}')
+
+
 @dataclass
 class Strike:
     """A fault that is made once, and when."""
@@ -87,6 +92,13 @@ class Trial:
         """As before the first copy: the old rows, and no schema of ours."""
         self.target.execute(f"DELETE FROM {customers.TABLE}; {customers.OLD}")
         self.target.execute("DROP SCHEMA IF EXISTS safecopy CASCADE")
+
+    def afresh(self) -> None:
+        """Both tables as they were first, whatever has become of them, and no schema of ours."""
+        empty(self.source)
+        customers.fill(self.source, ROWS)
+        empty(self.target)
+        self.target.execute(f"{customers.OLD}; DROP SCHEMA IF EXISTS safecopy CASCADE")
 
     def side(self, name: str) -> Database:
         """The source or the target."""
