@@ -128,7 +128,8 @@ def open_session(
     connection = endpoint.connect(application_name=application_name, connect_timeout=connect_timeout)
     try:
         try:
-            session = _introduced(endpoint, connection, read_only=read_only)
+            with wire.within(connection, max(2.0, connect_timeout)):  # nobody has promised an answer yet
+                session = _introduced(endpoint, connection, read_only=read_only)
         except psycopg.Error as error:
             raise StageError(
                 f"{endpoint}: connected, but the server cannot be asked: {error}",

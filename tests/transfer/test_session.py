@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.errors import AbortedError
+from airflow_provider_safecopy.errors import AbortedError, StageError
 from airflow_provider_safecopy.transfer.session import end_stage_sessions, open_session
 from tests.ground.database import Database
 from tests.ground.proxy import Proxy
@@ -43,6 +43,23 @@ def test_two_sessions_in_one_database_have_one_identity_and_other_databases_anot
         with open_session(database.endpoint, application_name="safecopy:test", connect_timeout=5) as session:
             identities.append(session.server.identity)
     assert identities[0] == identities[1] != identities[2]
+
+
+def test_a_server_that_falls_silent_after_the_handshake_is_not_waited_for_for_ever(
+    target: Database, proxy: Callable[[Database], Proxy]
+) -> None:
+    """The soak found it: the first question after connecting had no timeout."""
+    wire = proxy(target)
+    wire.at_step(2, wire.stall_now)
+    started = time.monotonic()
+    with (
+        pytest.raises(StageError, match="cannot be asked") as caught,
+        open_session(target.through(wire.port).endpoint, application_name="safecopy:test", connect_timeout=2),
+    ):
+        pass
+    assert wire.met.is_set()
+    assert (caught.value.stage, caught.value.retryable) == ("connect", True)
+    assert time.monotonic() - started < 2 + 10
 
 
 def test_an_abort_cancels_what_the_session_runs(target: Database) -> None:
