@@ -153,7 +153,11 @@ def _spoil_file(scene: Scene, spoil: Callable[[Scene, Path, int], object]) -> No
 
 def _spool_files(scene: Scene) -> Iterator[tuple[Path, int]]:
     """The run's spool files that hold something. They have no name any more, but descriptors."""
-    for descriptor in Path(f"/proc/{scene.us.pid}/fd").iterdir():
+    try:
+        descriptors = list(Path(f"/proc/{scene.us.pid}/fd").iterdir())
+    except FileNotFoundError:  # it has ended: there is nothing to strike
+        return
+    for descriptor in descriptors:
         with suppress(OSError):
             if str(descriptor.readlink()).startswith(f"{scene.spool}/") and (size := descriptor.stat().st_size):
                 yield descriptor, size
