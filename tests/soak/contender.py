@@ -138,8 +138,8 @@ class Contender:
         code = self.run.process.returncode
         if self.plan.door != "command":
             # `airflow tasks test` of Airflow 3 ends with 0 whatever became of its task.
-            told = self.plan.door == "dag.test()" and code == 0
-            wrong = told and self.plan.on_busy == "fail" and not published
+            success = self.plan.door == "dag.test()" and code == 0
+            wrong = success and self.plan.on_busy == "fail" and not published
             return [f"{self.plan}: Airflow says success, and there is no receipt"] if wrong else []
         told: Any = self.run.told
         found = [f"{self.plan}: {each}" for each in self.run.faults()]
