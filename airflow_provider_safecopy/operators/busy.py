@@ -44,7 +44,7 @@ class OnBusy:
         latest = time.time() + self.wait_timeout
         told = event.get("deadline") if event else None
         known = isinstance(told, int | float) and not isinstance(told, bool) and told > 0
-        return min(float(told), latest) if known and told is not None else latest
+        return float(min(told, latest)) if known and told is not None else latest
 
     @contextmanager
     def answering(

@@ -102,6 +102,7 @@ def test_whatever_the_first_task_left_is_a_lease_or_none(held: Any) -> None:
 @given(event=st.none() | st.dictionaries(st.sampled_from(("deadline", "status", "lock")), json_values, max_size=3))
 @example(event={"status": "free"})
 @example(event={"deadline": float("inf")})
+@example(event={"deadline": 10**400})
 def test_whatever_a_trigger_told_nobody_waits_longer_than_was_asked(event: dict[str, Any] | None) -> None:
     """Found: KeyError, and OverflowError where the deadline was beyond the calendar."""
     from airflow_provider_safecopy.operators.busy import OnBusy
