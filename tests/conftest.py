@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from airflow_provider_safecopy.demo.servers import installations
 from tests.ground.customers import OLD, SHAPE, fill
@@ -19,8 +19,20 @@ from tests.ground.fake_psql import Behaviour, write
 from tests.ground.proxy import Proxy
 from tests.ground.remains import Remains
 
-# How many examples Hypothesis tries where a test does not say: `make fuzz` looks longer.
-settings.register_profile("deep", max_examples=500, print_blob=True)
+_BARE = settings.get_profile("default")
+# What fails in the suite fails again: the same examples of the same sources each time, and no clock has a say.
+settings.register_profile(
+    "suite",
+    parent=_BARE,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+# `make fuzz` looks longer, and elsewhere each time: --hypothesis-profile=deep.
+settings.register_profile("deep", parent=_BARE, derandomize=False, max_examples=500, print_blob=True)
+settings.load_profile("suite")
 
 
 class MakeDatabase(Protocol):

@@ -1,4 +1,7 @@
-"""How long to look: the quick profile for the suite, ``--hypothesis-profile=deep`` for `make fuzz`."""
+"""How long to look: the profile ``suite`` by itself, quick and the same each time; ``deep`` for `make fuzz`, at random.
+
+Both are made in ``tests/conftest.py``, before any test file asks for one.
+"""
 
 from __future__ import annotations
 
