@@ -19,6 +19,7 @@ from airflow_provider_safecopy.transfer.pages import Pages
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.spool import Spool, directory_of
 from airflow_provider_safecopy.transfer.stream import Stream
+from airflow_provider_safecopy.transfer.wal import WalFlush
 
 WINDOW_BYTES = 8 * MiB
 """What is held in memory between export and import before it goes to disk."""
@@ -37,6 +38,7 @@ def transferred(run: Run, table: TableName, spools: Sequence[Spool]) -> tuple[Ex
         lanes,
         overlapping=plan.transfer == "chunked",
         abort=run.abort,
+        wal=WalFlush(run.target),
         report=lambda at: run.progress(
             replace(at, expected_rows=plan.expected_rows, expected_bytes=plan.expected_bytes)
         ),

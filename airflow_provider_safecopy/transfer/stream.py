@@ -19,6 +19,7 @@ from airflow_provider_safecopy.transfer.lane import Lane
 from airflow_provider_safecopy.transfer.load import Loaded
 from airflow_provider_safecopy.transfer.model import Progress, Stage
 from airflow_provider_safecopy.transfer.psql import Psql, end
+from airflow_provider_safecopy.transfer.wal import WalFlush
 
 _TICK_SECONDS = 0.1
 _REPORT_SECONDS = 0.2
@@ -29,7 +30,7 @@ _DYING_SECONDS = 0.001
 class Stream:
     """One copy's lanes. `run` once, `close` always; `on_export` is called once the source may be let go.
 
-    `moved` is told, all the time, how many bytes have passed on both sides together.
+    `moved` is told, all the time, how many bytes have passed on both sides together. `wal` is settled by then.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Stream:
         *,
         overlapping: bool,
         abort: AbortSwitch,
+        wal: WalFlush,
         report: Callable[[Progress], None],
         on_export: Callable[[], None] = lambda: None,
         moved: Callable[[int], None] = lambda _: None,
@@ -45,6 +47,7 @@ class Stream:
         self._lanes = lanes
         self._overlapping = overlapping
         self._abort = abort
+        self._wal = wal
         self._report = report
         self._on_export = on_export
         self._moved = moved
@@ -76,6 +79,7 @@ class Stream:
         for lane in self._lanes:
             lane.let_go()
         end([lane.export.psql for lane in self._lanes])
+        self._wal.settle()
 
     def _finish(self, exported: list[Exported]) -> list[Loaded]:
         self._pump(lambda: not any(lane.spool for lane in self._lanes))
@@ -126,6 +130,8 @@ class Stream:
                 waiting[lane.export.data] = (select.POLLIN, lane.read)
             if lane.writable(now) and (load := lane.load) and load.data is not None:
                 waiting[load.data] = (select.POLLOUT, lane.write)
+        if (flushing := self._wal.waiting) is not None:
+            waiting[flushing] = (select.POLLIN, self._wal.answer)
         return waiting
 
     def _patience(self, now: float) -> int:
@@ -148,6 +154,7 @@ class Stream:
             sum(sizes) for sizes in zip(*((lane.out.size, lane.taken.size) for lane in self._lanes), strict=True)
         )
         self._moved(read + taken)
+        self._wal.taken(taken)
         now = time.monotonic()
         stage: Stage = "import" if self._proven else "export"
         if stage == self._told[0] and now - self._told[1] < _REPORT_SECONDS:
