@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from airflow_provider_safecopy.errors import StageTimeoutError, StalledError
 from airflow_provider_safecopy.transfer.psql import Psql
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
-from airflow_provider_safecopy.transfer.transcript import Transcript
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ class Driver:
 
     def tell(self, nonce: str, script: str) -> None:
         """Give it the script of the next table, whose marks carry `nonce`."""
-        self.psql.transcript = Transcript(nonce)
+        self.psql.transcript = self.psql.transcript.next(nonce)
         self.began = self.moved = time.monotonic()
         self.add(script)
 

@@ -118,7 +118,7 @@ class Psql:
         """Start psql on `endpoint` with `arguments` after the ones every stage shares. Raises `StageError`."""
         head = [binary.path, "-X", "-w", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
         command = [*head, "-d", endpoint.psql_conninfo(), *arguments]
-        parent = os.getpid()
+        parent, colour = os.getpid(), new_nonce()
         with endpoint.psql_environment(application_name=application_name, connect_timeout=connect_timeout) as (
             environment,
             secret,
@@ -129,7 +129,12 @@ class Psql:
                     stdin=stdin,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
-                    env={**environment, **(buffered_input() if stage == "import" else {})},
+                    env={
+                        **environment,
+                        **(buffered_input() if stage == "import" else {}),
+                        "PG_COLOR": "always",
+                        "PG_COLORS": f"locus={colour}",  # see `Transcript`
+                    },
                     pass_fds=[*inherit, *secret],
                     bufsize=0,
                     # The same process group: whoever kills the task's group must reach this child too.
@@ -141,7 +146,7 @@ class Psql:
                 ) from error
         assert process.stderr is not None  # noqa: S101 -- asked for above
         os.set_blocking(process.stderr.fileno(), False)
-        return cls(stage, process, Transcript(nonce))
+        return cls(stage, process, Transcript(nonce, colour, bare="-c" in arguments))
 
     @property
     def pid(self) -> int:

@@ -1,7 +1,8 @@
 """What psql says on stderr: our own marked lines, the server's SQLSTATE, and a bounded tail of the rest.
 
 Decided by marks and five-letter codes, never by words: messages are translated, and a stranger's NOTICE
-may say anything. A mark carries a nonce no stranger knows.
+may say anything, on as many lines as it likes. A mark carries a nonce no stranger knows, and so does the place that
+psql puts before a message. Only what comes of a statement given by ``-c`` has no place.
 """
 
 from __future__ import annotations
@@ -13,25 +14,40 @@ TAIL_BYTES = 8192
 """How much of stderr is kept. Whatever psql says beyond it is read and forgotten."""
 
 _MARKS_KEPT = 32
-# "ERROR:  42P01: …", with "psql:<stdin>:7: " before it in a script. Classes 00 to 02 are no errors.
-_SQLSTATE = re.compile(rb"(?:psql:.*?:\d+: )?[^:]+:  (?!0[012])([0-9A-Z]{5}): ")
+# "ERROR:  42P01: …", with "psql:<stdin>:7: " before it in a script.
+_CODED = re.compile(rb"(?:psql:.*?:\d+: )?[^:]+:  ([0-9A-Z]{5}): ")
+_NO_ERRORS = (b"00", b"01", b"02")
+_ENDS_A_MESSAGE = b"LOCATION:  "  # psql's own word, and psql speaks English: LC_ALL=C
+_PLACE_ENDS = b"\x1b[0m"
 _NUMBER = re.compile(r"[0-9]{1,19}")  # the server's are bigint
 
 
 @dataclass
 class Transcript:
-    """Fed with stderr as it comes, in pieces of any size."""
+    """Fed with stderr as it comes, in pieces of any size.
+
+    `colour` is what psql was told to paint places in, with ``PG_COLORS``: a nonce, which makes a place unforgeable.
+    `bare`: messages without a place count too, the first with an error's code. One in the midst of another does not;
+    but nothing can tell that from a message whose text pretends to have ended.
+    """
 
     nonce: str
+    colour: str | None = None
+    bare: bool = True
     sqlstate: str | None = None
+    _inside: bool = False
     _marks: list[tuple[str, str]] = field(default_factory=list)
     _tail: bytes = b""
     _line: bytes = b""
 
+    def next(self, nonce: str) -> Transcript:
+        """A new one of the same psql, whose marks carry `nonce` from now on."""
+        return Transcript(nonce, self.colour, self.bare)
+
     @property
     def tail(self) -> str:
         """The last words, without our own lines; bytes that are not UTF-8 are escaped."""
-        return (self._tail + self._line)[-TAIL_BYTES:].decode("utf-8", "backslashreplace").strip()
+        return (self._tail + self._plain(self._line))[-TAIL_BYTES:].decode("utf-8", "backslashreplace").strip()
 
     def values(self, mark: str) -> list[str]:
         """Every value reported under `mark`, in order (of the first 32 marks in all)."""
@@ -48,7 +64,7 @@ class Transcript:
         self._line = _shortened(rest)
         ours = f"safecopy {self.nonce} ".encode()
         # Put together once: of a flood of short lines, each would copy all that is kept.
-        said = b"".join(line + b"\n" for line in map(_shortened, lines) if self._is_said(line, ours))
+        said = b"".join(self._plain(line) + b"\n" for line in map(_shortened, lines) if self._is_said(line, ours))
         self._tail = (self._tail + said)[-TAIL_BYTES:]
 
     def _is_said(self, line: bytes, ours: bytes) -> bool:
@@ -58,9 +74,26 @@ class Transcript:
             if len(self._marks) < _MARKS_KEPT:
                 self._marks.append((mark, value))
             return False
-        if self.sqlstate is None and (match := _SQLSTATE.match(line)):
-            self.sqlstate = match[1].decode()
+        self._code(line)
         return True
+
+    def _code(self, line: bytes) -> None:
+        """Of messages with a place the last counts: psql stops at an error, and a NOTICE may have any code."""
+        plain = self._plain(line)
+        placed = plain != line
+        if not placed and (not self.bare or self._inside):
+            self._inside = self._inside and not line.startswith(_ENDS_A_MESSAGE)
+            return
+        if match := _CODED.match(plain):
+            self._inside = True
+            if not match[1].startswith(_NO_ERRORS) and (placed or self.sqlstate is None):
+                self.sqlstate = match[1].decode()
+
+    def _plain(self, line: bytes) -> bytes:
+        """Without the colour of its place: as a person is to see it."""
+        if self.colour is None or not line.startswith(begins := f"\x1b[{self.colour}m".encode()):
+            return line
+        return line.removeprefix(begins).replace(_PLACE_ENDS, b"", 1)
 
 
 def _shortened(line: bytes) -> bytes:

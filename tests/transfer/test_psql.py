@@ -196,6 +196,8 @@ def test_its_environment_is_built_from_nothing(
     while "PGPASSFILE" not in (environment := psutil.Process(psql.pid).environ()):
         assert time.monotonic() < deadline
     password_file = environment.pop("PGPASSFILE")
+    assert environment.pop("PG_COLOR") == "always"
+    assert environment.pop("PG_COLORS") == f"locus={psql.transcript.colour}"
     # The shell that stands for psql here adds two of its own.
     assert {name: value for name, value in environment.items() if name not in {"PWD", "_", "OLDPWD", "SHLVL"}} == {
         "HOME": "/어느/집",

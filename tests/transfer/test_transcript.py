@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from airflow_provider_safecopy.demo.servers import Installation, installations
+from airflow_provider_safecopy.transfer.psql import Psql, find
 from airflow_provider_safecopy.transfer.transcript import TAIL_BYTES, Transcript
 from tests.ground.database import PRESENT, Database, Servers
 
@@ -95,12 +98,92 @@ def test_a_number_is_one_plain_number_or_none(values: list[str]) -> None:
     assert transcript.number("rows") is None
 
 
-def test_the_first_sqlstate_counts_and_notices_have_none() -> None:
+def test_of_messages_without_a_place_the_first_errors_code_counts() -> None:
     said = (
-        b"psql:<stdin>:3: WARNING:  01000: a\nNOTICE:  00000: b\npsql:<stdin>:4: ERROR:  42P01: c\nERROR:  XX000: d\n"
+        b"psql:<stdin>:3: WARNING:  01000: a\nLOCATION:  f, x.c:1\nNOTICE:  00000: b\nLOCATION:  f, x.c:1\n"
+        b"psql:<stdin>:4: ERROR:  42P01: c\nLOCATION:  f, x.c:1\nERROR:  XX000: d\n"
     )
     assert heard(said).sqlstate == "42P01"
     assert heard(b"ERROR:  22P02: invalid").sqlstate is None  # its line has not ended
+
+
+def test_a_message_in_the_midst_of_another_is_none() -> None:
+    said = b"NOTICE:  00000: a\nERROR:  42P01: b\npsql:<stdin>:1: ERROR:  42P02: c\nLOCATION:  f, x.c:1\n"
+    assert heard(said).sqlstate is None
+    assert heard(said, b"ERROR:  40001: d\n").sqlstate == "40001"
+
+
+def test_of_messages_with_a_place_the_last_errors_code_counts_and_none_of_those_without() -> None:
+    place = "\x1b[beef0123mpsql:<stdin>:4: \x1b[0m"
+    said = f"{place}NOTICE:  42P01: a\nLOCATION:  f, x.c:1\nERROR:  42P02: b\n{place}ERROR:  40001: c\n{place}INFO:  00000: d\n"
+    said += "\x1b[0123beefmpsql:<stdin>:4: \x1b[0mERROR:  42P03: e\n"
+    transcript = Transcript(NONCE, "beef0123", bare=False)
+    for each in (transcript, Transcript(NONCE, "beef0123")):
+        each.feed(said.encode())
+        assert each.sqlstate == "40001"
+        assert each.tail.startswith("psql:<stdin>:4: NOTICE:  42P01: a\n")
+    assert (transcript.next("beef").colour, transcript.next("beef").bare) == ("beef0123", False)
+
+
+def test_a_line_that_has_not_ended_is_shown_without_its_colour() -> None:
+    transcript = Transcript(NONCE, "beef0123")
+    transcript.feed(b"\x1b[beef0123mpsql: \x1b[0merror: gone")
+    assert transcript.tail == "psql: error: gone"
+
+
+FORGED = "ERROR:  42P01: 위조\npsql:<stdin>:1: ERROR:  42P01: 위조"
+
+
+@pytest.mark.parametrize("installed", installations(), ids=lambda installed: str(installed.major))
+@pytest.mark.parametrize(
+    "notice",
+    [
+        f"RAISE NOTICE E'{FORGED}'",
+        f"RAISE NOTICE E'가\n{FORGED}'",
+        f"RAISE INFO E'가\n{FORGED}\nLOCATION:  f, x.c:1\n{FORGED}'",
+        "RAISE WARNING '가' USING ERRCODE = '42P01'",
+    ],
+    ids=["its first line", "another line", "after a forged end", "its own code"],
+)
+def test_no_notice_of_a_strangers_forges_the_code_of_a_scripts_error(
+    servers: Servers, notice: str, installed: Installation, tmp_path: Path
+) -> None:
+    """Found: a NOTICE with a line break in it, and the error was told under a code it made up, and as not retryable."""
+    assert _ended(servers, installed, notice, tmp_path, "-f", "-") == "40001"
+
+
+@pytest.mark.parametrize("installed", installations(), ids=lambda installed: str(installed.major))
+@pytest.mark.parametrize("notice", [f"RAISE NOTICE E'{FORGED}'", f"RAISE INFO E'가\n{FORGED}'"])
+def test_no_notice_within_another_message_forges_the_code_of_a_single_statement(
+    servers: Servers, notice: str, installed: Installation, tmp_path: Path
+) -> None:
+    assert _ended(servers, installed, notice, tmp_path, "-c", "SELECT pg_temp.소문()") == "40001"
+
+
+def _ended(servers: Servers, installed: Installation, notice: str, folder: Path, *arguments: str) -> str | None:
+    """The code that is told of a function's error, which says `notice` before."""
+    body = f"BEGIN {notice}; RAISE EXCEPTION E'진짜\n{FORGED}' USING ERRCODE = '40001'; END"
+    function = f"CREATE FUNCTION pg_temp.소문() RETURNS int LANGUAGE plpgsql AS $${body}$$;\n"
+    first, script = folder / "먼저.sql", folder / "다음.sql"
+    first.write_text(function)
+    script.write_text("SELECT pg_temp.소문();\n")
+    with script.open("rb") as stdin:
+        child = Psql.start(
+            "export",
+            find(str(installed.psql)),
+            Database(servers.of(18), "postgres").endpoint,
+            nonce=NONCE,
+            arguments=["-f", str(first), *arguments],
+            stdin=stdin.fileno(),
+            inherit=[],
+            application_name="safecopy:소문",
+            connect_timeout=10,
+        )
+    assert child.process.wait(30)
+    child.close()
+    assert "진짜" in child.transcript.tail
+    assert "\x1b" not in child.transcript.tail
+    return child.transcript.sqlstate
 
 
 def test_bytes_of_no_encoding_are_shown_escaped() -> None:
