@@ -20,7 +20,7 @@ from psycopg.types.json import Jsonb
 from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError, StageError
-from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock import rows, schema
 from airflow_provider_safecopy.lock.model import (
     Contender,
     Displaced,
@@ -125,7 +125,7 @@ class PostgresStore:
         row = self._one("heartbeat", held(lease) | {"phase": phase, "count": count})
         if row is None:
             raise lost(lease)
-        return float(row["remaining"])
+        return rows.remaining_of(lease.name, row)
 
     def release(self, lease: Lease, *, at_least: float = 0) -> bool:
         """See `Store`."""
@@ -164,7 +164,8 @@ class PostgresStore:
     def holder(self, name: str) -> Holder | None:
         """See `Store`."""
         row = self._one("holders", {"name": name})
-        return holder_of(row) if row and row["owner_key"] is not None else None
+        holder = holder_of(row) if row else None
+        return holder if holder and holder.owner_key is not None else None
 
     def holders(self) -> tuple[Holder, ...]:
         """See `Store`."""
@@ -176,7 +177,7 @@ class PostgresStore:
 
     def history(self, name: str | None = None, *, limit: int = 100) -> tuple[Event, ...]:
         """See `Store`."""
-        return tuple(event_of(row) for row in self._all("history", {"name": name, "limit": limit}))
+        return tuple(filter(None, map(event_of, self._all("history", {"name": name, "limit": limit}))))
 
     def forget(self, *, keep: float) -> int:
         """See `Store`."""
@@ -216,8 +217,8 @@ class PostgresStore:
         return holder_of(row) if row else None
 
     def _one(self, statement: str, asked: Mapping[str, Any]) -> DictRow | None:
-        rows = self._all(statement, asked)
-        return rows[0] if rows else None
+        found = self._all(statement, asked)
+        return found[0] if found else None
 
     def _all(self, statement: str, asked: Mapping[str, Any]) -> list[DictRow]:
         """The answer to the statement. A connection found lost is made anew, where asking twice does no harm."""
@@ -235,7 +236,9 @@ class PostgresStore:
                     raise
                 return self._said(statement, asked)
         except (psycopg.Error, UnicodeEncodeError) as error:
-            raise schema.failed(f"{self.endpoint}: the lock cannot be asked ({statement})", error) from error
+            name = asked.get("name")
+            what = "the lock" if name is None else f"lock {name}"
+            raise schema.failed(f"{self.endpoint}: {what} cannot be asked ({statement})", error, lock=name) from error
 
     def _said(self, statement: str, asked: Mapping[str, Any]) -> list[DictRow]:
         """One message: the settings, then the statement; the answer to the statement."""

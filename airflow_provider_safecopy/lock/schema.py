@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import psycopg
@@ -26,6 +27,8 @@ _MADE = (
     "receipt_slice",
     "watermark",
 )
+# Data errors that a name leads to, and no row: NUL (told by the driver, without a code), letters the server lacks.
+_OF_THE_ASKER = frozenset({None, "22021", "22P05"})
 _GRANTS = ("grant_schema", "grant_lock", "grant_member", "grant_lock_event", "grant_receipt", "grant_watermark")
 
 
@@ -67,18 +70,30 @@ def refusals(connection: psycopg.Connection[Any], *, role: str, may_create: bool
     return ()
 
 
-def failed(what: str, error: psycopg.Error | UnicodeEncodeError) -> LockStoreError:
-    """The error of a store in a database, with the next step where a right or the schema is missing."""
+def mending(lock: str) -> str:
+    """The next step where the row of a lock cannot be used."""
+    return (
+        f"safecopy locks release {shlex.quote(lock)} clears the row, all but its token: a token that is wrong is to be put "
+        "above all in safecopy.receipt, by UPDATE safecopy.lock"
+    )
+
+
+def failed(what: str, error: psycopg.Error | UnicodeEncodeError, *, lock: str | None = None) -> LockStoreError:
+    """The error of a store in a database, with the next step where a right or the schema is missing, or a row is garbled."""
     if isinstance(error, UnicodeEncodeError):  # a name, an owner or a reason with bytes of another encoding in it
         told = f"{what}: a text of it is none: {error.reason}"
         return LockStoreError(told, hint="give names, owners and reasons in UTF-8", retryable=False)
     denied = error.sqlstate in {"42501", "42703", "42704", "3F000", "42P01"}
     too_long = error.sqlstate == "54000"  # of a name, for an index
+    hint = "run safecopy init as a role that may, with --grant for this one" if denied else ""
+    garbled = isinstance(error, psycopg.DataError | psycopg.errors.NotNullViolation)
+    if lock is not None and garbled and error.sqlstate not in _OF_THE_ASKER:
+        hint = mending(lock)
     return LockStoreError(
         f"{what}: {str(error).strip()}",
         sqlstate=error.sqlstate,
-        hint="run safecopy init as a role that may, with --grant for this one" if denied else "",
-        retryable=not (denied or too_long or isinstance(error, psycopg.DataError)),
+        hint=hint,
+        retryable=not (denied or too_long or garbled),
     )
 
 

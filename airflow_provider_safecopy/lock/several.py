@@ -25,7 +25,7 @@ from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.living import Judge, LivingLock, busy
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore, fenced_out, lost
-from airflow_provider_safecopy.lock.rows import asked_by, held, interval, lease_of
+from airflow_provider_safecopy.lock.rows import asked_by, held, interval, lease_of, remaining_of
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class SeveralStore(PostgresStore):
         for lease, rows in zip(leases, found, strict=True):
             if not rows:
                 raise lost(lease)
-        return [float(rows[0]["remaining"]) for rows in found]
+        return [remaining_of(lease.name, rows[0]) for lease, rows in zip(leases, found, strict=True)]
 
     def release_all(self, leases: Sequence[Lease]) -> None:
         """As `release`, for each."""

@@ -22,7 +22,8 @@ INSERT INTO safecopy.lock (name) SELECT unnest(%(names)s::text[]) ON CONFLICT DO
 WITH g AS (
     UPDATE safecopy.lock l SET
         token = CASE WHEN l.owner_key = %(owner_key)s THEN l.token ELSE l.token + 1 END,
-        lease_id = CASE WHEN l.owner_key = %(owner_key)s THEN l.lease_id ELSE %(lease_id)s::uuid END,
+        lease_id = CASE WHEN l.owner_key = %(owner_key)s THEN COALESCE(l.lease_id, %(lease_id)s::uuid)
+                        ELSE %(lease_id)s::uuid END,
         members = CASE WHEN l.owner_key = %(owner_key)s THEN l.members ELSE '{}'::jsonb END
             || jsonb_build_object(%(member_key)s::text, jsonb_build_object(
                    'id', %(attempt)s::text, 'try', %(try)s::int, 'detached', %(detached)s::bool)),
@@ -45,13 +46,14 @@ WITH g AS (
         prev_owner = CASE WHEN l.owner_key = %(owner_key)s THEN l.prev_owner ELSE l.owner END,
         prev_token = l.token, prev_members = l.members,
         owner_key = %(owner_key)s, owner = %(owner)s::jsonb
-    WHERE l.name = %(name)s AND CASE
+    WHERE l.name = %(name)s AND l.token >= 0 AND CASE
         -- The same run: another task, a higher try of the same one, or a try whose like is overdue or gone.
         WHEN l.owner_key = %(owner_key)s THEN
             COALESCE((l.members->%(member_key)s::text->>'try')::int, -1) < %(try)s
             OR l.due_at < clock_timestamp()
             OR (l.members->%(member_key)s::text->>'id') = ANY (%(dead)s::text[])
-        WHEN l.lease_id IS NULL THEN l.not_before <= clock_timestamp()
+        -- Granted in the time to come: the server's clock has been set back since, and the rest began before that.
+        WHEN l.lease_id IS NULL THEN l.not_before <= clock_timestamp() OR l.granted_at > clock_timestamp()
         -- No progress within the holder's own promise.
         WHEN l.due_at < clock_timestamp() THEN true
         WHEN NOT EXISTS (SELECT FROM jsonb_each(l.members) e WHERE e.value->>'id' <> ALL (%(dead)s::text[])) THEN true
@@ -228,7 +230,7 @@ SELECT l.name, l.token, l.owner_key, l.owner, to_json(l.granted_at) AS granted_a
        to_json(clock_timestamp()) AS asked_at,
        to_json(COALESCE(m.progressed_at, l.granted_at)) AS progressed_at,
        COALESCE(m.members, '[]') AS members,
-       l.lease_id IS NOT NULL AND l.due_at < clock_timestamp() AS stale,
+       l.lease_id IS NOT NULL AS held, l.lease_id IS NOT NULL AND l.due_at < clock_timestamp() AS stale,
        (SELECT count(*) FROM safecopy.lock_event e
         WHERE e.name = l.name AND e.kind = 'refused' AND e.at >= l.granted_at) AS refused
 FROM safecopy.lock l LEFT JOIN LATERAL (
