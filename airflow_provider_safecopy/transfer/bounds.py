@@ -59,6 +59,15 @@ def bounds_of(
     return Bounds(cursor, start), f"the watermark {mark}" + (f" less {lookback}" if lookback else "")
 
 
+def is_value(source: Session, cursor: Cursor, text: str) -> bool:
+    """Whether the source can read it as the cursor's type."""
+    try:
+        _computed(source, statements.read_value(cursor.kind.type, text))
+    except (psycopg.DataError, UnicodeEncodeError):  # letters the source's encoding lacks are in no value
+        return False
+    return True
+
+
 def zone_warnings(spec: CopySpec, cursor: Cursor) -> tuple[str, ...]:
     """What a person had better know who gives moments, and has a cursor that knows no time zone."""
     ends = (spec.interval_start or "", spec.interval_end or "")

@@ -10,9 +10,10 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import catalog, statements
 from airflow_provider_safecopy.transfer import slice as slices
-from airflow_provider_safecopy.transfer.bounds import Bounds, bounds_of, zone_warnings
+from airflow_provider_safecopy.transfer.bounds import Bounds, bounds_of, is_value, zone_warnings
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.cursor import Cursor, cursor_of
+from airflow_provider_safecopy.transfer.name import spell
 from airflow_provider_safecopy.transfer.origin import Origin, basis_of, origin_of
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.slice import Appended
@@ -85,6 +86,9 @@ def look_up(
     if spec.cursor_column is not None and (cursor := cursor_of(spec.cursor_column, pairs, refusals)):
         if kept and taken is not None:
             ledger = replace(ledger, stored=_stored(target, taken, ledger, cursor))
+        if refused := _of_watermark(source, taken, ledger, cursor):
+            refusals += refused
+            return ledger
         return _bounded(ledger, spec, source, cursor, refusals)
     return ledger
 
@@ -104,6 +108,22 @@ def _stored(target: Session, taken: Relation, ledger: Ledger, cursor: Cursor) ->
     elif taken.name and not target.value(statements.any_row(statements.select((), taken.name, None))):
         stale = f"{taken.label} is empty"
     return Stored(row["value"], stale)
+
+
+def _of_watermark(source: Session, taken: Relation | None, ledger: Ledger, cursor: Cursor) -> list[Refusal]:
+    """Only a hand can have put there what is no value of the cursor's: what it means is for a person to say."""
+    if ledger.mark is None or taken is None or is_value(source, cursor, ledger.mark):
+        return []
+    row = f"the row of safecopy.watermark whose target is {taken.name} and whose origin is {ledger.origin.digest}"
+    return [
+        Refusal(
+            "bad_watermark",
+            f"the watermark {ledger.mark:.80} is no value of {spell(cursor.column)}, {cursor.kind.type}",
+            table=str(taken.name),
+            column=spell(cursor.column),
+            hint=f"put the right value into {row}, or delete that row: the next run then reads everything once more",
+        )
+    ]
 
 
 def _bounded(ledger: Ledger, spec: CopySpec, source: Session, cursor: Cursor, refusals: list[Refusal]) -> Ledger:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import SafeCopyError
+from airflow_provider_safecopy.errors import PlanError
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.shape import Seen, Shape, ShapeColumn
 from tests.fuzz.depth import looking
@@ -82,16 +82,33 @@ def test_a_receipt_whose_shape_cannot_be_read_hinders_no_copy(
         assert not [warning for warning in plan.warnings if "has changed" in warning]
 
 
-def test_a_watermark_that_is_no_value_is_an_error_of_ours_and_changes_nothing(
-    filled: tuple[Database, Database], ends: tuple[Endpoint, Endpoint]
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"lookback": "5"}, {"interval_start": "1", "interval_end": "9"}],
+    ids=["plain", "lookback", "interval"],
+)
+def test_a_watermark_that_is_no_value_is_refused_with_the_row_it_stands_in(
+    filled: tuple[Database, Database], ends: tuple[Endpoint, Endpoint], asked: dict[str, str]
 ) -> None:
-    """The source reads it as the cursor's type; what it is not, ends the export, and never becomes SQL."""
+    """Found: the export failed over it, or what was refused was the lookback or the interval; no word of where it stands.
+
+    The source reads it as the cursor's type; it never becomes SQL.
+    """
     later = spec(write_mode="incremental", cursor_column="번호")
     pipeline.copy(later, *ends)
     filled[1].execute("DELETE FROM 영업.고객 WHERE 번호 > 1000")
-    for value in ("가'; DROP TABLE 영업.고객 --", "9" * 400):
+    ((target, origin),) = filled[1].rows("SELECT target, origin FROM safecopy.watermark")
+    for value in ("가'; DROP TABLE 영업.고객 --", "9" * 400, "", "NaN", "1\n", "😀"):
         assert filled[1].execute("UPDATE safecopy.watermark SET value = %s", [value]) == 1
-        with pytest.raises(SafeCopyError) as caught:
-            pipeline.copy(later, *ends)
-        assert value[:20] in caught.value.message
+        if value == "1\n":  # blanks around a number are nothing to the server
+            assert pipeline.plan(spec(write_mode="incremental", cursor_column="번호", **asked), *ends).refusals == ()
+            continue
+        with pytest.raises(PlanError) as caught:
+            pipeline.copy(spec(write_mode="incremental", cursor_column="번호", **asked), *ends)
+        (refusal,) = caught.value.refusals
+        assert refusal.code == "bad_watermark"
+        assert refusal.message.startswith(f"the watermark {value:.80} is no value of ")
+        assert f"target is {target} and whose origin is {origin}" in refusal.hint
         assert filled[1].value("SELECT count(*) FROM 영업.고객") == 1002
+    assert filled[1].execute("DELETE FROM safecopy.watermark WHERE target = %s AND origin = %s", [target, origin]) == 1
+    assert pipeline.copy(later, *ends).inserted == 1000

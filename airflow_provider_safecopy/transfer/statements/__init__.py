@@ -1,6 +1,6 @@
 """Every statement that needs identifiers, composed with `psycopg.sql`. Nothing here runs anything."""
 
-from airflow_provider_safecopy.transfer.statements.bounds import count_back, reached, read_interval, within
+from airflow_provider_safecopy.transfer.statements.bounds import count_back, reached, read_interval, read_value, within
 from airflow_provider_safecopy.transfer.statements.rows import (
     any_row,
     columns_of,
@@ -65,6 +65,7 @@ __all__ = [
     "psql_would_replace",
     "reached",
     "read_interval",
+    "read_value",
     "rename",
     "select",
     "set_local",

@@ -40,6 +40,11 @@ def read_interval(type_: LiteralString, start: str, end: str, mark: str | None) 
     )
 
 
+def read_value(type_: LiteralString, text: str) -> Composed:
+    """The value as the server spells it."""
+    return SQL("SELECT ({})::text").format(_value(text, type_))
+
+
 def count_back(type_: LiteralString, mark: str, lookback: str, *, span: LiteralString, least: str | None) -> Composed:
     """`mark` less `lookback`, in the cursor's type, and whether that is not beyond it.
 
