@@ -32,6 +32,7 @@ _ANSWER_SECONDS = 5.0
 class WalFlush:
     """Has the target flush its log, over its control session while nobody asks it anything: one at a time.
 
+    Half of the time at most: where the disk is slow, it is left to the import, which flushes more at once.
     `settle` before the session is asked again. Nothing depends on it but time: where a server refuses it, or the session
     is lost, it is not asked for again, and whoever needs the session next finds out.
     """
@@ -40,6 +41,7 @@ class WalFlush:
         self._connection: psycopg.Connection[Any] = target.connection
         self._query = _SQL["flush" if target.server.major >= 17 else "flush_until_16"].encode()
         self._flushed = 0
+        self._began = self._rested = 0.0
         self._asked = False
         self._refused = False
 
@@ -50,14 +52,15 @@ class WalFlush:
 
     def taken(self, size: int) -> None:
         """So many bytes have been taken by the import: flush, if they are enough."""
-        if self._asked or self._refused or size - self._flushed < _EVERY_BYTES:
+        now = time.monotonic()
+        if self._asked or self._refused or size - self._flushed < _EVERY_BYTES or now < self._rested:
             return
         wire = self._connection.pgconn
         try:
             if wire.transaction_status == TransactionStatus.IDLE:
                 wire.send_query(self._query)
                 wire.flush()
-                self._asked, self._flushed = True, size
+                self._asked, self._flushed, self._began = True, size, now
         except psycopg.Error as error:
             self._refuse(str(error))
 
@@ -69,6 +72,7 @@ class WalFlush:
             while self._asked and not wire.is_busy():
                 if (result := wire.get_result()) is None:
                     self._asked = False
+                    self._rested = 2 * time.monotonic() - self._began
                 elif result.status not in _DONE:
                     self._refuse(result.error_message.decode(errors="replace"))
         except psycopg.Error as error:

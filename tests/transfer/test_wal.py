@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,12 @@ def answered(flush: WalFlush) -> None:
         assert time.monotonic() < deadline
 
 
+def rested(flush: WalFlush) -> None:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < flush._rested:
+        assert time.monotonic() < deadline
+
+
 @pytest.mark.parametrize("major", [16, 18])
 def test_what_is_in_the_log_is_on_disk_afterwards(database: MakeDatabase, major: int) -> None:
     target = database(major=major)
@@ -52,6 +59,7 @@ def test_what_is_in_the_log_is_on_disk_afterwards(database: MakeDatabase, major:
             written = other.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
             flush.taken(size)
             answered(flush)
+            rested(flush)
             on_disk = "SELECT pg_current_wal_flush_lsn() >= %s::pg_lsn AND pg_current_wal_flush_lsn() > '0/0'"
             assert other.execute(on_disk, written).fetchone() == (True,)
         assert session.value(COMMITS) == before
@@ -64,8 +72,29 @@ def test_it_is_flushed_once_for_every_four_megabytes_and_never_twice_at_a_time(t
             flush.taken(size)
             assert (flush.waiting is not None) == asks, size
             flush.taken(40 * MiB if asks else size)
-            flush.settle()
+            answered(flush)
+            rested(flush)
         assert session.value("SELECT 1") == 1
+
+
+def test_it_rests_as_long_as_it_took(target: Database, proxy: Callable[[Database], Proxy]) -> None:
+    wire = proxy(target)
+    with session_of(target.through(wire.port)) as session:
+        flush = WalFlush(session)
+        wire.stall()
+        began = time.monotonic()
+        flush.taken(4 * MiB)
+        threading.Timer(0.2, wire.mend).start()
+        flush.settle()
+        took = time.monotonic() - began
+        assert took >= 0.2
+        flush.taken(8 * MiB)
+        assert flush.waiting is None
+        rested(flush)
+        assert time.monotonic() - began >= 1.9 * took
+        flush.taken(8 * MiB)
+        assert flush.waiting is not None
+        flush.settle()
 
 
 def test_a_transaction_of_the_session_is_left_alone(target: Database) -> None:
