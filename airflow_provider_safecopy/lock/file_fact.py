@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import MAXYEAR, MINYEAR, datetime
 from typing import Any
 from uuid import UUID
 
@@ -63,11 +63,12 @@ def is_maybe_uuid(value: object) -> bool:
 
 
 def is_instant(value: object) -> bool:
-    """In ISO's spelling, with a zone: without one it could not be compared with others."""
+    """In ISO's spelling, with a zone: without one it could not be compared with others, nor shown at the calendar's ends."""
     try:
-        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+        told = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return False
+    return told is not None and told.tzinfo is not None and MINYEAR < told.year < MAXYEAR
 
 
 def is_detail(value: object) -> bool:

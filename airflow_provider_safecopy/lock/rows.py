@@ -153,4 +153,6 @@ def _holder(row: DictRow) -> Holder:
 
 
 def _time(told: str | None) -> datetime | None:
+    if told is not None and not fact.is_instant(told):
+        raise ValueError(f"{told} is no time that can be told")
     return None if told is None else datetime.fromisoformat(told)

@@ -18,6 +18,7 @@ from airflow_provider_safecopy.transfer.spec import CopySpec
 
 _PUBLISH = "Verify and publish"
 _TRANSFER = "Transfer"
+_YEAR = 366 * 86400.0
 # Export and import overlap, so they share a group: Airflow cannot nest them.
 _GROUPS: Mapping[Stage, str] = {"verify": _PUBLISH, "publish": _PUBLISH}
 
@@ -145,7 +146,9 @@ def _progress(progress: Progress, seconds: float) -> Iterator[str]:
     if seconds > 0 and done:
         yield f"{_size(done / seconds)}/s"
         if expected and done < expected:
-            yield f"about {timedelta(seconds=round(seconds * (expected - done) / done))} left"
+            left = seconds * (expected - done) / done
+            if left < _YEAR:  # a planner's guess may be beyond any calendar
+                yield f"about {timedelta(seconds=round(left))} left"
 
 
 def _report(report: CopyReport) -> Iterator[str]:

@@ -118,7 +118,7 @@ def _lease_of(held: Any, contender: Contender) -> Lease | None:
             "member": str(member),
             "try": int(number),
             "attempt": str(attempt),
-        } if token < 1 << 63 and number < 1 << 31:
+        } if 0 <= token < 1 << 63 and 0 <= number < 1 << 31:
             try:
                 mine = replace(contender, member=member, try_number=number, attempt=UUID(attempt))
                 return Lease(name, token, UUID(lease_id), mine)

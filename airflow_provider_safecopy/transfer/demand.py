@@ -11,6 +11,7 @@ from airflow_provider_safecopy.transfer.name import is_text
 
 _SHORT_BYTES = 2000
 _CENTURY = 100 * 366 * 86400
+_BEYOND = 1 << 80
 
 
 def demand_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -42,9 +43,9 @@ def demand_short(option: str, text: str) -> None:
 
 
 def demand_positive(option: str, value: object) -> None:
-    """A number above zero."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise ConfigError(f"{option}={value!r} must be a positive number")
+    """A number above zero, and no larger than can be reckoned with."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _BEYOND:
+        raise ConfigError(f"{option}={value!r} must be a positive number, and less than 2 to the 80th")
 
 
 def demand_seconds(option: str, value: object, *, most: float = _CENTURY) -> None:

@@ -40,7 +40,13 @@ STRANGE = (
     *("token = -1", "token = 9223372036854775807", "owner_key = NULL", "lease_id = NULL"),
     *(f"{fact} = NULL" for fact in ("granted_at", "alive_at", "due_at", "stale_after", "owner", "crash_grace")),
     *(f"{fact} = '{value}'" for fact in ("granted_at", "due_at") for value in ("infinity", "-infinity")),
-    *("due_at = '20000-01-01'", "due_at = '4000-01-01 BC'", "alive_at = '-infinity'", "not_before = 'infinity'"),
+    *(
+        "due_at = '20000-01-01'",
+        "due_at = '9999-12-31 23:59:59+00'",
+        "due_at = '4000-01-01 BC'",
+        "alive_at = '-infinity'",
+        "not_before = 'infinity'",
+    ),
     *(
         "stale_after = '-1 s'",
         "last_kind = '이상한 것'",
@@ -160,6 +166,14 @@ def test_a_row_changed_by_hand_is_released_by_the_command_it_names(
         assert isinstance(row.store.acquire(NAME, OTHER, Promise()), Lease)
     with pytest.raises(FencedOutError):
         row.demand_fence(lease)
+
+
+def test_a_time_at_the_end_of_the_calendar_is_refused(row: Row) -> None:
+    """Found: east of Greenwich `safecopy locks` ended in an OverflowError over it."""
+    row.held()
+    row.change("due_at = '9999-12-31 23:59:59+00'")
+    with pytest.raises(LockStoreError, match=r"9999-12-31.* is no time that can be told"):
+        row.store.holders()
 
 
 @pytest.mark.parametrize("overdue", [False, True])
