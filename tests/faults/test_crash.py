@@ -75,21 +75,27 @@ def test_a_server_that_stays_down_is_told_in_time(trial: Trial, side: str) -> No
     assert (held, end.stage, end.retryable) == ("old", "export" if side == "source" else "import", True)
 
 
-@pytest.mark.parametrize("publish", ["swap", "delta"])
-def test_a_publishing_backend_killed_before_its_commit_leaves_the_old_rows(
-    trial: Trial, target_wire: Proxy, publish: str
-) -> None:
+def struck_before_commit(trial: Trial, wire: Proxy, publish: str, harm: Callable[[int], object]) -> StageError:
+    """`harm` is done to the backend as its COMMIT comes, and the server recovers: the old rows, and worth a retry."""
     outage = Outage(trial.target.server)
-    strike = Strike(lambda: os.kill(outage.writer(trial.target.name), signal.SIGKILL))
-    at_commit(target_wire, once(strike))
+    strike = Strike(lambda: harm(outage.writer(trial.target.name)))
+    at_commit(wire, once(strike))
     held, end = trial.judged(
-        lambda: trial.copy(**trial.through(target_wire, "target"), timeouts=QUICK, publish=publish),
+        lambda: trial.copy(**trial.through(wire, "target"), timeouts=QUICK, publish=publish),
         strike=strike,
         within=QUICK.connect + GRACE,
         heal=outage.recovered,
     )
     assert isinstance(end, StageError)
     assert (held, end.stage, end.retryable) == ("old", "publish", True)
+    return end
+
+
+@pytest.mark.parametrize("publish", ["swap", "delta"])
+def test_a_publishing_backend_killed_before_its_commit_leaves_the_old_rows(
+    trial: Trial, target_wire: Proxy, publish: str
+) -> None:
+    end = struck_before_commit(trial, target_wire, publish, lambda backend: os.kill(backend, signal.SIGKILL))
     assert "unchanged" in end.message
 
 
@@ -118,17 +124,7 @@ def test_a_publish_that_cannot_write_its_log_crashes_the_server_and_leaves_the_o
     trial: Trial, target_wire: Proxy, publish: str
 ) -> None:
     """A disk full for the log (here: the backend may write no byte more) makes the server panic at COMMIT."""
-    outage = Outage(trial.target.server)
-    strike = Strike(lambda: may_write_nothing(trial.target.server, outage.writer(trial.target.name)))
-    at_commit(target_wire, once(strike))
-    held, end = trial.judged(
-        lambda: trial.copy(**trial.through(target_wire, "target"), timeouts=QUICK, publish=publish),
-        strike=strike,
-        within=QUICK.connect + GRACE,
-        heal=outage.recovered,
-    )
-    assert isinstance(end, StageError)
-    assert (held, end.stage, end.retryable) == ("old", "publish", True)
+    struck_before_commit(trial, target_wire, publish, lambda backend: may_write_nothing(trial.target.server, backend))
     assert "was terminated by signal 6" in trial.target.server.log_tail(200), "the server did not panic"
 
 

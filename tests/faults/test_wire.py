@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,22 +53,22 @@ def steps(trial: Trial, side: str, wire: Proxy) -> int:
     return steps_of(wire, trial, side)
 
 
+def tried(trial: Trial, side: str, wire: Proxy, fault: str, *, steps: Sequence[int], within: float) -> None:
+    """The fault at each of these steps: told in time, and worth a retry if it ends the copy."""
+    for step, strike, run in each_step(
+        trial, wire, side, lambda: (LOUD | SILENT)[fault](wire), steps=steps, timeouts=QUICK
+    ):
+        _, end = trial.judged(run, strike=strike, within=within, heal=wire.mend)
+        if isinstance(end, SafeCopyError):
+            assert end.retryable, f"{fault} at step {step} on the {side}: {end}"
+
+
 @pytest.mark.parametrize("fault", LOUD)
 def test_a_connection_lost_at_any_step_is_told_at_once(
     trial: Trial, side: str, wire: Proxy, steps: int, fault: str
 ) -> None:
-    for step, strike, run in each_step(
-        trial,
-        wire,
-        side,
-        lambda: LOUD[fault](wire),
-        steps=sampled(steps, 1, turn=1 + 2 * list(LOUD).index(fault)),
-        timeouts=QUICK,
-    ):
-        told = f"{fault} at step {step} of {steps} on the {side}"
-        _, end = trial.judged(run, strike=strike, within=QUICK.connect + GRACE, heal=wire.mend)
-        if isinstance(end, SafeCopyError):
-            assert end.retryable, f"{told}: {end}"
+    turn = 1 + 2 * list(LOUD).index(fault)
+    tried(trial, side, wire, fault, steps=sampled(steps, 1, turn=turn), within=QUICK.connect + GRACE)
 
 
 def test_a_session_the_server_was_not_told_to_end_holds_nothing(
@@ -95,18 +95,8 @@ def test_a_session_the_server_was_not_told_to_end_holds_nothing(
 def test_a_network_that_falls_silent_at_any_step_is_waited_for_no_longer_than_a_timeout(
     trial: Trial, side: str, wire: Proxy, steps: int, fault: str
 ) -> None:
-    for step, strike, run in each_step(
-        trial,
-        wire,
-        side,
-        lambda: SILENT[fault](wire),
-        steps=sampled(steps, 1, turn=3 + list(SILENT).index(fault)),
-        timeouts=QUICK,
-    ):
-        told = f"{fault} at step {step} of {steps} on the {side}"
-        _, end = trial.judged(run, strike=strike, within=_LONGEST + GRACE, heal=wire.mend)
-        if isinstance(end, SafeCopyError):
-            assert end.retryable, f"{told}: {end}"
+    turn = 3 + list(SILENT).index(fault)
+    tried(trial, side, wire, fault, steps=sampled(steps, 1, turn=turn), within=_LONGEST + GRACE)
 
 
 def test_a_server_that_takes_connections_and_never_answers_is_a_connect_timeout(
