@@ -143,8 +143,8 @@ class LivingLock:
         if self.lost is None and self.leases and self.seconds_left <= 0:
             first = self.leases[0]
             self.lost = LockLostError(
-                f"lock {first.name}: no progress was confirmed for nearly {self.promise.stale_after:g} s; this run "
-                "stopped itself before another takes over, and published nothing",
+                f"lock {first.name}: no progress was confirmed for nearly {self.promise.stale_after:g} s by the "
+                "lock's own clock; this run stopped itself before another takes over, and published nothing",
                 lock=first.name,
                 token=first.token,
                 hint="see what it waited for, or raise stale_after",

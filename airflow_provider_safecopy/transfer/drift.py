@@ -184,7 +184,8 @@ def _widened(job: Job, *, vacuumed: bool) -> Job:
     job.fence(job.connection)
     if vacuumed:
         inplace.stop_autovacuum(job)
-    job.connection.execute(statements.lock(plan.target_name, _LOCK))
+    with job.target.waiting(inplace.LOCK_STEP_SECONDS):
+        job.connection.execute(statements.lock(plan.target_name, _LOCK))
     inplace.demand_same_table(job)
     for statement in _statements(plan, plan.target_name):
         job.connection.execute(statement)

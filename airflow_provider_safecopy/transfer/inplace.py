@@ -21,7 +21,8 @@ def take(job: Job, mode: LiteralString) -> None:
 
     Raises `PlanError`, worth a retry, when the table has changed since.
     """
-    job.connection.execute(statements.lock(job.plan.target_name, mode))
+    with job.target.waiting(LOCK_STEP_SECONDS):
+        job.connection.execute(statements.lock(job.plan.target_name, mode))
     demand_same_table(job)
     job.connection.execute(_CATALOG["as_the_role"])
 

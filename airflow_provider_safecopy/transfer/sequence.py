@@ -142,7 +142,8 @@ def _altered(job: Job, sequence: Sequence, peak: int) -> bool:
     try:
         with job.connection.transaction():
             job.connection.execute(statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS))
-            job.connection.execute(upkeep.hold_sequence(sequence.name, sequence.increment))
+            with job.target.waiting(inplace.LOCK_STEP_SECONDS):
+                job.connection.execute(upkeep.hold_sequence(sequence.name, sequence.increment))
             if (wanted := sequence.beyond(peak, _state(job, sequence))) is not None:
                 value, called = wanted
                 job.connection.execute(upkeep.restart_sequence(sequence.name, value))

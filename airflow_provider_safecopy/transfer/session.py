@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ _CATALOG = sql.load("catalog")
 SILENT_SECONDS = 3.0
 """How long after a statement's own timeout the server may take to tell of it, before its connection is cut."""
 
+_LATE = "the server did not tell of its lock_timeout in time; the wait was cancelled"
 _GONE_WITHIN = 10.0
 _ANSWER_SECONDS = 5.0
 
@@ -91,6 +93,28 @@ class Session:
         with wire.within(self.connection, seconds):
             yield
 
+    @contextmanager
+    def waiting(self, seconds: float) -> Iterator[None]:
+        """Cancel what waits for a lock for longer than its own lock_timeout of `seconds`: psycopg's `LockNotAvailable`.
+
+        A server counts its timeouts by its clock: when that is set back by hours meanwhile, they come hours late, and
+        later readers queue behind us so long. Only for what does nothing but wait: what works may take its time.
+        """
+        late = threading.Event()
+        timer = threading.Timer(seconds + SILENT_SECONDS, self._cancel, [late])
+        timer.start()
+        try:
+            yield
+        except psycopg.errors.QueryCanceled as error:
+            if not late.is_set():
+                raise
+            raise psycopg.errors.LockNotAvailable(_LATE) from error
+        finally:
+            timer.cancel()
+            timer.join()  # as in `wire.within`; and no cancel of it is on its way any more
+        if late.is_set():  # it came at the same moment as the lock, and may yet hit what follows
+            raise psycopg.errors.LockNotAvailable(_LATE)
+
     def end_transaction(self) -> None:
         """Roll back whatever is open. A session that is lost, or silent, has nothing open: it is closed."""
         try:
@@ -111,7 +135,9 @@ class Session:
                 abort.check()
                 raise
 
-    def _cancel(self) -> None:
+    def _cancel(self, late: threading.Event | None = None) -> None:
+        if late is not None:
+            late.set()
         # In a signal handler, and the statement has its own timeout: a cancel that fails costs time, not safety.
         with suppress(psycopg.Error):
             self.connection.cancel_safe(timeout=2.0)

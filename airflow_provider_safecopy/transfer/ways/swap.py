@@ -140,7 +140,9 @@ def _within(job: Job, began: float, wanted: Iterable[Composed | str]) -> None:
     """What may have to wait for a lock, within one step for all: readers queue behind us from the first we wait for."""
     for statement in wanted:
         left = began + inplace.LOCK_STEP_SECONDS - time.monotonic()
-        job.connection.execute(together((statements.set_timeout("lock_timeout", max(0.001, left)), statement)))
+        step = together((statements.set_timeout("lock_timeout", max(0.001, left)), statement))
+        with job.target.waiting(inplace.LOCK_STEP_SECONDS):
+            job.connection.execute(step)
 
 
 def _run(job: Job, wanted: Sequence[str]) -> None:
