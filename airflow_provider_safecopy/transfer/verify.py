@@ -102,19 +102,15 @@ def _ask(
 
     Raises psycopg's `LockNotAvailable` past `lock_timeout` seconds, if given.
     """
+    began, limit = time.monotonic(), plan.spec.timeouts.verify
     try:
-        with session.within(plan.spec.timeouts.verify + SILENT_SECONDS), session.connection.transaction():
-            session.connection.execute(statements.set_timeout("statement_timeout", plan.spec.timeouts.verify))
+        with session.within(limit + SILENT_SECONDS), session.connection.transaction():
+            session.connection.execute(statements.set_timeout("statement_timeout", limit))
             if lock_timeout is not None:
                 session.connection.execute(statements.set_timeout("lock_timeout", lock_timeout))
             row = session.one(query)
     except psycopg.errors.QueryCanceled as error:
-        raise StageTimeoutError(
-            f"verify on {session.endpoint} took longer than its timeout of {plan.spec.timeouts.verify:g} s",
-            stage="verify",
-            sqlstate=error.sqlstate,
-            hint="raise verify_timeout, or use verify=counts",
-        ) from error
+        raise _cancelled(session, error, limit=limit, late=time.monotonic() - began >= limit) from error
     except psycopg.errors.LockNotAvailable:
         raise
     except psycopg.Error as error:
@@ -123,3 +119,19 @@ def _ask(
         ) from error
     assert row is not None  # noqa: S101 -- an aggregate has one row
     return row
+
+
+def _cancelled(session: Session, error: psycopg.Error, *, limit: float, late: bool) -> StageError:
+    """By its timeout; or else by somebody there, or by a server whose clock jumped."""
+    if late:
+        return StageTimeoutError(
+            f"verify on {session.endpoint} took longer than its timeout of {limit:g} s",
+            stage="verify",
+            sqlstate=error.sqlstate,
+            hint="raise verify_timeout, or use verify=counts",
+        )
+    return StageError(
+        f"verify on {session.endpoint} was cancelled there, before its timeout: {str(error).strip()}",
+        stage="verify",
+        sqlstate=error.sqlstate,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def steps_of(wire: Proxy, trial: Trial, side: str, **options: Any) -> int:
 
 
 def each_step(
-    trial: Trial, wire: Proxy, side: str, do: Callable[[], object], *, steps: list[int], **options: Any
+    trial: Trial, wire: Proxy, side: str, do: Callable[[], object], *, steps: Sequence[int], **options: Any
 ) -> Iterator[tuple[int, Strike, Callable[[], CopyReport]]]:
     """For each of the steps: its number, the fault that is made there, and the run that meets it."""
     for step in steps:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -247,6 +249,28 @@ def test_it_ends_in_time(ends: Callable[..., Ends], source: Database, target: Da
     assert (caught.value.stage, caught.value.retryable) == ("verify", True)
     assert "verify_timeout" in caught.value.hint
     made.verify(verify=mode)
+
+
+def test_a_verify_that_somebody_cancelled_is_not_told_to_have_been_slow(
+    ends: Callable[..., Ends], source: Database, target: Database
+) -> None:
+    """Found: whoever cancelled it, and a server whose clock jumped, was told as its timeout."""
+    made = ends(source, target)
+    target.execute("CREATE VIEW 느린 AS SELECT pg_sleep(60) IS NULL AS a")
+    asked = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+    with ThreadPoolExecutor(1) as cancelling:
+        cancelled = cancelling.submit(until, lambda: target.rows(asked, [made.target.server.backend]) == [(True,)])
+        with pytest.raises(StageError, match="cancelled there, before its timeout") as caught:
+            made.verify(said={"staging": TableName("public", "느린")})
+        cancelled.result()
+    assert not isinstance(caught.value, StageTimeoutError)
+    assert (caught.value.sqlstate, caught.value.retryable) == ("57014", True)
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
 
 
 def test_it_waits_for_no_lock_longer_than_that(ends: Callable[..., Ends], source: Database, target: Database) -> None:
