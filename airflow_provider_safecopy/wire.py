@@ -35,8 +35,7 @@ def within(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None
 class PromptConnection(psycopg.Connection[Any]):
     """A session that waits no longer than `patience` seconds for each answer, and is closed then.
 
-    For short messages: it needs no thread, which would cost more than many an answer. Raises
-    psycopg.OperationalError.
+    It needs no thread, which would cost more than many an answer. Raises psycopg.OperationalError.
     """
 
     patience: float = 6.0

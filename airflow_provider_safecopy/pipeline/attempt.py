@@ -19,7 +19,7 @@ from airflow_provider_safecopy.lock.model import Contender, Promise, application
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.transfer import catalog, creation, refusal
 from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.session import Session, end_stage_sessions, open_session
+from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session, end_stage_sessions, open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
 log = logging.getLogger(__name__)
@@ -40,9 +40,15 @@ class Attempt:
         return application_name(self.contender.attempt)
 
     def session(self, endpoint: Endpoint, *, read_only: bool = False) -> AbstractContextManager[Session]:
-        """A control session."""
-        timeout = self.spec.timeouts.connect
-        return open_session(endpoint, application_name=self.name, connect_timeout=timeout, read_only=read_only)
+        """A control session. It waits for an answer as long as a stage may stand still."""
+        limits = self.spec.timeouts
+        return open_session(
+            endpoint,
+            application_name=self.name,
+            connect_timeout=limits.connect,
+            read_only=read_only,
+            patience=limits.stall + SILENT_SECONDS,
+        )
 
     def lock(self, target: Session, judge: Judge | None) -> LivingLock:
         """The lock that was asked for, and always the table's own: two runs may call it differently. Not held yet."""

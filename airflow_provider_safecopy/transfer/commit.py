@@ -14,6 +14,7 @@ from airflow_provider_safecopy.transfer.session import end_stage_sessions, open_
 
 log = logging.getLogger(__name__)
 
+_ANSWER_SECONDS = 5.0
 _SETTLE_SECONDS = 60.0
 
 
@@ -48,7 +49,9 @@ def _settled(job: Job) -> bool:
 
 def _receipt_is_there(job: Job) -> bool:
     name, timeout = job.right.application_name, job.plan.spec.timeouts.connect
-    with open_session(job.target.endpoint, application_name=name, connect_timeout=timeout) as fresh:
+    with open_session(
+        job.target.endpoint, application_name=name, connect_timeout=timeout, patience=_ANSWER_SECONDS
+    ) as fresh:
         end_stage_sessions(fresh, application_name=name, spared=(fresh.server.backend,))
         return receipt.is_there(fresh, job.right)
 

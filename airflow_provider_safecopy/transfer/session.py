@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, LiteralString
+from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg.rows import dict_row
@@ -27,6 +28,9 @@ SILENT_SECONDS = 3.0
 """How long after a statement's own timeout the server may take to tell of it, before its connection is cut."""
 
 _LATE = "the server did not tell of its lock_timeout in time; the wait was cancelled"
+PATIENCE_SECONDS = 300.0
+"""How long an answer may take where nobody says otherwise."""
+
 _GONE_WITHIN = 10.0
 _ANSWER_SECONDS = 5.0
 
@@ -58,7 +62,7 @@ class Session:
     """
 
     endpoint: Endpoint
-    connection: psycopg.Connection[Any]
+    connection: wire.PromptConnection
     server: Server
     search_path: tuple[str, ...]
     recall: Recall = field(init=False, repr=False, compare=False)
@@ -89,9 +93,13 @@ class Session:
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Cut the connection when the block takes longer: psycopg.OperationalError."""
-        with wire.within(self.connection, seconds):
-            yield
+        """Cut the connection when the block takes longer: psycopg.OperationalError. A single answer may take all of it."""
+        usual, self.connection.patience = self.connection.patience, math.inf
+        try:
+            with wire.within(self.connection, seconds):
+                yield
+        finally:
+            self.connection.patience = usual
 
     @contextmanager
     def waiting(self, seconds: float) -> Iterator[None]:
@@ -145,13 +153,23 @@ class Session:
 
 @contextmanager
 def open_session(
-    endpoint: Endpoint, *, application_name: str, connect_timeout: float, read_only: bool = False
+    endpoint: Endpoint,
+    *,
+    application_name: str,
+    connect_timeout: float,
+    read_only: bool = False,
+    patience: float = PATIENCE_SECONDS,
 ) -> Iterator[Session]:
     """Connect, pin the settings that change what text means, and ask who is there. Raises `StageError`.
 
-    `read_only` sessions cannot write, whatever SQL a user hands them.
+    `read_only` sessions cannot write, whatever SQL a user hands them. An answer that takes longer than `patience`
+    seconds is psycopg.OperationalError, and the session closed; but for what is asked `Session.within` another time.
     """
-    connection = endpoint.connect(application_name=application_name, connect_timeout=connect_timeout)
+    made = endpoint.connect(
+        application_name=application_name, connect_timeout=connect_timeout, kind=wire.PromptConnection
+    )
+    connection = cast("wire.PromptConnection", made)
+    connection.patience = patience
     try:
         try:
             with wire.within(connection, max(2.0, connect_timeout)):  # nobody has promised an answer yet
@@ -185,7 +203,7 @@ def end_stage_sessions(session: Session, *, application_name: str, spared: tuple
     log.debug("%s: no session of %s is left", session.endpoint, application_name)
 
 
-def _introduced(endpoint: Endpoint, connection: psycopg.Connection[Any], *, read_only: bool) -> Session:
+def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_only: bool) -> Session:
     """All in one message, and hence one transaction."""
     words = ("own", "pin", "server", *(("read_only",) if read_only else ()))
     with connection.cursor(row_factory=dict_row) as cursor:

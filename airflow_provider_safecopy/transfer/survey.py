@@ -15,7 +15,7 @@ from typing import Any, LiteralString, cast
 import psycopg
 from psycopg.sql import Composed
 
-from airflow_provider_safecopy import sql
+from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.transfer import catalog, refusal
 from airflow_provider_safecopy.transfer.model import Extent, MiB
@@ -55,7 +55,7 @@ class Survey(Session):
     @classmethod
     def of(cls, session: Session) -> Survey:
         """Of nothing yet."""
-        connection = cast("psycopg.Connection[Any]", _Connection(session.connection))
+        connection = cast("wire.PromptConnection", _Connection(session.connection))
         return cls(session.endpoint, connection, session.server, session.search_path, session)
 
     def one(self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None) -> _Row | None:

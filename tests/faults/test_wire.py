@@ -14,7 +14,7 @@ from airflow_provider_safecopy.errors import SafeCopyError, StageError, StageTim
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
-from tests.faults.trial import GRACE, QUICK, Trial, each_step, sampled, steps_of
+from tests.faults.trial import GRACE, QUICK, Strike, Trial, each_step, sampled, steps_of
 from tests.ground.proxy import Proxy
 
 SIDES = ("source", "target")
@@ -29,6 +29,7 @@ _HELD = """
 SELECT pid, state, query FROM pg_stat_activity
 WHERE starts_with(application_name, 'safecopy:') AND datname = current_database() AND xact_start IS NOT NULL
 """
+_UNHURRIED = {"source": b"BEGIN ISOLATION LEVEL REPEATABLE READ", "target": b"CREATE TABLE safecopy."}
 _LONGEST = max(QUICK.connect, QUICK.export, QUICK.import_, QUICK.stall, QUICK.verify, QUICK.publish)
 
 
@@ -97,6 +98,24 @@ def test_a_network_that_falls_silent_at_any_step_is_waited_for_no_longer_than_a_
 ) -> None:
     turn = 3 + list(SILENT).index(fault)
     tried(trial, side, wire, fault, steps=sampled(steps, 1, turn=turn), within=_LONGEST + GRACE)
+
+
+def test_a_question_that_the_network_swallows_is_waited_for_no_longer_than_a_timeout(
+    trial: Trial, wire: Proxy, side: str
+) -> None:
+    """The soak found it: the source's snapshot and the target's staging table were asked for without a limit."""
+    trial.reset()
+    strike = Strike(wire.stall_now)
+    wire.at_message(_UNHURRIED[side], strike)
+    _, end = trial.judged(
+        lambda: trial.copy(**trial.through(wire, side), timeouts=QUICK, publish="swap"),
+        strike=strike,
+        within=_LONGEST + GRACE,
+        heal=wire.mend,
+    )
+    assert isinstance(end, StageError)
+    assert end.retryable
+    assert "no answer within" in end.message
 
 
 def test_a_server_that_takes_connections_and_never_answers_is_a_connect_timeout(

@@ -119,3 +119,20 @@ def test_the_sessions_of_a_run_are_ended_and_seen_gone_and_nobody_elses(target: 
         assert (pids(name), pids(other)) == (2, 1)
         end_stage_sessions(own, application_name=name, spared=(own.server.backend,))
         assert (pids(name), pids(other)) == (1, 1)
+
+
+def test_an_answer_is_not_waited_for_longer_than_its_patience(
+    target: Database, proxy: Callable[[Database], Proxy]
+) -> None:
+    """The soak found it: only what was asked within some limit had one, and the snapshot and staging were not."""
+    wire = proxy(target)
+    endpoint = target.through(wire.port).endpoint
+    with open_session(endpoint, application_name="safecopy:test", connect_timeout=5, patience=0.5) as session:
+        with session.within(30):
+            session.value("SELECT 1 FROM pg_sleep(1)")  # longer, as it was allowed to
+        wire.stall()
+        started = time.monotonic()
+        with pytest.raises(psycopg.OperationalError, match=r"no answer within 0\.5 s"):
+            session.value("SELECT 1")
+        assert time.monotonic() - started < 5
+        assert session.connection.closed
