@@ -15,7 +15,8 @@ class Timeouts:
     """How long each part may take, in seconds, 24 days at most. Every one is always in force; none can be switched off.
 
     `stall` is how long the export or the import may go without a single byte moving while it could.
-    A query that sorts before its first row needs a `stall` longer than that sort.
+    A query that sorts before its first row needs a `stall` longer than that sort. A control session waits as long, and
+    3 s, for one answer; when it describes or verifies, and when it publishes, for all of them as long as these may take.
     """
 
     connect: float = 10
