@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import LockStoreError
-from airflow_provider_safecopy.lock.living import gone
+from airflow_provider_safecopy.lock import over
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.store import Store
 
@@ -86,9 +86,10 @@ class Gate:
 
     def _asked(self, opener: Contender) -> Lease | Holder:
         name, promise = f"launch {self.source}", Promise(stale_after=self.opening_seconds, crash_grace=None)
-        answer = self.store.acquire(name, opener, promise)
-        if isinstance(answer, Holder) and (dead := gone(answer)):
-            answer = self.store.acquire(name, opener, promise, dead=dead)
+        with over.asking(opener.attempt):
+            answer = self.store.acquire(name, opener, promise)
+            if isinstance(answer, Holder) and (dead := over.gone(answer)):
+                answer = self.store.acquire(name, opener, promise, dead=dead)
         return answer
 
     def _entered(self, interval: float, abort: AbortSwitch, waiting: Callable[[], None]) -> tuple[Lease, float]:

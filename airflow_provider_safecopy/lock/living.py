@@ -21,7 +21,7 @@ import psycopg
 
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError, LockLostError, LockStoreError
-from airflow_provider_safecopy.lock import postgres
+from airflow_provider_safecopy.lock import over, postgres
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.store import Store
@@ -33,17 +33,6 @@ _SURELY_ALIVE = 10.0
 
 Judge = Callable[[Holder], Collection[str]]
 """Who knows more of a holder than its store: the attempts it is certain are gone."""
-
-
-# Attempts of this very process that are over, and could not tell their store so.
-_OVER: set[str] = set()
-
-
-def gone(holder: Holder) -> set[str]:
-    """The attempts of `holder` whose process lived on this machine and has ended for certain, or is done with them."""
-    return {
-        seen.attempt for seen in holder.members if seen.attempt in _OVER or (seen.place is not None and seen.place.gone)
-    }
 
 
 class LivingLock:
@@ -220,9 +209,10 @@ class LivingLock:
         self.release()
 
     def _taken(self, name: str) -> Lease:
-        answer = self.store.acquire(name, self.contender, self.promise)
-        if isinstance(answer, Holder) and (dead := gone(answer) | set(self._judge(answer) if self._judge else ())):
-            answer = self.store.acquire(name, self.contender, self.promise, dead=dead)
+        with over.asking(self.contender.attempt):
+            answer = self.store.acquire(name, self.contender, self.promise)
+            if isinstance(answer, Holder) and (dead := self._gone(answer)):
+                answer = self.store.acquire(name, self.contender, self.promise, dead=dead)
         if isinstance(answer, Lease):
             return answer
         self.store.refused(name, self.contender)
@@ -231,8 +221,11 @@ class LivingLock:
     def _is_alive(self, holder: Holder) -> bool:
         """Whether it is another run's and by no rule to be displaced now."""
         quiet = (holder.asked_at - holder.alive_at).total_seconds()
-        dead = gone(holder) | set(self._judge(holder) if self._judge else ())
+        dead = self._gone(holder)
         return holder.owner_key != self.contender.owner_key and not (holder.stale or dead or quiet > _SURELY_ALIVE)
+
+    def _gone(self, holder: Holder) -> set[str]:
+        return over.gone(holder) | set(self._judge(holder) if self._judge else ())
 
     def _clear_away(self, lease: Lease) -> None:
         """End what whoever was displaced still has: sessions in the store's server, and processes on this machine."""
@@ -255,7 +248,7 @@ class LivingLock:
             try:
                 self.store.release(lease)
             except LockStoreError as error:
-                _OVER.add(str(lease.attempt))
+                over.leave(lease.attempt)
                 log.warning("lock %s could not be released, and is left to be taken over: %s", lease.name, error)
 
     def _end_of(self, started: float, remaining: Iterable[float]) -> float:

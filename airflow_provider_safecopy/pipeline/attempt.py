@@ -138,6 +138,9 @@ def ending_the_lost(attempt: Attempt, lock: LivingLock, source: Session, target:
             # The lock's own session may be lost as well, and not know it yet; it opens another.
             _see_gone(error, attempt, [each for each in reached if each.connection.closed], _backends(source, target))
         raise
+    # Lost as it was to end its transaction, which then nobody misses but the source.
+    lost = [source] if source.connection.closed else []
+    _see_gone(None, attempt, lost, (*_backends(source, target), *lock.backends))
 
 
 def _backends(*sessions: Session) -> tuple[int, ...]:
@@ -145,12 +148,15 @@ def _backends(*sessions: Session) -> tuple[int, ...]:
     return tuple(session.server.backend for session in sessions if not session.connection.closed)
 
 
-def _see_gone(error: BaseException, attempt: Attempt, sessions: Iterable[Session], spared: tuple[int, ...]) -> None:
+def _see_gone(
+    error: BaseException | None, attempt: Attempt, sessions: Iterable[Session], spared: tuple[int, ...]
+) -> None:
     for session in sessions:
         try:
             _end_sessions(session, attempt.name, spared)
         except (SafeCopyError, psycopg.Error) as other:
-            error.add_note(f"and the server sessions of this run on {session.endpoint} could not be ended: {other}")
+            if error is not None:
+                error.add_note(f"and the server sessions of this run on {session.endpoint} could not be ended: {other}")
             log.warning("%s: server sessions of %s could not be ended: %s", session.endpoint, attempt.name, other)
 
 

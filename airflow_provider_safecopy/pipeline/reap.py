@@ -19,8 +19,9 @@ import psycopg
 
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.living import Judge, gone
+from airflow_provider_safecopy.lock.living import Judge
 from airflow_provider_safecopy.lock.model import Displaced, Holder, application_name
+from airflow_provider_safecopy.lock.over import gone
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.transfer import staging

@@ -15,7 +15,8 @@ from airflow_provider_safecopy.transfer.session import end_stage_sessions, open_
 log = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 5.0
-_SETTLE_SECONDS = 60.0
+# A server that crashed needs some seconds; whoever gives a publish less time than this wants to hear of it sooner.
+_SETTLE_SECONDS, _SETTLE_BEYOND = 60.0, 8.0
 
 
 def commit(job: Job) -> None:
@@ -36,7 +37,7 @@ def commit(job: Job) -> None:
 
 def _settled(job: Job) -> bool:
     """Whether the lost COMMIT happened. The old session is ended first: a COMMIT in flight could come later."""
-    deadline = time.monotonic() + _SETTLE_SECONDS
+    deadline = time.monotonic() + min(_SETTLE_SECONDS, job.plan.spec.timeouts.publish + _SETTLE_BEYOND)
     while True:
         try:
             return _receipt_is_there(job)

@@ -16,8 +16,8 @@ from asgiref.sync import sync_to_async
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.hooks.judge import is_over
 from airflow_provider_safecopy.hooks.safecopy import endpoint_of
-from airflow_provider_safecopy.lock.living import gone
 from airflow_provider_safecopy.lock.model import CRASH_GRACE, Holder
+from airflow_provider_safecopy.lock.over import gone
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 
 POLL_SECONDS = (10.0, 15.0)

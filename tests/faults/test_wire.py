@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import SafeCopyError, StageError, StageTimeoutError
+from airflow_provider_safecopy.errors import PublishUnknownError, SafeCopyError, StageError, StageTimeoutError
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
@@ -60,7 +60,7 @@ def tried(trial: Trial, side: str, wire: Proxy, fault: str, *, steps: Sequence[i
         trial, wire, side, lambda: (LOUD | SILENT)[fault](wire), steps=steps, timeouts=QUICK
     ):
         _, end = trial.judged(run, strike=strike, within=within, heal=wire.mend)
-        if isinstance(end, SafeCopyError):
+        if isinstance(end, SafeCopyError) and not isinstance(end, PublishUnknownError):
             assert end.retryable, f"{fault} at step {step} on the {side}: {end}"
 
 
@@ -90,6 +90,20 @@ def test_a_session_the_server_was_not_told_to_end_holds_nothing(
         _, end = trial.judged(run, strike=strike, within=QUICK.connect + GRACE, heal=demand_nothing_held)
         if isinstance(end, SafeCopyError):
             assert end.retryable, f"at step {step} of {steps} on the {side}: {end}"
+
+
+def test_a_source_that_is_lost_as_it_is_let_go_holds_nothing(trial: Trial) -> None:
+    """Found by trying all steps: the copy published, and its snapshot stayed open on the source."""
+    trial.reset()
+    wire = Proxy.before("127.0.0.1", trial.source.server.port)
+    try:
+        wire.at_message(b"ROLLBACK", wire.orphan_now)
+        report = trial.copy(**trial.through(wire, "source"), timeouts=QUICK)
+        assert wire.met.is_set()
+    finally:
+        wire.close()
+    assert report.status == "published"
+    assert trial.source.rows(_HELD) == []
 
 
 @pytest.mark.parametrize("fault", SILENT)

@@ -1,0 +1,35 @@
+"""Attempts of this very process that are over, and could not tell their store so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from airflow_provider_safecopy.errors import LockStoreError
+from airflow_provider_safecopy.lock.model import Holder
+
+_OVER: set[str] = set()
+
+
+def leave(attempt: UUID) -> None:
+    """Whatever the store has of this attempt's, now or in a moment, is nobody's."""
+    _OVER.add(str(attempt))
+
+
+@contextmanager
+def asking(attempt: UUID) -> Iterator[None]:
+    """Around what asks a store for a lock. Where no answer came, the lock may have been granted, or may be yet: `leave`."""
+    try:
+        yield
+    except LockStoreError:
+        leave(attempt)
+        raise
+    _OVER.discard(str(attempt))
+
+
+def gone(holder: Holder) -> set[str]:
+    """The attempts of `holder` whose process lived on this machine and has ended for certain, or is done with them."""
+    return {
+        seen.attempt for seen in holder.members if seen.attempt in _OVER or (seen.place is not None and seen.place.gone)
+    }
