@@ -16,6 +16,10 @@ from tests.ground.relay import Relay, reset
 _DRIPS_A_SECOND = 20
 
 
+# What it does at a step is done in its own thread: a server that crashes and comes back may take half a minute.
+_OBEYS_WITHIN = 60.0
+
+
 class Proxy:
     """Connect to `port` on 127.0.0.1 instead of the server's. Every method may be called at any time.
 
@@ -142,7 +146,7 @@ class Proxy:
 
         self._orders.append(obey)
         self._wake_write.send(b"!")
-        if not done.wait(10):
+        if not done.wait(_OBEYS_WITHIN):
             raise TimeoutError("the proxy does not listen")
 
     def _run(self) -> None:
