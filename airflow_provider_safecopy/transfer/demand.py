@@ -50,9 +50,9 @@ def demand_positive(option: str, value: object) -> None:
 
 def demand_seconds(option: str, value: object, *, most: float = _CENTURY) -> None:
     """A time that clocks and calendars can be asked for."""
-    demand_positive(option, value)
     if isinstance(value, int | float) and value > most:
         raise ConfigError(f"{option}={value!r} must be a number of seconds, {most} at most")
+    demand_positive(option, value)
 
 
 def demand_path(option: str, value: object) -> None:
