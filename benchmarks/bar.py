@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks import growth, ratio
 from benchmarks.contestant import CHUNKED, IN_MEMORY, PARALLEL, RAW_BINARY, RAW_TEXT, SEQUENTIAL, SEQUENTIAL_TWO
+from benchmarks.data import KEYED
 from benchmarks.results import Results, Spread
 
 MB = 1_000_000
@@ -69,7 +70,8 @@ def verdicts(results: Results) -> list[Verdict]:
 
 def _ratios(results: Results) -> Iterator[Verdict]:
     for key in results.tables(ratio.SECTION):
-        bars = [(CHUNKED, RAW_TEXT, _CHUNKED_BY_TEXT[key])] if key in _CHUNKED_BY_TEXT else []
+        kind = key.removesuffix(KEYED)
+        bars = [(CHUNKED, RAW_TEXT, _CHUNKED_BY_TEXT[kind])] if kind in _CHUNKED_BY_TEXT else []
         for name, base, most in (*bars, *_OF_ANY_TABLE):
             if found := results.ratios(ratio.SECTION, key, name, base):
                 meant = results.of(ratio.SECTION, key)[0].heap >= LARGE

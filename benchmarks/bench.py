@@ -36,7 +36,7 @@ SECTIONS: dict[str, Callable[[Session], None]] = {
     "release": release.run,
     "peers": peers.run,
 }
-_MAIN_TABLES = "lineitem,korean,integers,types"
+_MAIN_TABLES = "lineitem,korean,integers,types,lineitem-keyed,korean-keyed,integers-keyed,types-keyed"
 _GROWTH = "10MB,20MB,50MB,200MB,1GB,5GB"
 _DIRECTORY = click.Path(path_type=Path)
 STOPPED = "stopped:"

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from psycopg import sql
@@ -64,13 +64,17 @@ _LINE_ITEM_COLUMNS = """
 
 @dataclass(frozen=True)
 class Table:
-    """One kind of table: `row_bytes` is what a row takes of the heap; without `fill`, TPC-H's generator makes it."""
+    """One kind of table: `row_bytes` is what a row takes of the heap; without `fill`, TPC-H's generator makes it.
+
+    `primary` are the columns of its primary key, if it has one.
+    """
 
     name: str
     columns: str
     row_bytes: float
     fill: str | None
     told: str
+    primary: str | None = None
 
     def rows(self, size: int) -> int:
         """How many it takes to reach so many bytes of heap."""
@@ -107,10 +111,19 @@ TABLES: dict[str, Table] = {
     ),
 }
 
+KEYED = "-keyed"
+"""Ends the key of a table that is like another, with a primary key."""
+
+_PRIMARY = {"lineitem": "주문번호, 줄번호", "korean": "번호", "integers": "번호", "types": "식별자"}
+TABLES |= {
+    key + KEYED: replace(TABLES[key], primary=columns, told=f"{TABLES[key].told}; with a primary key")
+    for key, columns in _PRIMARY.items()
+}
+
 
 @dataclass(frozen=True)
 class Data:
-    """A table that is there on both sides, by its name; `heap` in bytes. The target's has the same columns, and no index."""
+    """A table that is there on both sides, by its name; `heap` in bytes. Both have the same columns, and primary key if any."""
 
     key: str
     name: str
@@ -139,12 +152,20 @@ def make(pair: Pair, key: str, size: int) -> Data:
     )
     data = Data(key, name, int(rows[0][0]), int(heap))
     pair.copy_as_it_is(data.quoted)
+    if table.primary:
+        _index(pair, table.primary, name)
     return data
 
 
 def drop(pair: Pair, data: Data) -> None:
     for server in (pair.source, pair.target):
         server.execute(pair.database, sql.SQL("DROP TABLE {}").format(sql.Identifier(data.name)).as_string())
+
+
+def _index(pair: Pair, primary: str, name: str) -> None:
+    shape = sql.SQL("ALTER TABLE {} ADD PRIMARY KEY ({})").format(sql.Identifier(name), sql.SQL(primary)).as_string()
+    for server in (pair.source, pair.target):
+        server.execute(pair.database, shape)
 
 
 def _fill(pair: Pair, table: Table, name: str, size: int) -> None:

@@ -22,6 +22,11 @@ def test_each_table_has_a_bar_of_its_own(seconds: float, word: str) -> None:
     assert words(*pair) == {f"lineitem: {CHUNKED} / {RAW_TEXT}": word}
 
 
+def test_a_table_with_a_key_has_the_bar_of_the_one_without() -> None:
+    pair = (made("ratios", "types-keyed", RAW_TEXT, 10.0), made("ratios", "types-keyed", CHUNKED, 7.1))
+    assert words(*pair) == {f"types-keyed: {CHUNKED} / {RAW_TEXT}": "MISSED"}
+
+
 def test_a_table_that_is_too_small_is_not_judged() -> None:
     small = {"heap": 10**7}
     pair = (made("ratios", "types", RAW_BINARY, 1.0, **small), made("ratios", "types", CHUNKED, 9.0, **small))
