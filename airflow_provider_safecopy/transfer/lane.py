@@ -39,10 +39,11 @@ class Side:
     """One end of the lane: what went through it, and when a byte last moved while it could."""
 
     digest: xxhash.xxh3_128
-    began: float
+    rested: float
     size: int = 0
     moved: float = 0.0
     resting: float = 0.0
+    _rested_size: int = 0
 
     def passed(self, data: memoryview) -> None:
         """Count and digest."""
@@ -50,9 +51,14 @@ class Side:
         self.size += len(data)
 
     def rest(self, now: float) -> None:
-        """Let what psql moves gather, for as long as it takes to fill half a pipe."""
-        half = PIPE_BYTES / 2 * (now - self.began) / max(1, self.size)
-        self.resting = now + min(max(half, _REST_SECONDS[0]), _REST_SECONDS[1])
+        """Let what psql moves gather, for as long as half a pipe took since the last rest.
+
+        Not at all where that is shorter than the shortest of rests: psql would find the pipe full, and stand still.
+        """
+        half = PIPE_BYTES / 2 * (now - self.rested) / max(1, self.size - self._rested_size)
+        self.rested, self._rested_size = now, self.size
+        if half >= _REST_SECONDS[0]:
+            self.resting = now + min(half, _REST_SECONDS[1])
 
 
 class Lane:
@@ -84,7 +90,7 @@ class Lane:
         """Start the import, unless it is there."""
         if self.load is None:
             self.load = self._begin_load()
-            self.taken.began = self.taken.moved = time.monotonic()
+            self.taken.rested = self.taken.moved = time.monotonic()
 
     def readable(self, now: float) -> bool:
         """Whether the export is to be read, as soon as there is something to read."""

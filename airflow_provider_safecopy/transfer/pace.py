@@ -15,6 +15,9 @@ from airflow_provider_safecopy.transfer.model import MiB
 HOLD_RATIO = 2.0
 """A source that many times as fast as its target, or less, is held back to the target's speed."""
 
+KEEP_RATIO = 1.5
+"""One that is read ahead already, or less: the processors and disk that this takes make it seem slower than it is."""
+
 PROBE_BYTES = 64 * MiB
 PROBE_SECONDS = 0.5
 """To know it, so many bytes and seconds at least are read freely: buffers on the way hide what is shorter."""
@@ -30,20 +33,26 @@ _BURST_SECONDS = 0.1
 
 @dataclass
 class Pace:
-    """Whether one stream may be read ahead of its target."""
+    """Whether one stream may be read ahead of its target.
+
+    While it is, each trial counts twice as much as the one before it: a moment's rush on the disk proves nothing.
+    """
 
     ahead: bool = True
     _read: int = 0
     _taken: int = 0
     _since: float = field(default_factory=time.monotonic)
     _times: int = 1
+    _ratio: float = HOLD_RATIO
+    _weighed: tuple[float, float] = 0.0, 0.0
 
     def look(self, read: int, taken: int, now: float) -> bool:
         """Whether more may be read though the target has not taken all. `read` and `taken` are bytes so far."""
         if self.ahead:
             if read - self._read >= PROBE_BYTES and now - self._since >= PROBE_SECONDS:
-                slower = read - self._read > HOLD_RATIO * (taken - self._taken)
-                self._begin(read, taken, now, ahead=slower)
+                ours, theirs = self._weighed
+                self._weighed = ours / 2 + read - self._read, theirs / 2 + taken - self._taken
+                self._begin(read, taken, now, ahead=self._weighed[0] > self._ratio * self._weighed[1])
         elif read - self._read >= self._times * HELD_BYTES or now - self._since >= self._times * HELD_SECONDS:
             self._times = min(2 * self._times, _MOST_TIMES)
             self._begin(read, taken, now, ahead=True)
@@ -51,7 +60,9 @@ class Pace:
 
     def _begin(self, read: int, taken: int, now: float, *, ahead: bool) -> None:
         if self.ahead and ahead:
-            self._times = 1  # it was worth it
+            self._times, self._ratio = 1, KEEP_RATIO  # it was worth it
+        elif not ahead:
+            self._ratio, self._weighed = HOLD_RATIO, (0.0, 0.0)
         self.ahead, self._read, self._taken, self._since = ahead, read, taken, now
 
 

@@ -6,11 +6,13 @@ import itertools
 import time
 
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.transfer.lane import Side
 from airflow_provider_safecopy.transfer.model import MiB
 from airflow_provider_safecopy.transfer.pace import (
     HELD_BYTES,
@@ -43,8 +45,41 @@ def test_a_much_faster_source_is_read_ahead_as_long_as_it_is() -> None:
     pace, now = Pace(), time.monotonic()
     for turn in range(1, 5):
         assert pace.look(turn * PROBE_BYTES, turn * PROBE_BYTES // 5, now + turn * LATER)
-    caught_up = 4 * PROBE_BYTES // 5 + PROBE_BYTES
-    assert not pace.look(5 * PROBE_BYTES, caught_up, now + 5 * LATER), "the target has caught up in speed"
+    taken = 4 * PROBE_BYTES // 5
+    for turn in (5, 6):
+        taken += PROBE_BYTES
+        pace.look(turn * PROBE_BYTES, taken, now + turn * LATER)
+    assert not pace.ahead, "the target has caught up in speed"
+
+
+def test_a_source_read_ahead_is_not_held_for_a_moment_in_which_it_is_slow() -> None:
+    pace, now, read, taken = Pace(), time.monotonic(), 0, 0
+    for turn in range(1, 21):
+        read, taken = read + PROBE_BYTES, taken + round(PROBE_BYTES / (1.2 if turn % 5 == 0 else 2.4))
+        assert pace.look(read, taken, now + turn * LATER)
+
+
+def test_a_source_that_was_held_has_to_be_much_faster_again() -> None:
+    pace, now, between = Pace(), time.monotonic(), round(PROBE_BYTES / 1.8)
+    assert pace.look(PROBE_BYTES, PROBE_BYTES // 5, now + LATER)
+    for turn in (2, 3, 4):
+        pace.look(turn * PROBE_BYTES, turn * PROBE_BYTES, now + turn * LATER)
+    assert not pace.ahead
+    now += 4 * LATER + HELD_SECONDS
+    assert pace.look(5 * PROBE_BYTES, 5 * PROBE_BYTES, now)
+    assert not pace.look(6 * PROBE_BYTES, 5 * PROBE_BYTES + between, now + LATER), "1.8 times is less than 2"
+
+
+@pytest.mark.parametrize(("rate", "rests"), [(800 * MiB, False), (200 * MiB, True)])
+def test_a_pipe_is_left_to_fill_only_where_it_is_not_full_before_anybody_wakes(rate: int, rests: bool) -> None:
+    """It is the speed of late that counts: what was slow at first may be fast now."""
+    side = Side(xxhash.xxh3_128(), rested=100.0)
+    side.size = MiB
+    side.rest(101.0)
+    assert side.resting == pytest.approx(101.003)
+    side.size += round(rate * 0.004)
+    side.rest(101.004)
+    assert (side.resting > 101.004) == rests
 
 
 @pytest.mark.parametrize(("more", "later"), [(HELD_BYTES, 0.0), (0, HELD_SECONDS)])
