@@ -35,16 +35,28 @@ def within(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None
 class PromptConnection(psycopg.Connection[Any]):
     """A session that waits no longer than `patience` seconds for each answer, and is closed then.
 
-    It needs no thread, which would cost more than many an answer. Raises psycopg.OperationalError.
+    Inside `within` that is the block's limit, for all its answers together. It needs no thread, which would cost more
+    than many an answer. Raises psycopg.OperationalError.
     """
 
     patience: float = 6.0
+    _limit: float | None = None
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Close the connection when the block waits for answers for longer. A single one may take all of it."""
+        usual, limit = self._limit, time.monotonic() + seconds
+        self._limit = limit if usual is None else min(limit, usual)
+        try:
+            yield
+        finally:
+            self._limit = usual
 
     def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
         """What psycopg asks for each answer. It looks around every `interval` seconds."""
         more = {} if timeout is None else {"timeout": timeout}  # unknown to psycopg 3.2
         try:
-            return super().wait(_in_time(gen, self.patience), interval, **more)
+            return super().wait(_in_time(gen, self.patience, self._limit), interval, **more)
         except LateError:
             self.close()
             raise
@@ -54,15 +66,16 @@ class LateError(psycopg.OperationalError):
     """No answer in time: the server, or what is in between, is silent rather than gone."""
 
 
-def _in_time(gen: PQGen[_T], seconds: float) -> PQGen[_T]:
-    """The same exchange, ended when nothing was ready at its deadline."""
-    deadline = time.monotonic() + seconds
+def _in_time(gen: PQGen[_T], seconds: float, limit: float | None) -> PQGen[_T]:
+    """The same exchange, ended when nothing was ready at its deadline; past `limit`, a time, whatever is ready."""
+    began = time.monotonic()
+    deadline = began + seconds if limit is None else limit
     try:
         wanted = next(gen)
         while True:
             ready = yield wanted
-            if not ready and time.monotonic() > deadline:
-                raise LateError(f"no answer within {seconds:g} s")
+            if (limit is not None or not ready) and (now := time.monotonic()) > deadline:
+                raise LateError(f"no answer within {now - began:.1f} s" if limit is not None else f"no answer within {seconds:g} s")
             wanted = gen.send(ready)
     except StopIteration as end:
         result: _T = end.value

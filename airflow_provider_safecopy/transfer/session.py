@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -93,13 +92,9 @@ class Session:
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Cut the connection when the block takes longer: psycopg.OperationalError. A single answer may take all of it."""
-        usual, self.connection.patience = self.connection.patience, math.inf
-        try:
-            with wire.within(self.connection, seconds):
-                yield
-        finally:
-            self.connection.patience = usual
+        """Close the connection when the block waits for answers longer than that: psycopg.OperationalError."""
+        with self.connection.within(seconds):
+            yield
 
     @contextmanager
     def waiting(self, seconds: float) -> Iterator[None]:
