@@ -75,7 +75,9 @@ def _in_time(gen: PQGen[_T], seconds: float, limit: float | None) -> PQGen[_T]:
         while True:
             ready = yield wanted
             if (limit is not None or not ready) and (now := time.monotonic()) > deadline:
-                raise LateError(f"no answer within {now - began:.1f} s" if limit is not None else f"no answer within {seconds:g} s")
+                raise LateError(
+                    f"no answer within {now - began:.1f} s" if limit is not None else f"no answer within {seconds:g} s"
+                )
             wanted = gen.send(ready)
     except StopIteration as end:
         result: _T = end.value
