@@ -33,7 +33,7 @@ exam: .venv/installed ## Copy all relations of PostgreSQL's own regression datab
 readers: .venv/installed ## Read at each isolation level during a hundred publishes of each mode (minutes; READERS="--publishes 20")
 	.venv/bin/python -m tests.readers --publishes 100 $(READERS)
 
-bench: .venv-bench/installed .venv/installed ## Measure beside raw pipes and other tools: tables, plots, bars (under an hour, on an idle machine; BENCH="--only ratios")
+bench: .venv-bench/installed .venv/installed ## Measure beside raw pipes and other tools: tables, plots, bars (up to two hours, on an idle machine; BENCH="--only ratios")
 	.venv-bench/bin/python -m benchmarks.bench $(BENCH)
 
 bench-quick: .venv/installed ## Fail when a chunked copy takes more than 1.3 times as long as a raw binary pipe (a minute)

@@ -43,7 +43,6 @@ class Pace:
     _taken: int = 0
     _since: float = field(default_factory=time.monotonic)
     _times: int = 1
-    _ratio: float = HOLD_RATIO
     _weighed: tuple[float, float] = 0.0, 0.0
 
     def look(self, read: int, taken: int, now: float) -> bool:
@@ -52,7 +51,8 @@ class Pace:
             if read - self._read >= PROBE_BYTES and now - self._since >= PROBE_SECONDS:
                 ours, theirs = self._weighed
                 self._weighed = ours / 2 + read - self._read, theirs / 2 + taken - self._taken
-                self._begin(read, taken, now, ahead=self._weighed[0] > self._ratio * self._weighed[1])
+                ratio = KEEP_RATIO if ours else HOLD_RATIO
+                self._begin(read, taken, now, ahead=self._weighed[0] > ratio * self._weighed[1])
         elif read - self._read >= self._times * HELD_BYTES or now - self._since >= self._times * HELD_SECONDS:
             self._times = min(2 * self._times, _MOST_TIMES)
             self._begin(read, taken, now, ahead=True)
@@ -60,9 +60,9 @@ class Pace:
 
     def _begin(self, read: int, taken: int, now: float, *, ahead: bool) -> None:
         if self.ahead and ahead:
-            self._times, self._ratio = 1, KEEP_RATIO  # it was worth it
+            self._times = 1  # it was worth it
         elif not ahead:
-            self._ratio, self._weighed = HOLD_RATIO, (0.0, 0.0)
+            self._weighed = 0.0, 0.0
         self.ahead, self._read, self._taken, self._since = ahead, read, taken, now
 
 

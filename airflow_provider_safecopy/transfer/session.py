@@ -167,7 +167,7 @@ def open_session(
     connection.patience = patience
     try:
         try:
-            with wire.within(connection, max(2.0, connect_timeout)):  # nobody has promised an answer yet
+            with connection.within(max(2.0, connect_timeout)):  # nobody has promised an answer yet
                 session = _introduced(endpoint, connection, read_only=read_only)
         except psycopg.Error as error:
             raise StageError(
