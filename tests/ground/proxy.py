@@ -203,10 +203,13 @@ class Proxy:
     def _pass(self, relay: Relay, side: socket.socket, events: int) -> None:
         try:
             if events & selectors.EVENT_WRITE:
-                relay.pending[side] = relay.pending[side][side.send(relay.pending[side]) :]
+                relay.give(side)
             if events & selectors.EVENT_READ:
                 data = self._taken(relay, side)
                 relay.pending[relay.peer[side]] = b"" if relay.alone else data
+                # At once: who was killed at this step is cleared away as soon as that is seen, this proxy with it.
+                if not self._stalled:
+                    relay.give(relay.peer[side])
         except OSError:
             self._drop(relay)
         else:

@@ -6,6 +6,7 @@ import selectors
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.ground.frames import Frames
@@ -43,6 +44,12 @@ class Relay:
             return selectors.EVENT_READ if side is self.alone else 0
         reads = 0 if self.pending[self.peer[side]] or self.rests > now else selectors.EVENT_READ
         return reads | (selectors.EVENT_WRITE if self.pending[side] else 0)
+
+    def give(self, side: socket.socket) -> None:
+        """Pass on to a side what it takes now of what it has not. Raises OSError where it is gone."""
+        if self.pending[side]:
+            with suppress(BlockingIOError):
+                self.pending[side] = self.pending[side][side.send(self.pending[side]) :]
 
     def forsake(self, side: socket.socket) -> None:
         """Reset the other side, and tell this one nothing."""

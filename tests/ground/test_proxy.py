@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable
 
 import psycopg
 import pytest
 
+from tests.faults.run import until
 from tests.ground.database import Database
 from tests.ground.proxy import Proxy
 
@@ -105,6 +107,26 @@ def test_a_client_is_met_at_its_step_before_the_server_hears_of_it(
     assert seen == [0]
     assert target.value("SELECT count(*) FROM 고객") == (1 if what in {"pass", "lose"} else 0)
     session.close()
+
+
+def test_what_was_asked_at_a_step_arrives_though_all_is_cleared_away_meanwhile(
+    target: Database, proxy: MakeProxy
+) -> None:
+    """As when a process is killed as it has sent its COMMIT, and the test that did it ends."""
+    target.execute("CREATE TABLE 고객 (번호 int)")
+    wire = proxy(target)
+    session = target.through(wire.port).connect()
+    closing = threading.Thread(target=wire.close)
+
+    def do() -> None:
+        closing.start()
+        until(lambda: wire._orders)
+
+    wire.at_step(wire.steps + 1, do)
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("INSERT INTO 고객 VALUES (1)")
+    closing.join()
+    until(lambda: target.value("SELECT count(*) FROM 고객"))
 
 
 def test_a_drip_is_slow_and_loses_nothing(target: Database, proxy: MakeProxy) -> None:
