@@ -75,7 +75,7 @@ def draft(
     rows, size = _expect(spec, source, given, pairs, refusals, ledger=ledger)
     format_, why_format = _format(spec, source, target, pairs, refusals)
     transfer, why_transfer = _transfer(spec, given, size)
-    lanes, why_lanes = pages.decide(spec, source, given, size, refusals)
+    lanes, why_lanes = pages.decide(spec, source, given, size, refusals, transfer=transfer)
     binary = _psql(spec, refusals)
     refusals += _spool(spec, transfer, size) + pack.refusals(spec.compress)
     plan = CopyPlan(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
@@ -21,6 +22,9 @@ LARGE_BYTES = 256 * MiB
 """From here on ``parallel="auto"`` divides a table: below, the second pair of sessions costs more than it brings."""
 
 _AUTO_LANES = 2
+# One lane of a chunked copy keeps 1.7 of two processors busy where the servers share them, and two of them came out
+# slower than one; sequentially, one after the other, a lane leaves the second processor idle: see docs/performance.md.
+_PROCESSORS: dict[Literal["sequential", "chunked"], int] = {"sequential": 2, "chunked": 4}
 _PAGES = sql.load("pages")
 
 
@@ -36,7 +40,13 @@ Lanes = tuple[Pages | None, ...]
 
 
 def decide(
-    spec: CopySpec, session: Session, given: Relation | None, size: int | None, refusals: list[Refusal]
+    spec: CopySpec,
+    session: Session,
+    given: Relation | None,
+    size: int | None,
+    refusals: list[Refusal],
+    *,
+    transfer: Literal["sequential", "chunked"],
 ) -> tuple[Lanes, tuple[str, ...]]:
     """The lanes of a copy, and why: one for all, unless more were asked for and the source can be divided."""
     wanted = spec.parallel
@@ -45,8 +55,10 @@ def decide(
     if wanted == "auto":
         if (size or 0) < LARGE_BYTES:
             return (None,), (f"parallel 1: less than {LARGE_BYTES // MiB} MiB",)
-        if len(os.sched_getaffinity(0)) < _AUTO_LANES:
-            return (None,), ("parallel 1: this machine has one processor",)
+        if (processors := len(os.sched_getaffinity(0))) < (needed := _PROCESSORS[transfer]):
+            return (None,), (
+                f"parallel 1: {transfer} wants {needed} processors for more, this machine has {processors}",
+            )
     stored = session.one(_PAGES["stored"], {"oid": given.oid}) if spec.source_table is not None else None
     if stored is None or not stored["by_place"]:
         told = f"{given.label} cannot be divided: only tables and materialized views that store rows by page can"

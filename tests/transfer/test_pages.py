@@ -128,18 +128,24 @@ def test_what_stores_no_pages_is_refused_and_auto_goes_alone(both: tuple[Databas
         assert plan.lanes == (None,)
 
 
-def test_auto_divides_large_tables_alone(both: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("transfer, needed", [("sequential", 2), ("chunked", 4)])
+def test_auto_divides_large_tables_alone_and_only_where_that_is_faster(
+    both: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, transfer: str, needed: int
+) -> None:
     source, target = both
-    small = pipeline.plan(spec(parallel="auto"), source.endpoint, target.endpoint)
+    asked = spec(parallel="auto", transfer=transfer)
+    small = pipeline.plan(asked, source.endpoint, target.endpoint)
     assert small.lanes == (None,)
     assert any("parallel 1" in reason for reason in small.reasons)
     source.execute("ANALYZE public.고객")
     monkeypatch.setattr(pages, "LARGE_BYTES", 1000)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
-    large = pipeline.plan(spec(parallel="auto"), source.endpoint, target.endpoint)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(needed)))
+    large = pipeline.plan(asked, source.endpoint, target.endpoint)
     assert [type(each) for each in large.lanes] == [Pages, Pages]
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
-    assert pipeline.plan(spec(parallel="auto"), source.endpoint, target.endpoint).lanes == (None,)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(needed - 1)))
+    alone = pipeline.plan(asked, source.endpoint, target.endpoint)
+    assert alone.lanes == (None,)
+    assert any(f"wants {needed} processors" in reason for reason in alone.reasons)
 
 
 @pytest.mark.parametrize("parallel", [0, -1, 1.5, "many", True, None])
