@@ -1,13 +1,10 @@
-"""The wire to a server: cut when nothing comes over it any more."""
+"""The wire to a server: given up when nothing comes over it any more."""
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
@@ -16,27 +13,12 @@ from psycopg.abc import PQGen
 _T = TypeVar("_T")
 
 
-@contextmanager
-def within(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None]:
-    """Cut the connection when the block takes longer: psycopg.OperationalError.
-
-    The server's own timeouts end what the server does; this one ends waiting for a server, a pooler or a network
-    that no longer answers at all while its TCP connection lives.
-    """
-    timer = threading.Timer(seconds, _cut, [connection])
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()  # no thread of ours is left when psql is forked
-
-
 class PromptConnection(psycopg.Connection[Any]):
     """A session that waits no longer than `patience` seconds for each answer, and is closed then.
 
-    Inside `within` that is the block's limit, for all its answers together. It needs no thread, which would cost more
-    than many an answer. Raises psycopg.OperationalError.
+    The server's own timeouts end what the server does; this ends waiting for a server, a pooler or a network that no
+    longer answers at all while its TCP connection lives. Inside `within` the block's limit holds instead, for all its
+    answers together. It needs no thread, which would cost more than many an answer. Raises psycopg.OperationalError.
     """
 
     patience: float = 6.0
@@ -82,9 +64,3 @@ def _in_time(gen: PQGen[_T], seconds: float, limit: float | None) -> PQGen[_T]:
     except StopIteration as end:
         result: _T = end.value
         return result
-
-
-def _cut(connection: psycopg.Connection[Any]) -> None:
-    # Closed meanwhile: nothing waits any more.
-    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as wire:
-        wire.shutdown(socket.SHUT_RDWR)

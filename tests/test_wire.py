@@ -1,44 +1,80 @@
-"""A connection is cut when its server does not answer in time, and left alone when it does."""
+"""A connection is given up when its server does not answer in time, and left alone when it does."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
 
-from airflow_provider_safecopy import wire
+from airflow_provider_safecopy.wire import LateError, PromptConnection
 from tests.ground.database import Database
 from tests.ground.proxy import Proxy
 
+_CHATTER = b"DO $$BEGIN FOR i IN 1..200 LOOP RAISE NOTICE 'on'; PERFORM pg_sleep(0.05); END LOOP; END$$"
 
-def test_an_answer_in_time_leaves_the_connection_as_it_is(target: Database) -> None:
-    with target.connect() as session:
-        with wire.within(session, 60):
-            session.execute("SELECT 1")
-        session.execute("SELECT 1")
-    assert threading.active_count() == 1 or not any(
-        isinstance(thread, threading.Timer) for thread in threading.enumerate()
-    )
+
+@pytest.fixture
+def connection(target: Database) -> Iterator[PromptConnection]:
+    with PromptConnection.connect(target.conninfo, autocommit=True) as made:
+        yield made
+
+
+def test_a_deadline_takes_no_thread(connection: PromptConnection) -> None:
+    """One for each question of each of many small tables was a fourteenth of their time."""
+    before = threading.active_count()
+    with connection.within(60):
+        connection.execute("SELECT 1")
+        assert threading.active_count() == before
+
+
+def test_the_shorter_of_two_deadlines_holds_and_is_for_all_answers_together(connection: PromptConnection) -> None:
+    started = time.monotonic()
+    with connection.within(1):
+        with connection.within(60):
+            connection.execute("SELECT pg_sleep(0.7)")
+        with pytest.raises(LateError, match="no answer within"), connection.within(60):
+            connection.execute("SELECT pg_sleep(10)")
+    assert 1 <= time.monotonic() - started < 4
+
+
+def test_after_its_block_a_deadline_is_over(connection: PromptConnection) -> None:
+    with connection.within(0.3):
+        connection.execute("SELECT 1")
+    connection.execute("SELECT pg_sleep(0.6)")
+
+
+def test_a_block_may_take_longer_than_its_patience(connection: PromptConnection) -> None:
+    connection.patience = 0.3
+    with connection.within(30):
+        connection.execute("SELECT pg_sleep(0.6)")
+    with pytest.raises(LateError, match=r"no answer within 0\.3 s"):
+        connection.execute("SELECT pg_sleep(0.6)")
+
+
+def test_a_server_that_only_chatters_does_not_put_a_deadline_off(connection: PromptConnection) -> None:
+    started = time.monotonic()
+    with pytest.raises(LateError, match="no answer within"), connection.within(0.5):
+        connection.execute(_CHATTER)
+    assert time.monotonic() - started < 4
 
 
 def test_a_network_that_swallows_everything_is_waited_for_no_longer(
     target: Database, proxy: Callable[[Database], Proxy]
 ) -> None:
     way = proxy(target)
-    with target.through(way.port).connect() as session:
+    with PromptConnection.connect(target.through(way.port).conninfo, autocommit=True) as connection:
         way.stall()
         started = time.monotonic()
-        with pytest.raises(psycopg.OperationalError), wire.within(session, 0.3):
-            session.execute("SELECT 1")
+        with pytest.raises(psycopg.OperationalError), connection.within(0.3):
+            connection.execute("SELECT 1")
         assert time.monotonic() - started < 10
-        assert session.closed
+        assert connection.closed
 
 
-def test_a_connection_closed_meanwhile_is_no_matter(target: Database) -> None:
-    session = target.connect()
-    with wire.within(session, 0.05):
-        session.close()
-        threading.Event().wait(0.2)
+def test_a_connection_closed_meanwhile_is_no_matter(connection: PromptConnection) -> None:
+    with connection.within(0.05):
+        connection.close()
+        time.sleep(0.1)

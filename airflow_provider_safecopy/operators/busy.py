@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException, BaseOperator
 
-from airflow_provider_safecopy.errors import ConfigError, LockBusyError
+from airflow_provider_safecopy.errors import LockBusyError
 from airflow_provider_safecopy.operators.told import told
+from airflow_provider_safecopy.transfer.demand import demand_choice, demand_seconds
 from airflow_provider_safecopy.triggers.living_lock import LivingLockTrigger
 
 Mode = Literal["fail", "skip", "wait"]
@@ -22,7 +23,6 @@ WAIT_TIMEOUT = 3600.0
 
 # A trigger that nobody runs fails its task by Airflow's own clock, so much later than by ours. Seconds.
 _LEEWAY = 120.0
-_CENTURY = 100 * 366 * 86400
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,8 @@ class OnBusy:
     wait_timeout: float = WAIT_TIMEOUT
 
     def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise ConfigError(f"on_busy={self.mode!r} is not one of {', '.join(get_args(Mode))}")
-        given: Any = self.wait_timeout  # a DAG may give anything
-        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= _CENTURY:
-            raise ConfigError(f"wait_timeout={given!r} must be a positive number of seconds, {_CENTURY} at most")
+        demand_choice("on_busy", self.mode, get_args(Mode))
+        demand_seconds("wait_timeout", self.wait_timeout)
 
     def deadline(self, event: Mapping[str, Any] | None) -> float:
         """Until when to wait, in seconds of the epoch: counted from the first attempt, told on by the trigger's event."""

@@ -114,7 +114,7 @@ class Session:
             raise psycopg.errors.LockNotAvailable(_LATE) from error
         finally:
             timer.cancel()
-            timer.join()  # as in `wire.within`; and no cancel of it is on its way any more
+            timer.join()  # no thread of ours is left when psql is forked, and no cancel of it is on its way any more
         if late.is_set():  # it came at the same moment as the lock, and may yet hit what follows
             raise psycopg.errors.LockNotAvailable(_LATE)
 

@@ -19,6 +19,10 @@ _CATALOG = sql.load("catalog")
 _ANSWER_SECONDS = 3.0
 
 
+class _Connection(wire.PromptConnection):
+    patience = _ANSWER_SECONDS
+
+
 class Watch:
     """Looks at the sessions named `application_name` on one server, from a connection of its own, made when needed.
 
@@ -46,8 +50,7 @@ class Watch:
             connection = self._connected()
             if connection is None:
                 return False
-            with wire.within(connection, _ANSWER_SECONDS):
-                row = connection.execute(_CATALOG["working"], {"application": self._name}).fetchone()
+            row = connection.execute(_CATALOG["working"], {"application": self._name}).fetchone()
         except (SafeCopyError, psycopg.Error) as error:
             log.info("%s cannot be asked whether it works: %s", self._endpoint, error)
             return False
@@ -65,6 +68,6 @@ class Watch:
             with self._turn() as mine:
                 if mine:
                     self._connection = self._endpoint.connect(
-                        application_name=self._name, connect_timeout=_ANSWER_SECONDS
+                        application_name=self._name, connect_timeout=_ANSWER_SECONDS, kind=_Connection
                     )
         return self._connection

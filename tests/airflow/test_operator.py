@@ -180,7 +180,7 @@ def test_an_asset_among_the_outlets_learns_what_was_copied(
         ({"stall_timeout": 0}, "stall_timeout=0"),
         ({"spool_limit": -1}, "spool_limit=-1"),
         ({"on_busy": "queue"}, "on_busy='queue' is not one of fail, skip, wait"),
-        ({"on_busy": "wait", "wait_timeout": 0}, "wait_timeout=0 must be a positive number of seconds"),
+        ({"on_busy": "wait", "wait_timeout": 0}, "wait_timeout=0 must be a positive number"),
         ({"stale_after": -1}, "stale_after=-1"),
         ({"launch_interval": True}, "launch_interval=True"),
         # What is known is judged, though a template hides the rest.

@@ -94,44 +94,6 @@ def test_a_server_that_never_answers_is_waited_for_no_longer_than_asked(
         assert session.connection.closed
 
 
-def test_a_deadline_takes_no_thread(target: Database) -> None:
-    """One for each question of each of many small tables was a fourteenth of their time."""
-    before = threading.active_count()
-    with (
-        open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session,
-        session.within(60),
-    ):
-        session.connection.execute("SELECT 1")
-        assert threading.active_count() == before
-
-
-def test_the_shorter_of_two_deadlines_holds_and_is_for_all_answers_together(target: Database) -> None:
-    with open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session:
-        started = time.monotonic()
-        with session.within(1):
-            with session.within(60):
-                session.value("SELECT 1 FROM pg_sleep(0.7)")
-            with pytest.raises(psycopg.OperationalError, match="no answer within"), session.within(60):
-                session.value("SELECT 1 FROM pg_sleep(10)")
-        assert 1 <= time.monotonic() - started < 4
-
-
-def test_after_its_block_a_deadline_is_over(target: Database) -> None:
-    with open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session:
-        with session.within(0.3):
-            session.value("SELECT 1")
-        assert session.value("SELECT 2 FROM pg_sleep(0.6)") == 2
-
-
-def test_a_server_that_only_chatters_does_not_put_a_deadline_off(target: Database) -> None:
-    chatter = "DO $$BEGIN FOR i IN 1..200 LOOP RAISE NOTICE 'on'; PERFORM pg_sleep(0.05); END LOOP; END$$"
-    with open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session:
-        started = time.monotonic()
-        with pytest.raises(psycopg.OperationalError, match="no answer within"), session.within(0.5):
-            session.connection.execute(chatter.encode())
-        assert time.monotonic() - started < 4
-
-
 def test_the_sessions_of_a_run_are_ended_and_seen_gone_and_nobody_elses(target: Database) -> None:
     name, other = f"safecopy:{uuid4()}", f"safecopy:{uuid4()}"
 

@@ -13,6 +13,7 @@ import pytest
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.transfer.watch import Watch
 from tests.ground.database import Database
+from tests.ground.proxy import Proxy
 
 NAME = "safecopy:00000000-0000-0000-0000-00000000000a"
 
@@ -106,6 +107,22 @@ def test_a_server_that_cannot_be_asked_is_not_known_to_work(caplog: pytest.LogCa
     with caplog.at_level("INFO"):
         assert not watch.works()
     assert "cannot be asked" in caplog.text
+    watch.close()
+
+
+def test_a_server_that_falls_silent_is_not_known_to_work_and_is_asked_anew(
+    target: Database, proxy: Callable[[Database], Proxy]
+) -> None:
+    way = proxy(target)
+    watch = Watch(target.through(way.port).endpoint, application_name=NAME)
+    with running(target, "SELECT count(*) FROM generate_series(1, 1e12::bigint)"):
+        until(watch.works)
+        way.stall()
+        started = time.monotonic()
+        assert not watch.works()
+        assert time.monotonic() - started < 10
+        way.mend()
+        until(watch.works)
     watch.close()
 
 
