@@ -21,10 +21,11 @@ from airflow_provider_safecopy.transfer.report import CopyReport
 from tests.airflow.conftest import Connect
 from tests.airflow.home import AirflowHome, copying
 from tests.faults.invariant import Invariant, Said
-from tests.faults.run import Run, Victim, between, until
+from tests.faults.run import Run, Victim, between
 from tests.faults.trial import ALL
 from tests.ground.customers import spec
 from tests.ground.database import Database
+from tests.ground.until import until
 
 When = Literal["import", "commit", "commit, on its way"]
 LATEST = 40.0

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from airflow_provider_safecopy.transfer.report import CopyReport
 from tests.faults.conftest import TABLE, Ground
 from tests.faults.invariant import Held, Invariant, said
-from tests.faults.run import SIDES, Ended, Run, Side, Victim, between, until
+from tests.faults.run import SIDES, Ended, Run, Side, Victim, between
 from tests.ground.database import Database, Servers
+from tests.ground.until import until
 
 NAME = ("영업", "주문_내역")
 ROWS = 300

@@ -18,6 +18,7 @@ import psutil
 
 from tests.ground.database import Database
 from tests.ground.proxy import Proxy
+from tests.ground.until import until
 
 Side = Literal["source", "target"]
 Victim = Literal["supervisor", "our process", "export psql", "import psql"]
@@ -188,14 +189,6 @@ def between(source: Database, target: Database, *, supervised: bool = False) -> 
         yield run
     finally:
         run.close()
-
-
-def until(seen: Callable[[], object]) -> None:
-    """Wait for something to be so; fails when it takes too long."""
-    deadline = time.monotonic() + _SECONDS
-    while not seen():
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.005)
 
 
 def _has_become(process: psutil.Process, states: set[str]) -> bool:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ from tests.faults.conftest import TABLE, Ground
 from tests.faults.invariant import Invariant, said
 from tests.ground.database import Database
 from tests.ground.fake_psql import Behaviour
+from tests.ground.until import until
 
 NAME = "영업.주문_내역"
 HOURS = 7
@@ -175,12 +176,6 @@ def while_running(process: subprocess.Popen[str]) -> Iterator[None]:
         yield
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.1)
-
-
-def until(true: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
 
 
 # A machine that stands still

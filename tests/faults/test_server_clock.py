@@ -33,11 +33,11 @@ from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.faults.invariant import Invariant, said
-from tests.faults.run import until
 from tests.faults.trial import GRACE, Trial, ended
 from tests.ground.customers import TABLE, spec
 from tests.ground.database import Database
 from tests.ground.server_clock import ServerClock
+from tests.ground.until import until
 
 HOURS = 7
 AWAY = timedelta(hours=HOURS)

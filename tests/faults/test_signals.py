@@ -21,10 +21,11 @@ from airflow_provider_safecopy.lock import process as lock_process
 from tests.faults.conftest import Ground
 from tests.faults.invariant import said
 from tests.faults.line import LATEST, LINES, Line, Step, at, held, line_of, new_source, new_target, start, struck
-from tests.faults.run import Run, Victim, between, until
+from tests.faults.run import Run, Victim, between
 from tests.faults.trial import ALL
 from tests.ground.database import Database, Servers
 from tests.ground.remains import Remains
+from tests.ground.until import until
 
 ENDING = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SAMPLES: dict[Victim, int] = dict.fromkeys(("our process", "export psql", "import psql"), 1_000_000 if ALL else 1)

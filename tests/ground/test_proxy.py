@@ -11,9 +11,9 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from tests.faults.run import until
 from tests.ground.database import Database
 from tests.ground.proxy import Proxy
+from tests.ground.until import until
 
 MakeProxy = Callable[[Database], Proxy]
 

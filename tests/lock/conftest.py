@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +20,7 @@ from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.store import Store
 from tests.conftest import MakeDatabase
 from tests.ground.database import Database
+from tests.ground.until import until
 from tests.lock.world import MovableClock
 
 HOLD = """
@@ -139,11 +139,3 @@ def holding() -> Iterator[Hold]:
     for process in started:
         process.kill()
         process.communicate()
-
-
-def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait until that is so; fail when it is not in time."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.005)

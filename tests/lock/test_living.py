@@ -35,7 +35,7 @@ from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.process import Place
 from tests.ground.database import Database
 from tests.ground.proxy import Proxy
-from tests.lock.conftest import until
+from tests.ground.until import until
 
 NAME = "야간_집계"
 PROMISE = Promise(stale_after=600, crash_grace=60)

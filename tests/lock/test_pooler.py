@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promi
 from airflow_provider_safecopy.lock.postgres import PostgresStore, fence
 from tests.ground.database import Database
 from tests.ground.pooler import Pooler
+from tests.ground.until import until
 
 NAME = "분석.고객"
 SIZE = 2
@@ -100,13 +100,6 @@ def leased(answer: Lease | Holder) -> Lease:
     return answer
 
 
-def until(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, what
-        threading.Event().wait(0.01)
-
-
 # A lock's whole life
 
 
@@ -155,7 +148,7 @@ def test_a_stale_holder_is_taken_over_and_cannot_publish(crowded: Ground) -> Non
     one, other = Contender.alone("하나"), Contender.alone("둘")
     ours, theirs = crowded.store(one), crowded.store(other)
     lease = leased(ours.acquire(NAME, one, Promise(stale_after=0.2)))
-    until(lambda: (holder := theirs.holder(NAME)) and holder.stale, "never stale")
+    until(lambda: (holder := theirs.holder(NAME)) and holder.stale, told="never stale")
     taken = leased(theirs.acquire(NAME, other, Promise()))
     assert (taken.token, taken.kind) == (2, "takeover-stale")
     with crowded.publisher(one) as session, pytest.raises(FencedOutError), session.transaction():
@@ -235,9 +228,9 @@ def quiet_holder(ground: Ground, promise: Promise, **options: Any) -> Lease:
     with one.transaction(), other.transaction():  # both of the pool's sessions serve others
         one.execute("SELECT 1")
         other.execute("SELECT 1")
-    until(lambda: ground.direct.value(named), "its name stays")
+    until(lambda: ground.direct.value(named), told="its name stays")
     past = "SELECT alive_at < clock_timestamp() - interval '0.5 s' FROM safecopy.lock WHERE name = %s"
-    until(lambda: ground.direct.value(past, [NAME]), "time stands still")
+    until(lambda: ground.direct.value(past, [NAME]), told="time stands still")
     return lease
 
 
@@ -284,7 +277,7 @@ def test_a_publisher_ended_in_its_open_transaction_frees_the_lock_for_the_taker(
     fence(session, lease)
     session.execute(WRITE, [lease.token, lease.attempt])
     theirs = ground.store(other)
-    until(lambda: (holder := theirs.holder(NAME)) and holder.stale, "never stale")
+    until(lambda: (holder := theirs.holder(NAME)) and holder.stale, told="never stale")
     taken = leased(theirs.acquire(NAME, other, Promise()))
     assert (taken.kind, taken.token) == ("takeover-stale", 2)
     with pytest.raises(psycopg.Error):
@@ -401,7 +394,7 @@ def test_a_race_through_it_finds_one_owner_at_a_time(ground: Ground) -> None:
     with ThreadPoolExecutor(len(racers)) as executor:
         running = [executor.submit(racer.run, stop) for racer in racers]
         try:
-            until(lambda: sum((racer.told for racer in racers), Counter())["published"] >= 40, "too few publishes")
+            until(lambda: sum((racer.told for racer in racers), Counter())["published"] >= 40, told="too few publishes")
         finally:
             stop.set()
     told = sum((each.result() for each in running), Counter[str]())

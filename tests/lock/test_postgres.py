@@ -27,7 +27,7 @@ from airflow_provider_safecopy.lock.rows import asked_by, lease_of
 from tests.conftest import MakeDatabase, MakeRole
 from tests.ground.database import PRESENT, Database, Servers
 from tests.ground.proxy import Proxy
-from tests.lock.conftest import until
+from tests.ground.until import until
 from tests.lock.world import MovableClock, World, blocked
 
 PROMISE = Promise(stale_after=250, crash_grace=None)

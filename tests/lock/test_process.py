@@ -17,7 +17,7 @@ from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy.lock import process as process_module
 from airflow_provider_safecopy.lock.process import Place
-from tests.lock.conftest import until
+from tests.ground.until import until
 
 LIVE = """
 import json, signal, sys

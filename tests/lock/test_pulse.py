@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from airflow_provider_safecopy.lock.model import Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.pulse import Pulse
 from tests.ground.database import Database
+from tests.ground.until import until
 
 NAME = "야간 적재"
 
@@ -29,13 +30,6 @@ def lock(target: Database) -> Iterator[LivingLock]:
     held = LivingLock(NAME, target.endpoint, promise=Promise(stale_after=1, crash_grace=1)).acquire()
     yield held
     held.release()
-
-
-def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def row(target: Database, column: str) -> Any:

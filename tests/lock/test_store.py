@@ -18,7 +18,8 @@ from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Displaced, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.process import Place
 from airflow_provider_safecopy.lock.store import Store
-from tests.lock.conftest import Ground, Hold, until
+from tests.ground.until import until
+from tests.lock.conftest import Ground, Hold
 
 NAME = "분석.고객"
 PROMISE = Promise(stale_after=600, crash_grace=None)

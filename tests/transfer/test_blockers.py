@@ -27,6 +27,7 @@ from airflow_provider_safecopy.transfer.ways import WAYS
 from tests.conftest import MakeRole, NothingLeft
 from tests.ground.customers import OLD, SHAPE, TABLE, fill, spec
 from tests.ground.database import Database
+from tests.ground.until import until
 
 Copying = Future[CopyReport]
 
@@ -95,13 +96,6 @@ def waiting(target: Database) -> list[int]:
     """The sessions of a copy that wait for a lock right now."""
     asked = "SELECT pid FROM pg_stat_activity WHERE application_name ~ '^safecopy:' AND wait_event_type = 'Lock' AND datname = %s"
     return [pid for (pid,) in target.rows(asked, [target.name])]
-
-
-def until(true: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # Readers

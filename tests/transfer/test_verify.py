@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from airflow_provider_safecopy.transfer.verify import Verification, verify
 from tests.conftest import MakeDatabase
 from tests.ground.database import PRESENT, Database
+from tests.ground.until import until
 
 STAGING = TableName("safecopy", "표__safecopy_7_0123abcd")
 COLUMNS = "번호 bigint, 이름 text"
@@ -265,12 +265,6 @@ def test_a_verify_that_somebody_cancelled_is_not_told_to_have_been_slow(
         cancelled.result()
     assert not isinstance(caught.value, StageTimeoutError)
     assert (caught.value.sqlstate, caught.value.retryable) == ("57014", True)
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
 
 
 def test_it_waits_for_no_lock_longer_than_that(ends: Callable[..., Ends], source: Database, target: Database) -> None:

@@ -14,6 +14,7 @@ from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.transfer.watch import Watch
 from tests.ground.database import Database
 from tests.ground.proxy import Proxy
+from tests.ground.until import until
 
 NAME = "safecopy:00000000-0000-0000-0000-00000000000a"
 
@@ -44,13 +45,6 @@ def running(target: Database, statement: str, name: str = NAME) -> Iterator[None
         finally:
             target.execute("SELECT pg_terminate_backend(%s)", [session.info.backend_pid])
             thread.join()
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def active(target: Database) -> bool:
