@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
+from typing import Any
 
 import psycopg
 import pytest
@@ -255,6 +257,24 @@ def test_an_abort_from_another_thread_ends_a_publish_that_waits_in_the_server(
     with pytest.raises(AbortedError):
         pipeline.copy(spec(), source.endpoint, target.endpoint, abort=abort, progress=stop)
     assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
+    nothing_left(source, target)
+
+
+@pytest.mark.parametrize("copies", ["copy", "copy_tables"])
+def test_an_abort_while_the_schema_is_made_is_told_as_what_it_is(
+    filled: tuple[Database, Database], nothing_left: NothingLeft, copies: str
+) -> None:
+    """Found by a test that met it by chance: it was told as a schema that cannot be made."""
+    source, target = filled
+    abort, started = AbortSwitch(), time.monotonic()
+    asked: Any = {"copy": spec(), "copy_tables": [spec()]}[copies]
+    with target.connect() as first:
+        first.execute("SELECT pg_advisory_lock(hashtextextended('safecopy.schema', 0))")
+        threading.Timer(0.5, abort.throw, ["시험이 멈춤"]).start()
+        with pytest.raises(AbortedError, match="시험이 멈춤"):
+            getattr(pipeline, copies)(asked, source.endpoint, target.endpoint, abort=abort)
+    assert time.monotonic() - started < 10
+    assert target.value("SELECT to_regnamespace('safecopy') IS NULL")
     nothing_left(source, target)
 
 

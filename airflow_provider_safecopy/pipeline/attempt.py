@@ -12,7 +12,7 @@ import psycopg
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import AbortedError, LockLostError, SafeCopyError, StageError
+from airflow_provider_safecopy.errors import AbortedError, LockLostError, LockStoreError, SafeCopyError, StageError
 from airflow_provider_safecopy.lock.gate import Gate
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise, application_name
@@ -71,10 +71,10 @@ class Attempt:
 
 @contextmanager
 def telling_aborts(abort: AbortSwitch) -> Iterator[None]:
-    """Whoever stops a run may have stopped psql as well (a terminal, a process group): its failure is no news."""
+    """What fails as a run is stopped is no news: psql stopped as well (a terminal, a process group), a question cancelled."""
     try:
         yield
-    except StageError as error:
+    except (StageError, LockStoreError) as error:
         if abort.reason is None:
             raise
         told = AbortedError(abort.reason)

@@ -157,7 +157,8 @@ class _Batch:
 
     def begin(self) -> None:
         """Hold the run's own lock. Raises `LockBusyError`, `LockStoreError`."""
-        schema.init(self.target.connection)
+        with self.target.obeys(self.asked.abort):
+            schema.init(self.target.connection)
         self.lock.acquire()
         end_displaced(self.lock, self.source)
         if self.on_busy == "wait":

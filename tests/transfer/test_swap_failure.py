@@ -22,7 +22,7 @@ from tests.ground.customers import TABLE, spec
 from tests.ground.database import Database
 from tests.ground.fingerprint import differences, fingerprint
 
-_BUILDS = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND starts_with(query, 'CREATE INDEX')"
+_BUILDS = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'CREATE INDEX%느린%'"
 _SLOW = (
     'CREATE FUNCTION "영업".slow(text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS '
     "$$BEGIN PERFORM pg_catalog.pg_sleep(0.05); RETURN 1; END$$; "
