@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.errors import ConfigError, LockBusyError, PlanError
+from airflow_provider_safecopy.errors import AbortedError, ConfigError, LockBusyError, PlanError
 from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.pipeline import batch, drafting
 from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport
@@ -373,6 +374,24 @@ def test_an_abort_in_the_middle_leaves_what_is_published_and_nothing_else(
     assert [same(pair, name) for name in names] == [number < at for number in range(6)]
     nothing_left(*pair)
     assert copied(pair, names).status == "published"
+
+
+def test_an_abort_ends_planning_that_waits_in_the_server(
+    pair: tuple[Database, Database], nothing_left: NothingLeft
+) -> None:
+    """It ended what was asked of all tables at once, and then each was asked for by itself, and waited."""
+    names = ["하나", "둘"]
+    fill(pair, names)
+    copied(pair, names)
+    source, target = pair
+    abort, started = AbortSwitch(), time.monotonic()
+    with target.connect() as other, other.transaction():
+        other.execute("LOCK TABLE safecopy.receipt")
+        threading.Timer(0.5, abort.throw, ["시험이 멈춤"]).start()
+        with pytest.raises(AbortedError, match="시험이 멈춤"):
+            pipeline.copy_tables(asked(names), source.endpoint, target.endpoint, abort=abort)
+    assert time.monotonic() - started < 10
+    nothing_left(*pair)
 
 
 def test_an_abort_ends_a_publish_that_waits_in_the_server(

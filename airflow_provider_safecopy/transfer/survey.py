@@ -148,7 +148,8 @@ def _at_best(survey: Survey) -> Iterator[None]:
         with survey.connection.transaction():
             yield
     except psycopg.DatabaseError as error:
-        if survey.connection.closed:
+        # Cancelled: an abort comes once, and would not end what each of them waits for.
+        if survey.connection.closed or isinstance(error, psycopg.errors.QueryCanceled):
             raise
         log.debug("%s: each table is asked for by itself: %s", survey.endpoint, error)
 
