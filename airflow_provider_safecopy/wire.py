@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 
 _T = TypeVar("_T")
+_CANCEL_SECONDS, _CANCEL_AGAIN_SECONDS = 2.0, 1.0
 
 
 class PromptConnection(psycopg.Connection[Any]):
@@ -23,6 +24,8 @@ class PromptConnection(psycopg.Connection[Any]):
 
     patience: float = 6.0
     _limit: float | None = None
+    _stopped: Callable[[], bool] | None = None
+    _cancel_after: float = 0.0
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
@@ -34,28 +37,54 @@ class PromptConnection(psycopg.Connection[Any]):
         finally:
             self._limit = usual
 
+    @contextmanager
+    def unless(self, stopped: Callable[[], bool]) -> Iterator[None]:
+        """Cancel what is asked in the block, once `stopped` says true: psycopg's `QueryCanceled`.
+
+        It is looked at while an answer is waited for, so that what was stopped between two questions ends with the
+        next one that takes long; whoever stops may cancel what is running as well, which is sooner.
+        """
+        usual, self._stopped = self._stopped, stopped
+        try:
+            yield
+        finally:
+            self._stopped = usual
+
     def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
         """What psycopg asks for each answer. It looks around every `interval` seconds."""
         more = {} if timeout is None else {"timeout": timeout}  # unknown to psycopg 3.2
         try:
-            return super().wait(_in_time(gen, self.patience, self._limit), interval, **more)
+            return super().wait(_in_time(gen, self.patience, self._limit, self._look), interval, **more)
         except LateError:
             self.close()
             raise
+
+    def _look(self) -> None:
+        """Nothing has come of an answer yet."""
+        now = time.monotonic()
+        if self._stopped is not None and now > self._cancel_after and self._stopped():
+            self._cancel_after = now + _CANCEL_AGAIN_SECONDS
+            with suppress(psycopg.Error):  # it costs time, not safety
+                self.cancel_safe(timeout=_CANCEL_SECONDS)
 
 
 class LateError(psycopg.OperationalError):
     """No answer in time: the server, or what is in between, is silent rather than gone."""
 
 
-def _in_time(gen: PQGen[_T], seconds: float, limit: float | None) -> PQGen[_T]:
-    """The same exchange, ended when nothing was ready at its deadline; past `limit`, a time, whatever is ready."""
+def _in_time(gen: PQGen[_T], seconds: float, limit: float | None, look: Callable[[], None]) -> PQGen[_T]:
+    """The same exchange, ended when nothing was ready at its deadline; past `limit`, a time, whatever is ready.
+
+    `look` is called as often as nothing is.
+    """
     began = time.monotonic()
     deadline = began + seconds if limit is None else limit
     try:
         wanted = next(gen)
         while True:
             ready = yield wanted
+            if not ready:
+                look()
             if (limit is not None or not ready) and (now := time.monotonic()) > deadline:
                 raise LateError(
                     f"no answer within {now - began:.1f} s" if limit is not None else f"no answer within {seconds:g} s"

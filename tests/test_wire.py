@@ -74,6 +74,30 @@ def test_a_network_that_swallows_everything_is_waited_for_no_longer(
         assert connection.closed
 
 
+def test_what_was_stopped_is_cancelled_and_after_the_block_nothing_is(connection: PromptConnection) -> None:
+    stopped = threading.Event()
+    started = time.monotonic()
+    threading.Timer(0.6, stopped.set).start()
+    with connection.unless(stopped.is_set):
+        connection.execute("SELECT pg_sleep(0.3)")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute("SELECT pg_sleep(60)")
+    assert time.monotonic() - started < 10
+    connection.execute("SELECT pg_sleep(0.3)")
+
+
+def test_a_server_that_does_not_take_a_cancel_is_given_up_at_its_deadline(
+    target: Database, proxy: Callable[[Database], Proxy]
+) -> None:
+    way = proxy(target)
+    with PromptConnection.connect(target.through(way.port).conninfo, autocommit=True) as connection:
+        way.stall()
+        started = time.monotonic()
+        with pytest.raises(LateError), connection.within(1), connection.unless(lambda: True):
+            connection.execute("SELECT 1")
+        assert time.monotonic() - started < 10
+
+
 def test_a_connection_closed_meanwhile_is_no_matter(connection: PromptConnection) -> None:
     with connection.within(0.05):
         connection.close()

@@ -131,7 +131,7 @@ class Session:
     @contextmanager
     def obeys(self, abort: AbortSwitch) -> Iterator[None]:
         """Cancel what this session runs when the switch is thrown inside the block: `AbortedError`."""
-        with abort.hang(self._cancel):
+        with abort.hang(self._cancel), self.connection.unless(lambda: abort.thrown):
             try:
                 yield
             except psycopg.errors.QueryCanceled:

@@ -72,6 +72,17 @@ def test_an_abort_cancels_what_the_session_runs(target: Database) -> None:
     assert time.monotonic() - started < 10
 
 
+def test_an_abort_between_two_questions_ends_the_next_that_takes_long(target: Database) -> None:
+    """It is thrown once, and then nothing was running that a cancel could have ended."""
+    abort, started = AbortSwitch(), time.monotonic()
+    with open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session:
+        abort.throw("enough")
+        with pytest.raises(AbortedError, match="enough"), session.obeys(abort):
+            session.value("SELECT 1 FROM pg_sleep(60)")
+        assert session.value("SELECT 2 FROM pg_sleep(0.5)") == 2, "after its block nothing is cancelled"
+    assert time.monotonic() - started < 10
+
+
 def test_a_cancel_that_is_not_ours_stays_what_it_is(target: Database) -> None:
     with (
         open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session,
