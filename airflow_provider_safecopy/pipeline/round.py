@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid5
-
-import psycopg
 
 from airflow_provider_safecopy.errors import LockBusyError, PlanError, SafeCopyError, StageError
 from airflow_provider_safecopy.lock.gate import Gate
@@ -30,7 +28,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
 )
 from airflow_provider_safecopy.pipeline.drafting import CARRIED_BYTES, Drafts, fits
 from airflow_provider_safecopy.pipeline.outcome import Failure, Outcome, report_of, takeover_of
-from airflow_provider_safecopy.transfer import staging, statements
+from airflow_provider_safecopy.transfer import staging
 from airflow_provider_safecopy.transfer.export import Exported
 from airflow_provider_safecopy.transfer.job import Right
 from airflow_provider_safecopy.transfer.load import Loaded
@@ -45,8 +43,6 @@ from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.verify import verify
 
 log = logging.getLogger(__name__)
-
-_DROP_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +79,7 @@ class Rounds:
         self._tell = tell
         self._shuttle: Shuttle | None = None
         self._swept = False
+        self._published: list[TableName] = []  # the staging tables of those of this round
         self.too_large: list[str] = []
 
     def close(self, *, at_once: bool = True) -> None:
@@ -102,6 +99,9 @@ class Rounds:
                     self._tell(name, Failure.of(locks[name], answer))
             self._all(self._ready(locks, leases))
         finally:
+            # At once: to drop one the server looks through all of its buffers, and to drop many no more often.
+            staging.drop(crew.target, *self._published)
+            self._published.clear()
             crew.lock.let_go(leases.values())
 
     def _ready(self, locks: Mapping[str, CopySpec], leases: Mapping[str, Lease]) -> list[tuple[CopyPlan, Lease]]:
@@ -164,8 +164,9 @@ class Rounds:
                 trying=crew.pulse.step,
             )
         except BaseException:
-            _drop(target, name)
+            staging.drop_failed(target, name)
             raise
+        self._published.append(name)
         crew.pulse.step()
         return report_of(plan, right, (exported, loaded, verification), published, takeover_of(lease))
 
@@ -219,11 +220,3 @@ def _may_lack_rows(plan: CopyPlan, exported: Exported) -> bool:
     """A table that is one file is either seen whole or, where it was stored anew, seen empty."""
     given = plan.source_relation
     return exported.rows == 0 or given is None or given.kind not in "rm" or given.has_children
-
-
-def _drop(target: Session, name: TableName) -> None:
-    """Drop the staging table of a table that failed; where the session is lost, the next run's sweep does it."""
-    if target.connection.closed:
-        return
-    with suppress(psycopg.Error), target.within(_DROP_SECONDS):
-        target.connection.execute(statements.drop_staging(name))

@@ -35,6 +35,7 @@ from airflow_provider_safecopy.transfer import (
 from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.job import Job, Right
+from airflow_provider_safecopy.transfer.model import Way
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.receipt import Receipt
 from airflow_provider_safecopy.transfer.report import StageReport
@@ -52,6 +53,8 @@ _CATALOG = sql.load("catalog")
 _PAUSE_SECONDS = (0.05, 0.3)
 # Between two statements of the publish nothing is done here that takes time.
 _IDLE_SECONDS = 15.0
+_PREPARED: frozenset[Way] = frozenset({"swap", "delta", "upsert"})
+"""The ways that do something before the transaction."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ def publish(
 ) -> Published:
     """Publish what `verification` proves. `fence` must raise inside the transaction when the lock is lost.
 
-    `trying` is called before each try at a table that others have locked.
+    `trying` is called before each try at a table that others have locked. The staging table is left to the caller: to
+    drop it here would wait for whoever reads it, a dump of the whole database say, with the target locked meanwhile.
 
     Raises `FencedOutError`, `StageError` and its kinds, `VerifyError` when the table does not hold what was
     written (a trigger?), `PublishUnknownError` when nobody can tell. In all but the last nothing changed.
@@ -87,9 +91,10 @@ def publish(
     try:
         with target.within(plan.spec.timeouts.publish + SILENT_SECONDS):
             with target.obeys(abort):
-                # Asked again where it counts; here it spares a run that has lost its lock the work, and tells it so.
-                with target.connection.transaction(force_rollback=True):
-                    fence(target.connection)
+                if plan.publish in _PREPARED or drift.adds_columns(plan):
+                    # Asked again where it counts; here it spares a run that has lost its lock the work, and tells it so.
+                    with target.connection.transaction(force_rollback=True):
+                        fence(target.connection)
                 job = drift.widen(job)
                 older = elders.of(job)
                 prepared = WAYS[plan.publish].prepare(job)
@@ -180,7 +185,6 @@ def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
         inplace.stop_autovacuum(job)
     written = WAYS[job.plan.publish].write(job, before.prepared)
     guard.demand_size(job.plan, previous=written.previous, held=written.held)
-    job.connection.execute(statements.drop_staging(job.verification.staging))
     entered = receipt.write(job, written, before.move)
     return _Done(written, entered, tuple(sequence.advance(job, before.peaks)))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _CATALOG = sql.load("catalog")
 _NAME_BYTES = 63
 _DROP_SECONDS = 3.0
+# An autovacuum gives way to whoever has waited for deadlock_timeout, which is a second.
+_DROP_LOCK, _SWEEP_LOCK = "2s", "200ms"
 _SCHEMA = "safecopy"
 # Names are counted in the server's encoding; where unsure in UTF-8, which no server encoding outgrows.
 _CODECS = {"EUC_KR": "euc_kr"}
@@ -64,8 +66,45 @@ def staging(plan: CopyPlan, target: Session, *, token: int, attempt: UUID) -> It
         ) from error
     try:
         yield name
-    finally:
-        _drop(target, name)
+    except BaseException:
+        drop_failed(target, name)
+        raise
+    drop(target, name)
+
+
+def drop_failed(target: Session, name: TableName) -> None:
+    """As `drop`, of a copy that has failed: whoever waits for its end does not wait long for this."""
+    with target.within(_DROP_SECONDS):
+        drop(target, name)
+
+
+def drop(target: Session, *names: TableName) -> None:
+    """Drop our staging tables; where the session is lost, or somebody reads them, the next run's sweep does it."""
+    left: dict[TableName, psycopg.Error] = {}
+    if names:
+        try:
+            _drop(target, names, lock_timeout=_DROP_LOCK)
+        except psycopg.Error as error:
+            left = {names[0]: error} if len(names) == 1 else _undropped(target, names)
+    for name, why in left.items():
+        log.warning("left behind: %s: %s; the next run drops it", name, str(why).strip())
+
+
+def _undropped(target: Session, names: Iterable[TableName]) -> dict[TableName, psycopg.Error]:
+    """Drop each by itself. Those that could not be, and why."""
+    left = {}
+    for name in names:
+        try:
+            _drop(target, [name], lock_timeout=_SWEEP_LOCK)
+        except psycopg.Error as error:
+            left[name] = error
+    return left
+
+
+def _drop(target: Session, names: Sequence[TableName], *, lock_timeout: str) -> None:
+    with target.connection.transaction():
+        target.connection.execute(statements.set_local("lock_timeout", lock_timeout))
+        target.connection.execute(statements.drop_staging(*names))
 
 
 def leftovers(target: Session, *, gone: Iterable[str] = ()) -> tuple[TableName, ...]:
@@ -81,14 +120,11 @@ def sweep(target: Session, *, gone: Iterable[str] = ()) -> tuple[str, ...]:
     """
     swept = []
     for name in leftovers(target, gone=gone):
-        with target.connection.transaction():
-            target.connection.execute(statements.set_local("lock_timeout", "200ms"))
-            try:
-                with target.connection.transaction():
-                    target.connection.execute(statements.drop_staging(name))
-            except psycopg.errors.LockNotAvailable:
-                log.info("%s: left alone, somebody is still using it", name)
-                continue
+        try:
+            _drop(target, [name], lock_timeout=_SWEEP_LOCK)
+        except psycopg.errors.LockNotAvailable:
+            log.info("%s: left alone, somebody is still using it", name)
+            continue
         log.warning("%s: dropped, its run is gone", name)
         swept.append(str(name))
     return tuple(swept)
@@ -103,18 +139,6 @@ def _create(plan: CopyPlan, target: Session, name: TableName) -> None:
         return
     columns = [(taken.name, taken.type) for _, taken in plan.pairs]
     target.connection.execute(statements.create_staging(name, columns))
-
-
-def _drop(target: Session, name: TableName) -> None:
-    """Drop our staging table; where the session is lost, the next run's sweep does it."""
-    if target.connection.closed:
-        log.warning("%s is left behind: the connection is lost; the next run drops it", name)
-        return
-    try:
-        with target.within(_DROP_SECONDS):
-            target.connection.execute(statements.drop_staging(name))
-    except psycopg.Error as error:
-        log.warning("%s is left behind: %s; the next run drops it", name, error)
 
 
 def _length(text: str, codec: str) -> int:

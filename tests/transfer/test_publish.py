@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -124,6 +125,37 @@ def test_a_target_locked_too_long_names_who_holds_it(
             pipeline.copy(spec(timeouts=Timeouts(publish=1.5)), source.endpoint, target.endpoint)
         assert str(holder.info.backend_pid) in str(caught.value)
     assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
+    nothing_left(source, target)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"publish": "delta"}, {"publish": "delete_insert"}, {"write_mode": "append", "slice": "하루"}],
+    ids=["delta", "delete_insert", "append"],
+)
+def test_a_dump_that_reads_staging_holds_nothing_up(
+    filled: tuple[Database, Database],
+    nothing_left: NothingLeft,
+    caplog: pytest.LogCaptureFixture,
+    options: dict[str, Any],
+) -> None:
+    """It locks all tables there are, and would hold up whoever drops one of them for as long as it takes."""
+    source, target = filled
+    with target.connect() as dump:
+
+        def begin(at: Progress) -> None:
+            if at.stage == "verify":
+                staged = target.value(
+                    "SELECT format('%I', relname) FROM pg_class WHERE relname ~ '고객__safecopy_.*[0-9a-f]{8}$'"
+                )
+                dump.execute(f"BEGIN; LOCK TABLE safecopy.{staged} IN ACCESS SHARE MODE".encode())
+
+        asked = spec(timeouts=Timeouts(publish=20), **options)
+        report = pipeline.copy(asked, source.endpoint, target.endpoint, progress=begin)
+        assert report.inserted == 2000
+        assert "left behind: safecopy.고객__safecopy_1_" in caplog.text
+        dump.rollback()
+    pipeline.copy(spec(publish="delta"), source.endpoint, target.endpoint)
     nothing_left(source, target)
 
 

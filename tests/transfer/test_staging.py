@@ -174,7 +174,7 @@ def test_when_the_session_is_lost_it_stays_and_the_next_run_drops_it(
 ) -> None:
     with opened() as session, staging(planned, session, token=7, attempt=ATTEMPT):
         target.execute("SELECT pg_terminate_backend(%s, 10000)", [session.server.backend])
-    assert "is left behind" in caplog.text
+    assert "left behind: safecopy.고객__safecopy_7_0123abcd: " in caplog.text
     assert tables(target) == ["고객__safecopy_7_0123abcd"]
     with opened(uuid4()) as session:
         assert sweep(session) == ("safecopy.고객__safecopy_7_0123abcd",)

@@ -78,9 +78,9 @@ def create_staging(staging: TableName, columns: Iterable[tuple[str, str]]) -> Co
     )
 
 
-def drop_staging(staging: TableName) -> Composed:
-    """Drop a staging table; nothing can depend on it."""
-    return SQL("DROP TABLE IF EXISTS {}").format(table(staging))
+def drop_staging(*staging: TableName) -> Composed:
+    """Drop staging tables; nothing can depend on them."""
+    return SQL("DROP TABLE IF EXISTS {}").format(SQL(", ").join(map(table, staging)))
 
 
 def rename(of: TableName, name: str) -> Composed:
