@@ -508,8 +508,9 @@ def test_a_control_session_that_is_lost_ends_the_batch(
     assert len(report.tables) == 2
     assert all(each.error.retryable for each in report.failed)
     assert [is_old(pair, name) for name in names] == [False, False, True, True, True]
-    nothing_left(*pair)
+    # What the lost session would have dropped is left to the next run.
     assert copied(pair, names).status == "published"
+    nothing_left(*pair)
 
 
 def test_rounds_follow_each_other(

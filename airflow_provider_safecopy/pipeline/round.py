@@ -162,6 +162,7 @@ class Rounds:
                 fence=crew.lock.fence_of(lease, target.all),
                 abort=crew.asked.abort,
                 trying=crew.pulse.step,
+                drops=False,
             )
         except BaseException:
             staging.drop_failed(target, name)

@@ -11,6 +11,7 @@ import random
 import select
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,7 @@ _CATALOG = sql.load("catalog")
 _PAUSE_SECONDS = (0.05, 0.3)
 # Between two statements of the publish nothing is done here that takes time.
 _IDLE_SECONDS = 15.0
+_GLANCE_SECONDS = 0.01
 _PREPARED: frozenset[Way] = frozenset({"swap", "delta", "upsert"})
 """The ways that do something before the transaction."""
 
@@ -76,11 +78,12 @@ def publish(
     fence: Callable[[psycopg.Connection[Any]], None],
     abort: AbortSwitch,
     trying: Callable[[], None] = lambda: None,
+    drops: bool = True,
 ) -> Published:
     """Publish what `verification` proves. `fence` must raise inside the transaction when the lock is lost.
 
-    `trying` is called before each try at a table that others have locked. The staging table is left to the caller: to
-    drop it here would wait for whoever reads it, a dump of the whole database say, with the target locked meanwhile.
+    `trying` is called before each try at a table that others have locked. With `drops` the staging table goes in the
+    same transaction, unless somebody reads it: that is not waited for, and it is left to the caller.
 
     Raises `FencedOutError`, `StageError` and its kinds, `VerifyError` when the table does not hold what was
     written (a trigger?), `PublishUnknownError` when nobody can tell. In all but the last nothing changed.
@@ -104,7 +107,7 @@ def publish(
                 peaks = sequence.peaks(job, verification.staging) if plan.publish == "swap" else None
             ready = time.monotonic()
             with Blockers(job) as blockers:
-                done = _until_locked(job, _Beforehand(prepared, move, peaks), blockers)
+                done = _until_locked(job, _Beforehand(prepared, move, peaks, drops), blockers)
                 commit.commit(job)
     except psycopg.Error as error:
         target.end_transaction()
@@ -132,6 +135,7 @@ class _Beforehand:
     prepared: Any
     move: Move | None
     peaks: Peaks | None
+    drops: bool
 
 
 @dataclass(frozen=True)
@@ -185,8 +189,24 @@ def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
         inplace.stop_autovacuum(job)
     written = WAYS[job.plan.publish].write(job, before.prepared)
     guard.demand_size(job.plan, previous=written.previous, held=written.held)
+    if before.drops:
+        _drop_unread(job)
     entered = receipt.write(job, written, before.move)
     return _Done(written, entered, tuple(sequence.advance(job, before.peaks)))
+
+
+def _drop_unread(job: Job) -> None:
+    """Drop staging, unless a dump of the whole database reads it, say: the target would be locked as long as that takes."""
+    with suppress(psycopg.errors.LockNotAvailable), job.connection.transaction():
+        job.connection.execute(
+            SQL("; ").join(
+                [
+                    statements.set_timeout("lock_timeout", _GLANCE_SECONDS),
+                    statements.drop_staging(job.verification.staging),
+                    statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS),
+                ]
+            )
+        )
 
 
 def _translated(plan: CopyPlan, error: psycopg.Error) -> StageError:
