@@ -76,8 +76,9 @@ class CopySpec:
     `refresh_views`: refresh dependent materialized views after the publish.
 
     `parallel`: how many streams read and load one table at once; ``auto`` is two for large tables where the machine
-    has the processors, two for a sequential copy and four for a chunked one. `rate_limit` bounds the bytes a second that are read from the source, all streams together.
-    `compress` packs what is spooled to disk, with zstd or lz4; it pays on disks slower than about 90 MB/s.
+    has the processors, two for a sequential copy and four for a chunked one. `rate_limit` bounds the bytes a second
+    that are read from the source, all streams together. `compress` packs what is spooled to disk, with zstd
+    or lz4; it pays on disks slower than about 90 MB/s.
 
     `spool_limit` bounds temporary disk in bytes; None means 1 GiB for chunked and no bound for
     sequential, which needs the whole table on disk. `lock` is the name the run holds beside the target

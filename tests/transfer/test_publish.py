@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.demo.servers import Server
@@ -16,8 +17,10 @@ from airflow_provider_safecopy.errors import (
     StageTimeoutError,
     VerifyError,
 )
-from airflow_provider_safecopy.transfer.model import Progress
+from airflow_provider_safecopy.transfer import publish as publish_module
+from airflow_provider_safecopy.transfer.model import Progress, Way
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.transfer.ways import WAYS
 from tests.conftest import NothingLeft
 from tests.ground.customers import SHAPE, TABLE, fill, spec
 from tests.ground.database import Database
@@ -126,6 +129,16 @@ def test_a_target_locked_too_long_names_who_holds_it(
         assert str(holder.info.backend_pid) in str(caught.value)
     assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
     nothing_left(source, target)
+
+
+def test_the_ways_for_which_the_fence_is_asked_once_do_nothing_before(mocker: MockerFixture) -> None:
+    """Whatever a run does before its transaction, one that has lost its lock must not."""
+    at_once = set(get_args(Way)) - publish_module._PREPARED
+    assert at_once == {"create", "delete_insert", "insert", "truncate_insert"}
+    for way in at_once:
+        job = mocker.Mock()
+        assert WAYS[way].prepare(job) is None
+        assert job.mock_calls == []
 
 
 @pytest.mark.parametrize(
