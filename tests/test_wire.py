@@ -77,9 +77,9 @@ def test_a_network_that_swallows_everything_is_waited_for_no_longer(
 def test_what_was_stopped_is_cancelled_and_after_the_block_nothing_is(connection: PromptConnection) -> None:
     stopped = threading.Event()
     started = time.monotonic()
-    threading.Timer(0.6, stopped.set).start()
     with connection.unless(stopped.is_set):
         connection.execute("SELECT pg_sleep(0.3)")
+        threading.Timer(0.3, stopped.set).start()
         with pytest.raises(psycopg.errors.QueryCanceled):
             connection.execute("SELECT pg_sleep(60)")
     assert time.monotonic() - started < 10
