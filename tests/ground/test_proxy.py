@@ -127,6 +127,7 @@ def test_what_was_asked_at_a_step_arrives_though_all_is_cleared_away_meanwhile(
     with suppress(psycopg.OperationalError):  # whether the answer comes through is another matter
         session.execute("INSERT INTO 고객 VALUES (1)")
     closing.join()
+    session.close()
     until(lambda: target.value("SELECT count(*) FROM 고객"))
 
 
