@@ -50,6 +50,11 @@ class PromptConnection(psycopg.Connection[Any]):
         finally:
             self._stopped = usual
 
+    def stop(self) -> None:
+        """Cancel what is running. May be called from a signal handler; a cancel that fails costs time, not safety."""
+        with suppress(psycopg.Error):
+            self.cancel_safe(timeout=_CANCEL_SECONDS)
+
     def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
         """What psycopg asks for each answer. It looks around every `interval` seconds."""
         more = {} if timeout is None else {"timeout": timeout}  # unknown to psycopg 3.2
@@ -64,8 +69,7 @@ class PromptConnection(psycopg.Connection[Any]):
         now = time.monotonic()
         if self._stopped is not None and now > self._cancel_after and self._stopped():
             self._cancel_after = now + _CANCEL_AGAIN_SECONDS
-            with suppress(psycopg.Error):  # it costs time, not safety
-                self.cancel_safe(timeout=_CANCEL_SECONDS)
+            self.stop()
 
 
 class LateError(psycopg.OperationalError):

@@ -96,9 +96,3 @@ def test_a_server_that_does_not_take_a_cancel_is_given_up_at_its_deadline(
         with pytest.raises(LateError), connection.within(1), connection.unless(lambda: True):
             connection.execute("SELECT 1")
         assert time.monotonic() - started < 10
-
-
-def test_a_connection_closed_meanwhile_is_no_matter(connection: PromptConnection) -> None:
-    with connection.within(0.05):
-        connection.close()
-        time.sleep(0.1)

@@ -42,6 +42,7 @@ from airflow_provider_safecopy.transfer.receipt import Receipt
 from airflow_provider_safecopy.transfer.report import StageReport
 from airflow_provider_safecopy.transfer.sequence import Peaks
 from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session
+from airflow_provider_safecopy.transfer.statements.rows import together
 from airflow_provider_safecopy.transfer.verify import Verification
 from airflow_provider_safecopy.transfer.watermark import Move
 from airflow_provider_safecopy.transfer.ways import WAYS
@@ -198,15 +199,12 @@ def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
 def _drop_unread(job: Job) -> None:
     """Drop staging, unless a dump of the whole database reads it, say: the target would be locked as long as that takes."""
     with suppress(psycopg.errors.LockNotAvailable), job.connection.transaction():
-        job.connection.execute(
-            SQL("; ").join(
-                [
-                    statements.set_timeout("lock_timeout", _GLANCE_SECONDS),
-                    statements.drop_staging(job.verification.staging),
-                    statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS),
-                ]
-            )
+        drop = (
+            statements.set_timeout("lock_timeout", _GLANCE_SECONDS),
+            statements.drop_staging(job.verification.staging),
+            statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS),
         )
+        job.connection.execute(together(drop))
 
 
 def _translated(plan: CopyPlan, error: psycopg.Error) -> StageError:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, LiteralString, cast
 
@@ -141,9 +141,7 @@ class Session:
     def _cancel(self, late: threading.Event | None = None) -> None:
         if late is not None:
             late.set()
-        # In a signal handler, and the statement has its own timeout: a cancel that fails costs time, not safety.
-        with suppress(psycopg.Error):
-            self.connection.cancel_safe(timeout=2.0)
+        self.connection.stop()
 
 
 @contextmanager
