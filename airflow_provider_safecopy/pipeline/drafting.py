@@ -9,7 +9,7 @@ from typing import Any
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.transfer import draft as drafting
-from airflow_provider_safecopy.transfer import survey
+from airflow_provider_safecopy.transfer import statements, survey
 from airflow_provider_safecopy.transfer.model import Extent
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
@@ -74,7 +74,15 @@ def fits(plan: CopyPlan) -> bool:
         and not spec.refresh_views
         and plan.expected_bytes is not None
         and plan.expected_bytes <= CARRIED_BYTES
+        and _is_plain(plan)
     )
+
+
+def _is_plain(plan: CopyPlan) -> bool:
+    """Whether both scripts of a shuttle hold nothing that psql could act upon: any other text is for ``-c``."""
+    columns = [(taken.name, taken.type) for _, taken in plan.pairs]
+    texts = plan.read(), statements.create_staging(plan.target_name, columns)
+    return all(map(statements.is_plain, texts))
 
 
 def as_carried(plan: CopyPlan) -> CopyPlan:

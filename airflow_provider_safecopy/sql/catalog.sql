@@ -7,16 +7,11 @@ SELECT pg_catalog.current_schemas(false)::pg_catalog.text[] AS search_path,
        pg_catalog.current_setting('lc_monetary') AS lc_monetary
 
 -- name: pin
+-- Beside what decides what rows mean, which `statements.settings` pins.
 -- The last of them are not known to every major. A question is planned once, for whatever table it is asked of, and
 -- never compiled, which takes longer than to answer it. A server asks by itself whether we are still there: of a client
 -- that has vanished without a word (power, network) it would hear after two hours, and keep its session until then.
-SELECT set_config('search_path', 'pg_catalog', false), set_config('client_encoding', 'UTF8', false),
-       set_config('DateStyle', 'ISO, YMD', false), set_config('IntervalStyle', 'postgres', false),
-       set_config('TimeZone', 'UTC', false), set_config('extra_float_digits', '3', false),
-       set_config('bytea_output', 'hex', false), set_config('lc_monetary', 'C', false),
-       set_config('row_security', 'off', false), set_config('xmloption', 'content', false),
-       set_config('standard_conforming_strings', 'on', false),
-       set_config('default_transaction_isolation', 'read committed', false),
+SELECT set_config('default_transaction_isolation', 'read committed', false),
        set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),
        set_config('idle_in_transaction_session_timeout', '0', false), set_config('idle_session_timeout', '0', false),
        set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false),
@@ -31,7 +26,8 @@ SELECT set_config('search_path', 'pg_catalog', false), set_config('client_encodi
 -- user's run in a publish, and may look up names, the date or the time as they always did.
 SET LOCAL search_path TO DEFAULT; SET LOCAL TimeZone TO DEFAULT; SET LOCAL DateStyle TO DEFAULT;
 SET LOCAL IntervalStyle TO DEFAULT; SET LOCAL extra_float_digits TO DEFAULT; SET LOCAL bytea_output TO DEFAULT;
-SET LOCAL lc_monetary TO DEFAULT; SET LOCAL xmloption TO DEFAULT; SET LOCAL standard_conforming_strings TO DEFAULT;
+SET LOCAL lc_monetary TO DEFAULT; SET LOCAL xmloption TO DEFAULT; SET LOCAL array_nulls TO DEFAULT;
+SET LOCAL quote_all_identifiers TO DEFAULT; SET LOCAL standard_conforming_strings TO DEFAULT;
 SET LOCAL plan_cache_mode TO DEFAULT; SET LOCAL jit TO DEFAULT
 
 -- name: read_only

@@ -117,7 +117,7 @@ def _back(source: Session, cursor: Cursor, mark: str | None, lookback: str, refu
 
 def _computed(source: Session, query: Composed) -> dict[str, Any]:
     """One row of the source's. Raises psycopg's `DataError` for what cannot be read as the cursor's type."""
-    with source.connection.transaction():
+    with source.reading():
         row = source.one(query)
     assert row is not None  # noqa: S101 -- a SELECT without FROM has one row
     return row

@@ -115,8 +115,12 @@ def describe(session: Session, name: TableName) -> Relation | None:
 
 
 def describe_query(session: Session, source_sql: str) -> Relation:
-    """The shape of a query's result. Raises psycopg.Error when the server cannot make sense of it."""
-    with session.connection.transaction(), session.connection.cursor(binary=True) as cursor:
+    """The shape of a query's result. Raises psycopg.Error when the server cannot make sense of it.
+
+    It must be a query by itself too, and not only between our parentheses.
+    """
+    with session.reading(), session.connection.cursor(binary=True) as cursor:
+        session.one(statements.explain(statements.verbatim(source_sql)))
         result = cursor.execute(statements.no_rows(source_sql)).pgresult
         assert result is not None  # noqa: S101 -- execute returned
         names = [(result.fname(i) or b"").decode() for i in range(result.nfields)]

@@ -31,7 +31,7 @@ from airflow_provider_safecopy.transfer.model import Extent, MiB
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
-from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.session import Session, SettingsChangedError
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.ways import WAYS
 
@@ -52,7 +52,6 @@ def draft(
     to be carried out and not shown: it does not spell out how it will publish.
     """
     refusals = [
-        *refusal.of_sql(spec),
         *refusal.of_server(source, writing=False),
         *refusal.of_server(target, writing=True),
     ]
@@ -114,8 +113,9 @@ def draft(
     views = aftermath.views(target, plan.target_name) if spec.refresh_views and there else ()
     stale = aftermath.warnings(target.server.role, views)
     plan = dataclasses.replace(plan, warnings=(*plan.warnings, *_since(plan, target), *stale))
+    refusals += refusal.of_text(statements.export_copy(plan.read(), format=plan.format)) if given else ()
     if refusals or not telling:
-        return plan
+        return dataclasses.replace(plan, refusals=tuple(refusals))
     after = aftermath.steps(publish, plan.target_name, views)
     return dataclasses.replace(plan, publishing=(*drift.steps(plan), *WAYS[publish].steps(plan, target), *after))
 
@@ -137,6 +137,9 @@ def _source(spec: CopySpec, session: Session, refusals: list[Refusal]) -> Relati
         return _relation(session, spec.source_table, refusals)
     try:
         return catalog.describe_query(session, spec.source_sql or "")
+    except SettingsChangedError as error:
+        refusals.append(refusal.changed_settings("source_sql", session, error.names))
+        return None
     except psycopg.Error as error:
         refusals.append(_bad_sql("source_sql", session, error))
         return None
@@ -178,13 +181,19 @@ def _expect(
         return None, None  # refused already, for a better reason than the server would give
     columns = [column.name for column, _ in pairs]
     bounds = ledger.bounds.condition() if ledger and ledger.bounds else None
-    query = statements.select(columns, given.name or spec.source_sql or "", spec.where, bounds)
+    read_from, option = given.name or spec.source_sql or "", "where" if spec.where else given.label
+    query = statements.select(columns, read_from, spec.where, bounds)
     try:
-        with session.connection.transaction():
+        with session.reading():
+            if spec.where is not None:  # a condition by itself too, and not only between our parentheses
+                session.one(statements.explain(statements.where_alone(read_from, spec.where)))
             node = session.value(statements.explain(query))[0]["Plan"]
             empty = given.kind in "rpm" and spec.fewest_rows > 0 and not session.value(statements.any_row(query))
+    except SettingsChangedError as error:
+        refusals.append(refusal.changed_settings(option, session, error.names))
+        return None, None
     except psycopg.Error as error:
-        refusals.append(_bad_sql("where" if spec.where else given.label, session, error))
+        refusals.append(_bad_sql(option, session, error))
         return None, None
     if empty:
         refusals.append(guard.empty(spec, given.label))

@@ -62,25 +62,16 @@ def start(
     """Start the export psql on the rows of `snapshot`, all or those in `pages`. Raises `StageError`."""
     assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
     nonce, (data, into) = new_nonce(), pipe()
-    script = memory_file(
-        statements.export_script(
-            plan.read(pages),
-            format=plan.format,
-            snapshot=snapshot,
-            output=f"/proc/self/fd/{into}",
-            nonce=nonce,
-            seconds=plan.spec.timeouts.export,
-        )
-    )
+    scripts, words = _given(plan, pages, snapshot=snapshot, output=f"/proc/self/fd/{into}", nonce=nonce)
     try:
         psql = Psql.start(
             "export",
             plan.psql,
             source,
             nonce=nonce,
-            arguments=["-f", "-"],
-            stdin=script,
-            inherit=[into],
+            arguments=words,
+            stdin=scripts[-1],
+            inherit=[into, *scripts[:-1]],
             application_name=application_name,
             connect_timeout=plan.spec.timeouts.connect,
         )
@@ -88,8 +79,8 @@ def start(
         os.close(data)
         raise
     finally:
-        os.close(into)
-        os.close(script)
+        for descriptor in (into, *scripts):
+            os.close(descriptor)
     log.info("export started (PID %d): %s", psql.pid, plan.source)
     return Export(psql, data)
 
@@ -114,6 +105,7 @@ def prove(export: Export, *, size: int, digest: str) -> Exported:
         # Invalid snapshot: the control session that held it was lost, the next run has another.
         lost = True if transcript.sqlstate == _SNAPSHOT_LOST else None
         raise psql.failure(f"failed with exit code {code}", retryable=lost)
+    demand_meaning(psql)
     rows = transcript.number("rows")
     if rows is None or transcript.values("end") != [""]:
         raise psql.failure("ended with exit code 0 but without the server's row count", retryable=True)
@@ -122,3 +114,34 @@ def prove(export: Export, *, size: int, digest: str) -> Exported:
     seconds = time.monotonic() - psql.started
     log.info("export done: %d rows, %d bytes, %.2f s (PID %d)", rows, size, seconds, psql.pid)
     return Exported(rows, size, digest, (StageReport("export", seconds, psql.pid, code, rows, size),))
+
+
+def demand_meaning(psql: Psql) -> None:
+    """Raise `StageError` where a COPY has left another meaning to its texts, or has not said so."""
+    said = psql.transcript.values("changed")
+    if said == [""]:
+        return
+    names = [each for each in said if each]
+    if not names:
+        raise psql.failure("did not say once which settings are in force", retryable=True)
+    raise psql.failure(
+        f"ran a function that changed {', '.join(names)}, which decides what the rows mean",
+        hint="give that function a SET clause of its own: what it sets then ends with it",
+        retryable=False,
+    )
+
+
+def _given(
+    plan: CopyPlan, pages: Pages | None, *, snapshot: str, output: str, nonce: str
+) -> tuple[list[int], list[str]]:
+    """Scripts in memory, the last for psql's stdin, and psql's arguments. Text that psql could act upon is in no script."""
+    read, seconds = plan.read(pages), plan.spec.timeouts.export
+    copy = statements.export_copy(read, format=plan.format)
+    if statements.is_plain(copy):
+        script = statements.export_script(
+            read, format=plan.format, snapshot=snapshot, output=output, nonce=nonce, seconds=seconds
+        )
+        return [memory_file(script)], ["-f", "-"]
+    first = memory_file(statements.export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds))
+    words = ["-f", f"/proc/self/fd/{first}", "-c", statements.export_output(output), "-c", copy.as_string(None)]
+    return [first, memory_file(statements.export_end(nonce))], [*words, "-f", "-"]

@@ -13,7 +13,7 @@ from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.bounds import Bounds, bounds_of, is_value, zone_warnings
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.cursor import Cursor, cursor_of
-from airflow_provider_safecopy.transfer.name import spell
+from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.origin import Origin, basis_of, origin_of
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.slice import Appended
@@ -105,9 +105,14 @@ def _stored(target: Session, taken: Relation, ledger: Ledger, cursor: Cursor) ->
         stale = "the source has been made anew since"
     elif not row["same_target"]:
         stale = f"{taken.label} has been made anew since"
-    elif taken.name and not target.value(statements.any_row(statements.select((), taken.name, None))):
+    elif taken.name and _is_empty(target, taken.name):
         stale = f"{taken.label} is empty"
     return Stored(row["value"], stale)
+
+
+def _is_empty(target: Session, table: TableName) -> bool:
+    with target.reading():
+        return not target.value(statements.any_row(statements.select((), table, None)))
 
 
 def _of_watermark(source: Session, taken: Relation | None, ledger: Ledger, cursor: Cursor) -> list[Refusal]:

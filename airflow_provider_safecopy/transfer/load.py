@@ -81,9 +81,9 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
     """Start the import psql into `staging`. Raises `StageError`."""
     assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
     nonce, (stdin, data), (told, gate) = new_nonce(), pipe(), pipe()
-    frozen = staging if plan.freezes else None
-    prologue = memory_file(statements.load_prologue(nonce=nonce, seconds=plan.spec.timeouts.import_, frozen=frozen))
-    copy = statements.load_copy(staging, plan.target_columns, format=plan.format, freeze=frozen is not None)
+    prologue = memory_file(statements.load_prologue(nonce=nonce, seconds=plan.spec.timeouts.import_))
+    epilogue = memory_file(statements.load_end(nonce, frozen=plan.freezes))
+    copy = statements.load_copy(staging, plan.target_columns, format=plan.format, freeze=plan.freezes)
     try:
         psql = Psql.start(
             "import",
@@ -92,11 +92,12 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
             nonce=nonce,
             arguments=[
                 *("-f", f"/proc/self/fd/{prologue}"),
-                *("-c", copy, "-c", statements.load_rows(nonce)),
+                *(("-c", statements.load_frozen(staging)) if plan.freezes else ()),
+                *("-c", copy, "-f", f"/proc/self/fd/{epilogue}"),
                 *("-f", f"/proc/self/fd/{told}"),
             ],
             stdin=stdin,
-            inherit=[prologue, told],
+            inherit=[prologue, epilogue, told],
             application_name=application_name,
             connect_timeout=plan.spec.timeouts.connect,
         )
@@ -105,7 +106,7 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
         os.close(gate)
         raise
     finally:
-        for descriptor in (stdin, told, prologue):
+        for descriptor in (stdin, told, prologue, epilogue):
             os.close(descriptor)
     os.set_blocking(data, False)
     log.info("import started (PID %d): %s", psql.pid, staging)

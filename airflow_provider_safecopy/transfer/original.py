@@ -15,7 +15,7 @@ from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.definition import Identity, NewColumn, NewKey
 from airflow_provider_safecopy.transfer.name import spell
 from airflow_provider_safecopy.transfer.refusal import NAME_BYTES
-from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.session import Session, SettingsChangedError
 from airflow_provider_safecopy.transfer.statements import define
 
 _DEFINE = sql.load("define")
@@ -130,8 +130,10 @@ def _default(target: Session, name: str, found: Mapping[str, Any], told: list[st
 
 def _understood(target: Session, expression: str) -> bool:
     try:
-        with target.connection.transaction():
+        with target.reading():
             target.one(statements.explain(define.some_value(expression)))
+    except SettingsChangedError:
+        return False
     except psycopg.Error as error:
         if (error.sqlstate or "08")[:2] in {"08", "57"}:
             raise

@@ -5,15 +5,18 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 
+from psycopg.sql import Composable
+
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import catalog
 from airflow_provider_safecopy.transfer.catalog import KINDS, Relation
 from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.session import Session
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.statements import psql_would_replace
+from airflow_provider_safecopy.transfer.statements import is_plain
 
 NAME_BYTES = 63
+# Linux takes no longer argument than 128 KiB (MAX_ARG_STRLEN); the pages of a lane come on top.
+_ARGUMENT_BYTES = 127 * 1024
 _SOURCES = "rpvmf"
 _TARGETS = "rp"
 
@@ -49,15 +52,24 @@ def of_missing(session: Session, name: TableName) -> Refusal:
     return Refusal("no_such_table", f"{name}: no such table in {session.endpoint}", table=str(name), hint=hint)
 
 
-def of_sql(spec: CopySpec) -> Iterator[Refusal]:
-    """SQL that psql, which executes it, would read differently than the server."""
-    for option, text in (("source_sql", spec.source_sql), ("where", spec.where)):
-        if text is not None and (place := psql_would_replace(text)):
-            yield Refusal(
-                "psql_variable",
-                f"{option}: psql would replace {place!r} by a variable of its own",
-                hint="put a blank after the colon, or write the text in another way",
-            )
+def of_text(copy: Composable) -> Iterator[Refusal]:
+    """SQL that psql must not read, and that is too long for an argument of its."""
+    size = len(copy.as_string(None).encode())
+    if size >= _ARGUMENT_BYTES and not is_plain(copy):
+        yield Refusal(
+            "sql_too_long",
+            f"the export's COPY is {size} bytes long, and psql is given at most {_ARGUMENT_BYTES} of such a text",
+            hint="make a view of it; or leave out backslashes, semicolons, and colons before a name, then it may be longer",
+        )
+
+
+def changed_settings(option: str, session: Session, names: str) -> Refusal:
+    """SQL that changes what is meant by rows and by other SQL."""
+    return Refusal(
+        "settings_changed",
+        f"{option}: a function that it runs on {session.endpoint} changed {names}, which decides what the rows mean",
+        hint="give that function a SET clause of its own: what it sets then ends with it",
+    )
 
 
 def of_server(session: Session, *, writing: bool) -> Iterator[Refusal]:

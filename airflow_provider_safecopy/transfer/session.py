@@ -6,11 +6,12 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, LiteralString, cast
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Composed
 
@@ -19,6 +20,7 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer.recall import Recall
+from airflow_provider_safecopy.transfer.statements import settings
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,21 @@ PATIENCE_SECONDS = 300.0
 """How long an answer may take where nobody says otherwise."""
 
 _GONE_WITHIN = 10.0
+_READING = "safecopy_reading"
 _ANSWER_SECONDS = 5.0
+
+
+class SettingsChangedError(StageError):
+    """SQL that was run on a server changed settings that decide what rows mean: `names` says which."""
+
+    def __init__(self, endpoint: Endpoint, names: str) -> None:
+        super().__init__(
+            f"a function that was run on {endpoint} changed {names}, which decides what rows mean; nothing was published",
+            stage="verify",
+            retryable=False,
+            hint="give that function a SET clause of its own: what it sets then ends with it",
+        )
+        self.names = names
 
 
 @dataclass(frozen=True)
@@ -118,6 +134,26 @@ class Session:
         if late.is_set():  # it came at the same moment as the lock, and may yet hit what follows
             raise psycopg.errors.LockNotAvailable(_LATE)
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Ask what runs SQL of a user in this block: it cannot write, and what it sets is set back.
+
+        A transaction of its own or, in one that is open, a savepoint, whose locks stay. Raises `SettingsChangedError`
+        when a setting that decides what rows mean was changed.
+        """
+        idle = self.connection.info.transaction_status == TransactionStatus.IDLE
+        savepoint = None if idle else _READING
+        self.connection.execute(settings.begin_reading(savepoint))
+        try:
+            yield
+        except BaseException:
+            with suppress(psycopg.Error):  # a session that is lost has nothing to undo
+                self.connection.execute(settings.undo_reading(savepoint))
+            raise
+        ((changed,),) = self.connection.execute(settings.end_reading(savepoint)).fetchall()
+        if changed:
+            raise SettingsChangedError(self.endpoint, changed)
+
     def end_transaction(self) -> None:
         """Roll back whatever is open. A session that is lost, or silent, has nothing open: it is closed."""
         try:
@@ -199,12 +235,15 @@ def end_stage_sessions(session: Session, *, application_name: str, spared: tuple
 def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_only: bool) -> Session:
     """All in one message, and hence one transaction."""
     words = ("own", "pin", "server", *(("read_only",) if read_only else ()))
+    # Asked first, what the role has; all else finds its names in pg_catalog alone.
+    asked = [SQL(_CATALOG[word]) for word in words]
     with connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(SQL("; ").join(SQL(_CATALOG[word]) for word in words))
+        cursor.execute(SQL("; ").join([asked[0], *settings.session_pins(), *asked[1:]]))
         told: list[dict[str, Any]] = []
-        for _ in words:
-            told += cursor.fetchall()
-            cursor.nextset()
+        while True:
+            told += cursor.fetchall() if cursor.description else []
+            if not cursor.nextset():
+                break
     own, _, facts, *_ = told
     path = tuple(own.pop("search_path"))
     return Session(endpoint.reached_by(connection), connection, Server(**facts, **own), path)

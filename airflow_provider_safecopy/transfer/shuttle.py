@@ -26,7 +26,7 @@ from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.transfer import load as loading
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.driver import Driver
-from airflow_provider_safecopy.transfer.export import Exported
+from airflow_provider_safecopy.transfer.export import Exported, demand_meaning
 from airflow_provider_safecopy.transfer.load import Loaded
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
@@ -105,7 +105,7 @@ class Shuttle:
         self._size, self._digest = 0, xxhash.xxh3_128()
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
-        self._wait(driver, "rows", also=self._data)
+        self._wait(driver, "changed", also=self._data)
         self._read()  # all that it wrote before the mark is in the pipe by now
         self._asked = None
         return self._exported(driver)
@@ -126,10 +126,11 @@ class Shuttle:
             nonce,
             statements.load_next(staging, columns, format=plan.format, data=data, nonce=nonce, seconds=seconds),
         )
-        self._wait(driver, "rows")
+        self._wait(driver, "changed")
         size, digest = self._read_again()
         rows = driver.psql.transcript.number("rows")
         loading.demand_agreement(exported, rows=rows, size=size, digest=digest, where=f"{plan.target_name}: ")
+        demand_meaning(driver.psql)
         driver.add(statements.load_commit(nonce))
         self._wait(driver, "committed")
         seconds = time.monotonic() - driver.began
@@ -240,6 +241,7 @@ class Shuttle:
 
     def _exported(self, driver: Driver) -> Exported:
         psql, size = driver.psql, self._size
+        demand_meaning(psql)
         rows = psql.transcript.number("rows")
         if rows is None:
             raise psql.failure("did not give the server's row count", retryable=True)

@@ -87,10 +87,11 @@ class Stream:
         for lane, load in zip(self._lanes, loads, strict=True):
             load.end_data()
             lane.taken.moved = time.monotonic()
-        self._pump(lambda: all(load.psql.transcript.values("rows") for load in loads))
+        self._pump(lambda: all(load.psql.transcript.values("changed") for load in loads))
         for lane, load, proof in zip(self._lanes, loads, exported, strict=True):
             rows, digest = load.psql.transcript.number("rows"), lane.taken.digest.hexdigest()
             loading.demand_agreement(proof, rows=rows, size=lane.taken.size, digest=digest)
+            exporting.demand_meaning(load.psql)
         for load in loads:
             load.commit()
         self._pump(lambda: all(load.psql.process.poll() is not None for load in loads))

@@ -7,8 +7,8 @@ for drafting alone, since what counts at the publish is asked again under the ta
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, LiteralString, cast
 
@@ -72,6 +72,12 @@ class Survey(Session):
             self._begin()
             self.answers[key] = self.behind.all(query, parameters)
         return [row.copy() for row in self.answers[key]]
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """As a session's own; begun with the first question that is not remembered."""
+        with cast("_Connection", self.connection).lazily(self.behind.reading):
+            yield
 
     def _begin(self) -> None:
         cast("_Connection", self.connection).begin()
@@ -180,7 +186,7 @@ class _Connection:
 
     def __init__(self, real: psycopg.Connection[Any]) -> None:
         self._real = real
-        self._wanted: list[ExitStack] = []
+        self._wanted: list[tuple[ExitStack, Callable[[], AbstractContextManager[Any]]]] = []
         self._begun = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -190,15 +196,21 @@ class _Connection:
 
     def begin(self) -> None:
         """What was to begin begins now."""
-        for stack in self._wanted[self._begun :]:
-            stack.enter_context(self._real.transaction())
+        for stack, begin in self._wanted[self._begun :]:
+            stack.enter_context(begin())
         self._begun = len(self._wanted)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """As a connection's own."""
+        with self.lazily(self._real.transaction):
+            yield
+
+    @contextmanager
+    def lazily(self, begin: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+        """What `begin` gives is entered with the first question in the block."""
         with ExitStack() as stack:
-            self._wanted.append(stack)
+            self._wanted.append((stack, begin))
             try:
                 yield
             finally:

@@ -100,11 +100,11 @@ def _ask(
 ) -> dict[str, Any]:
     """One row, within `verify_timeout`. A savepoint keeps the source's snapshot as it is.
 
-    Raises psycopg's `LockNotAvailable` past `lock_timeout` seconds, if given.
+    Raises `SettingsChangedError`, and psycopg's `LockNotAvailable` past `lock_timeout` seconds, if given.
     """
     began, limit = time.monotonic(), plan.spec.timeouts.verify
     try:
-        with session.within(limit + SILENT_SECONDS), session.connection.transaction():
+        with session.within(limit + SILENT_SECONDS), session.reading():
             session.connection.execute(statements.set_timeout("statement_timeout", limit))
             if lock_timeout is not None:
                 session.connection.execute(statements.set_timeout("lock_timeout", lock_timeout))

@@ -16,6 +16,7 @@ import re
 import secrets
 import shlex
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -199,7 +200,7 @@ class Stand:
 
     def _mark(self, told: str) -> None:
         """Say a mark of our own making."""
-        words = [_script()] if self.behaviour.stage == "export" else self.command
+        words = [_script()] if self.behaviour.stage == "export" else _memory_files(self.command)
         nonce = next(match[1] for word in words if (match := _NONCE.search(word)))
         _write(2, f"safecopy {nonce} {told}\n".encode())
 
@@ -208,6 +209,7 @@ class Stand:
         while data := os.read(0, 65536):
             lines += data.count(b"\n")
         self._mark(f"rows {lines}")
+        self._mark("changed ")
         last = int([found for word in self.command for found in _DESCRIPTOR.findall(word)][-1])
         while os.read(last, 65536):
             pass
@@ -244,6 +246,13 @@ class Stand:
 def _script() -> str:
     """The script on stdin, a file in memory, without moving on in it."""
     return os.pread(0, os.fstat(0).st_size, 0).decode()
+
+
+def _memory_files(arguments: list[str]) -> Iterator[str]:
+    """The scripts in memory among the files that psql is given."""
+    for descriptor in (int(found) for word in arguments for found in _DESCRIPTOR.findall(word)):
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            yield os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode()
 
 
 def _stage(arguments: list[str]) -> Stage | None:

@@ -77,13 +77,14 @@ def start_import(path: str, database: Database) -> tuple[Psql, int, int]:
     stdin, data = pipe()
     told, gate = pipe()
     prologue = memory_file(statements.load_prologue(nonce=NONCE, seconds=60))
+    epilogue = memory_file(statements.load_end(NONCE))
     copy = statements.load_copy(TableName("public", "고객"), ["번호", "이름"], format="text")
     arguments = [
-        *("-f", f"/proc/self/fd/{prologue}", "-c", copy, "-c", statements.load_rows(NONCE)),
+        *("-f", f"/proc/self/fd/{prologue}", "-c", copy, "-f", f"/proc/self/fd/{epilogue}"),
         *("-f", f"/proc/self/fd/{told}"),
     ]
-    psql = start(path, database, arguments=arguments, stdin=stdin, inherit=[prologue, told])
-    for descriptor in (stdin, told, prologue):
+    psql = start(path, database, arguments=arguments, stdin=stdin, inherit=[prologue, epilogue, told])
+    for descriptor in (stdin, told, prologue, epilogue):
         os.close(descriptor)
     return psql, data, gate
 
@@ -260,7 +261,7 @@ def test_lying(fake_psql: MakePsql, filled: Database) -> None:
 
 def test_telling_what_is_true_at_the_wrong_time(fake_psql: MakePsql, filled: Database, empty: Database) -> None:
     early = export(fake_psql(Behaviour("export", first="end")), filled)
-    assert [name for name, _ in early.psql.transcript._marks] == ["end", "backend", "rows"]
+    assert [name for name, _ in early.psql.transcript._marks] == ["end", "backend", "rows", "changed"]
     late = export(fake_psql(Behaviour("export", trailing="0\t유령\n", late=True)), filled)
     assert (late.code, late.data, late.mark("rows")) == (0, STREAM + "0\t유령\n".encode(), [str(ROWS)])
     strange = export(fake_psql(Behaviour("export", stranger=True)), filled)

@@ -773,16 +773,6 @@ def test_a_query_whose_function_would_write_fails_in_the_export(source: Database
     assert target.rows(f"SELECT 이름 FROM {TABLE}") == [("옛 고객",)]
 
 
-@pytest.mark.parametrize("place", [":USER", ":'HOST'", ':"DBNAME"', ":{?x}", ":ROW_COUNT"])
-@pytest.mark.parametrize("option", ["where", "source_sql"])
-def test_psqls_own_variables(source: Database, target: Database, option: str, place: str) -> None:
-    text = {"where": f"array[1,2][1{place}] IS NULL", "source_sql": f"SELECT * FROM {TABLE} WHERE array[1{place}]"}
-    found = refused(source, target, **{option: text[option]})
-    assert found[0].code == "psql_variable"
-    assert place.rstrip("}x\"'") in found[0].message
-    assert "blank after the colon" in found[0].hint
-
-
 def test_colons_that_mean_nothing_to_psql(source: Database, target: Database) -> None:
     where = "이름::text <> 'a:b' AND 가입 > '2020-01-01 10:30'::timestamptz AND (array[1,2])[1:2] IS NOT NULL"
     assert refused(source, target, where=where) == ()

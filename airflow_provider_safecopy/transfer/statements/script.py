@@ -10,35 +10,17 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import LiteralString
 
-from psycopg.sql import SQL, Composable, Composed, Literal
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.statements import settings
 from airflow_provider_safecopy.transfer.statements.rows import create_staging, listed, set_local, table, verbatim
 
-# Variables psql sets by itself and that cannot be unset for good: `:ECHO` in a query would be replaced.
-_PSQL_VARIABLES = (
-    "AUTOCOMMIT|COMP_KEYWORD_CASE|DBNAME|ECHO|ECHO_HIDDEN|ENCODING|ERROR|FETCH_COUNT|HIDE_TABLEAM|"
-    "HIDE_TOAST_COMPRESSION|HISTCONTROL|HISTFILE|HISTSIZE|HOST|IGNOREEOF|LASTOID|LAST_ERROR_MESSAGE|"
-    "LAST_ERROR_SQLSTATE|ON_ERROR_ROLLBACK|ON_ERROR_STOP|PIPELINE_COMMAND_COUNT|PIPELINE_RESULT_COUNT|"
-    "PIPELINE_SYNC_COUNT|PORT|PROMPT1|PROMPT2|PROMPT3|QUIET|ROW_COUNT|SERVER_VERSION_NAME|SERVER_VERSION_NUM|"
-    "SERVICE|SHELL_ERROR|SHELL_EXIT_CODE|SHOW_ALL_RESULTS|SHOW_CONTEXT|SINGLELINE|SINGLESTEP|SQLSTATE|USER|"
-    "VERBOSITY|VERSION|VERSION_NAME|VERSION_NUM|WATCH_INTERVAL"
-)
-_REPLACED_BY_PSQL = re.compile(rf"(?<!:):['\"]?(?:{_PSQL_VARIABLES}|safecopy_backend)\b|:\{{\?")
+# What psql might act upon in a script: a command of its own, the end of a statement, a variable. Casts are none.
+_READ_BY_PSQL = re.compile(r"[\\;]|(?<!:)(?:::)*:(?=[A-Za-z_'\"{\x80-\U0010ffff])")
 
-# The settings that change what a text means, or whether a session may hang, in one transaction so that a
-# pooler keeps no trace of them. Our own watchdogs end a stage; the server's own timeouts are the second net.
-_PINS: tuple[tuple[LiteralString, LiteralString], ...] = (
-    ("search_path", "pg_catalog"),
-    ("DateStyle", "ISO, YMD"),
-    ("IntervalStyle", "postgres"),
-    ("TimeZone", "UTC"),
-    ("extra_float_digits", "3"),
-    ("bytea_output", "hex"),
-    ("lc_monetary", "C"),
-    ("xmloption", "content"),
-    ("row_security", "off"),
-    ("standard_conforming_strings", "on"),
+# Whether a session may hang. Our own watchdogs end a stage; the server's own timeouts are the second net.
+_LIMITS: tuple[tuple[LiteralString, LiteralString], ...] = (
     ("lock_timeout", "60s"),
     ("idle_in_transaction_session_timeout", "0"),
     ("client_connection_check_interval", "2s"),
@@ -47,29 +29,43 @@ _PINS: tuple[tuple[LiteralString, LiteralString], ...] = (
     ("tcp_keepalives_interval", "10"),
     ("tcp_keepalives_count", "3"),
 )
+_OWN_ZONE: LiteralString = "TimeZone"
 
 
-def psql_would_replace(text: str) -> str | None:
-    """The first place where psql would put a variable of its own into somebody's SQL, or None."""
-    match = _REPLACED_BY_PSQL.search(text)
-    return match[0] if match else None
+def is_plain(statement: Composable | str) -> bool:
+    """Whether psql can do nothing with a text but send it: no backslash, semicolon or variable is anywhere in it.
+
+    Only such a text may stand in a script. Any other goes to psql by ``-c``, which it sends unread.
+    """
+    text = statement if isinstance(statement, str) else statement.as_string(None)
+    return _READ_BY_PSQL.search(text) is None
+
+
+def export_copy(read: Composable, *, format: str) -> Composed:  # noqa: A002 -- SQL's own word
+    """The export's COPY of what is to be `read`."""
+    return SQL("COPY {} TO STDOUT (FORMAT {})").format(read, SQL(_format(format)))
 
 
 def export_script(read: Composable, *, format: str, snapshot: str, output: str, nonce: str, seconds: float) -> str:  # noqa: A002 -- SQL's own word
-    """What the export psql runs: what is to be `read`, under `snapshot`, into the file `output`."""
-    lines = [
-        _begin(
-            SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
-            SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)),
-            seconds=seconds,
-        ),
-        *_backend(nonce),
-        SQL("COPY {} TO STDOUT (FORMAT {}) \\g {}").format(read, SQL(_format(format)), Literal(output)),
-        _mark(nonce, "rows :ROW_COUNT"),
-        SQL("COMMIT;"),
-        _mark(nonce, "end"),
-    ]
-    return _script(lines)
+    """What the export psql runs: what is to be `read`, under `snapshot`, into the file `output`. Only for plain text."""
+    return (
+        export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds)
+        + _script([_to_file(export_copy(read, format=format), output)])
+        + export_end(nonce)
+    )
+
+
+def export_output(output: str) -> str:
+    r"""Have the statement that psql is given next write into the file `output`. Given by ``-c``.
+
+    So ``\g`` sends nothing: there is no statement yet. What it says of the output holds for the next one.
+    """
+    return SQL("\\g {}").format(Literal(output)).as_string(None)
+
+
+def export_end(nonce: str) -> str:
+    """The rows' count, and what else is to be known of a COPY, from the transaction it was in."""
+    return _script([*_after_copy(nonce), SQL("COMMIT;"), _mark(nonce, "end")])
 
 
 def export_opening(*, snapshot: str, nonce: str, seconds: float) -> str:
@@ -80,9 +76,12 @@ def export_opening(*, snapshot: str, nonce: str, seconds: float) -> str:
 
 
 def export_next(read: Composable, *, format: str, output: str, nonce: str) -> str:  # noqa: A002 -- SQL's own word
-    """What is to be `read`, into the file `output`, and the server's own count of its rows."""
-    copy = SQL("COPY {} TO STDOUT (FORMAT {}) \\g {}")
-    return _script([copy.format(read, SQL(_format(format)), Literal(output)), _mark(nonce, "rows :ROW_COUNT")])
+    """What is to be `read`, into the file `output`, and the server's own count of its rows. Only for plain text.
+
+    Pinned anew: the table before may have run a function that changed what is meant by this one.
+    """
+    copy = _to_file(export_copy(read, format=format), output)
+    return _script([_together(settings.pins()), copy, *_after_copy(nonce)])
 
 
 def load_opening(nonce: str) -> str:
@@ -110,18 +109,22 @@ def load_next(
             _begin(SQL("BEGIN READ WRITE"), SQL("SET LOCAL synchronous_commit TO off"), seconds=seconds),
             SQL("{};").format(create_staging(staging, columns)),
             SQL("\\copy {} FROM {} (FORMAT {})").format(table(staging), Literal(data), SQL(_format(format))),
-            _mark(nonce, "rows :ROW_COUNT"),
+            *_after_copy(nonce),
         ]
     )
 
 
-def load_prologue(*, nonce: str, seconds: float, frozen: TableName | None = None) -> str:
-    """What the import psql runs before its COPY. `frozen` is the table whose rows are to be loaded frozen.
+def load_prologue(*, nonce: str, seconds: float) -> str:
+    """What the import psql runs before its COPY."""
+    return _script([_begin(SQL("BEGIN READ WRITE"), seconds=seconds), *_backend(nonce)])
 
-    They can be only into a table emptied in the same transaction; its defaults may ask for the day where the role is.
+
+def load_frozen(staging: TableName) -> str:
+    """What lets rows be loaded frozen, given to psql by ``-c``: a table emptied in the same transaction.
+
+    Its defaults may ask for the day where the role is.
     """
-    first = [SQL("TRUNCATE {};").format(table(frozen)), SQL('SET LOCAL "TimeZone" TO DEFAULT;')] if frozen else []
-    return _script([_begin(SQL("BEGIN READ WRITE"), seconds=seconds), *_backend(nonce), *first])
+    return SQL("TRUNCATE {}; SET LOCAL {} TO DEFAULT").format(table(staging), Identifier(_OWN_ZONE)).as_string(None)
 
 
 def load_copy(staging: TableName, columns: Sequence[str], *, format: str, freeze: bool = False) -> str:  # noqa: A002 -- SQL's own word
@@ -132,9 +135,9 @@ def load_copy(staging: TableName, columns: Sequence[str], *, format: str, freeze
     return copy.as_string(None)
 
 
-def load_rows(nonce: str) -> str:
-    """The import's own row count, given to psql by ``-c``."""
-    return _mark(nonce, "rows :ROW_COUNT").as_string(None)
+def load_end(nonce: str, *, frozen: bool = False) -> str:
+    """The import's own row count, and what else is to be known of its COPY before it is committed."""
+    return _script(_after_copy(nonce, but=(_OWN_ZONE,) if frozen else ()))
 
 
 def load_commit(nonce: str) -> str:
@@ -145,15 +148,35 @@ def load_commit(nonce: str) -> str:
 def _begin(*first: Composable, seconds: float) -> Composed:
     """Begin and pin in one message: a role's own idle timeout finds no gap to strike in."""
     # Two minutes later than our own timeout: it must never be the one that cuts a healthy stage.
-    pins = (*_PINS, ("statement_timeout", f"{round(seconds) + 120}s"))
+    limits = (*_LIMITS, ("statement_timeout", f"{round(seconds) + 120}s"))
     # Known from 17 on; where it is not, there is no row.
     unlimited = SQL("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'")
-    together = SQL(" \\; ").join([*first, *(set_local(setting, value) for setting, value in pins), unlimited])
-    return SQL("{};").format(together)
+    return _together([*first, *settings.pins(), *(set_local(setting, value) for setting, value in limits), unlimited])
+
+
+def _together(several: Iterable[Composable]) -> Composed:
+    """Statements that psql sends in one message."""
+    return SQL("{};").format(SQL(" \\; ").join(several))
+
+
+def _to_file(copy: Composable, output: str) -> Composed:
+    return SQL("{} \\g {}").format(copy, Literal(output))
+
+
+def _after_copy(nonce: str, *, but: tuple[str, ...] = ()) -> list[Composable]:
+    """The server's own row count, and which settings do not mean any more what they meant before, `but` some."""
+    return [
+        _mark(nonce, "rows :ROW_COUNT"),
+        SQL("{} \\gset").format(settings.changed(but=but)),
+        _mark(nonce, "changed :safecopy_changed"),
+    ]
 
 
 def _backend(nonce: str) -> list[Composable]:
-    return [SQL("SELECT pg_backend_pid() AS safecopy_backend \\gset"), _mark(nonce, "backend :safecopy_backend")]
+    return [
+        SQL("SELECT pg_catalog.pg_backend_pid() AS safecopy_backend \\gset"),
+        _mark(nonce, "backend :safecopy_backend"),
+    ]
 
 
 def _mark(nonce: str, text: LiteralString) -> Composable:
