@@ -20,7 +20,7 @@ from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.transfer import catalog, refusal
 from airflow_provider_safecopy.transfer.model import Extent, MiB
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.session import Session, SettingsChangedError
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements import survey as statements
 
@@ -66,18 +66,25 @@ class Survey(Session):
     def all(self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None) -> list[_Row]:
         """All rows as dicts, which are the caller's own."""
         key = _key(query, parameters)
-        if not isinstance(query, str):
-            self.composed.add(key)
         if key not in self.answers:
             self._begin()
             self.answers[key] = self.behind.all(query, parameters)
+        if not isinstance(query, str):
+            self.composed.add(key)
         return [row.copy() for row in self.answers[key]]
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """As a session's own; begun with the first question that is not remembered."""
-        with cast("_Connection", self.connection).lazily(self.behind.reading):
-            yield
+        known = set(self.composed)
+        try:
+            with cast("_Connection", self.connection).lazily(self.behind.reading):
+                yield
+        except SettingsChangedError:
+            for key in self.composed - known:  # asked again, it is to be refused again
+                del self.answers[key]
+            self.composed &= known
+            raise
 
     def _begin(self) -> None:
         cast("_Connection", self.connection).begin()
