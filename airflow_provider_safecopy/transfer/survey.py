@@ -83,7 +83,7 @@ class Survey(Session):
         except SettingsChangedError:
             for key in self.composed - known:  # asked again, it is to be refused again
                 del self.answers[key]
-            self.composed &= known
+            self.composed.intersection_update(known)
             raise
 
     def _begin(self) -> None:
