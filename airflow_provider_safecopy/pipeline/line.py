@@ -132,7 +132,7 @@ def _locked(
         with source.obeys(abort), target.obeys(abort), answering(spec, source, target):
             decided = _drafted(spec, source, target, telling=False)
             staging.sweep(target, gone=lock.displaced)
-            demand_whole(source, decided.source_oid, readers=[source.server.backend])
+            demand_whole(source)
         # What spoke against it only now came a moment ago, and may be gone in another.
         decided.require(retryable=None if displacing else True)
         if (first := decided.already_published()) is not None:

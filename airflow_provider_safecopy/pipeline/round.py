@@ -38,7 +38,7 @@ from airflow_provider_safecopy.transfer.publish import publish
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.shuttle import Shuttle, TooLargeError
-from airflow_provider_safecopy.transfer.snapshot import demand_whole
+from airflow_provider_safecopy.transfer.snapshot import demand_no_deadlock
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.verify import verify
 
@@ -178,8 +178,6 @@ class Rounds:
         try:
             with self._shuttle.obeying():
                 exported = self._shuttle.fetch(plan)
-                if _may_lack_rows(plan, exported):
-                    demand_whole(crew.source, plan.source_oid, readers=[self._shuttle.reader])
                 if following is not None:
                     self._shuttle.ask(following)
                 return exported, self._shuttle.load(plan, name, exported)
@@ -201,6 +199,7 @@ class Rounds:
             abort=asked.abort,
             starting=(self._turn, crew.pulse.resting),
             moved=crew.pulse.step,
+            waiting=lambda readers: demand_no_deadlock(crew.source, readers=readers),
         )
 
     @contextmanager
@@ -215,9 +214,3 @@ def _right(lease: Lease) -> Right:
     attempt = uuid5(lease.attempt, lease.name)
     label = lease.contender.label
     return Right(lease.name, lease.token, lease.lease_id, attempt, label, application_name(lease.attempt))
-
-
-def _may_lack_rows(plan: CopyPlan, exported: Exported) -> bool:
-    """A table that is one file is either seen whole or, where it was stored anew, seen empty."""
-    given = plan.source_relation
-    return exported.rows == 0 or given is None or given.kind not in "rm" or given.has_children

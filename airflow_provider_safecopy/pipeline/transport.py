@@ -17,6 +17,7 @@ from airflow_provider_safecopy.transfer.pace import Throttle
 from airflow_provider_safecopy.transfer.pack import packing
 from airflow_provider_safecopy.transfer.pages import Pages
 from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.snapshot import demand_no_deadlock
 from airflow_provider_safecopy.transfer.spool import Spool, directory_of
 from airflow_provider_safecopy.transfer.stream import Stream
 from airflow_provider_safecopy.transfer.wal import WalFlush
@@ -44,6 +45,7 @@ def transferred(run: Run, table: TableName, spools: Sequence[Spool]) -> tuple[Ex
         ),
         on_export=lambda: _let_go(run),
         moved=lambda size: run.pulse.advance(PHASES["export"], size),
+        waiting=lambda readers: demand_no_deadlock(run.source, readers=readers),
     )
     try:
         for pages, spool in zip(plan.lanes, spools, strict=True):

@@ -184,20 +184,6 @@ SELECT EXISTS (SELECT FROM pg_stat_activity
 -- name: export_snapshot
 SELECT pg_export_snapshot()
 
--- name: stored_anew
--- Tables whose rows were stored anew since this transaction's snapshot was taken, of the one that is copied and of those
--- its `readers` have locked, which stay as they are from now on. The snapshot finds none of what TRUNCATE, ALTER TABLE
--- or another table of the same name has brought. An index that is new matters not.
-SELECT DISTINCT COALESCE(quote_ident(n.nspname) || '.' || quote_ident(c.relname), used.relation::regclass::text) AS name
-FROM (SELECT l.relation FROM pg_locks l
-      WHERE l.pid = ANY (%(readers)s::int[]) AND l.locktype = 'relation' AND l.relation >= 16384
-        AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-      UNION SELECT %(table)s::oid WHERE %(table)s::oid <> 0) AS used
-LEFT JOIN pg_class c ON c.oid = used.relation LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE CASE WHEN c.oid IS NULL THEN pg_get_indexdef(used.relation) IS NULL
-           ELSE c.relkind IN ('r', 'm') AND NULLIF(c.relfilenode, 0) IS DISTINCT FROM pg_relation_filenode(c.oid) END
-ORDER BY 1
-
 -- name: leftovers
 -- Staging tables of runs that are gone: no session of theirs is connected any more, or `gone` names the first
 -- eight digits of their attempt.

@@ -18,6 +18,7 @@ from airflow_provider_safecopy.transfer.pages import Pages
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import Psql, memory_file, new_nonce, pipe
 from airflow_provider_safecopy.transfer.report import StageReport
+from airflow_provider_safecopy.transfer.snapshot import READ_AGAIN, replacement
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ def prove(export: Export, *, size: int, digest: str) -> Exported:
         lost = True if transcript.sqlstate == _SNAPSHOT_LOST else None
         raise psql.failure(f"failed with exit code {code}", retryable=lost)
     demand_meaning(psql)
+    demand_snapshot(psql)
     rows = transcript.number("rows")
     if rows is None or transcript.values("end") != [""]:
         raise psql.failure("ended with exit code 0 but without the server's row count", retryable=True)
@@ -131,6 +133,22 @@ def demand_meaning(psql: Psql) -> None:
     )
 
 
+def demand_snapshot(psql: Psql) -> None:
+    """Raise `StageError`, worth a retry, unless an export has said that it read the snapshot's rows."""
+    replaced, keeper = psql.transcript.values("replaced"), psql.transcript.values("keeper")
+    if keeper == ["t"] and replaced == [""]:
+        return
+    if len(replaced) == 1 and replaced[0]:
+        names = bytes.fromhex(replaced[0]).decode("utf-8", "replace")
+        raise psql.failure(
+            f"has read what the snapshot did not see: {replacement(names)}", hint=READ_AGAIN, retryable=True
+        )
+    if keeper == ["f"]:
+        told = "cannot prove that it read the snapshot's rows: the control session that holds the snapshot was lost"
+        raise psql.failure(told, hint=READ_AGAIN, retryable=True)
+    raise psql.failure("did not say once whether it read the snapshot's rows", retryable=True)
+
+
 def _given(
     plan: CopyPlan, pages: Pages | None, *, snapshot: str, output: str, nonce: str
 ) -> tuple[list[int], list[str]]:
@@ -144,4 +162,4 @@ def _given(
         return [memory_file(script)], ["-f", "-"]
     first = memory_file(statements.export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds))
     words = ["-f", f"/proc/self/fd/{first}", "-c", statements.export_output(output), "-c", copy.as_string(None)]
-    return [first, memory_file(statements.export_end(nonce))], [*words, "-f", "-"]
+    return [first, memory_file(statements.export_end(nonce, snapshot=snapshot))], [*words, "-f", "-"]

@@ -166,6 +166,12 @@ class Lane:
         self.export.psql.listen()
         return True
 
+    def silent_backend(self, since: float) -> int:
+        """The export's backend, if it has sent no byte `since` then and has not ended; 0 otherwise."""
+        if self.export_ended or self.out.moved > since:
+            return 0
+        return self.export.psql.transcript.number("backend") or 0
+
     def watch(self, now: float) -> None:
         """Raise once a stage has outlived its timeout, stalled, or died before its time."""
         load, limits = self.load, self._timeouts

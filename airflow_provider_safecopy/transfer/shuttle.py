@@ -15,7 +15,7 @@ import logging
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
@@ -26,7 +26,7 @@ from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.transfer import load as loading
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.driver import Driver
-from airflow_provider_safecopy.transfer.export import Exported, demand_meaning
+from airflow_provider_safecopy.transfer.export import Exported, demand_meaning, demand_snapshot
 from airflow_provider_safecopy.transfer.load import Loaded
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 _TICK_MS = 100
 _READ_BYTES = 256 * 1024
 _LEAVE_SECONDS = 1.0
+_ASK_SECONDS = 1.0
 
 Starting = Callable[[], AbstractContextManager[None]]
 """Around the start of a psql, when it is its turn to connect and no thread of ours lives."""
@@ -51,7 +52,8 @@ class TooLargeError(Exception):
 class Shuttle:
     """Carries tables of at most `limit` bytes each, all as of `snapshot`. Main thread only; `close` always.
 
-    `starting` is entered around the start of each psql; `moved` is told whenever a byte or a table has moved. Raises
+    `starting` is entered around the start of each psql; `moved` is told whenever a byte or a table has moved, `waiting`
+    once a second that an export stands still, by its backend. Raises
     `StageError` and its kinds, `VerifyError`, `AbortedError`, and of a table that is too large `TooLargeError`.
     """
 
@@ -67,6 +69,7 @@ class Shuttle:
         abort: AbortSwitch,
         starting: tuple[Starting, Starting],
         moved: Callable[[], None],
+        waiting: Callable[[Sequence[int]], None],
     ) -> None:
         self._binary = binary
         self._source, self._target = endpoints
@@ -77,12 +80,14 @@ class Shuttle:
         self._abort = abort
         self._starting = starting
         self._moved = moved
+        self._waiting = waiting
         self._data, self._into = pipe()
         os.set_blocking(self._data, False)
         self._file = memory_file("")
         self._export: Driver | None = None
         self._load: Driver | None = None
         self._asked: CopyPlan | None = None
+        self._asked_why = 0.0
         self._size, self._digest = 0, xxhash.xxh3_128()
 
     def ask(self, plan: CopyPlan) -> None:
@@ -92,7 +97,9 @@ class Shuttle:
         if self._export is None:
             self._export = self._started("export", inherit=self._into)
         nonce, output = new_nonce(), f"/proc/self/fd/{self._into}"
-        query = statements.export_next(plan.read(), format=plan.format, output=output, nonce=nonce)
+        query = statements.export_next(
+            plan.read(), format=plan.format, output=output, nonce=nonce, snapshot=self._snapshot
+        )
         self._asked = plan
         self._export.tell(nonce, query)
 
@@ -105,15 +112,10 @@ class Shuttle:
         self._size, self._digest = 0, xxhash.xxh3_128()
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
-        self._wait(driver, "changed", also=self._data)
+        self._wait(driver, "keeper", also=self._data)
         self._read()  # all that it wrote before the mark is in the pipe by now
         self._asked = None
         return self._exported(driver)
-
-    @property
-    def reader(self) -> int:
-        """The backend in the source that has read what was fetched; 0 where there is none."""
-        return self._export.backend if self._export else 0
 
     def load(self, plan: CopyPlan, staging: TableName, exported: Exported) -> Loaded:
         """Make the staging table, and load into it what was fetched. Committed once both sides agree."""
@@ -212,7 +214,15 @@ class Shuttle:
                 poll.unregister(psql.stderr)  # it is ending
             if not psql.transcript.values(mark):
                 driver.demand_life(self._timeouts)
+                self._ask_why(driver)
         self._moved()
+
+    def _ask_why(self, driver: Driver) -> None:
+        """Have it looked at what an export waits for that sends no byte."""
+        now = time.monotonic()
+        if driver.psql.stage == "export" and driver.backend and now - max(driver.moved, self._asked_why) > _ASK_SECONDS:
+            self._asked_why = now
+            self._waiting([driver.backend])
 
     def _read(self) -> bool:
         """Take all that is in the pipe now. Whether anything was."""
@@ -242,6 +252,7 @@ class Shuttle:
     def _exported(self, driver: Driver) -> Exported:
         psql, size = driver.psql, self._size
         demand_meaning(psql)
+        demand_snapshot(psql)
         rows = psql.transcript.number("rows")
         if rows is None:
             raise psql.failure("did not give the server's row count", retryable=True)

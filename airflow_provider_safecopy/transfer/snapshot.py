@@ -11,6 +11,9 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer.session import Session
 
+_SNAPSHOT = sql.load("snapshot")
+READ_AGAIN = "run it again: it reads what is there by then"
+
 
 @contextmanager
 def snapshot(source: Session) -> Iterator[str]:
@@ -27,19 +30,35 @@ def snapshot(source: Session) -> Iterator[str]:
         source.end_transaction()
 
 
-def demand_whole(source: Session, table: int, *, readers: Sequence[int]) -> None:
-    """Raise `StageError`, worth a retry, where the snapshot of `source` does not see all rows that there were.
+def demand_whole(source: Session) -> None:
+    """Raise `StageError`, worth a retry, where what `source` has locked is not what its snapshot saw.
 
-    TRUNCATE and what rewrites a table are no part of MVCC: whoever has an older snapshot, and comes to the table only
-    afterwards, finds it empty. `readers` are the backends that have read, or locked, what is copied; `table` is its
-    OID, 0 of a query.
+    Asked after planning: an export asks the same once more, of what it has read itself.
     """
-    found = source.all(sql.load("catalog")["stored_anew"], {"table": table, "readers": list(readers)})
-    if found:
-        names = ", ".join(row["name"] for row in found)
-        raise StageError(
-            f"export: {names} was emptied, rewritten or replaced just after the snapshot was taken, which may not see "
-            "its rows; nothing was changed",
-            stage="export",
-            hint="run it again: it reads what is there by then",
-        )
+    if names := source.value(_SNAPSHOT["replaced"]):
+        message = f"export: {replacement(names)}; nothing was changed"
+        raise StageError(message, stage="export", retryable=True, hint=READ_AGAIN)
+
+
+def demand_no_deadlock(source: Session, *, readers: Sequence[int]) -> None:
+    """Raise `StageError`, worth a retry, where one of `readers` waits for what waits for `source` itself.
+
+    `source` keeps what was planned as it is, and is idle: a TRUNCATE waits for it, and an export that comes only then
+    waits behind that TRUNCATE. Ending the copy is the way out that harms no other.
+    """
+    if (found := source.one(_SNAPSHOT["waits_for_us"], {"readers": list(readers)})) is None:
+        return
+    facts = ", ".join(str(found[key]) for key in ("role", "application") if found[key])
+    who = f"pid {found['pid']}" + (f" ({facts})" if facts else "")
+    raise StageError(
+        f"export: {source.endpoint}: {who} waits to change {found['relation'] or 'what is read'}, which this copy keeps as "
+        "its snapshot saw it, and the export waits behind that; nothing was changed",
+        stage="export",
+        retryable=True,
+        hint=READ_AGAIN,
+    )
+
+
+def replacement(names: str) -> str:
+    """Say what happened to relations that are not what the snapshot saw."""
+    return f"{names} was emptied, rewritten or replaced after the snapshot was taken"

@@ -23,6 +23,7 @@ from airflow_provider_safecopy.transfer.wal import WalFlush
 
 _TICK_SECONDS = 0.1
 _REPORT_SECONDS = 0.2
+_ASK_SECONDS = 1.0
 # A child whose stderr has ended is gone in a moment: nothing else would tell.
 _DYING_SECONDS = 0.001
 
@@ -43,6 +44,7 @@ class Stream:
         report: Callable[[Progress], None],
         on_export: Callable[[], None] = lambda: None,
         moved: Callable[[int], None] = lambda _: None,
+        waiting: Callable[[Sequence[int]], None] = lambda _: None,
     ) -> None:
         self._lanes = lanes
         self._overlapping = overlapping
@@ -51,6 +53,8 @@ class Stream:
         self._report = report
         self._on_export = on_export
         self._moved = moved
+        self._waiting = waiting
+        self._waited = time.monotonic()
         self._told: tuple[Stage | None, float] = None, 0.0
         self._proven = False
         self._silent: set[int] = set()
@@ -118,7 +122,16 @@ class Stream:
                 poll.register(descriptor, events)
             for descriptor, _ in poll.poll(self._patience(now)):
                 handlers[descriptor][1]()
+            self._ask_why(now)
             self._tell()
+
+    def _ask_why(self, now: float) -> None:
+        """Once a second, have it looked at what exports wait for that send no byte."""
+        if now - self._waited < _ASK_SECONDS:
+            return
+        self._waited = now
+        if readers := [backend for lane in self._lanes if (backend := lane.silent_backend(now - _ASK_SECONDS))]:
+            self._waiting(readers)
 
     def _handlers(self, now: float) -> dict[int, tuple[int, Callable[[], None]]]:
         """What to wait for now, and what to do about it."""

@@ -74,7 +74,7 @@ def run_export(psql: str, database: Database, read: Composed, *, snapshot: str, 
     first.write_text(opening, "utf-8")
     told = statements.export_output(str(output))
     words = ("-f", str(first), "-c", told, "-c", copy.as_string(None))
-    return run(psql, database, statements.export_end(NONCE), *words)
+    return run(psql, database, statements.export_end(NONCE, snapshot=snapshot), *words)
 
 
 def run(psql: str, database: Database, script: str, *words: str) -> bytes:

@@ -14,6 +14,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.statements import settings
+from airflow_provider_safecopy.transfer.statements.proof import proof
 from airflow_provider_safecopy.transfer.statements.rows import create_staging, listed, set_local, table, verbatim
 
 # What psql might act upon in a script: a command of its own, the end of a statement, a variable. Casts are none.
@@ -30,6 +31,7 @@ _LIMITS: tuple[tuple[LiteralString, LiteralString], ...] = (
     ("tcp_keepalives_count", "3"),
 )
 _OWN_ZONE: LiteralString = "TimeZone"
+_BEFORE_EACH = Identifier("safecopy_before_each")
 
 
 def is_plain(statement: Composable | str) -> bool:
@@ -51,7 +53,7 @@ def export_script(read: Composable, *, format: str, snapshot: str, output: str, 
     return (
         export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds)
         + _script([_to_file(export_copy(read, format=format), output)])
-        + export_end(nonce)
+        + export_end(nonce, snapshot=snapshot)
     )
 
 
@@ -63,25 +65,28 @@ def export_output(output: str) -> str:
     return SQL("\\g {}").format(Literal(output)).as_string(None)
 
 
-def export_end(nonce: str) -> str:
+def export_end(nonce: str, *, snapshot: str) -> str:
     """The rows' count, and what else is to be known of a COPY, from the transaction it was in."""
-    return _script([*_after_copy(nonce), SQL("COMMIT;"), _mark(nonce, "end")])
+    return _script([*_after_export(nonce, snapshot), SQL("COMMIT;"), _mark(nonce, "end")])
 
 
 def export_opening(*, snapshot: str, nonce: str, seconds: float) -> str:
     """What an export psql runs first that is to export one table after the other, all under `snapshot`."""
     begin = SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     seen = SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot))
-    return _script([_begin(begin, seen, seconds=seconds), *_backend(nonce)])
+    first = _begin(begin, seen, seconds=seconds, last=[SQL("SAVEPOINT {}").format(_BEFORE_EACH)])
+    return _script([first, *_backend(nonce)])
 
 
-def export_next(read: Composable, *, format: str, output: str, nonce: str) -> str:  # noqa: A002 -- SQL's own word
+def export_next(read: Composable, *, format: str, output: str, nonce: str, snapshot: str) -> str:  # noqa: A002 -- SQL's own word
     """What is to be `read`, into the file `output`, and the server's own count of its rows. Only for plain text.
 
-    Pinned anew: the table before may have run a function that changed what is meant by this one.
+    Pinned anew, with the locks of the table before given back: it may have run a function that changed what is meant by
+    this one, and what was read is asked of all that is locked.
     """
+    anew = SQL("ROLLBACK TO SAVEPOINT {}").format(_BEFORE_EACH)
     copy = _to_file(export_copy(read, format=format), output)
-    return _script([_together(settings.pins()), copy, *_after_copy(nonce)])
+    return _script([_together([anew, *settings.pins()]), copy, *_after_export(nonce, snapshot)])
 
 
 def load_opening(nonce: str) -> str:
@@ -145,13 +150,14 @@ def load_commit(nonce: str) -> str:
     return _script([SQL("COMMIT;"), _mark(nonce, "committed")])
 
 
-def _begin(*first: Composable, seconds: float) -> Composed:
+def _begin(*first: Composable, seconds: float, last: Sequence[Composable] = ()) -> Composed:
     """Begin and pin in one message: a role's own idle timeout finds no gap to strike in."""
     # Two minutes later than our own timeout: it must never be the one that cuts a healthy stage.
     limits = (*_LIMITS, ("statement_timeout", f"{round(seconds) + 120}s"))
     # Known from 17 on; where it is not, there is no row.
     unlimited = SQL("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'")
-    return _together([*first, *settings.pins(), *(set_local(setting, value) for setting, value in limits), unlimited])
+    limited = (set_local(setting, value) for setting, value in limits)
+    return _together([*first, *settings.pins(), *limited, unlimited, *last])
 
 
 def _together(several: Iterable[Composable]) -> Composed:
@@ -169,6 +175,16 @@ def _after_copy(nonce: str, *, but: tuple[str, ...] = ()) -> list[Composable]:
         _mark(nonce, "rows :ROW_COUNT"),
         SQL("{} \\gset").format(settings.changed(but=but)),
         _mark(nonce, "changed :safecopy_changed"),
+    ]
+
+
+def _after_export(nonce: str, snapshot: str) -> list[Composable]:
+    """As after any COPY; and whether what was read is what the snapshot saw, whose transaction must still be there."""
+    return [
+        *_after_copy(nonce),
+        SQL("{} \\gset").format(proof(snapshot)),
+        _mark(nonce, "replaced :safecopy_replaced"),
+        _mark(nonce, "keeper :safecopy_keeper"),
     ]
 
 

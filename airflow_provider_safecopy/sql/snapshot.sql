@@ -1,0 +1,46 @@
+-- Whether what this session reads is what its snapshot saw. TRUNCATE, what rewrites a table, and what puts another table
+-- or partition into its place are no part of MVCC: a snapshot that is older finds the new file without its rows.
+-- A query of a table sees the catalog as the snapshot does; a function like pg_relation_filenode sees it as it is now.
+
+-- name: replaced
+-- Relations that this session has locked, and that are not what the snapshot saw under their names: their names, in one
+-- text, empty where there are none. Their locks keep them as they are from now on, so that what is true now was true of
+-- all that was read. An index that is new matters not, and the catalog's own tables (below 16384) are always there.
+-- Spelled with its schema throughout: what was read may have run a function that left another search_path.
+SELECT COALESCE(left(string_agg(locked.name, ', ' ORDER BY locked.name), 1000), '') AS safecopy_replaced
+FROM (
+    SELECT l.relation AS oid, c.oid AS seen, c.relkind, c.relfilenode, l.relation::pg_catalog.regclass::pg_catalog.text AS now,
+           pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname) AS name
+    FROM (SELECT DISTINCT k.relation FROM pg_catalog.pg_locks k
+          WHERE k.pid = pg_catalog.pg_backend_pid() AND k.locktype = 'relation' AND k.granted AND k.relation >= 16384
+            AND k.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())) AS l
+    LEFT JOIN pg_catalog.pg_class c ON c.oid = l.relation LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+) AS found
+CROSS JOIN LATERAL (SELECT COALESCE(found.name, found.now) AS name) AS locked
+WHERE CASE WHEN found.seen IS NULL THEN pg_catalog.pg_get_indexdef(found.oid) IS NULL
+           WHEN found.relkind NOT IN ('r', 'm', 'p', 'v', 'f') THEN false
+           WHEN found.now <> found.name THEN true
+           WHEN found.relkind IN ('r', 'm') THEN NULLIF(found.relfilenode, 0) IS DISTINCT FROM pg_catalog.pg_relation_filenode(found.oid)
+           WHEN found.relkind = 'p' THEN
+               ARRAY(SELECT t.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(found.oid) t ORDER BY 1)
+               <> ARRAY(WITH RECURSIVE tree AS (
+                            SELECT found.oid UNION SELECT i.inhrelid FROM tree b JOIN pg_catalog.pg_inherits i ON i.inhparent = b.oid
+                        ) SELECT b.oid FROM tree b ORDER BY 1)
+           ELSE false END
+
+-- name: waits_for_us
+-- The session that one of `readers` waits for, and that waits for this one itself: by whatever sessions in between. No
+-- server sees such a deadlock, since this session waits for nothing.
+WITH RECURSIVE waiting AS (
+    SELECT r.pid AS reader, b.pid, ARRAY[r.pid] AS behind
+    FROM unnest(%(readers)s::int[]) AS r(pid) CROSS JOIN LATERAL unnest(pg_blocking_pids(r.pid)) AS b(pid)
+    UNION ALL
+    SELECT w.reader, b.pid, w.behind || w.pid
+    FROM waiting w CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b(pid)
+    WHERE w.pid <> ALL (w.behind) AND w.pid <> pg_backend_pid()
+)
+SELECT a.pid, a.usename::text AS role, a.application_name AS application,
+       (SELECT l.relation::regclass::text FROM pg_locks l
+        WHERE l.pid = w.reader AND NOT l.granted AND l.locktype = 'relation' LIMIT 1) AS relation
+FROM waiting w JOIN pg_stat_activity a ON a.pid = w.behind[cardinality(w.behind)]
+WHERE w.pid = pg_backend_pid() AND cardinality(w.behind) > 1 LIMIT 1

@@ -1,0 +1,28 @@
+"""What an export asks of the source after its COPY: whether it has read what the snapshot saw."""
+
+from __future__ import annotations
+
+from psycopg.sql import SQL, Composed, Literal
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.transfer.statements.rows import verbatim
+
+
+def proof(snapshot: str) -> Composed:
+    """Ask which relations were replaced, their names in hex; and whether the transaction of `snapshot` is still open.
+
+    The first is a proof by itself for tables, their partitions and what views read. The second adds that what was seen
+    when the copy was planned has stayed as it was since: that transaction has locked it.
+    """
+    query = SQL(
+        "SELECT pg_catalog.encode(pg_catalog.convert_to(r.safecopy_replaced, 'UTF8'), 'hex') AS safecopy_replaced, "
+        "EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE k.locktype = 'virtualxid' AND k.granted "
+        "AND k.mode = 'ExclusiveLock' AND k.virtualtransaction = {}) AS safecopy_keeper FROM ({}) AS r"
+    )
+    return query.format(Literal(_transaction_of(snapshot)), verbatim(sql.load("snapshot")["replaced"]))
+
+
+def _transaction_of(snapshot: str) -> str:
+    """The transaction that has exported `snapshot`, as pg_locks spells it: the snapshot is named after it, in hex."""
+    backend, transaction, _ = snapshot.split("-")
+    return f"{int(backend, 16)}/{int(transaction, 16)}"
