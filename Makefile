@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A surrounding environment has no say in ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV UV_PYTHON UV_PROJECT_ENVIRONMENT
 
-.PHONY: help demo test exam readers bench bench-quick memory mutants lock-cost race soak fuzz lint test-matrix format pins clean
+.PHONY: help demo test exam readers bench bench-quick memory mutants lock-cost race rewrite soak fuzz lint test-matrix format pins clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | while IFS='|' read -r target text; do \
@@ -56,6 +56,9 @@ fuzz: .venv/installed ## Feed every parser what it was not made for, for longer 
 
 soak: .venv/installed ## Break copies at any step, and let rivals fight for one table, by a seed (30 minutes; SOAK="--minutes 5 --seed 7")
 	.venv/bin/python -m tests.soak.soak $(SOAK)
+
+rewrite: .venv/installed ## Copy a source that is reloaded all the time, its sessions ended at any step, by a seed (minutes; REWRITE="--copies 50 --ablation")
+	.venv/bin/python -m tests.rewrite.exam $(REWRITE)
 
 lint: .venv/installed ## Check style, types and floors
 	.venv/bin/ruff check

@@ -251,7 +251,11 @@ def _demand_shared(specs: Sequence[CopySpec]) -> None:
 def _drafted(specs: Sequence[CopySpec], drafts: Drafts) -> Iterator[CopyPlan]:
     for some in _pieces(specs):
         with answering(specs[0], drafts.source, drafts.target):
-            yield from drafts.of(some)
+            plans = drafts.of(some)
+            # A table that is exchanged while its catalog is read has no columns, or no pages: it is looked at once more.
+            refused = [plan.spec for plan in plans if plan.refusals]
+            again = iter(drafts.of(refused) if refused else ())
+            yield from [next(again) if plan.refusals else plan for plan in plans]
 
 
 def _locks(asked: Attempt, target: Session, judge: Judge | None) -> TableLocks:

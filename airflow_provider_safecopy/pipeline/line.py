@@ -111,7 +111,7 @@ def _locked(
         answering(spec, source, target),
     ):
         if not displacing:
-            _drafted(spec, source, target, telling=False).require()
+            _demand_copyable(spec, source, target)
         schema.init(target.connection)
         lock.acquire()
         end_displaced(lock, source)
@@ -166,6 +166,17 @@ def _carried_out(run: Run) -> CopyReport:
         )
     report = report_of(plan, right, (exported, loaded, verification), published, run.lock.takeovers)
     return replace(report, spool_bytes=sum(spool.most_on_disk for spool in spools))
+
+
+def _demand_copyable(spec: CopySpec, source: Session, target: Session) -> None:
+    """Raise `PlanError` when something speaks against the copy, both times that it is looked at.
+
+    A table that is exchanged while its catalog is read has no columns, or no pages: what is seen once may be gone.
+    """
+    if not (first := _drafted(spec, source, target, telling=False)).refusals:
+        return
+    second = _drafted(spec, source, target, telling=False)
+    second.require(retryable=None if second.refusals == first.refusals else True)
 
 
 def _drafted(spec: CopySpec, source: Session, target: Session, *, telling: bool = True) -> CopyPlan:

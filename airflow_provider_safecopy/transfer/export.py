@@ -22,8 +22,6 @@ from airflow_provider_safecopy.transfer.snapshot import READ_AGAIN, replacement
 
 log = logging.getLogger(__name__)
 
-_SNAPSHOT_LOST = "22023"
-
 
 @dataclass(frozen=True)
 class Exported:
@@ -103,9 +101,7 @@ def prove(export: Export, *, size: int, digest: str) -> Exported:
     psql, transcript = export.psql, export.psql.transcript
     code = psql.process.returncode
     if code != 0:
-        # Invalid snapshot: the control session that held it was lost, the next run has another.
-        lost = True if transcript.sqlstate == _SNAPSHOT_LOST else None
-        raise psql.failure(f"failed with exit code {code}", retryable=lost)
+        raise psql.failure(f"failed with exit code {code}")
     demand_meaning(psql)
     demand_snapshot(psql)
     rows = transcript.number("rows")

@@ -49,6 +49,9 @@ _LADDER = ((signal.SIGINT, 1.0), (signal.SIGTERM, 0.5), (signal.SIGKILL, 10.0))
 _HOPELESS_CLASSES = frozenset({"0A", "22", "23", "28", "2B", "3D", "3F", "42", "54"})
 # Where the server's own words mislead: this is "out of memory".
 _HINTS = {"54000": "a value or a row is larger than the 1 GB PostgreSQL can handle: leave its column out, or cut it"}
+_SNAPSHOT_LOST = frozenset({"22023", "42704"})
+"""What a server says of a snapshot whose session is gone, up to 17 and from 18 on."""
+
 _FAILED_OVER = "the server has become a standby: give the new primary, or run the copy again when this one is back"
 
 
@@ -198,7 +201,10 @@ class Psql:
         said = self.transcript.tail
         sqlstate = self.transcript.sqlstate
         # A standby refuses to begin a transaction that writes; the plan has seen a primary.
-        failed_over = sqlstate == "0A000" and not self.transcript.values("backend")
+        began = bool(self.transcript.values("backend"))
+        failed_over = sqlstate == "0A000" and not began
+        # The control session that held the snapshot was lost: the next run has another.
+        passing = failed_over or (sqlstate in _SNAPSHOT_LOST and self.stage == "export" and not began)
         return kind(
             f"{self.stage} {what}" + (f": {said}" if said else ""),
             stage=self.stage,
@@ -206,7 +212,7 @@ class Psql:
             sqlstate=sqlstate,
             stderr_tail=said,
             hint=hint or (_FAILED_OVER if failed_over else _HINTS.get(sqlstate or "", "")),
-            retryable=failed_over or (sqlstate or "")[:2] not in _HOPELESS_CLASSES if retryable is None else retryable,
+            retryable=passing or (sqlstate or "")[:2] not in _HOPELESS_CLASSES if retryable is None else retryable,
         )
 
 
