@@ -125,9 +125,10 @@ def test_thirty_tables_are_each_locked_verified_and_receipted(
         "SELECT target, lock, token, attempt::text, row_count, proof #>> '{rows,exported}', proof #>> '{rows,staging}', "
         "proof #>> '{digest,imported}' FROM safecopy.receipt ORDER BY id"
     )
-    assert receipts == [
+    # Those with a name that psql could act upon come last, by themselves.
+    assert sorted(receipts) == sorted(
         (each.lock, each.lock, each.token, each.attempt, 3, "3", "3", each.digest) for each in report.tables
-    ]
+    )
     # And what the lock's history tells of a single copy, it tells of each.
     events = target.rows("SELECT name, array_agg(kind ORDER BY id) FROM safecopy.lock_event GROUP BY name")
     assert dict(events) == {name: ["grant", "release"] for name in locks}
