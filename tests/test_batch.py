@@ -465,8 +465,10 @@ def test_an_export_that_dies_in_the_middle_of_a_table_is_never_published(
         (0, "s/ rows 3$/ rows 9/", "VerifyError"),
         (1, "s/ rows 3$/ rows 2/", "VerifyError"),
         (0, "s/ rows 3$/ rows/", "StageError"),
-        (0, "/ rows /d", "StalledError"),
-        (1, "/ rows /d", "StalledError"),
+        (0, "/ rows /d", "StageError"),
+        (1, "/ rows /d", "VerifyError"),
+        (0, "/ changed/d", "StalledError"),
+        (1, "/ changed/d", "StalledError"),
         (1, "/ committed/d", "StalledError"),
     ],
 )

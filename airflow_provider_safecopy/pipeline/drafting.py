@@ -82,7 +82,7 @@ def _is_plain(plan: CopyPlan) -> bool:
     """Whether both scripts of a shuttle hold nothing that psql could act upon: any other text is for ``-c``."""
     columns = [(taken.name, taken.type) for _, taken in plan.pairs]
     texts = plan.read(), statements.create_staging(plan.target_name, columns)
-    return all(map(statements.is_plain, texts))
+    return all(statements.is_plain(statements.plain_names(text)) for text in texts)
 
 
 def as_carried(plan: CopyPlan) -> CopyPlan:

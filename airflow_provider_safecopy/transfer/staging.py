@@ -29,6 +29,7 @@ _DROP_SECONDS = 3.0
 # An autovacuum gives way to whoever has waited for deadlock_timeout, which is a second.
 _DROP_LOCK, _SWEEP_LOCK = "2s", "200ms"
 _SCHEMA = "safecopy"
+_PSQL_SIGNS = "\\;:"
 # Names are counted in the server's encoding; where unsure in UTF-8, which no server encoding outgrows.
 _CODECS = {"EUC_KR": "euc_kr"}
 
@@ -37,16 +38,16 @@ def name_of(target: TableName, *, token: int, attempt: UUID, encoding: str) -> T
     """``<target>…__safecopy_<token>_<attempt>``, within 63 bytes of the server's encoding.
 
     The target's name is shortened at a letter's border and told apart by a hash when it does not fit, or
-    when it holds control characters.
+    when it holds control characters, or what would mean something to psql.
     """
     suffix = f"__safecopy_{token}_{attempt.hex[:8]}"
     room = _NAME_BYTES - len(suffix)
     codec = _CODECS.get(encoding, "utf-8")
-    readable = target.name.isprintable() and _length(target.name, codec) <= room
+    readable = all(map(_is_readable, target.name)) and _length(target.name, codec) <= room
     if readable:
         return TableName(_SCHEMA, target.name + suffix)
     digest = hashlib.sha256(str(target).encode()).hexdigest()[:6]
-    kept = "".join(letter for letter in target.name if letter.isprintable())
+    kept = "".join(letter for letter in target.name if _is_readable(letter))
     while kept and _length(kept, codec) + len(digest) + 1 > room:
         kept = kept[:-1]
     return TableName(_SCHEMA, f"{kept}_{digest}{suffix}")
@@ -139,6 +140,10 @@ def _create(plan: CopyPlan, target: Session, name: TableName) -> None:
         return
     columns = [(taken.name, taken.type) for _, taken in plan.pairs]
     target.connection.execute(statements.create_staging(name, columns))
+
+
+def _is_readable(letter: str) -> bool:
+    return letter.isprintable() and letter not in _PSQL_SIGNS
 
 
 def _length(text: str, codec: str) -> int:

@@ -222,22 +222,3 @@ def test_no_sql_that_is_handed_to_a_copy_can_write_to_the_source(pair: Pair, com
     else:
         assert asked[command]()
     assert pair.source.value("SELECT count(*) FROM 값.값") == before == 5
-
-
-def test_a_default_of_the_source_is_not_run_where_it_could_write(pair: Pair) -> None:
-    """A plan that makes the target asks the target whether it understands a default of the source's."""
-    pair.target.execute(
-        "INSERT INTO 값.다음 VALUES (1); CREATE FUNCTION 값.한_번() RETURNS int LANGUAGE plpgsql IMMUTABLE AS "
-        "'BEGIN DELETE FROM 값.다음; RETURN 1; END'"
-    )
-    pair.source.execute(
-        "CREATE FUNCTION 값.한_번() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';"
-        "CREATE TABLE 값.새 (번호 int DEFAULT 값.한_번())"
-    )
-    plan = pipeline.plan(
-        pair.spec(source_table="값.새", target_table="값.새", create_target=True, min_rows=0),
-        pair.source.endpoint,
-        pair.target.endpoint,
-    )
-    assert plan.refusals == ()
-    assert pair.target.value("SELECT count(*) FROM 값.다음") == 1

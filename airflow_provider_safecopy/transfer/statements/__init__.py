@@ -41,6 +41,7 @@ from airflow_provider_safecopy.transfer.statements.script import (
     load_next,
     load_opening,
     load_prologue,
+    plain_names,
 )
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "lock",
     "move",
     "no_rows",
+    "plain_names",
     "reached",
     "read_interval",
     "read_value",

@@ -20,6 +20,9 @@ from airflow_provider_safecopy.transfer.statements.rows import create_staging, l
 # What psql might act upon in a script: a command of its own, the end of a statement, a variable. Casts are none.
 _READ_BY_PSQL = re.compile(r"[\\;]|(?<!:)(?:::)*:(?=[A-Za-z_'\"{\x80-\U0010ffff])")
 
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_ESCAPED = re.compile(r"[\\;:!]")
+
 # Whether a session may hang. Our own watchdogs end a stage; the server's own timeouts are the second net.
 _LIMITS: tuple[tuple[LiteralString, LiteralString], ...] = (
     ("lock_timeout", "60s"),
@@ -43,9 +46,21 @@ def is_plain(statement: Composable | str) -> bool:
     return _READ_BY_PSQL.search(text) is None
 
 
+def plain_names(statement: Composable) -> Composable:
+    """The same statement, with names that psql could act upon spelled in the server's other way: letters by number."""
+    if isinstance(statement, Composed):
+        return Composed([plain_names(each) for each in statement])
+    if not isinstance(statement, Identifier) or is_plain(statement):
+        return statement
+    parts = _QUOTED.findall(statement.as_string(None))
+    return SQL(".").join(
+        verbatim(f"U&{_ESCAPED.sub(lambda each: f'!{ord(each[0]):04x}', part)} UESCAPE '!'") for part in parts
+    )
+
+
 def export_copy(read: Composable, *, format: str) -> Composed:  # noqa: A002 -- SQL's own word
     """The export's COPY of what is to be `read`."""
-    return SQL("COPY {} TO STDOUT (FORMAT {})").format(read, SQL(_format(format)))
+    return SQL("COPY {} TO STDOUT (FORMAT {})").format(plain_names(read), SQL(_format(format)))
 
 
 def export_script(read: Composable, *, format: str, snapshot: str, output: str, nonce: str, seconds: float) -> str:  # noqa: A002 -- SQL's own word
@@ -105,14 +120,14 @@ def load_next(
 ) -> str:
     r"""A staging table and its rows, from the file `data`, in a transaction that is left open; and the rows' count.
 
-    All on one line, as ``\copy`` wants it: names of staging tables hold no line break, and columns are not named, since
+    All on one line, as ``\copy`` wants it: names of staging tables hold nothing that psql could act upon, and columns are not named, since
     the table has just these. A commit that is lost with the server's memory takes no more with it than staging: what is
     published has a commit of its own, which no earlier one may be missing from.
     """
     return _script(
         [
             _begin(SQL("BEGIN READ WRITE"), SQL("SET LOCAL synchronous_commit TO off"), seconds=seconds),
-            SQL("{};").format(create_staging(staging, columns)),
+            SQL("{};").format(plain_names(create_staging(staging, columns))),
             SQL("\\copy {} FROM {} (FORMAT {})").format(table(staging), Literal(data), SQL(_format(format))),
             *_after_copy(nonce),
         ]

@@ -14,6 +14,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 from airflow_provider_safecopy.transfer.statements.rows import set_local, together
 
 MEANINGS: tuple[tuple[LiteralString, LiteralString], ...] = (
+    ("quote_all_identifiers", "off"),  # first: a search_path set under it is stored with quotes
     ("search_path", "pg_catalog"),
     ("client_encoding", "UTF8"),
     ("DateStyle", "ISO, YMD"),
@@ -24,7 +25,6 @@ MEANINGS: tuple[tuple[LiteralString, LiteralString], ...] = (
     ("array_nulls", "on"),
     ("lc_monetary", "C"),
     ("xmloption", "content"),
-    ("quote_all_identifiers", "off"),
     ("row_security", "off"),
     ("standard_conforming_strings", "on"),
 )
