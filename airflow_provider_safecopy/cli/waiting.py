@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-import select
 import sys
 import time
 from collections.abc import Callable
@@ -76,7 +75,7 @@ class Patience:
         tried, holder = time.monotonic(), None
         while True:
             pause = _POLL_SECONDS + random.uniform(0, _POLL_SECONDS / 2)  # noqa: S311 -- jitter
-            select.select([self._abort.fileno()], [], [], max(0.0, min(pause, self._left)))
+            self._abort.wait(min(pause, self._left))
             self._abort.check()
             try:
                 holder = self._store.holder(error.lock)
