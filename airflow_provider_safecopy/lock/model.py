@@ -140,7 +140,7 @@ class Holder:
     """What a contender is told of a busy lock. Times are the store's own, `asked_at` among them.
 
     `due_at` is when it will be taken if nothing moves until then, `refused` how many were sent away since `since`.
-    `owner_key` is None while the lock is free but not to be taken before `not_before`.
+    `owner_key` is None while the lock is free but not to be taken before `not_before`; `lease_id` is None then, too.
     """
 
     name: str
@@ -157,6 +157,7 @@ class Holder:
     stale_after: float = STALE_AFTER
     stale: bool = False
     refused: int = 0
+    lease_id: UUID | None = None
 
     @property
     def takeable_in(self) -> float:
@@ -166,6 +167,14 @@ class Holder:
 
     def __str__(self) -> str:
         return told_owner(self.owner, self.owner_key or "nobody")
+
+    def lease_of(self, seen: Seen) -> Lease:
+        """Return the lease of one of its members, by which the lock can be released on behalf of that member."""
+        if self.lease_id is None:
+            raise ValueError(f"lock {self.name} is free: it has no members")
+        attempt = UUID(seen.attempt)
+        member = Contender(self.owner_key or "", self.owner, seen.member, seen.try_number, attempt, seen.place)
+        return Lease(self.name, self.token, self.lease_id, member)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON values, for `--json` and for errors."""

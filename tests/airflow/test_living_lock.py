@@ -151,9 +151,9 @@ def stay(**context):
 stay()""")
     )
     assert ran.states["한벌.release_lock"] == "success"
-    token, free = target.rows("SELECT token, lease_id IS NULL FROM safecopy.lock")[0]
-    assert (token, free) == (2, True)
-    assert _events(target)[-1][0] == "reap"
+    assert target.rows("SELECT token, lease_id IS NULL FROM safecopy.lock") == [(1, True)]
+    assert target.rows("TABLE safecopy.member") == []
+    assert _events(target)[-2:] == [("leave", "한벌.떠나지_않는"), ("release", "한벌.acquire_lock")]
 
 
 @pytest.mark.parametrize("inside", ['SafeCopyOperator(task_id="참가", **COPY)', 'sum_up.override(task_id="참가")()'])
@@ -198,7 +198,7 @@ with LivingLockGroup("한벌", target_conn_id="dw", lock={LOCK!r}, default_args=
     assert set(ran.states.values()) == {"success"}, ran
     assert (ran.tries["한벌.acquire_lock"], ran.tries["한벌.두번"]) == (2, 2)
     kinds = [kind for kind, _ in _events(target)]
-    assert kinds == ["grant", "supersede", "join", "supersede", "leave", "reap"]
+    assert kinds == ["grant", "supersede", "join", "supersede", "leave", "release"]
 
 
 def test_a_copy_into_another_database_is_not_guarded_by_it(tables: tuple[Database, Database], run_dag: RunDag) -> None:
