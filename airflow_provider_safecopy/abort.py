@@ -21,6 +21,7 @@ class AbortSwitch:
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self._process = os.getpid()
         self._hanging: list[Callable[[], object]] = []
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -46,6 +47,8 @@ class AbortSwitch:
         if self.thrown:
             return
         self.reason = reason
+        if os.getpid() != self._process:  # a forked child's: what hangs on it is its parent's, and so is the pipe
+            return
         os.write(self._wake_write, b"!")
         for end in tuple(self._hanging):
             end()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -120,6 +120,17 @@ class Lease:
     def attempt(self) -> UUID:
         """The attempt that holds it."""
         return self.contender.attempt
+
+    def without_itself(self) -> Lease:
+        """Return it without its own attempt among the displaced ones, as after a grant whose answer was not heard.
+
+        The sessions of that attempt are those of this very run.
+        """
+        own = str(self.attempt)
+        if self.displaced is None or own not in self.displaced.attempts:
+            return self
+        others = tuple(attempt for attempt in self.displaced.attempts if attempt != own)
+        return replace(self, displaced=replace(self.displaced, attempts=others) if others else None)
 
 
 @dataclass(frozen=True)
