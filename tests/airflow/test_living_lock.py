@@ -230,6 +230,24 @@ assert "inside another group under a lock" in refused""")
     assert run_dag(HEAD + "sum_up()").states == {"집계": "failed"}
 
 
+def test_two_groups_cannot_be_nested_at_any_depth(run_dag: RunDag, tables: tuple[Database, Database]) -> None:
+    """Nor by way of a mapped group: refused when the DAG is parsed."""
+    nested = _group("""\
+from airflow.providers.common.compat.sdk import task_group
+@task_group(group_id="지역별")
+def each(region):
+    with TaskGroup("사이"):
+        try:
+            LivingLockGroup("안쪽", target_conn_id="dw", lock="다른 락")
+        except Exception as error:
+            refused.append(str(error))
+        task(task_id="복사")(lambda: None)()
+refused = []
+each.expand(region=["서울"])
+assert "inside another group under a lock" in refused[0]""")
+    assert run_dag(nested).states["한벌.지역별.사이.복사[0]"] == "success"
+
+
 def test_in_airflow_tasks_test_each_task_guards_itself(
     tables: tuple[Database, Database], run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
