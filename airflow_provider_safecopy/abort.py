@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,6 +21,7 @@ class AbortSwitch:
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self._process = os.getpid()
         self._hanging: list[Callable[[], object]] = []
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -35,11 +38,17 @@ class AbortSwitch:
         """A descriptor that becomes readable, for ever, once the switch is thrown."""
         return self._wake_read
 
+    def wait(self, seconds: float) -> bool:
+        """Wait until the switch is thrown, for `seconds` at most. Return whether it is."""
+        return wait_for_input(self._wake_read, seconds)
+
     def throw(self, reason: str) -> None:
         """Stop the run. The first reason counts; later calls change nothing."""
         if self.thrown:
             return
         self.reason = reason
+        if os.getpid() != self._process:  # a forked child's: what hangs on it is its parent's, and so is the pipe
+            return
         os.write(self._wake_write, b"!")
         for end in tuple(self._hanging):
             end()
@@ -59,3 +68,13 @@ class AbortSwitch:
             yield
         finally:
             self._hanging.remove(end)
+
+
+def wait_for_input(descriptor: int, seconds: float) -> bool:
+    """Wait until `descriptor` can be read, for `seconds` at most. Return whether it can.
+
+    By poll: select fails for descriptors from 1,024 on, which a busy worker has.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(math.ceil(max(0.0, seconds) * 1000)))

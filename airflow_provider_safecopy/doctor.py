@@ -89,6 +89,7 @@ def _session(side: str, endpoint: Endpoint | None, stack: ExitStack, checks: lis
         checks.append(Check(side, "failed", error.message, error.hint))
         return None
     server = session.server
+    checks.extend(_ignored(side, endpoint))
     checks.append(
         Check(
             side,
@@ -98,6 +99,12 @@ def _session(side: str, endpoint: Endpoint | None, stack: ExitStack, checks: lis
     )
     checks.extend(_failures(side, list(refusal.of_server(session, writing=side == "target"))))
     return session
+
+
+def _ignored(side: str, endpoint: Endpoint) -> Iterator[Check]:
+    if endpoint.ignored:
+        detail = f"{', '.join(endpoint.ignored)} in the environment: ignored; a connection alone says where it goes"
+        yield Check(f"{side} environment", "warning", detail, "say it in the connection, if it is to hold")
 
 
 def _newest(given: str | None, *sessions: Session | None) -> Iterator[Check]:

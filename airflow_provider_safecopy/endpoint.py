@@ -1,8 +1,8 @@
 """Where a database is, and the only core module that ever sees a password.
 
 An endpoint is libpq's own connection parameters, in libpq's own words. psycopg resolves them (service
-files, password files, several hosts); psql is then sent to the very server psycopg reached, with the
-password in a file that exists in memory alone.
+files, password files, several hosts), without PG* variables but for secrets; psql is then sent to the very server
+psycopg reached, with the password in a file that exists in memory alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from airflow_provider_safecopy.environment import shut_out, variables_ignored
 from airflow_provider_safecopy.errors import ConfigError, StageError
 
 _KNOWN = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
@@ -88,6 +89,8 @@ class Endpoint:
 
     parameters: Mapping[str, str] = field(repr=False)
     label: str = ""
+    ignored: tuple[str, ...] = ()
+    """The PG* variables that were set when it was made, and have no say."""
 
     @classmethod
     def from_conninfo(cls, conninfo: str) -> Endpoint:
@@ -105,7 +108,7 @@ class Endpoint:
         if (wrong := _wrong(given)) is not None:
             del parameters, given  # as above
             raise wrong
-        return cls(given, _label(given))
+        return cls(given, _label(given), variables_ignored(given))
 
     def __str__(self) -> str:
         return self.label
@@ -123,9 +126,9 @@ class Endpoint:
         pinned for the session.
         """
         try:
-            return kind.connect(
-                self._conninfo(application_name, connect_timeout), autocommit=True, prepare_threshold=None
-            )
+            with shut_out(self.parameters) as said:
+                conninfo = self._conninfo(application_name, connect_timeout, said)
+                return kind.connect(conninfo, autocommit=True, prepare_threshold=None)
         except psycopg.Error as error:
             unreachable = self._unreachable(error)
         except UnicodeError as error:  # psycopg looks hosts up by Python's own rules for their names
@@ -140,7 +143,7 @@ class Endpoint:
     def reached_by(self, connection: psycopg.Connection[Any]) -> Endpoint:
         """This endpoint, narrowed to the very server, user and password `connection` ended up with."""
         info = connection.info
-        settled = {key: value for key, value in info.get_parameters().items() if key in _SINCE_14}
+        settled = {key: value for key, value in info.get_parameters().items() if key in _SINCE_14 and value}
         given = {key: value for key, value in self.parameters.items() if key not in _SETTLED}
         for own in _UNANSWERED.keys() - self.parameters.keys():
             settled.pop(own, None)
@@ -177,9 +180,9 @@ class Endpoint:
         finally:
             os.close(descriptor)
 
-    def _conninfo(self, application_name: str, connect_timeout: float) -> str:
+    def _conninfo(self, application_name: str, connect_timeout: float, said: dict[str, str]) -> str:
         """What psycopg gets, the password included."""
-        parameters = _KEEPALIVES | _UNANSWERED | dict(self.parameters)
+        parameters = _KEEPALIVES | _UNANSWERED | said | dict(self.parameters)
         parameters |= {
             "application_name": application_name,
             "client_encoding": "UTF8",
@@ -195,6 +198,8 @@ class Endpoint:
         hint = "check the password" if refused or "password authentication" in text else "check host, port and network"
         if _NOT_ALLOWED in text:
             hint = "grant the role CONNECT on the database"
+        if self.ignored:
+            hint += f"; {', '.join(self.ignored)} in the environment cannot say it: the connection must"
         return StageError(
             f"{self.label}: cannot connect: {text}",
             stage="connect",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 
 _T = TypeVar("_T")
 _CANCEL_SECONDS, _CANCEL_AGAIN_SECONDS = 2.0, 1.0
@@ -20,12 +22,23 @@ class PromptConnection(psycopg.Connection[Any]):
     The server's own timeouts end what the server does; this ends waiting for a server, a pooler or a network that no
     longer answers at all while its TCP connection lives. Inside `within` the block's limit holds instead, for all its
     answers together. It needs no thread, which would cost more than many an answer. Raises psycopg.OperationalError.
+
+    It is of the process that made it: closed in a forked child, or cancelled there, it stays as it is for the parent.
     """
 
     patience: float = 6.0
     _limit: float | None = None
     _stopped: Callable[[], bool] | None = None
     _cancel_after: float = 0.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._process = os.getpid()
+
+    def close(self) -> None:
+        """Close the session; in a forked child nothing is sent over the socket that it shares with its parent."""
+        if os.getpid() == self._process:
+            super().close()
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
@@ -52,8 +65,16 @@ class PromptConnection(psycopg.Connection[Any]):
 
     def stop(self) -> None:
         """Cancel what is running. May be called from a signal handler; a cancel that fails costs time, not safety."""
+        if os.getpid() != self._process:
+            return
         with suppress(psycopg.Error):
             self.cancel_safe(timeout=_CANCEL_SECONDS)
+
+    def abandon(self) -> None:
+        """Cancel what is asked, and close: an exception of a signal handler came, and nobody reads the answer."""
+        if self.info.transaction_status == TransactionStatus.ACTIVE:
+            self.stop()
+            self.close()
 
     def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
         """What psycopg asks for each answer. It looks around every `interval` seconds."""

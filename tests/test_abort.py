@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -108,6 +109,20 @@ def test_another_thread_may_throw() -> None:
     assert ended.is_set()
     with pytest.raises(AbortedError, match="from afar"):
         switch.check()
+
+
+def test_a_wait_lasts_its_time_at_most_and_ends_with_the_throw() -> None:
+    switch = AbortSwitch()
+    began = time.monotonic()
+    assert not switch.wait(0.05)
+    assert time.monotonic() - began >= 0.05
+    assert not switch.wait(0)
+    assert not switch.wait(-1)
+    thrower = threading.Timer(0.05, switch.throw, args=["from afar"])
+    thrower.start()
+    assert switch.wait(60)
+    thrower.join()
+    assert switch.wait(0)
 
 
 def test_what_hangs_inside_ends_and_what_hung_before_does_not() -> None:

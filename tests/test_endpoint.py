@@ -345,27 +345,9 @@ def test_where_psycopg_used_no_password_psql_looks_for_none(
     assert "no password supplied" in child.transcript.tail
 
 
-def test_what_only_the_environment_says_reaches_psql(
-    target: Database, psql: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = {"host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE", "user": "PGUSER", "password": "PGPASSWORD"}
-    for key, value in parameters_of(target).items():
-        monkeypatch.setenv(names[key], value)
-    monkeypatch.setenv("PGSSLMODE", "disable")
-    endpoint = Endpoint.from_conninfo("")
-    assert said(psql, endpoint) == f"postgres@{target.name}"
-    with endpoint.connect(application_name="safecopy:test", connect_timeout=10) as session:
-        assert conninfo_to_dict(endpoint.reached_by(session).psql_conninfo())["sslmode"] == "disable"
-
-
-@pytest.mark.parametrize("by", ["options", "PGOPTIONS"])
-def test_a_role_taken_on_by_options_is_psqls_too(
-    target: Database, psql: str, role: MakeRole, monkeypatch: pytest.MonkeyPatch, by: str
-) -> None:
+def test_a_role_taken_on_by_options_is_psqls_too(target: Database, psql: str, role: MakeRole) -> None:
     loader = role(target, "NOLOGIN").role
-    if by == "PGOPTIONS":
-        monkeypatch.setenv("PGOPTIONS", f"-c role={loader}")
-    given = parameters_of(target) | ({"options": f"-c role={loader}"} if by == "options" else {})
+    given = parameters_of(target) | {"options": f"-c role={loader}"}
     assert said(psql, Endpoint.from_parameters(given)) == f"{loader}@{target.name}"
 
 

@@ -144,6 +144,37 @@ def _pastes_sql(node: ast.AST) -> bool:
     return False
 
 
+@pytest.mark.parametrize("module", MODULES, ids=named)
+def test_nothing_waits_by_select(module: Path) -> None:
+    """It raises ValueError for descriptors from 1,024 on, which a busy worker has: wait by poll."""
+    assert [ast.unparse(node) for node in ast.walk(ast.parse(module.read_text())) if _waits_by_select(node)] == []
+
+
+@pytest.mark.parametrize(
+    ("waits", "statement"),
+    [
+        (True, "select.select([descriptor], [], [], 1)"),
+        (True, "from select import select"),
+        (True, "from select import poll, select as wait"),
+        (True, "selectors.SelectSelector()"),
+        (False, "select.poll()"),
+        (False, "from airflow_provider_safecopy.transfer.statements.rows import select"),
+        (False, "select(columns)"),
+    ],
+)
+def test_the_search_for_select_bites(*, waits: bool, statement: str) -> None:
+    assert any(map(_waits_by_select, ast.walk(ast.parse(statement)))) == waits
+
+
+def _waits_by_select(node: ast.AST) -> bool:
+    match node:
+        case ast.Attribute(value=ast.Name(id="select"), attr="select") | ast.Attribute(attr="SelectSelector"):
+            return True
+        case ast.ImportFrom(module="select", names=names):
+            return "select" in {each.name for each in names}
+    return False
+
+
 def test_no_statement_cascades() -> None:
     statements = [re.sub(r"--.*", "", path.read_text()) for path in PACKAGE.glob("sql/*.sql")]
     for module in MODULES:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import random
-import select
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from airflow_provider_safecopy.cli.progress import open_line
 from airflow_provider_safecopy.cli.quantity import show_seconds
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import LockBusyError, LockStoreError
-from airflow_provider_safecopy.lock.living import busy
+from airflow_provider_safecopy.lock.busy import busy
 from airflow_provider_safecopy.lock.model import CRASH_GRACE, Holder
 from airflow_provider_safecopy.lock.over import gone
 from airflow_provider_safecopy.lock.postgres import PostgresStore
@@ -76,7 +75,7 @@ class Patience:
         tried, holder = time.monotonic(), None
         while True:
             pause = _POLL_SECONDS + random.uniform(0, _POLL_SECONDS / 2)  # noqa: S311 -- jitter
-            select.select([self._abort.fileno()], [], [], max(0.0, min(pause, self._left)))
+            self._abort.wait(min(pause, self._left))
             self._abort.check()
             try:
                 holder = self._store.holder(error.lock)

@@ -19,12 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import psycopg
 from psycopg.conninfo import make_conninfo
 
 from airflow_provider_safecopy.demo.home import Home, environment
 from airflow_provider_safecopy.demo.installation import Installation, executable, installations
-from airflow_provider_safecopy.errors import SafeCopyError
+from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import SafeCopyError, StageError
 
 __all__ = ["Installation", "Server", "installations"]
 
@@ -96,7 +96,8 @@ class Server:
 
     def execute(self, dbname: str, sql: str, params: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement, or without `params` several as one transaction; the rows of the last."""
-        with psycopg.connect(self.conninfo(dbname), autocommit=True, client_encoding="UTF8") as connection:
+        endpoint = Endpoint.from_conninfo(self.conninfo(dbname))
+        with endpoint.connect(application_name="safecopy demo", connect_timeout=10) as connection:
             cursor = connection.execute(sql.encode(), params)
             while cursor.nextset():
                 pass
@@ -175,11 +176,11 @@ class Server:
         """Whether a session can be opened before the deadline, and before postgres ends."""
         assert self._process is not None  # noqa: S101 - launched by the caller
         # By its socket, where nobody else can listen; PostgreSQL listens on TCP before that.
-        conninfo = make_conninfo(self.conninfo(), host=str(self.socket_directory), connect_timeout=5)
+        endpoint = Endpoint.from_conninfo(make_conninfo(self.conninfo(), host=str(self.socket_directory)))
         deadline = time.monotonic() + _START_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
-            with suppress(psycopg.OperationalError):
-                psycopg.connect(conninfo).close()
+            with suppress(StageError):
+                endpoint.connect(application_name="safecopy demo", connect_timeout=5).close()
                 return True
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.05)

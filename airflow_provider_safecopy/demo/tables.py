@@ -12,6 +12,7 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.demo.servers import Server
+from airflow_provider_safecopy.endpoint import Endpoint
 
 CUSTOMERS, ORDERS = 120_000, 420_000
 _YESTERDAY = 10
@@ -34,7 +35,8 @@ class Database:
     @contextmanager
     def session(self) -> Iterator[psycopg.Connection[Any]]:
         """A session in which the tables go by their bare names."""
-        with psycopg.connect(self.conninfo, autocommit=True, client_encoding="UTF8") as connection:
+        endpoint = Endpoint.from_conninfo(self.conninfo)
+        with endpoint.connect(application_name="safecopy demo", connect_timeout=10) as connection:
             connection.execute(_statement("settings"))
             connection.execute(_statement("search_path"), {"schema": self.schema})
             yield connection

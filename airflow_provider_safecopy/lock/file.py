@@ -23,7 +23,7 @@ from itertools import islice
 from pathlib import Path
 
 from airflow_provider_safecopy.errors import LockLostError, LockStoreError
-from airflow_provider_safecopy.lock import disk
+from airflow_provider_safecopy.lock import disk, fork
 from airflow_provider_safecopy.lock.file_record import FileRecord
 from airflow_provider_safecopy.lock.file_turn import Clock, Turn, boottime, state_of, told
 from airflow_provider_safecopy.lock.flock import Flock
@@ -88,7 +88,7 @@ class FileStore:
 
     def release(self, lease: Lease, *, at_least: float = 0) -> bool:
         """See `Store`. By a forked child, as when it leaves a block that its parent entered: nothing."""
-        if os.getpid() != self._process:
+        if not fork.is_own(self._process):
             return False
         with self._turn(lease.name) as turn:
             self._die(turn, lease.contender)
@@ -167,12 +167,7 @@ class FileStore:
     @contextmanager
     def _turn(self, name: str) -> Iterator[Turn]:
         """Alone with one lock, in this process and on this host."""
-        if os.getpid() != self._process:
-            raise LockStoreError(
-                f"{self.directory}: this store is the parent process's, and so are its locks",
-                hint="make a store, and a contender, in the forked child",
-                retryable=False,
-            )
+        fork.demand_own(self._process, self.directory)
         if not self._thread.acquire(timeout=_PATIENCE_SECONDS):
             raise LockStoreError(f"{self.directory}: another thread has been using this store for too long")
         try:

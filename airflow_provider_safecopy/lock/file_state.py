@@ -223,6 +223,7 @@ class State:
             stale_after=self.stale_after,
             stale=self.lease_id is not None and self.due_at < now,
             refused=self.refused,
+            lease_id=None if self.lease_id is None else UUID(self.lease_id),
         )
 
 

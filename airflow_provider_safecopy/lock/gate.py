@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import random
-import select
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -140,7 +139,7 @@ def _pause(seconds: float, abort: AbortSwitch, waiting: Callable[[], None]) -> N
         left = deadline - time.monotonic()
         if left <= 0 or abort.thrown:
             return
-        select.select([abort.fileno()], [], [], min(left, _POLL_SECONDS[1]))
+        abort.wait(min(left, _POLL_SECONDS[1]))
 
 
 def _told(holder: Holder) -> str:

@@ -13,15 +13,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psycopg
 
+from airflow_provider_safecopy import wire
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import over, postgres
+from airflow_provider_safecopy.lock.busy import busy
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.store import Store
@@ -49,6 +52,8 @@ class LivingLock:
 
     Not promised: that a holder which does not call `heartbeat` or `check` notices that it lost the lock. What is
     written by SQL in the database of the lock is safe nevertheless if its transaction calls `fence`.
+
+    A forked child holds nothing: leaving the block there changes nothing, and the child makes a lock of its own.
     """
 
     def __init__(
@@ -85,13 +90,15 @@ class LivingLock:
         try:
             for name in self.names:
                 taken.append(self._taken(name))  # noqa: PERF401 -- what was taken before an error is given back
-        except BaseException:
+            self.leases, self.lost = tuple(taken), None
+            self._beaten, self._until = started, self._end_of(started, (lease.remaining for lease in taken))
+            for lease in taken:
+                self._clear_away(lease)
+        except BaseException as error:
+            self.leases = ()
             self._give_back(taken)
+            self._withdraw(self.names[len(taken) :], error)
             raise
-        self.leases, self.lost = tuple(taken), None
-        self._beaten, self._until = started, self._end_of(started, (lease.remaining for lease in taken))
-        for lease in taken:
-            self._clear_away(lease)
         return self
 
     def peek(self) -> bool:
@@ -214,7 +221,7 @@ class LivingLock:
             if isinstance(answer, Holder) and (dead := self._gone(answer)):
                 answer = self.store.acquire(name, self.contender, self.promise, dead=dead)
         if isinstance(answer, Lease):
-            return answer
+            return answer.without_itself()
         self.store.refused(name, self.contender)
         raise busy(answer)
 
@@ -244,42 +251,39 @@ class LivingLock:
         )
 
     def _give_back(self, leases: Iterable[Lease]) -> None:
-        for lease in leases:
-            try:
+        with ExitStack() as stack:  # each, whatever comes of the one before
+            for lease in leases:
+                stack.callback(self._leave, lease)
+
+    def _leave(self, lease: Lease) -> None:
+        try:
+            self.store.release(lease)
+        except LockStoreError as error:
+            over.leave(lease.attempt)
+            log.warning("lock %s could not be released, and is left to be taken over: %s", lease.name, error)
+        except BaseException:  # a signal's: the release may not have been made
+            over.leave(lease.attempt)
+            with suppress(LockStoreError):
                 self.store.release(lease)
-            except LockStoreError as error:
-                over.leave(lease.attempt)
-                log.warning("lock %s could not be released, and is left to be taken over: %s", lease.name, error)
+            raise
+
+    def _withdraw(self, names: Iterable[str], error: BaseException) -> None:
+        """Release what may have been granted though `error` came instead of the answer."""
+        if isinstance(error, LockBusyError) or isinstance(error.__cause__, wire.LateError):
+            return  # it was not granted; or the store is silent, and would be so again
+        for name in names:
+            try:
+                holder = self.store.holder(name)
+            except LockStoreError as unknown:
+                log.debug("lock %s: not known whether it was granted: %s", name, unknown)
+                return
+            for seen in holder.members if holder is not None else ():
+                if holder is not None and seen.attempt == str(self.contender.attempt):
+                    self._leave(holder.lease_of(seen))
 
     def _end_of(self, started: float, remaining: Iterable[float]) -> float:
         """When to stop, by this process's own clock, counted from before the store was asked."""
         return started + min(remaining) - self.promise.margin
-
-
-def busy(holder: Holder) -> LockBusyError:
-    """What a contender is told: who holds the lock, since when, its last progress, and when it will be taken."""
-    if holder.owner_key is None:
-        told = f"was released a moment ago and rests for {holder.takeable_in:.1f} s more"
-    else:
-        quiet = (holder.asked_at - holder.progressed_at).total_seconds()
-        told = (
-            f"is held by {holder} ({_members(holder)}) since {holder.since:%Y-%m-%d %H:%M:%S%z}; last progress "
-            f"{quiet:.0f} s ago; it will be taken in {holder.takeable_in:.0f} s if nothing moves until then"
-        )
-    return LockBusyError(
-        f"lock {holder.name} {told}",
-        lock=holder.name,
-        holder=holder.as_dict(),
-        hint="wait for it, or see safecopy locks" if holder.owner_key is not None else "",
-    )
-
-
-def _members(holder: Holder) -> str:
-    told = [
-        f"{seen.member}, try {seen.try_number}" + (f", pid {seen.place.pid} on {seen.place.host}" if seen.place else "")
-        for seen in holder.members
-    ]
-    return "; ".join(told) or "no member"
 
 
 def _store(where: str | Path | Endpoint | Store, contender: Contender) -> Store:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -121,6 +121,17 @@ class Lease:
         """The attempt that holds it."""
         return self.contender.attempt
 
+    def without_itself(self) -> Lease:
+        """Return it without its own attempt among the displaced ones, as after a grant whose answer was not heard.
+
+        The sessions of that attempt are those of this very run.
+        """
+        own = str(self.attempt)
+        if self.displaced is None or own not in self.displaced.attempts:
+            return self
+        others = tuple(attempt for attempt in self.displaced.attempts if attempt != own)
+        return replace(self, displaced=replace(self.displaced, attempts=others) if others else None)
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -140,7 +151,7 @@ class Holder:
     """What a contender is told of a busy lock. Times are the store's own, `asked_at` among them.
 
     `due_at` is when it will be taken if nothing moves until then, `refused` how many were sent away since `since`.
-    `owner_key` is None while the lock is free but not to be taken before `not_before`.
+    `owner_key` is None while the lock is free but not to be taken before `not_before`; `lease_id` is None then, too.
     """
 
     name: str
@@ -157,6 +168,7 @@ class Holder:
     stale_after: float = STALE_AFTER
     stale: bool = False
     refused: int = 0
+    lease_id: UUID | None = None
 
     @property
     def takeable_in(self) -> float:
@@ -166,6 +178,14 @@ class Holder:
 
     def __str__(self) -> str:
         return told_owner(self.owner, self.owner_key or "nobody")
+
+    def lease_of(self, seen: Seen) -> Lease:
+        """Return the lease of one of its members, by which the lock can be released on behalf of that member."""
+        if self.lease_id is None:
+            raise ValueError(f"lock {self.name} is free: it has no members")
+        attempt = UUID(seen.attempt)
+        member = Contender(self.owner_key or "", self.owner, seen.member, seen.try_number, attempt, seen.place)
+        return Lease(self.name, self.token, self.lease_id, member)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON values, for `--json` and for errors."""

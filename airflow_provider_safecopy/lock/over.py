@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock.model import Holder
 
 _OVER: set[str] = set()
@@ -22,7 +21,7 @@ def asking(attempt: UUID) -> Iterator[None]:
     """Around what asks a store for a lock. Where no answer came, the lock may have been granted, or may be yet: `leave`."""
     try:
         yield
-    except LockStoreError:
+    except BaseException:
         leave(attempt)
         raise
     _OVER.discard(str(attempt))

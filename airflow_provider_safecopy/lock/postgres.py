@@ -7,9 +7,11 @@ pooler as well. The protocol's reasons are told beside its SQL, in `sql/lock.sql
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, LiteralString, cast
 from uuid import UUID, uuid4
 
@@ -19,8 +21,9 @@ from psycopg.types.json import Jsonb
 
 from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError, StageError
-from airflow_provider_safecopy.lock import rows, schema
+from airflow_provider_safecopy.errors import LockStoreError, StageError
+from airflow_provider_safecopy.lock import fork, rows, schema
+from airflow_provider_safecopy.lock.loss import fenced_out, lost
 from airflow_provider_safecopy.lock.model import (
     Contender,
     Displaced,
@@ -57,7 +60,8 @@ class PostgresStore:
 
     Connects when first asked, as ``safecopy:<attempt>``, and again when the connection was lost. `patience` is how
     many seconds a publish of whoever may be displaced is waited for, while it is being ended. `statements` are those
-    of `sql/lock.sql`. Threads take turns.
+    of `sql/lock.sql`. Threads take turns. A forked child holds nothing of what its parent holds, and cannot use its
+    parent's store: it makes its own.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class PostgresStore:
         self._statements = statements
         self._connection: wire.PromptConnection | None = None
         self._turn = threading.Lock()
+        self._process = os.getpid()
 
     @property
     def backends(self) -> tuple[int, ...]:
@@ -128,7 +133,9 @@ class PostgresStore:
         return rows.remaining_of(lease.name, row)
 
     def release(self, lease: Lease, *, at_least: float = 0) -> bool:
-        """See `Store`."""
+        """See `Store`. By a forked child, as when it leaves a block that its parent entered: nothing."""
+        if not fork.is_own(self._process):
+            return False
         row = self._one("release", held(lease) | {"at_least": interval(at_least)})
         return bool(row and row["freed"])
 
@@ -185,8 +192,8 @@ class PostgresStore:
         return int(row["members"] + row["events"]) if row else 0
 
     def close(self) -> None:
-        """See `Store`."""
-        if self._connection is not None:
+        """See `Store`. By a forked child: nothing, or the server would end the session of its parent."""
+        if self._connection is not None and fork.is_own(self._process):
             self._connection.close()
             self._connection = None
 
@@ -205,6 +212,7 @@ class PostgresStore:
                 return displaced_of(row, row["prev_members"], row["prev_owner_key"], row["prev_owner"]) if row else None
 
     def _make(self) -> bool:
+        fork.demand_own(self._process, self.endpoint)
         with self._turn:
             schema.init(self._connected(_MAKING_SECONDS))
         return True
@@ -248,12 +256,26 @@ class PostgresStore:
             "statement_timeout": f"{round(seconds * 1000)}ms",
         }
         message = self._statements["settings"] + self._statements[statement]
-        with self._turn, psycopg.ClientCursor(self._connected(seconds + 1), row_factory=dict_row) as cursor:
+        with self._asking(seconds + 1) as cursor:
             backend = cursor.connection.info.backend_pid
             cursor.execute(message, {**asked, **settings, "backend": backend})
             while cursor.nextset():
                 pass
             return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def _asking(self, patience: float) -> Iterator[psycopg.ClientCursor[DictRow]]:
+        """A cursor for one message; alone with the connection, which is given up when a signal interrupts the answer."""
+        fork.demand_own(self._process, self.endpoint)
+        with self._turn:
+            connection = self._connected(patience)
+            try:
+                yield psycopg.ClientCursor(connection, row_factory=dict_row)
+            except psycopg.Error:
+                raise
+            except BaseException:
+                connection.abandon()
+                raise
 
     def _connected(self, patience: float) -> wire.PromptConnection:
         """The connection, made when there is none; it closes itself when there is no answer within `patience`."""
@@ -275,22 +297,3 @@ def fence(connection: psycopg.Connection[Any], lease: Lease) -> None:
     """Inside the publishing transaction: hold the lock until COMMIT. Raises `FencedOutError`."""
     if connection.execute(_LOCK["fence"], held(lease)).fetchone() is None:
         raise fenced_out(lease)
-
-
-def fenced_out(lease: Lease) -> FencedOutError:
-    """What a fence raises when the lock is another's."""
-    return FencedOutError(
-        f"lock {lease.name}: it is held by somebody else now; token {lease.token} may not publish any more",
-        lock=lease.name,
-        token=lease.token,
-    )
-
-
-def lost(lease: Lease) -> LockLostError:
-    """What a heartbeat raises when the lease is another's."""
-    return LockLostError(
-        f"lock {lease.name}: token {lease.token} was taken from this run; it stopped and published nothing",
-        lock=lease.name,
-        token=lease.token,
-        hint="see safecopy locks history for who took it, and why",
-    )

@@ -149,6 +149,7 @@ def _holder(row: DictRow) -> Holder:
         stale_after=float(row["stale_after"] or 0),
         stale=row["stale"],
         refused=row["refused"],
+        lease_id=row["lease_id"],
     )
 
 

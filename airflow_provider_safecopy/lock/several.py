@@ -10,21 +10,22 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, LiteralString, Self
 from uuid import uuid4
 
 import psycopg
 from psycopg import sql as compose
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import LockBusyError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.living import Judge, LivingLock, busy
+from airflow_provider_safecopy.lock.busy import busy
+from airflow_provider_safecopy.lock.living import Judge, LivingLock
+from airflow_provider_safecopy.lock.loss import fenced_out, lost
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
-from airflow_provider_safecopy.lock.postgres import PostgresStore, fenced_out, lost
+from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.rows import asked_by, held, interval, lease_of, remaining_of
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class SeveralStore(PostgresStore):
             return []
         settings = {"lock_timeout": f"{_STEP_SECONDS * 1000:.0f}ms", "statement_timeout": f"{_ANSWER_SECONDS:.0f}s"}
         try:
-            with self._turn, psycopg.ClientCursor(self._connected(_ANSWER_SECONDS + 1), row_factory=dict_row) as cursor:
+            with self._asking(_ANSWER_SECONDS + 1) as cursor:
                 backend = {"backend": cursor.connection.info.backend_pid}
                 opening = cursor.mogrify(_LOCK["settings"] + (first or ""), {**settings, **(given or {})})
                 cursor.execute(_message(opening, self._statements[statement], [{**one, **backend} for one in asked]))
@@ -128,23 +129,28 @@ class TableLocks(LivingLock):
         wanted, started = list(names), time.monotonic()
         found: dict[str, Lease | LockBusyError] = {}
         try:
-            with suppress(LockStoreError):  # a publisher holds one of the rows, say: each is asked for by itself
+            try:
                 taken = self._several.acquire_all(wanted, self.contender, self.promise)
                 found |= {lease.name: lease for lease in taken}
+            except LockStoreError as error:  # a publisher holds one of the rows, say: each is asked for by itself
+                self._withdraw(wanted, error)
             for name in wanted:
                 if name not in found:
                     found[name] = self._asked(name)
-        except BaseException:
-            self._give_back(answer for answer in found.values() if isinstance(answer, Lease))
+            self._hold([answer for answer in found.values() if isinstance(answer, Lease)], started)
+        except BaseException as error:
+            self.let_go(answer for answer in found.values() if isinstance(answer, Lease))
+            self._withdraw([name for name in wanted if name not in found], error)
             raise
-        taken = [answer for answer in found.values() if isinstance(answer, Lease)]
+        return found
+
+    def _hold(self, taken: list[Lease], started: float) -> None:
         with self._changing:
             self.leases += tuple(taken)
             due = [self._end_of(started, [lease.remaining]) for lease in taken]
             self._until = min([self._until, *due])
         for lease in taken:
             self._clear_away(lease)
-        return found
 
     def let_go(self, leases: Iterable[Lease]) -> None:
         """Hold these no more."""
@@ -197,6 +203,9 @@ class TableLocks(LivingLock):
         except LockStoreError as error:
             log.info("locks are released one by one: %s", error)
             super()._give_back(going)
+        except BaseException:  # a signal's: the release may not have been made
+            super()._give_back(going)
+            raise
 
 
 def _message(opening: str, query: LiteralString, asked: Sequence[Mapping[str, Any]]) -> compose.Composed:

@@ -36,8 +36,12 @@ def contender_of(context: Context, *, detached: bool = False) -> Contender:
 
 def member_of(ti: Any) -> str:
     """The task, and which of it when it is mapped."""
-    task_id: str = ti.task_id
-    return task_id if ti.map_index is None or ti.map_index < 0 else f"{task_id}[{ti.map_index}]"
+    return member_key(ti.task_id, ti.map_index)
+
+
+def member_key(task_id: str, map_index: int | None) -> str:
+    """Return the name under which a task is a member of a lock; `map_index` is None or negative when it is not mapped."""
+    return task_id if map_index is None or map_index < 0 else f"{task_id}[{map_index}]"
 
 
 def slice_of(context: Context) -> str:

@@ -21,7 +21,7 @@ from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
 from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode
-from airflow_provider_safecopy.operators.contender import contender_of, is_test
+from airflow_provider_safecopy.operators.contender import contender_of, is_test, member_key
 from airflow_provider_safecopy.operators.lock_tasks import STALE_AFTER, AcquireLivingLock, ReleaseLivingLock
 from airflow_provider_safecopy.operators.told import told_to_airflow
 
@@ -32,6 +32,11 @@ class LivingLockGroup(TaskGroup):
     A second run of the DAG, or of any other that asks for the same lock, is refused, skipped or waits. Every
     `SafeCopyOperator` inside takes part by itself; any other task may, with `joined`. Retries supersede the try
     before, mapped tasks and nested groups are members of the same run, and a run that lost its lock cannot publish.
+
+    Several groups of one run may share a lock, one after the other, side by side, or as the instances of a mapped group
+    around them; so may a `SafeCopyOperator` with the same `lock`. They do not exclude each other. A group leaves the
+    lock with its last task, and the last of them frees it. Where two groups come one after the other, another run may
+    get the lock in between: put both into one group to keep it.
 
     :param group_id: as of any task group.
     :param target_conn_id: the connection, of type ``postgres``, in whose database the lock lives; copies inside must
@@ -163,11 +168,17 @@ def demand_held(store: Store, name: str, group: LivingLockGroup, contender: Cont
         return
     holder = store.holder(name)
     members = {seen.member for seen in holder.members} if holder else set()
-    if holder is None or holder.owner_key != contender.owner_key or group.setup.task_id not in members:
+    if holder is None or holder.owner_key != contender.owner_key or _setup_member(group, context) not in members:
         raise AirflowFailException(
             f"lock {name}: this run does not hold it any more; now it is {f'held by {holder}' if holder else 'free'}. "
             f"Nothing was done. Clear the task {group.setup.task_id} to begin the group anew"
         )
+
+
+def _setup_member(group: LivingLockGroup, context: Context) -> str:
+    """Return the member by which a group holds its lock; inside a mapped group, that of the running task's instance."""
+    mapped = group.setup.get_closest_mapped_task_group() is not None
+    return member_key(group.setup.task_id, context["ti"].map_index if mapped else None)
 
 
 def _enclosing(group: TaskGroup | None) -> LivingLockGroup | None:

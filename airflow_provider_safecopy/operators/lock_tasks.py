@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
-from uuid import UUID
 
-from airflow.providers.common.compat.sdk import BaseOperator, Context
+from airflow.providers.common.compat.sdk import AirflowException, BaseOperator, Context
 
 from airflow_provider_safecopy.hooks.in_process import carry_any_id
 from airflow_provider_safecopy.hooks.judge import judge_for
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
-from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
+from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.model import Contender, Promise
+from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
-from airflow_provider_safecopy.operators.contender import contender_of, is_test
+from airflow_provider_safecopy.operators.contender import contender_of, is_test, member_key, member_of
 from airflow_provider_safecopy.operators.told import told, told_to_airflow
-from airflow_provider_safecopy.pipeline.reap import clear_away
+from airflow_provider_safecopy.pipeline.eviction import evict
 
 STALE_AFTER = 3600.0
 """Seconds without progress after which a group's lock may be taken: there may be none between two tasks."""
@@ -28,6 +28,8 @@ class AcquireLivingLock(BaseOperator):
 
     template_fields: Sequence[str] = ("target_conn_id", "lock")
     ui_color = "#f4e3b2"
+
+    _killed = False
 
     def __init__(
         self,
@@ -46,6 +48,10 @@ class AcquireLivingLock(BaseOperator):
             self.on_busy = OnBusy(on_busy, wait_timeout)
             self.promise = Promise(stale_after, crash_grace=None)
 
+    def on_kill(self) -> None:
+        """Let go of what is acquired. Airflow 3 lets `execute` go on after this."""
+        self._killed = True
+
     def execute(self, context: Context) -> dict[str, Any]:
         """Acquire the lock, for tasks that come after this one has ended."""
         return self.resume(context)
@@ -62,8 +68,10 @@ class AcquireLivingLock(BaseOperator):
             lock = SafeCopyHook(target_conn_id=self.target_conn_id).living_lock(
                 self.lock, contender=contender, promise=self.promise, judge=judge_for(contender.owner)
             )
-            with closing(lock.store):
+            with closing(lock.store), _released_on_failure(lock):
                 (lease,) = lock.acquire().leases
+                if self._killed:  # else this task would succeed under a lock that no task releases
+                    raise AirflowException("the task was killed")
                 if is_test(context):
                     lock.release()
                     self.log.info("lock %s: released at once, as no task comes after a test", lease.name)
@@ -78,7 +86,11 @@ class AcquireLivingLock(BaseOperator):
 
 
 class ReleaseLivingLock(BaseOperator):
-    """The last task of a `LivingLockGroup`: it frees the lock, and fences out what the run may have left behind."""
+    """The last task of a `LivingLockGroup`: its group leaves the lock, and what the group left behind is fenced out.
+
+    Other tasks of the run that share the lock keep it: another group, or a copy with the same `lock`. The last of them
+    frees it.
+    """
 
     template_fields: Sequence[str] = ("target_conn_id", "lock")
     ui_color = "#f4e3b2"
@@ -90,38 +102,56 @@ class ReleaseLivingLock(BaseOperator):
         self.setup_task_id = setup_task_id
 
     def execute(self, context: Context) -> None:
-        """Release what the setup task acquired, and whatever of this run is still in the lock."""
+        """Release what the setup task acquired, and whatever of this group is still in the lock."""
         carry_any_id()
-        contender = contender_of(context, detached=True)
-        held = _lease_of(context["ti"].xcom_pull(task_ids=self.setup_task_id), contender)
+        ti, contender = context["ti"], contender_of(context, detached=True)
+        acquired = _acquired_lock(ti.xcom_pull(task_ids=self.setup_task_id, map_indexes=ti.map_index))
         with (
             told_to_airflow(),
             closing(SafeCopyHook(target_conn_id=self.target_conn_id).lock_store(contender.attempt)) as store,
         ):
-            freed = held is not None and store.release(held)
-            left = None if freed else store.holder(self.lock)
-            if left is not None and left.owner_key == contender.owner_key:
-                attempts = [seen.attempt for seen in left.members]
-                displaced = store.reap(self.lock, dead=attempts, reason="its run has released it")
-                if freed := displaced is not None:
-                    clear_away(store, displaced)
-            self.log.info("lock %s: %s", self.lock, "released" if freed else "was not held by this run any more")
+            self._leave(store, acquired or self.lock, contender, ti)
+
+    def _leave(self, store: Store, name: str, contender: Contender, ti: Any) -> None:
+        holder = store.holder(name)
+        members = holder.members if holder is not None and holder.owner_key == contender.owner_key else ()
+        own = [seen for seen in members if self._is_own(seen.member, ti)]
+        if holder is None or not own:
+            self.log.info("lock %s: was not held by this group any more", name)
+            return
+        setup = member_key(self.setup_task_id, ti.map_index)
+        strays = [seen for seen in own if seen.member != setup]
+        if strays:
+            self.log.warning("lock %s: evicting %s", name, ", ".join(seen.member for seen in strays))
+        freed = evict(store, holder, strays)
+        for seen in own:
+            if seen.member == setup:  # last: it is the group's hold on the lock
+                freed = store.release(holder.lease_of(seen))
+        self.log.info("lock %s: %s", name, "released" if freed else "left to other tasks of this run")
+
+    def _is_own(self, member: str, ti: Any) -> bool:
+        """Whether a member is a task of this group; in a mapped group, of this one of its instances."""
+        # By way of the DAG: one of several mapped tasks has forgotten its group, with Airflow 2.
+        group = self.dag.get_task(self.task_id).task_group
+        tasks = {task.task_id for task in group.iter_tasks()} if group is not None else set()
+        if member_of(ti) != ti.task_id:
+            return member in {member_key(task_id, ti.map_index) for task_id in tasks}
+        return member.partition("[")[0] in tasks
 
 
-def _lease_of(held: Any, contender: Contender) -> Lease | None:
-    """What the setup task's result tells; None where it tells of no lease. It may have been cleared, or changed by hand."""
-    match held:
-        case {
-            "lock": str(name),
-            "token": int(token),
-            "lease_id": str(lease_id),
-            "member": str(member),
-            "try": int(number),
-            "attempt": str(attempt),
-        } if 0 <= token < 1 << 63 and 0 <= number < 1 << 31:
-            try:
-                mine = replace(contender, member=member, try_number=number, attempt=UUID(attempt))
-                return Lease(name, token, UUID(lease_id), mine)
-            except ValueError:
-                return None
+@contextmanager
+def _released_on_failure(lock: LivingLock) -> Iterator[None]:
+    """Release the lock when the block fails: the release task only runs after a setup task that succeeded."""
+    try:
+        yield
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _acquired_lock(result: Any) -> str | None:
+    """The lock's name by the setup task's result; None where it tells of none: it may be cleared, or changed by hand."""
+    match result:
+        case {"lock": str(name)} if name.strip() and "\0" not in name:
+            return name
     return None

@@ -224,7 +224,8 @@ SELECT f.token, f.prev_token, f.prev_members, f.prev_owner_key, f.prev_owner, d.
 -- name: holders
 -- Who holds what, as a contender is told; one name, or all of them. `refused` counts since the present grant. Times
 -- are told as JSON, and numbers as such: whatever the role's DateStyle and extra_float_digits are.
-SELECT l.name, l.token, l.owner_key, l.owner, to_json(l.granted_at) AS granted_at, to_json(l.alive_at) AS alive_at,
+SELECT l.name, l.token, l.lease_id, l.owner_key, l.owner,
+       to_json(l.granted_at) AS granted_at, to_json(l.alive_at) AS alive_at,
        to_json(l.due_at) AS due_at, to_json(NULLIF(l.not_before, '-infinity')) AS not_before,
        extract(epoch FROM l.stale_after) AS stale_after,
        to_json(clock_timestamp()) AS asked_at,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import select
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -170,7 +169,7 @@ def _patiently(job: Job, statement: Composed) -> None:
             if time.monotonic() > until:
                 raise
             job.trying()
-            select.select([job.abort.fileno()], [], [], random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
+            job.abort.wait(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
             job.abort.check()
         else:
             return

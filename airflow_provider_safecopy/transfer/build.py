@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import select
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -153,7 +152,7 @@ def _patiently(job: Job, step: Step) -> None:
         except psycopg.errors.LockNotAvailable:
             if time.monotonic() > job.deadline:
                 raise
-            select.select([job.abort.fileno()], [], [], random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
+            job.abort.wait(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
         else:
             return
 

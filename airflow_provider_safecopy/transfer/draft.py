@@ -267,6 +267,8 @@ def _warnings(binary: PsqlBinary | None, source: Session, target: Session, taken
     newest = max(source.server.major, target.server.major)
     if binary and binary.major < newest:
         found.append(f"psql {binary.major} is older than the server ({newest}); it will do, a newer one is better")
+    if ignored := sorted({*source.endpoint.ignored, *target.endpoint.ignored}):
+        found.append(f"{', '.join(ignored)} in the environment: ignored; a connection alone says where it goes")
     if taken and taken.referenced_by:
         found.append(
             f"{taken.label} is referenced by {', '.join(taken.referenced_by)}: publishing fails while rows refer to it"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import random
-import select
 import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -96,7 +95,7 @@ def widen(job: Job) -> Job:
                     raise blockers.too_long() from error
             blockers.waited()
             vacuumed = bool(job.target.value(_CATALOG["vacuumed"], {"oid": job.plan.target_oid}))
-            select.select([job.abort.fileno()], [], [], random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
+            job.abort.wait(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
 
 
 def adds_columns(plan: CopyPlan) -> bool:

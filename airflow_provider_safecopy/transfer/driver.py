@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import time
 from dataclasses import dataclass
 
+from airflow_provider_safecopy.abort import wait_for_input
 from airflow_provider_safecopy.errors import StageTimeoutError, StalledError
 from airflow_provider_safecopy.transfer.psql import Psql
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
@@ -57,5 +57,5 @@ class Driver:
     def let_end(self, deadline: float) -> None:
         """Its script has ended, and so will it."""
         while self.psql.process.poll() is None and time.monotonic() < deadline:
-            select.select([self.psql.stderr], [], [], 0.01)
+            wait_for_input(self.psql.stderr, 0.01)
             self.psql.listen()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import select
 import time
 from typing import Any
 
@@ -49,7 +48,7 @@ def outlive(job: Job, elders: frozenset[str]) -> None:
         if time.monotonic() > tell_at:
             log.info("publish waits for transactions older than the rows loaded: %s", told)
             tell_at += 10 * _TOLD_SECONDS
-        select.select([job.abort.fileno()], [], [], random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
+        job.abort.wait(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
 
 
 def _open(job: Job) -> list[dict[str, Any]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import random
-import select
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -164,7 +163,7 @@ def _until_locked(job: Job, before: _Beforehand, blockers: Blockers) -> _Done:
                 raise blockers.too_long() from error
             blockers.waited()
             vacuumed = bool(job.target.value(_CATALOG["vacuumed"], {"oid": job.plan.target_oid}))
-            select.select([job.abort.fileno()], [], [], random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
+            job.abort.wait(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
         else:
             return done
 

@@ -151,9 +151,9 @@ def stay(**context):
 stay()""")
     )
     assert ran.states["한벌.release_lock"] == "success"
-    token, free = target.rows("SELECT token, lease_id IS NULL FROM safecopy.lock")[0]
-    assert (token, free) == (2, True)
-    assert _events(target)[-1][0] == "reap"
+    assert target.rows("SELECT token, lease_id IS NULL FROM safecopy.lock") == [(1, True)]
+    assert target.rows("TABLE safecopy.member") == []
+    assert _events(target)[-2:] == [("leave", "한벌.떠나지_않는"), ("release", "한벌.acquire_lock")]
 
 
 @pytest.mark.parametrize("inside", ['SafeCopyOperator(task_id="참가", **COPY)', 'sum_up.override(task_id="참가")()'])
@@ -198,7 +198,7 @@ with LivingLockGroup("한벌", target_conn_id="dw", lock={LOCK!r}, default_args=
     assert set(ran.states.values()) == {"success"}, ran
     assert (ran.tries["한벌.acquire_lock"], ran.tries["한벌.두번"]) == (2, 2)
     kinds = [kind for kind, _ in _events(target)]
-    assert kinds == ["grant", "supersede", "join", "supersede", "leave", "reap"]
+    assert kinds == ["grant", "supersede", "join", "supersede", "leave", "release"]
 
 
 def test_a_copy_into_another_database_is_not_guarded_by_it(tables: tuple[Database, Database], run_dag: RunDag) -> None:
@@ -228,6 +228,24 @@ task(task_id="복사")(lambda: None)()
 assert "inside another group under a lock" in refused""")
     assert run_dag(nested).states["한벌.복사"] == "success"
     assert run_dag(HEAD + "sum_up()").states == {"집계": "failed"}
+
+
+def test_two_groups_cannot_be_nested_at_any_depth(run_dag: RunDag, tables: tuple[Database, Database]) -> None:
+    """Nor by way of a mapped group: refused when the DAG is parsed."""
+    nested = _group("""\
+from airflow.providers.common.compat.sdk import task_group
+@task_group(group_id="지역별")
+def each(region):
+    with TaskGroup("사이"):
+        try:
+            LivingLockGroup("안쪽", target_conn_id="dw", lock="다른 락")
+        except Exception as error:
+            refused.append(str(error))
+        task(task_id="복사")(lambda: None)()
+refused = []
+each.expand(region=["서울"])
+assert "inside another group under a lock" in refused[0]""")
+    assert run_dag(nested).states["한벌.지역별.사이.복사[0]"] == "success"
 
 
 def test_in_airflow_tasks_test_each_task_guards_itself(

@@ -1,0 +1,45 @@
+"""Eviction: some members of a run leave its lock, whether they want to or not; the other members keep it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from airflow_provider_safecopy.errors import LockStoreError
+from airflow_provider_safecopy.lock.model import Displaced, Holder, Lease, Seen
+from airflow_provider_safecopy.lock.store import Store
+from airflow_provider_safecopy.pipeline.reap import clear_away
+
+_PATIENCE_SECONDS = 5.0
+# The member is publishing: its transaction holds the row until COMMIT.
+_LOCKED = "55P03"
+
+
+def evict(store: Store, holder: Holder, members: Collection[Seen]) -> bool:
+    """Release the lock of `holder` on behalf of `members`, and end what they still run.
+
+    They are fenced out: none of them can publish any more. The lock stays with the members that are not named; return
+    whether it is free now. Raises `LockStoreError`.
+    """
+    freed = False
+    for seen in members:
+        evicted = _as_displaced(holder, seen)
+        freed = _release(store, holder.lease_of(seen), evicted)
+        clear_away(store, evicted)
+    return freed
+
+
+def _release(store: Store, lease: Lease, evicted: Displaced) -> bool:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return store.release(lease)
+        except LockStoreError as error:
+            if error.sqlstate != _LOCKED or time.monotonic() > deadline:
+                raise
+            store.end_sessions(evicted)
+
+
+def _as_displaced(holder: Holder, seen: Seen) -> Displaced:
+    places = () if seen.place is None else (seen.place,)
+    return Displaced(holder.owner_key or "", holder.owner, holder.token, (seen.attempt,), places)
