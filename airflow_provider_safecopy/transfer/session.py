@@ -36,7 +36,10 @@ _ANSWER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Server:
-    """What a server says of itself. `identity` is equal for two sessions in one database, and unequal else."""
+    """What a server says of itself. `identity` is equal for two sessions in one database, and unequal else.
+
+    `grantees` are roles that default privileges give rights on the tables this role makes; an empty name is PUBLIC.
+    """
 
     major: int
     version: str
@@ -49,6 +52,8 @@ class Server:
     read_only: bool
     may_create: bool
     identity: str
+    grantees: tuple[str, ...]
+    deadlock_seconds: float
 
 
 @dataclass(frozen=True)
@@ -207,4 +212,5 @@ def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_o
             cursor.nextset()
     own, _, facts, *_ = told
     path = tuple(own.pop("search_path"))
+    facts["grantees"] = tuple(facts["grantees"])
     return Session(endpoint.reached_by(connection), connection, Server(**facts, **own), path)

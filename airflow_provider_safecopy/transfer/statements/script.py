@@ -13,7 +13,14 @@ from typing import LiteralString
 from psycopg.sql import SQL, Composable, Composed, Literal
 
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.statements.rows import create_staging, listed, set_local, table, verbatim
+from airflow_provider_safecopy.transfer.statements.rows import (
+    create_staging,
+    hide_staging,
+    listed,
+    set_local,
+    table,
+    verbatim,
+)
 
 # Variables psql sets by itself and that cannot be unset for good: `:ECHO` in a query would be replaced.
 _PSQL_VARIABLES = (
@@ -98,6 +105,7 @@ def load_next(
     data: str,
     nonce: str,
     seconds: float,
+    hidden_from: Iterable[str] = (),
 ) -> str:
     r"""A staging table and its rows, from the file `data`, in a transaction that is left open; and the rows' count.
 
@@ -108,7 +116,9 @@ def load_next(
     return _script(
         [
             _begin(SQL("BEGIN READ WRITE"), SQL("SET LOCAL synchronous_commit TO off"), seconds=seconds),
-            SQL("{};").format(create_staging(staging, columns)),
+            SQL("{};").format(
+                SQL(" \\; ").join([create_staging(staging, columns), *hide_staging(staging, hidden_from)])
+            ),
             SQL("\\copy {} FROM {} (FORMAT {})").format(table(staging), Literal(data), SQL(_format(format))),
             _mark(nonce, "rows :ROW_COUNT"),
         ]
