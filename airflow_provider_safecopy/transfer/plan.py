@@ -20,11 +20,9 @@ from airflow_provider_safecopy.transfer.psql import PsqlBinary
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.shape import Shape
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.statements.rows import together
 
 STAGING = TableName("safecopy", "…__safecopy_<token>_<attempt>")
-
-
-_NONE = "none on your tables"
 
 
 @dataclass(frozen=True)
@@ -154,11 +152,11 @@ class CopyPlan:
             return ()
         columns = self.target_columns
         plain = statements.create_staging(STAGING, [(taken.name, taken.type) for _, taken in self.pairs])
-        hidden = statements.hide_staging(STAGING, self.hidden_from)
+        hidden = together((plain, *statements.hide_staging(STAGING, self.hidden_from)))
         made = [step for step in self.publishing if step.stage == "import"]
         copy_out = SQL("COPY {} TO STDOUT (FORMAT {})").format(self.read(), SQL(self.format))
         return (
-            *(made or [PlannedStep("import", "target", each.as_string(None), _NONE) for each in (plain, *hidden)]),
+            *(made or [PlannedStep("import", "target", hidden.as_string(None), "none on your tables")]),
             PlannedStep("export", "source", copy_out.as_string(None), "ACCESS SHARE"),
             PlannedStep(
                 "import",
