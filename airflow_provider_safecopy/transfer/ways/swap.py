@@ -76,9 +76,7 @@ def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[R
 
 def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
     """What is lost for a while, though it is rightly done."""
-    lanes = isinstance(spec.parallel, int) and spec.parallel > 1
-    found = ("it has one lane, and more are asked for" if lanes else None, carry.reluctance(session, relation))
-    return "; ".join(each for each in found if each) or None
+    return carry.reluctance(session, relation)
 
 
 def copied(relation: Relation, spec: CopySpec) -> frozenset[str]:
