@@ -1,8 +1,9 @@
 -- The statements that build a table like the target, and put it into its place; made here by the server, executed as
 -- they come. Every query runs under search_path = pg_catalog, so that whatever is the user's is spelled with its schema.
 -- All but `obstacles` are parts of one: `given`, then the others joined by UNION ALL. A part answers with
---   phase   create: an empty table · build: what is added once it holds the rows · hold: under the lock, before the
---           old table makes room · rename: the exchange · finish: once the new table has its owner
+--   phase   create: an empty table · build: what is added once it holds the rows · refer: in the publish, before the
+--           target is locked: keys that other tables feel · hold: under the lock, before the old table makes room ·
+--           rename: the exchange · finish: once the new table has its owner · drop: the old one, last
 --   rank, ord   the order within the phase
 --   kind, name  what the statement is about, by its final name
 --   space   the tablespace that an index is to be made in
@@ -31,11 +32,7 @@ WITH RECURSIVE given AS (
     JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_sequence q ON q.seqrelid = s.oid
 ), restriction AS (
     SELECT k.*, format('%%I', k.conname) AS name, pg_get_constraintdef(k.oid) AS definition,
-           COALESCE((to_jsonb(k) ->> 'conperiod')::bool, false) AS temporal,
-           -- Validated later: not where it refers to a partitioned table, whose parts a server before 18 would leave out.
-           k.convalidated AND COALESCE((to_jsonb(k) ->> 'conenforced')::bool, true)
-           AND NOT (current_setting('server_version_num')::int < 180000
-                    AND EXISTS (SELECT FROM pg_class o WHERE o.oid = k.confrelid AND o.relkind = 'p')) AS later
+           COALESCE((to_jsonb(k) ->> 'conperiod')::bool, false) AS temporal
     FROM given g JOIN pg_constraint k ON k.conrelid = g.oid AND k.contype IN ('c', 'n', 'p', 'u', 'x', 'f') AND k.conparentid = 0
 ), indexed AS (
     SELECT i.indexrelid, i.indisunique, i.indisclustered, i.indisreplident, format('%%I', c.relname) AS name, c.reloptions,
@@ -153,19 +150,20 @@ FROM indexed i JOIN pg_attribute a ON a.attrelid = i.indexrelid WHERE (to_jsonb(
 
 -- name: checks
 -- In one statement: the rows are read once for all of them.
-SELECT 'build', 50, 0, 'constraint', string_agg(k.name, ', ' ORDER BY k.oid),
-       format('ALTER TABLE %%s ', g.staging) || string_agg('ADD CONSTRAINT ' || k.name || ' ' || k.definition, ', ' ORDER BY k.oid), NULL
+SELECT 'build', 50, 0, 'constraint', string_agg(k.name, ', ' ORDER BY k.conname),
+       format('ALTER TABLE %%s ', g.staging) || string_agg('ADD CONSTRAINT ' || k.name || ' ' || k.definition, ', ' ORDER BY k.conname), NULL
 FROM given g CROSS JOIN restriction k WHERE k.contype = 'c' OR k.contype = 'n' AND NOT k.convalidated GROUP BY g.staging
 
 -- name: foreign_keys
--- Not validated at first: that would keep writers off the other table for as long as it takes. One that refers to its
--- own table refers to staging, and so still to its own after the rename.
-SELECT 'build', 60, k.oid::bigint, 'foreign key', k.name,
+-- A foreign key acts from the moment it is there: staging would keep others from deleting rows it refers to, and have its
+-- own rows changed by ON DELETE and ON UPDATE after they were proven. So those that refer to other tables are made in
+-- the publishing transaction itself. One that refers to its own table refers to staging, where no other session writes,
+-- and so still to its own after the rename.
+SELECT CASE WHEN k.confrelid = g.oid THEN 'build' ELSE 'refer' END, 60, k.oid::bigint, 'foreign key', k.name,
        format('ALTER TABLE %%s ADD CONSTRAINT %%s ', g.staging, k.name)
        || CASE WHEN k.confrelid <> g.oid THEN k.definition
                WHEN starts_with(k.definition, own.head || g.target || '(')
-               THEN own.head || g.staging || substr(k.definition, length(own.head || g.target) + 1) END
-       || CASE WHEN k.later THEN ' NOT VALID' ELSE '' END, NULL
+               THEN own.head || g.staging || substr(k.definition, length(own.head || g.target) + 1) END, NULL
 FROM given g CROSS JOIN restriction k
 CROSS JOIN LATERAL (
     SELECT format('FOREIGN KEY (%%s) REFERENCES ', string_agg(
@@ -173,10 +171,6 @@ CROSS JOIN LATERAL (
     FROM unnest(k.conkey) WITH ORDINALITY AS key(attnum, position) JOIN attribute a USING (attnum)
 ) AS own
 WHERE k.contype = 'f'
-
--- name: validations
-SELECT 'build', 61, k.oid::bigint, 'constraint', k.name, format('ALTER TABLE %%s VALIDATE CONSTRAINT %%s', g.staging, k.name), NULL
-FROM given g CROSS JOIN restriction k WHERE k.contype = 'f' AND k.later
 
 -- name: statistics
 SELECT 'build', 70 + step.number, x.oid::bigint, 'statistics', x.name, step.statement, NULL
@@ -315,8 +309,15 @@ FROM given g CROSS JOIN LATERAL (
     GROUP BY s.oid, s.name, a.grantee, a.is_grantable
 ) AS step(number, ord, name, statement)
 
+-- name: pinned
+-- GRANT on a column locks no table. It changes the column's row of the catalog, as this does: from here on it waits for
+-- us, and then fails aloud, instead of being lost with the old table.
+SELECT 'drop', 80, 0, 'table', g.target,
+       format('ALTER TABLE %%s%%I ', g.home, g.stem || 'old') || string_agg(format('ALTER COLUMN %%s SET (n_distinct = 0)', a.name), ', ' ORDER BY a.attnum), NULL
+FROM given g CROSS JOIN attribute a GROUP BY g.home, g.stem, g.target
+
 -- name: dropped
-SELECT 'finish', 90, 0, 'table', g.target, format('DROP TABLE %%s%%I', g.home, g.stem || 'old'), NULL FROM given g
+SELECT 'drop', 90, 0, 'table', g.target, format('DROP TABLE %%s%%I', g.home, g.stem || 'old'), NULL FROM given g
 
 -- name: noted
 -- What is run on staging once it is there: a note of what it was made as, so that it is known later whether the target
@@ -328,6 +329,9 @@ SELECT format('REVOKE ALL ON TABLE safecopy.%%I FROM %%s', c.relname,
 FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
 WHERE c.oid = to_regclass(format('safecopy.%%I', %(staging)s::text)) AND a.grantee <> c.relowner
 GROUP BY c.relname
+
+-- name: numbered
+SELECT to_regclass(format('%%I.%%I', %(schema)s::text, %(name)s::text))::oid AS oid
 
 -- name: stamped
 SELECT obj_description(to_regclass(format('safecopy.%%I', %(staging)s::text)), 'pg_class') = md5(%(made)s::text)

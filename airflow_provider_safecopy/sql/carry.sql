@@ -5,7 +5,8 @@
 -- name: statements
 -- `first`: locks on others, before the table's own. `before`: with the table locked and still in its place. `after`:
 -- with the new one in its place, the old one still there. `lock`: what is told of others that are locked. `dependent`:
--- no statement, but whatever else there is, so that more of it is noticed. %(schema)s and %(name)s are the new table's.
+-- no statement, but whatever else there is, so that more of it is noticed. `presumed`: what of `after` only takes back
+-- what default privileges have granted on the new table. %(schema)s and %(name)s are the new table's.
 WITH RECURSIVE t AS (
     SELECT c.*, c.oid::regclass::text AS label, has.all_that_is_usual AS owner_has_all
     FROM pg_class c CROSS JOIN LATERAL (
@@ -85,6 +86,10 @@ WITH RECURSIVE t AS (
     SELECT 'lock', 1, oid::bigint, oid::regclass || ' ACCESS EXCLUSIVE' FROM also_locked
     UNION ALL
     SELECT 'dependent', 1, 1, concat_ws(' ', classid, objid) FROM dependent
+    UNION ALL
+    SELECT 'presumed', 1, 1, format('REVOKE ALL PRIVILEGES ON TABLE %%s FROM %%s', t.label, p.grantees) FROM t, presumed p WHERE p.grantees IS NOT NULL
+    UNION ALL
+    SELECT 'presumed', 2, 1, format('GRANT ALL PRIVILEGES ON TABLE %%s TO %%I', t.label, pg_get_userbyid(t.relowner)) FROM t, presumed
     UNION ALL
     SELECT 'dependent', 2, 1, concat_ws(' ', 'subscription', srsubid) FROM pg_subscription_rel WHERE srrelid = %(oid)s
     UNION ALL
@@ -282,8 +287,33 @@ WITH RECURSIVE t AS (
 )
 SELECT DISTINCT problem, object FROM found ORDER BY 1, 2
 
+-- name: rights_apart
+-- What may be done with one of two tables, its columns and identities' sequences, and not with the other. Asked while
+-- both are there: %(old)s and %(new)s.
+WITH part AS (
+    SELECT c.oid, 'table' AS name, COALESCE(c.relacl, acldefault('r', c.relowner)) AS acl FROM pg_class c WHERE c.oid IN (%(old)s, %(new)s)
+    UNION ALL
+    SELECT a.attrelid, format('column %%I', a.attname), a.attacl FROM pg_attribute a
+    WHERE a.attrelid IN (%(old)s, %(new)s) AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT d.refobjid, format('sequence of column %%I', a.attname), COALESCE(s.relacl, acldefault('s', s.relowner))
+    FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+    JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN (%(old)s, %(new)s) AND d.deptype = 'i'
+), granted AS (
+    SELECT oid, name, g.grantor, g.grantee, g.privilege_type, g.is_grantable FROM part CROSS JOIN LATERAL aclexplode(acl) g
+)
+SELECT DISTINCT format('%%s on the %%s to %%s', privilege_type, name, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END) AS apart
+FROM granted GROUP BY name, grantor, grantee, privilege_type, is_grantable HAVING count(DISTINCT oid) = 1
+ORDER BY 1
+
 -- name: reluctance
-SELECT ARRAY(SELECT tgname::text FROM pg_trigger WHERE tgrelid = %(oid)s AND NOT tgisinternal AND tgenabled IN ('O', 'A') ORDER BY 1) AS triggers,
+SELECT ARRAY(SELECT k.conname::text || ' to ' || k.confrelid::regclass::text FROM pg_constraint k
+             WHERE k.contype = 'f' AND k.conrelid = %(oid)s AND k.confrelid <> %(oid)s AND k.conparentid = 0 AND k.convalidated ORDER BY 1) AS refers_to,
+       ARRAY(SELECT e.evtname::text FROM pg_event_trigger e
+             WHERE e.evtevent = 'ddl_command_end' AND e.evtenabled IN ('O', 'A')
+               AND (e.evttags IS NULL OR e.evttags && '{CREATE TABLE,ALTER TABLE}') ORDER BY 1) AS event_triggers,
+       ARRAY(SELECT tgname::text FROM pg_trigger WHERE tgrelid = %(oid)s AND NOT tgisinternal AND tgenabled IN ('O', 'A') ORDER BY 1) AS triggers,
        ARRAY(SELECT p.pubname::text FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
              WHERE r.prrelid = %(oid)s ORDER BY 1) AS publications,
        ARRAY(SELECT f.conname::text || ' on ' || f.conrelid::regclass::text FROM pg_constraint f

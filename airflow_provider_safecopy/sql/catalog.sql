@@ -43,7 +43,12 @@ SELECT current_setting('server_version_num')::int / 10000 AS major,
        pg_is_in_recovery() AS in_recovery,
        current_setting('transaction_read_only')::bool AS read_only,
        has_database_privilege(current_database(), 'CREATE') AS may_create,
-       pg_postmaster_start_time()::text || ' ' || (SELECT oid FROM pg_database WHERE datname = current_database()) AS identity
+       pg_postmaster_start_time()::text || ' ' || (SELECT oid FROM pg_database WHERE datname = current_database()) AS identity,
+       ARRAY(SELECT DISTINCT CASE a.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(a.grantee)::text END
+             FROM pg_default_acl d CROSS JOIN LATERAL aclexplode(d.defaclacl) a
+             WHERE d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user) AND d.defaclobjtype = 'r' AND a.grantee <> d.defaclrole
+               AND d.defaclnamespace IN (0, COALESCE(to_regnamespace('safecopy')::oid, 0))) AS grantees,
+       (EXTRACT(epoch FROM current_setting('deadlock_timeout')::interval))::float8 AS deadlock_seconds
 
 -- name: home
 -- Where an unqualified name is found: the first schema of the session's own search_path that holds it.

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, LiteralString
 
@@ -26,20 +28,22 @@ from airflow_provider_safecopy.transfer.statements.rows import together
 
 log = logging.getLogger(__name__)
 
-Phase = Literal["create", "build", "hold", "rename", "finish"]
-"""An empty table · all that can be added to rows nobody sees · under the lock: what comes first, the exchange, and what
-is done once the new table has its owner; the old one is dropped last."""
+Phase = Literal["create", "build", "refer", "hold", "rename", "finish", "drop"]
+"""An empty table · all that can be added to rows nobody sees · in the publish: keys that other tables feel · under the
+lock: what comes first, the exchange, and what is done once the new table has its owner · the end of the old one."""
 
 _BUILD = sql.load("build")
 _PARTS: tuple[LiteralString, ...] = (
     *("table", "storage", "identity", "indexes", "index_options", "keys", "index_targets", "checks", "foreign_keys"),
-    *("validations", "statistics", "targets", "analyze", "released", "held", "left", "entered", "renamed"),
-    *("renamed_statistics", "renamed_foreign_keys", "owned", "commented", "granted", "dropped"),
+    *("statistics", "targets", "analyze", "released", "held", "left", "entered", "renamed"),
+    *("renamed_statistics", "renamed_foreign_keys", "owned", "commented", "granted", "pinned", "dropped"),
 )
 _STATEMENTS = "\n".join(
     (_BUILD["given"], "\nUNION ALL\n".join([_BUILD[part] for part in _PARTS]), "ORDER BY rank, ord, statement")
 )
 _PAUSE_SECONDS = (0.05, 0.3)
+# The names that parts have until the exchange: they bear the number of the old table's part.
+_TEMPORARY = re.compile(r"safecopy_[0-9a-f]{32}_[0-9]+")
 # What the server says when a function of the user's does not find what it names without a schema.
 _NOT_FOUND = frozenset({"42883", "42P01", "42704", "3F000"})
 _INSTEAD = "ask for publish=delta or publish=delete_insert"
@@ -65,6 +69,20 @@ class Build:
     def phase(self, phase: Phase) -> tuple[Step, ...]:
         """Those of one phase, in order."""
         return tuple(step for step in self.steps if step.phase == phase)
+
+    @property
+    def likeness(self) -> Mapping[tuple[str, str, str], int]:
+        """What the table is made of, in words that are the same for another table of its name, made of the same."""
+        return Counter(
+            (step.kind, step.name, _TEMPORARY.sub("…", step.statement))
+            for step in self.steps
+            if step.phase in {"create", "build", "refer"}
+        )
+
+    @property
+    def without_server_names(self) -> Build:
+        """All but the renaming of constraints that the server has named: those are there once keys of `refer` are."""
+        return Build(tuple(step for step in self.steps if (step.phase, step.kind) != ("rename", "constraint")))
 
     @property
     def made(self) -> str:
@@ -135,8 +153,22 @@ def finish(job: Job, build: Build) -> None:
         log.info("prepare: %s %s of %s, %.2f s", step.kind, step.name, job.plan.target_name, time.monotonic() - started)
 
 
+def refer(job: Job, build: Build, *, within: float) -> None:
+    """Give the new table its foreign keys to other tables, inside the publishing transaction.
+
+    Their writers wait from here on until COMMIT, and their readers do not. Raises `StageError` where rows refer to what
+    is not there, and `LockNotAvailable` when a table cannot be locked in so many seconds.
+    """
+    for step in build.phase("refer"):
+        job.connection.execute(statements.set_timeout("lock_timeout", within))
+        try:
+            job.connection.execute(step.statement.encode())
+        except (psycopg.IntegrityError, psycopg.DataError) as error:
+            raise _failed(job, step, error) from error
+
+
 def _patiently(job: Job, step: Step) -> None:
-    """Again and again where the table that a foreign key refers to is locked: waiting would queue its writers."""
+    """Again and again where what an expression reads is locked: waiting would queue its writers."""
     while True:
         job.abort.check()
         job.trying()

@@ -7,7 +7,8 @@ Not carried here are the parts a table is made of: columns, indexes, constraints
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from airflow_provider_safecopy import sql
@@ -17,6 +18,7 @@ from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.session import Session
 
 _CARRY = sql.load("carry")
+_PHASES = ("first", "before", "after", "lock", "dependent", "presumed")
 _KEEP = "ask for publish=delta or publish=delete_insert: they keep the table; publish=auto chooses among them"
 # By the problem's word in carry.sql: the refusal's code, what is wrong, and the next step.
 _PROBLEMS = {
@@ -46,7 +48,8 @@ class Carried:
     the old one not dropped yet. `locks` names, as SQL, the other relations that are locked.
 
     Two that are equal carry the same, `dependents` being for this alone: read under the lock and compared with what was
-    read before, it tells whether anything that hangs on the table changed meanwhile.
+    read before, it tells whether anything that hangs on the table changed meanwhile. `presumed` are those of `after`
+    that only take back what default privileges have granted on the new table.
     """
 
     first: tuple[str, ...]
@@ -54,6 +57,12 @@ class Carried:
     after: tuple[str, ...]
     locks: tuple[str, ...]
     dependents: tuple[str, ...]
+    presumed: tuple[str, ...]
+
+    @property
+    def likeness(self) -> Mapping[str, int]:
+        """What hangs on the table, in words that are the same for another table of its name, with the same things on it."""
+        return Counter((*self.first, *self.before, *self.after)) - Counter(self.presumed)
 
 
 def carried(session: Session, relation: Relation, new: TableName) -> Carried:
@@ -61,10 +70,15 @@ def carried(session: Session, relation: Relation, new: TableName) -> Carried:
 
     `new` is the table that will take it, where it is now: what default privileges granted on that one is taken back.
     """
-    told: dict[str, list[str]] = {"first": [], "before": [], "after": [], "lock": [], "dependent": []}
+    told: dict[str, list[str]] = {name: [] for name in _PHASES}
     for row in session.all(_CARRY["statements"], {"oid": relation.oid, "schema": new.schema, "name": new.name}):
         told[row["phase"]].append(row["statement"])
     return Carried(*(tuple(each) for each in told.values()))
+
+
+def rights_apart(session: Session, old: int, new: int) -> list[str]:
+    """Return what may be done with one of two tables, and not with the other; columns and identities included."""
+    return [row["apart"] for row in session.all(_CARRY["rights_apart"], {"old": old, "new": new})]
 
 
 def refusals(session: Session, relation: Relation) -> Iterator[Refusal]:
@@ -97,5 +111,7 @@ def reluctance(session: Session, relation: Relation) -> str | None:
         ("its triggers would not fire: {}", found["triggers"]),
         ("subscribers would not get the rows, of publication {}", found["publications"]),
         ("readers would wait while foreign keys are checked: {}", found["referenced_by"]),
+        ("writers of other tables would wait while foreign keys are checked: {}", found["refers_to"]),
+        ("the new table may be changed by event triggers: {}", found["event_triggers"]),
     )
     return "; ".join(problem.format(", ".join(names)) for problem, names in told if names) or None

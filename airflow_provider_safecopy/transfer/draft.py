@@ -74,7 +74,7 @@ def draft(
     rows, size = _expect(spec, source, given, pairs, refusals, ledger=ledger)
     format_, why_format = _format(spec, source, target, pairs, refusals)
     transfer, why_transfer = _transfer(spec, given, size)
-    lanes, why_lanes = pages.decide(spec, source, given, size, refusals, transfer=transfer)
+    lanes, why_lanes = pages.decide(spec, source, given, size, refusals, transfer=transfer, publish=publish)
     binary = _psql(spec, refusals)
     refusals += _spool(spec, transfer, size) + pack.refusals(spec.compress)
     plan = CopyPlan(
@@ -107,6 +107,7 @@ def draft(
         refusals=tuple(refusals),
         ledger=ledger,
         lanes=lanes,
+        hidden_from=target.server.grantees,
         definition=match.definition,
         key=paired_by(spec, target, there, publish),
     )

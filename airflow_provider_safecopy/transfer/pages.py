@@ -14,7 +14,7 @@ from typing import Literal
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer.catalog import Relation
-from airflow_provider_safecopy.transfer.model import MiB
+from airflow_provider_safecopy.transfer.model import MiB, Way
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
@@ -26,6 +26,8 @@ _AUTO_LANES = 2
 # slower than one; sequentially, one after the other, a lane leaves the second processor idle: see docs/performance.md.
 _PROCESSORS: dict[Literal["sequential", "chunked"], int] = {"sequential": 2, "chunked": 4}
 _PAGES = sql.load("pages")
+_NOT_SWAPPED = "after a swap, readers with an older snapshot would miss rows that several lanes have loaded"
+_ONE_LANE = "ask for parallel=1 with publish=swap, or leave publish out"
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,20 @@ def decide(
     refusals: list[Refusal],
     *,
     transfer: Literal["sequential", "chunked"],
+    publish: Way,
 ) -> tuple[Lanes, tuple[str, ...]]:
-    """The lanes of a copy, and why: one for all, unless more were asked for and the source can be divided."""
+    """The lanes of a copy, and why: one for all, unless more were asked for and the source can be divided.
+
+    A swap has one: what a second would gain is less than what any other way to publish would lose. Only rows that are loaded frozen are there for every snapshot, an imported one and one of a standby
+    included, and COPY freezes rows only in the transaction that emptied the table: several sessions cannot share it.
+    """
     wanted = spec.parallel
     if wanted == 1 or given is None:
         return (None,), ()
+    if publish == "swap" and spec.source_table is not None:
+        if wanted != "auto" and spec.publish == "swap":
+            refusals.append(Refusal("parallel", f"{given.label}: {_NOT_SWAPPED}", given.label, hint=_ONE_LANE))
+        return (None,), (f"parallel 1: {_NOT_SWAPPED}",)
     if wanted == "auto":
         if (size or 0) < LARGE_BYTES:
             return (None,), (f"parallel 1: less than {LARGE_BYTES // MiB} MiB",)

@@ -20,6 +20,7 @@ from airflow_provider_safecopy.transfer.psql import PsqlBinary
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.shape import Shape
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.statements.rows import together
 
 STAGING = TableName("safecopy", "…__safecopy_<token>_<attempt>")
 
@@ -41,7 +42,8 @@ class CopyPlan:
     `expected_rows` and `expected_bytes` are the source planner's guess, None where it has none. `publishing` is what the
     chosen way to publish will do, where the plan is to be shown; `ledger` what is known of earlier ones, None where nothing can be;
     `definition` the target, or the columns of it, that are to be made first; `key` what rows are paired by, None where
-    they are not; `lanes` are read and loaded side by side, each the whole source (None) or some of its pages.
+    they are not; `lanes` are read and loaded side by side, each the whole source (None) or some of its pages;
+    `hidden_from` are roles that default privileges would let into staging.
     """
 
     spec: CopySpec
@@ -64,11 +66,12 @@ class CopyPlan:
     key: Key | None = None
     ledger: Ledger | None = None
     lanes: tuple[Pages | None, ...] = (None,)
+    hidden_from: tuple[str, ...] = ()
 
     @property
     def freezes(self) -> bool:
-        """Whether rows are loaded frozen, visible to every snapshot: one lane can, into a table it has just emptied."""
-        return self.publish == "swap" and len(self.lanes) == 1
+        """Whether rows are loaded frozen, visible to every snapshot: what takes the target's place must be."""
+        return self.publish == "swap"
 
     @property
     def lock(self) -> str:
@@ -149,10 +152,11 @@ class CopyPlan:
             return ()
         columns = self.target_columns
         plain = statements.create_staging(STAGING, [(taken.name, taken.type) for _, taken in self.pairs])
+        hidden = together((plain, *statements.hide_staging(STAGING, self.hidden_from)))
         made = [step for step in self.publishing if step.stage == "import"]
         copy_out = SQL("COPY {} TO STDOUT (FORMAT {})").format(self.read(), SQL(self.format))
         return (
-            *(made or [PlannedStep("import", "target", plain.as_string(None), "none on your tables")]),
+            *(made or [PlannedStep("import", "target", hidden.as_string(None), "none on your tables")]),
             PlannedStep("export", "source", copy_out.as_string(None), "ACCESS SHARE"),
             PlannedStep(
                 "import",

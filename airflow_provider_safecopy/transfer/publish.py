@@ -24,7 +24,6 @@ from airflow_provider_safecopy.transfer import (
     aftermath,
     commit,
     drift,
-    elders,
     guard,
     inplace,
     receipt,
@@ -99,9 +98,7 @@ def publish(
                     with target.connection.transaction(force_rollback=True):
                         fence(target.connection)
                 job = drift.widen(job)
-                older = elders.of(job)
                 prepared = WAYS[plan.publish].prepare(job)
-                elders.outlive(job, older)
                 move = watermark.decide(job)
                 # A swap has no time for it later; in other ways a trigger has a say in what is written.
                 peaks = sequence.peaks(job, verification.staging) if plan.publish == "swap" else None

@@ -52,7 +52,10 @@ class SettingsChangedError(StageError):
 
 @dataclass(frozen=True)
 class Server:
-    """What a server says of itself. `identity` is equal for two sessions in one database, and unequal else."""
+    """What a server says of itself. `identity` is equal for two sessions in one database, and unequal else.
+
+    `grantees` are roles that default privileges give rights on the tables this role makes; an empty name is PUBLIC.
+    """
 
     major: int
     version: str
@@ -65,6 +68,8 @@ class Server:
     read_only: bool
     may_create: bool
     identity: str
+    grantees: tuple[str, ...]
+    deadlock_seconds: float
 
 
 @dataclass(frozen=True)
@@ -246,4 +251,5 @@ def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_o
                 break
     own, _, facts, *_ = told
     path = tuple(own.pop("search_path"))
+    facts["grantees"] = tuple(facts["grantees"])
     return Session(endpoint.reached_by(connection), connection, Server(**facts, **own), path)

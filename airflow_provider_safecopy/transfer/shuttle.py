@@ -126,7 +126,15 @@ class Shuttle:
         data, seconds = f"/proc/self/fd/{self._file}", self._timeouts.import_
         driver.tell(
             nonce,
-            statements.load_next(staging, columns, format=plan.format, data=data, nonce=nonce, seconds=seconds),
+            statements.load_next(
+                staging,
+                columns,
+                format=plan.format,
+                data=data,
+                nonce=nonce,
+                seconds=seconds,
+                hidden_from=plan.hidden_from,
+            ),
         )
         self._wait(driver, "changed")
         size, digest = self._read_again()

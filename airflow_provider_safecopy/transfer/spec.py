@@ -75,7 +75,7 @@ class CopySpec:
     `end_blockers_after`: seconds after which sessions that hold up the publish are ended; None means never.
     `refresh_views`: refresh dependent materialized views after the publish.
 
-    `parallel`: how many streams read and load one table at once; ``auto`` is two for large tables where the machine
+    `parallel`: how many streams read and load one table at once, of which a swap has one; ``auto`` is two for large tables where the machine
     has the processors, two for a sequential copy and four for a chunked one. `rate_limit` bounds the bytes a second
     that are read from the source, all streams together. `compress` packs what is spooled to disk, with zstd
     or lz4; it pays on disks slower than about 90 MB/s.

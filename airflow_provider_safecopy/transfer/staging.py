@@ -20,6 +20,7 @@ from airflow_provider_safecopy.transfer import build, drift, statements
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.statements.rows import together
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +140,8 @@ def _create(plan: CopyPlan, target: Session, name: TableName) -> None:
             target.connection.execute(statement)
         return
     columns = [(taken.name, taken.type) for _, taken in plan.pairs]
-    target.connection.execute(statements.create_staging(name, columns))
+    made = statements.create_staging(name, columns)
+    target.connection.execute(together((made, *statements.hide_staging(name, plan.hidden_from))))
 
 
 def _is_readable(letter: str) -> bool:

@@ -24,6 +24,9 @@ CHECKS = {
     "C6": "content is not the last publish",
     "C7": "lock stays busy, or deadlock",
     "error": "unexpected error of a racer",
+    "A1": "staging was felt by others",
+    "A2": "published is not what was proven",
+    "A3": "unexpected error of a copy",
 }
 _BY_KIND = {
     "grants": ("grant",),
@@ -111,7 +114,7 @@ def printed(outcomes: Sequence[Outcome]) -> str:
     rows: list[tuple[str, list[str]]] = [
         ("", [each.name for each in outcomes]),
         ("seconds", [f"{each.seconds:.0f}" for each in outcomes]),
-        *((name, [f"{each.counts[name]:,}" for each in outcomes]) for name in outcomes[0].counts),
+        *((name, [f"{each.counts.get(name, 0):,}" for each in outcomes]) for name in outcomes[0].counts),
         *(
             (f"violations {name}: {meaning}", [f"{each.found[name]:,}" for each in outcomes])
             for name, meaning in CHECKS.items()

@@ -1,9 +1,10 @@
 """The race: processes that fight for locks and publish, stopped and killed at the worst moments; then the judge.
 
-    python -m tests.race.race [--seconds S] [--seed N] [--processes N] [--major 18] [--quick] [--json]
+    python -m tests.race.race [--seconds S] [--seed N] [--copy-seconds S] [--processes N] [--major 18] [--quick] [--json]
 
 First with the package's own fence, where nothing may be violated; then with its two ablations, which must be caught:
-else the race proves nothing. The exit code is 0 when all that holds.
+else the race proves nothing. Then real copies, beside an adversary that changes what their target refers to and is
+referred to by; and the same with foreign keys on staging, which must be caught as well. The exit code is 0 when all that holds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from airflow_provider_safecopy.demo.servers import Installation, Server, install
 from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from tests.race import check, outcome
+from tests.race import adversary, check, outcome
 from tests.race.ablation import ABLATIONS
 from tests.race.check import Violation
 from tests.race.contender import GRACE_SECONDS, STALE_SECONDS
@@ -129,17 +130,22 @@ def main(arguments: list[str], say: Callable[[str], None] = print) -> int:
         for way in ABLATIONS:
             outcomes.append(run(server, way, options, options.ablation_seconds, until_found=options.quick))
             _show(outcomes[-1], say)
+        copies = [adversary.run(server, options.seed, options.copy_seconds)]
+        copies.append(adversary.run(server, options.seed, options.ablation_seconds, keys_on_staging=True))
+        for each in copies:
+            _show(each, say)
     say(outcome.printed(outcomes))
-    race, *ablations = outcomes
+    say(outcome.printed(copies))
+    (race, *ablations), (beside, keyed) = outcomes, copies
     blind = [each.name for each in ablations if not any(each.found[name] for name in ("C1", "C1b", "C3", "C5"))]
+    blind += [keyed.name] if not keyed.violations else []
     if blind:
         say(f"The race proves nothing: it found nothing wrong with {' and '.join(blind)}.")
-    say(
-        f"{len(race.violations)} violations. {sum(map(len, (each.violations for each in ablations)))} in the ablations."
-    )
+    found, wanted = len(race.violations + beside.violations), sum(len(each.violations) for each in (*ablations, keyed))
+    say(f"{found} violations. {wanted} in the ablations.")
     if options.json:
-        say(json.dumps([each.as_dict() for each in outcomes]))
-    return int(bool(race.violations or blind))
+        say(json.dumps([each.as_dict() for each in (*outcomes, *copies)]))
+    return int(bool(found or blind))
 
 
 def _show(found: Outcome, say: Callable[[str], None]) -> None:
@@ -152,6 +158,7 @@ def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make race", description="Race processes for the living lock.")
     parser.add_argument("--seconds", type=float, default=300.0, help="of the race itself")
     parser.add_argument("--ablation-seconds", type=float, default=ABLATION_SECONDS, help="of each ablation")
+    parser.add_argument("--copy-seconds", type=float, default=60.0, help="of copies beside an adversary")
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument(
         "--seed", type=int, default=secrets.randbelow(1_000_000), help="of all dice; not of the scheduler"

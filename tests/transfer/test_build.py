@@ -137,9 +137,10 @@ def swapped(session: Session, keep: Keep = lambda step: step) -> Fingerprint:
         run(session, kept(made, keep, "create"))
         session.connection.execute(FILL.encode())
         run(session, kept(made, keep, "build"))
+        run(session, kept(made, keep, "refer"))
         made, carried = build.statements_of(session, old, STAGING, COPIED), carry.carried(session, old, STAGING)
         run(session, [*carried.first, *kept(made, keep, "hold"), *carried.before, *kept(made, keep, "rename")])
-        run(session, [*carried.after, *kept(made, keep, "finish")])
+        run(session, [*carried.after, *kept(made, keep, "finish"), *kept(made, keep, "drop")])
         return look(session.connection, NAME.schema or "", NAME.name)
 
 
@@ -174,7 +175,11 @@ def test_each_statement_that_is_left_out_is_noticed(session: Session) -> None:
     was, unnoticed = before(session), []
     steps = build.statements_of(session, relation(session), STAGING, COPIED).steps
     for left_out in {re.sub(r'("[^"]*")+|[0-9a-f]+', "…", step.statement): step for step in steps}.values():
-        if left_out.phase == "hold" or left_out.statement.startswith("COMMENT ON TABLE"):
+        if (
+            left_out.phase == "hold"
+            or "n_distinct = 0" in left_out.statement
+            or left_out.statement.startswith("COMMENT ON TABLE")
+        ):
             continue
         try:
             after = swapped(session, lambda step, left_out=left_out: None if step == left_out else step)  # type: ignore[misc]

@@ -10,11 +10,14 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
+from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.transfer import carry
 from airflow_provider_safecopy.transfer.session import Session, open_session
+from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import MakeDatabase
 from tests.ground.database import Database
 from tests.ground.swapped import NEW, QUOTED, SHAPE, hang, refused, relation, swap
+from tests.ground.until import until
 
 AROUND = f"""
 CREATE TABLE 영업.등급 (번호 int PRIMARY KEY); CREATE TABLE 영업.지역 (번호 int PRIMARY KEY) PARTITION BY LIST (번호);
@@ -34,8 +37,18 @@ HELD = """
 SELECT relation::regclass::text || ' ACCESS EXCLUSIVE' AS lock FROM pg_locks JOIN pg_class c ON c.oid = relation
 WHERE pid = pg_backend_pid() AND mode = 'AccessExclusiveLock' AND c.oid = ANY (%(oids)s)
 """
+WAITING = """
+SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'safecopy:%' AND wait_event_type = 'Lock'
+"""
 TELL = "CREATE FUNCTION 영업.알림() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
 TRIGGER = f"{TELL} CREATE TRIGGER 알림 AFTER INSERT ON {QUOTED} EXECUTE FUNCTION 영업.알림();"
+REFERRING = f"""
+CREATE TABLE 영업.등급 (번호 int PRIMARY KEY); ALTER TABLE {QUOTED} ADD CONSTRAINT 키 FOREIGN KEY (추천) REFERENCES 영업.등급;
+"""
+ON_NEW = """
+CREATE FUNCTION 영업.새표() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+CREATE EVENT TRIGGER 새표 ON ddl_command_end EXECUTE FUNCTION 영업.새표();
+"""
 CHILD = "CREATE TABLE 영업.주문 (고객 int);"
 
 
@@ -121,6 +134,14 @@ def reading_meanwhile(target: Database, session: Session, first: Iterable[str]) 
         ),
         (f"{CHILD} ALTER TABLE 영업.주문 ADD FOREIGN KEY (고객) REFERENCES {QUOTED} NOT VALID", None),
         (f"ALTER TABLE {QUOTED} ADD FOREIGN KEY (추천) REFERENCES {QUOTED}", None),
+        (
+            REFERRING,
+            'writers of other tables would wait while foreign keys are checked: 키 to "영업"."등급"',
+        ),
+        (
+            ON_NEW,
+            "the new table may be changed by event triggers: 새표",
+        ),
         (f"{TRIGGER} CREATE PUBLICATION 발행 FOR TABLE {QUOTED}", "its triggers would not fire: 알림; subscribers"),
     ],
 )
@@ -143,3 +164,36 @@ def test_a_table_that_a_subscription_feeds_is_refused(source: Database, target: 
     session.connection.execute("DROP SUBSCRIPTION 구독".encode())
     assert code == "swap_published"
     assert "구독" in message
+
+
+def test_a_reader_that_stays_and_then_reads_a_view_does_not_wait_for_a_swap(source: Database, target: Database) -> None:
+    """Readers lock in orders of their own: a view before its table, or the table first and a view of it later.
+
+    A swap that waits for a reader holds no lock that this reader may come to need, whichever it has taken first.
+    """
+    source.execute(f"{SHAPE} DELETE FROM {QUOTED}; INSERT INTO {QUOTED} SELECT g, g FROM generate_series(1, 9) g")
+    target.execute(
+        f"CREATE VIEW 영업.안 AS SELECT 번호 FROM {QUOTED}; CREATE TABLE 영업.주문 (고객 int REFERENCES {QUOTED})"
+    )
+    target.execute(f"ALTER DATABASE \"{target.name}\" SET deadlock_timeout = '20ms'")
+    failed: list[BaseException] = []
+
+    def copy() -> None:
+        spec = CopySpec.of(source_table=("영업", "고객 표"), target_table=("영업", "고객 표"), publish="swap")
+        try:
+            pipeline.copy(spec, source.endpoint, target.endpoint)
+        except BaseException as error:  # noqa: BLE001 -- told to the test
+            failed.append(error)
+
+    copying = threading.Thread(target=copy)
+    with target.connect() as reader:
+        reader.execute(f"BEGIN; SET LOCAL lock_timeout = '10ms'; SELECT FROM {QUOTED}".encode())
+        copying.start()
+        until(lambda: failed or target.value(WAITING), told="the swap never waited")
+        for _ in range(100):
+            assert reader.execute("SELECT count(*) FROM 영업.안".encode()).fetchone() == (3,)
+            reader.execute("SELECT FROM 영업.주문".encode())
+        reader.execute("COMMIT")
+        copying.join(60)
+    assert failed == []
+    assert target.value(f"SELECT count(*) FROM {QUOTED}") == 9

@@ -83,6 +83,19 @@ def create_staging(staging: TableName, columns: Iterable[tuple[str, str]]) -> Co
     )
 
 
+def hide_staging(staging: TableName, roles: Iterable[str]) -> tuple[Composed, ...]:
+    """Keep rows in staging from everyone but its owner, whatever default privileges have granted on it.
+
+    To be run in the transaction that makes the table. `roles` are those that are known to have been granted something,
+    an empty name being PUBLIC. One that comes to it later still finds no rows: the table has row security, and no
+    policies.
+    """
+    secured = SQL("ALTER TABLE {} ENABLE ROW LEVEL SECURITY").format(table(staging))
+    named = SQL(", ").join(Identifier(role) if role else SQL("PUBLIC") for role in sorted(roles))
+    revoked = SQL("REVOKE ALL PRIVILEGES ON TABLE {} FROM {}").format(table(staging), named)
+    return (secured, revoked) if roles else (secured,)
+
+
 def drop_staging(*staging: TableName) -> Composed:
     """Drop staging tables; nothing can depend on them."""
     return SQL("DROP TABLE IF EXISTS {}").format(SQL(", ").join(map(table, staging)))

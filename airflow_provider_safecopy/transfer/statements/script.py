@@ -15,7 +15,14 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.statements import settings
 from airflow_provider_safecopy.transfer.statements.proof import proof
-from airflow_provider_safecopy.transfer.statements.rows import create_staging, listed, set_local, table, verbatim
+from airflow_provider_safecopy.transfer.statements.rows import (
+    create_staging,
+    hide_staging,
+    listed,
+    set_local,
+    table,
+    verbatim,
+)
 
 # What psql might act upon in a script: a command of its own, the end of a statement, a variable. Casts are none.
 _READ_BY_PSQL = re.compile(r"[\\;]|(?<!:)(?:::)*:(?=[A-Za-z_'\"{\x80-\U0010ffff])")
@@ -117,6 +124,7 @@ def load_next(
     data: str,
     nonce: str,
     seconds: float,
+    hidden_from: Iterable[str] = (),
 ) -> str:
     r"""A staging table and its rows, from the file `data`, in a transaction that is left open; and the rows' count.
 
@@ -127,7 +135,9 @@ def load_next(
     return _script(
         [
             _begin(SQL("BEGIN READ WRITE"), SQL("SET LOCAL synchronous_commit TO off"), seconds=seconds),
-            SQL("{};").format(plain_names(create_staging(staging, columns))),
+            _together(
+                [plain_names(create_staging(staging, columns)), *map(plain_names, hide_staging(staging, hidden_from))]
+            ),
             SQL("\\copy {} FROM {} (FORMAT {})").format(table(staging), Literal(data), SQL(_format(format))),
             *_after_copy(nonce),
         ]
@@ -195,12 +205,9 @@ def _after_copy(nonce: str, *, but: tuple[str, ...] = ()) -> list[Composable]:
 
 def _after_export(nonce: str, snapshot: str) -> list[Composable]:
     """As after any COPY; and whether what was read is what the snapshot saw, whose transaction must still be there."""
-    return [
-        *_after_copy(nonce),
-        SQL("{} \\gset").format(proof(snapshot)),
-        _mark(nonce, "replaced :safecopy_replaced"),
-        _mark(nonce, "keeper :safecopy_keeper"),
-    ]
+    asked = SQL("SELECT * FROM ({}) AS c, ({}) AS p \\gset").format(settings.changed(), proof(snapshot))
+    marks = ("changed :safecopy_changed", "replaced :safecopy_replaced", "keeper :safecopy_keeper")
+    return [_mark(nonce, "rows :ROW_COUNT"), asked, *(_mark(nonce, mark) for mark in marks)]
 
 
 def _backend(nonce: str) -> list[Composable]:

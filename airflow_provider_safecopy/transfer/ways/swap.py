@@ -1,20 +1,26 @@
 """Swap: the new table is built beforehand, and in a few milliseconds takes the old one's place, name and all.
 
 Rows are loaded frozen: visible to every snapshot, so that a reader whose snapshot is older sees the new rows, and
-never none. Whoever has touched the table in a transaction still open is waited for.
+never none. A transaction that is open and has touched the table is waited for.
+
+Until the publishing transaction the new table has no foreign key to another: such a key acts from the moment it is
+there, on the rows of both. And before COMMIT the new table is compared with the old one: what an event trigger of the
+database has made of it, or a GRANT that came in between, is not published, or not lost.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from psycopg.sql import Composed
+import psycopg
+from psycopg.sql import SQL, Composed
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import PlanError, Refusal
-from airflow_provider_safecopy.transfer import build, carry, inplace, statements
+from airflow_provider_safecopy.transfer import build, carry, drift, inplace, statements
 from airflow_provider_safecopy.transfer.build import Build
 from airflow_provider_safecopy.transfer.carry import Carried
 from airflow_provider_safecopy.transfer.catalog import Relation
@@ -30,16 +36,30 @@ COUNTED_BYTES = 16 * MiB
 """The old rows of a table up to this size are counted, for the report; of a larger one only where `max_shrink` asks."""
 
 _LOCK = "ACCESS EXCLUSIVE"
+_REFER_LOCK = "SHARE ROW EXCLUSIVE on the tables it refers to"
+_DEADLOCK_SHARE = 0.8
+"""Of the server's deadlock_timeout: a wait that is over by then never ends another session's statement by a deadlock."""
+
+_CONCURRENTLY = "XX000"
+"""What the server says when another session has changed the very row of the catalog: a GRANT, which locks no table."""
+
+Thing = TypeVar("Thing")
+
 _SIZE = sql.load("catalog")["size"]
+_OID = sql.load("build")["numbered"]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A table ready to take the target's place, and what else hangs on the target: both as they were seen."""
+    """A table ready to take the target's place, and what else hangs on the target: both as they were seen.
+
+    `new` is the number of that table, which it keeps.
+    """
 
     build: Build
     carried: Carried
     previous: int | None
+    new: int
 
 
 def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
@@ -75,10 +95,11 @@ def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
     carried = carry.carried(session, relation, STAGING)
     lock = statements.lock(plan.target_name, _LOCK).as_string(None)
     exchange = [*carried.first, lock, *_texts(made, "hold"), *carried.before, *_texts(made, "rename")]
-    exchange += [*carried.after, *_texts(made, "finish")]
+    exchange += [*carried.after, *_texts(made, "finish"), *_texts(made, "drop")]
     return (
         *(PlannedStep("import", "target", text, "none on your tables") for text in _texts(made, "create")),
         *(PlannedStep("prepare", "target", text, "none on the target") for text in _texts(made, "build")),
+        *(PlannedStep("publish", "target", text, _REFER_LOCK) for text in _texts(made, "refer")),
         *(PlannedStep("publish", "target", text, _LOCK) for text in exchange),
     )
 
@@ -93,8 +114,10 @@ def prepare(job: Job) -> Prepared:
         raise _changed(job)
     build.finish(job, planned)
     previous = _previous(job)
+    new: int = job.target.value(_OID, {"schema": staging.schema, "name": staging.name})
+    _rights_apart(job, new, new)  # planned here: there is no time for it under the lock
     # Once more: what the server gave the new sequences by itself is known only now.
-    return Prepared(_built(job), _carried(job), previous)
+    return Prepared(_built(job), _carried(job), previous, new)
 
 
 def _previous(job: Job) -> int | None:
@@ -110,21 +133,93 @@ def _previous(job: Job) -> int | None:
 
 
 def write(job: Job, prepared: Prepared) -> Written:
-    """Demand that nothing has changed, lock, demand it once more, exchange.
+    """Demand that nothing has changed, lock, demand it once more, exchange, and compare.
 
     `previous` was counted before: there is no time for it now.
     """
     inplace.demand_same_table(job)
     _demand_unchanged(job, prepared)
-    began = time.monotonic()
-    _within(job, began, prepared.carried.first)
-    _within(job, began, [statements.lock(job.plan.target_name, _LOCK)])
-    _demand_unchanged(job, prepared)
-    _within(job, began, _texts(prepared.build, "hold"))
-    exchange = (*prepared.carried.before, *_texts(prepared.build, "rename"), *prepared.carried.after)
-    _run(job, (*exchange, *_texts(prepared.build, "finish")))
+    _probe(job, prepared)
+    made = _referred(job, prepared)
+    began, step = time.monotonic(), _step_seconds(job)
+    _within(job, began, step, prepared.carried.first)
+    _within(job, began, step, [statements.lock(job.plan.target_name, _LOCK)])
+    if _built(job) != made or _carried(job) != prepared.carried:
+        raise _changed(job)
+    _within(job, began, step, _texts(made, "hold"))
+    try:
+        _exchange(job, prepared, made)
+    except psycopg.errors.InternalError as error:
+        if error.sqlstate != _CONCURRENTLY:
+            raise
+        raise _changed(job) from error
     rows = job.verification.rows
     return Written(rows, 0, prepared.previous, 0, prepared.previous, rows)
+
+
+def _probe(job: Job, prepared: Prepared) -> None:
+    """See that each lock can be had, one at a time, and let go of it again.
+
+    What comes next holds some locks while it waits for others. A reader that stays in the table for long, and goes on
+    to what reads it or to what it refers to, must not find those locked meanwhile.
+    """
+    first = prepared.carried.first
+    if not first and not prepared.build.phase("refer"):
+        return
+    locks: list[Composed | str] = [statements.lock(job.plan.target_name, _LOCK), *first]
+    for statement in locks:
+        within = statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS)
+        tried = together((SQL("SAVEPOINT probe"), within, statement, SQL("ROLLBACK TO SAVEPOINT probe")))
+        with job.target.waiting(inplace.LOCK_STEP_SECONDS):
+            job.connection.execute(tried)
+
+
+def _referred(job: Job, prepared: Prepared) -> Build:
+    """Make the keys that other tables feel; none but their writers wait. Returns the rest of the build as it is then."""
+    if not prepared.build.phase("refer"):
+        return prepared.build
+    build.refer(job, prepared.build, within=inplace.LOCK_STEP_SECONDS)
+    made = _built(job)
+    if made.without_server_names != prepared.build.without_server_names:
+        raise _changed(job)
+    return made
+
+
+def _exchange(job: Job, prepared: Prepared, made: Build) -> None:
+    """Exchange the tables, and compare them before the old one is dropped: what comes later finds its rows locked."""
+    exchange = (*prepared.carried.before, *_texts(made, "rename"), *prepared.carried.after, *_texts(made, "finish"))
+    *pins, drop = _texts(made, "drop")
+    _run(job, (*exchange, *pins))
+    if _rights_apart(job, job.plan.target_oid, prepared.new):
+        raise _changed(job)
+    _demand_like(job, prepared)
+    _run(job, [drop])
+
+
+def _rights_apart(job: Job, old: int, new: int) -> list[str]:
+    return carry.rights_apart(job.target, old, new)
+
+
+def _demand_like(job: Job, prepared: Prepared) -> None:
+    """Raise `PlanError` when the table that has taken the place is not made as the old one was."""
+    new, added = replace(_relation(job), oid=prepared.new), drift.adds_columns(job.plan)
+    columns = frozenset(job.plan.target_columns)
+    now = build.statements_of(job.target, new, job.verification.staging, columns).likeness
+    differing = {f"{kind} {name}" for kind, name, _ in _apart(prepared.build.likeness, now)}
+    hung = _apart(prepared.carried.likeness, carry.carried(job.target, new, job.verification.staging).likeness)
+    if added:  # the table differs by the columns that it was to be given
+        differing -= {f"table {prepared.build.phase('create')[0].name}"}
+        hung = {statement for statement in hung if not statement.startswith("COMMENT ON COLUMN")}
+    if found := sorted(differing | hung):
+        raise _unlike(job, found)
+
+
+def _apart(then: Mapping[Thing, int], now: Mapping[Thing, int]) -> set[Thing]:
+    return {each for each in then.keys() | now.keys() if then.get(each) != now.get(each)}
+
+
+def _step_seconds(job: Job) -> float:
+    return min(inplace.LOCK_STEP_SECONDS, _DEADLOCK_SHARE * job.target.server.deadlock_seconds)
 
 
 def _demand_unchanged(job: Job, prepared: Prepared) -> None:
@@ -136,13 +231,13 @@ def _texts(made: Build, phase: build.Phase) -> list[str]:
     return [step.statement for step in made.phase(phase)]
 
 
-def _within(job: Job, began: float, wanted: Iterable[Composed | str]) -> None:
+def _within(job: Job, began: float, step: float, wanted: Iterable[Composed | str]) -> None:
     """What may have to wait for a lock, within one step for all: readers queue behind us from the first we wait for."""
     for statement in wanted:
-        left = began + inplace.LOCK_STEP_SECONDS - time.monotonic()
-        step = together((statements.set_timeout("lock_timeout", max(0.001, left)), statement))
-        with job.target.waiting(inplace.LOCK_STEP_SECONDS):
-            job.connection.execute(step)
+        left = began + step - time.monotonic()
+        timed = together((statements.set_timeout("lock_timeout", max(0.001, left)), statement))
+        with job.target.waiting(step):
+            job.connection.execute(timed)
 
 
 def _run(job: Job, wanted: Sequence[str]) -> None:
@@ -169,3 +264,10 @@ def _changed(job: Job) -> PlanError:
     table = str(job.plan.target_name)
     message = f"{table} is not the table it was when the new one was built, or something else hangs on it"
     return PlanError((Refusal("target_changed", message, table, hint="run the copy again"),), retryable=True)
+
+
+def _unlike(job: Job, found: Sequence[str]) -> PlanError:
+    table, more = str(job.plan.target_name), f" and {len(found) - 3} more" if len(found) > 3 else ""
+    message = f"{table}: the table built to take its place is not like it: {'; '.join(found[:3])}{more}"
+    hint = "see which event trigger of the database changes new tables, or ask for publish=delta or delete_insert"
+    return PlanError((Refusal("swap_unlike", message, table, hint=hint),), retryable=False)
