@@ -26,6 +26,8 @@ class PromptConnection(psycopg.Connection[Any]):
     _limit: float | None = None
     _stopped: Callable[[], bool] | None = None
     _cancel_after: float = 0.0
+    look: Callable[[float], None] | None = None
+    """Told, a few times a second while an answer is waited for, for how long that has been."""
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
@@ -58,14 +60,17 @@ class PromptConnection(psycopg.Connection[Any]):
     def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
         """What psycopg asks for each answer. It looks around every `interval` seconds."""
         more = {} if timeout is None else {"timeout": timeout}  # unknown to psycopg 3.2
+        began = time.monotonic()
         try:
-            return super().wait(_in_time(gen, self.patience, self._limit, self._look), interval, **more)
+            return super().wait(_in_time(gen, self.patience, self._limit, lambda: self._look(began)), interval, **more)
         except LateError:
             self.close()
             raise
 
-    def _look(self) -> None:
+    def _look(self, began: float) -> None:
         """Nothing has come of an answer yet."""
+        if self.look is not None:
+            self.look(time.monotonic() - began)
         now = time.monotonic()
         if self._stopped is not None and now > self._cancel_after and self._stopped():
             self._cancel_after = now + _CANCEL_AGAIN_SECONDS

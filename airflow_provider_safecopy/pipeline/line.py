@@ -164,7 +164,7 @@ def _carried_out(run: Run) -> CopyReport:
             abort=run.abort,
             trying=run.pulse.step,
         )
-    report = report_of(plan, right, (exported, loaded, verification), published, run.lock.takeovers)
+    report = report_of(right, (exported, loaded, verification), published, run.lock.takeovers)
     return replace(report, spool_bytes=sum(spool.most_on_disk for spool in spools))
 
 

@@ -169,7 +169,7 @@ class Rounds:
             raise
         self._published.append(name)
         crew.pulse.step()
-        return report_of(plan, right, (exported, loaded, verification), published, takeover_of(lease))
+        return report_of(right, (exported, loaded, verification), published, takeover_of(lease))
 
     def _carried(self, plan: CopyPlan, name: TableName, following: CopyPlan | None) -> tuple[Exported, Loaded]:
         """Export and import. When it fails both psqls are ended, and their server sessions seen gone."""

@@ -86,3 +86,21 @@ WHERE h.relation IN (SELECT relid FROM pg_partition_tree(%(target)s) UNION ALL S
   AND h.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND h.granted AND h.pid <> pg_backend_pid() AND (%(exclusive)s OR h.mode <> 'AccessShareLock')
 ORDER BY h.pid
+
+-- name: rows_may_change
+-- Whether a foreign key of the staging table has an action: it changes rows that were proven, when others change the
+-- table it refers to.
+SELECT EXISTS (SELECT FROM pg_constraint f
+               JOIN pg_class c ON c.oid = f.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE f.contype = 'f' AND n.nspname::text = %(schema)s::text AND c.relname::text = %(name)s::text
+                 AND (f.confupdtype NOT IN ('a', 'r') OR f.confdeltype NOT IN ('a', 'r')))
+
+-- name: waiters
+-- Sessions of one run that wait for a lock right now, and for which.
+SELECT a.pid, w.mode, w.locktype, n.nspname::text AS schema, c.relname::text AS name
+FROM pg_stat_activity a
+JOIN LATERAL (SELECT * FROM pg_locks l WHERE l.pid = a.pid AND NOT l.granted LIMIT 1) AS w ON true
+LEFT JOIN pg_class c ON c.oid = w.relation AND w.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE a.application_name = %(application)s::text AND a.pid <> pg_backend_pid() AND a.wait_event_type = 'Lock'
+ORDER BY a.pid

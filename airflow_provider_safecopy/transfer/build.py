@@ -7,8 +7,6 @@ have hung on it (grants, triggers, policies, views, …) is carried over in the 
 from __future__ import annotations
 
 import logging
-import random
-import select
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal, StageError, StageTimeoutError
-from airflow_provider_safecopy.transfer import inplace, statements
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.name import TableName
@@ -40,7 +39,6 @@ _PARTS: tuple[LiteralString, ...] = (
 _STATEMENTS = "\n".join(
     (_BUILD["given"], "\nUNION ALL\n".join([_BUILD[part] for part in _PARTS]), "ORDER BY rank, ord, statement")
 )
-_PAUSE_SECONDS = (0.05, 0.3)
 # What the server says when a function of the user's does not find what it names without a schema.
 _NOT_FOUND = frozenset({"42883", "42P01", "42704", "3F000"})
 _INSTEAD = "ask for publish=delta or publish=delete_insert"
@@ -138,24 +136,20 @@ def finish(job: Job, build: Build) -> None:
 
 def _patiently(job: Job, step: Step) -> None:
     """Again and again where the table that a foreign key refers to is locked: waiting would queue its writers."""
-    while True:
-        job.abort.check()
-        job.trying()
-        try:
-            with job.connection.transaction():
-                job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
-                job.connection.execute(statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS))
-                if step.kind != "analysis":
-                    job.connection.execute(_BUILD["with_memory"])
-                if step.space is not None:
-                    job.connection.execute(_BUILD["in_space"], {"space": step.space})
-                job.connection.execute(step.statement.encode())
-        except psycopg.errors.LockNotAvailable:
-            if time.monotonic() > job.deadline:
-                raise
-            select.select([job.abort.fileno()], [], [], random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
-        else:
-            return
+
+    def work(trying: Job) -> None:
+        with trying.connection.transaction():
+            trying.connection.execute(statements.set_timeout("statement_timeout", trying.seconds_left))
+            trying.connection.execute(statements.set_timeout("lock_timeout", trying.lock_step))
+            if step.kind != "analysis":
+                trying.connection.execute(_BUILD["with_memory"])
+            if step.space is not None:
+                trying.connection.execute(_BUILD["in_space"], {"space": step.space})
+            trying.connection.execute(step.statement.encode())
+
+    what = f"what {step.kind} {step.name} of {job.plan.target_name} refers to"
+    with Blockers(job, stage="prepare", what=what) as blockers:
+        blockers.outlast(work)
 
 
 def _failed(job: Job, step: Step, error: psycopg.Error) -> StageError:

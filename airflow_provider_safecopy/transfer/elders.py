@@ -16,6 +16,7 @@ from typing import Any
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import StageTimeoutError
 from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.swap_fallback import SwapPatience
 
 log = logging.getLogger(__name__)
 
@@ -32,23 +33,30 @@ def of(job: Job) -> frozenset[str]:
 
 
 def outlive(job: Job, elders: frozenset[str]) -> None:
-    """Wait until the last of them has ended, or surely holds no snapshot. Raises `StageTimeoutError` past the deadline."""
-    tell_at = time.monotonic() + _TOLD_SECONDS
+    """Wait until the last of them has ended, or surely holds no snapshot.
+
+    Raises `StageTimeoutError` when they do
+    not in time, and `LeaveSwapError` where the publish had better go on another way.
+    """
+    began, patience = time.monotonic(), SwapPatience(job)
+    tell_at = began + _TOLD_SECONDS
+    until = min(job.deadline, began + job.plan.spec.timeouts.lock_wait)
     while elders and (left := [row for row in _open(job) if row["transaction"] in elders and not row["idle"]]):
         job.abort.check()
         job.trying()
         elders = frozenset(row["transaction"] for row in left)
         told = ", ".join(_told(row) for row in left)
-        if time.monotonic() > job.deadline:
+        if time.monotonic() > until:
             raise StageTimeoutError(
                 f"publish into {job.plan.target_name} waited for transactions older than its rows, and they do not end: "
                 f"{told}; nothing was changed",
                 stage="publish",
-                hint="end them, raise publish_timeout, or copy with parallel=1",
+                hint="end them, raise lock_wait_timeout and publish_timeout, or copy with parallel=1",
             )
         if time.monotonic() > tell_at:
-            log.info("publish waits for transactions older than the rows loaded: %s", told)
+            log.warning("publish waits for transactions older than the rows loaded: %s", told)
             tell_at += 10 * _TOLD_SECONDS
+        patience.check(time.monotonic() - began, f"transactions older than the rows loaded: {told}")
         select.select([job.abort.fileno()], [], [], random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
 
 

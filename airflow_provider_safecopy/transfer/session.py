@@ -18,7 +18,9 @@ from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import StageError
+from airflow_provider_safecopy.transfer.lookout import Lookout
 from airflow_provider_safecopy.transfer.recall import Recall
+from airflow_provider_safecopy.transfer.statements.rows import keep_timeout
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,9 @@ SILENT_SECONDS = 3.0
 """How long after a statement's own timeout the server may take to tell of it, before its connection is cut."""
 
 _LATE = "the server did not tell of its lock_timeout in time; the wait was cancelled"
+LOCK_WAIT_SECONDS = 180.0
+"""How long a lock that another session holds is waited for, where nothing else is said."""
+
 PATIENCE_SECONDS = 300.0
 """How long an answer may take where nobody says otherwise."""
 
@@ -64,6 +69,7 @@ class Session:
     connection: wire.PromptConnection
     server: Server
     search_path: tuple[str, ...]
+    lookout: Lookout = field(repr=False, compare=False)
     recall: Recall = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -152,21 +158,26 @@ def open_session(
     connect_timeout: float,
     read_only: bool = False,
     patience: float = PATIENCE_SECONDS,
+    lock_wait: float = LOCK_WAIT_SECONDS,
 ) -> Iterator[Session]:
     """Connect, pin the settings that change what text means, and ask who is there. Raises `StageError`.
 
     `read_only` sessions cannot write, whatever SQL a user hands them. An answer that takes longer than `patience`
     seconds is psycopg.OperationalError, and the session closed; but for what is asked `Session.within` another time.
+    A lock that another session holds for longer than `lock_wait` seconds is psycopg's `LockNotAvailable`; who holds it
+    is logged while it is waited for, and known to the session's lookout.
     """
     made = endpoint.connect(
         application_name=application_name, connect_timeout=connect_timeout, kind=wire.PromptConnection
     )
     connection = cast("wire.PromptConnection", made)
     connection.patience = patience
+    lookout = Lookout(endpoint, application_name)
+    connection.look = lookout.look
     try:
         try:
             with connection.within(max(2.0, connect_timeout)):  # nobody has promised an answer yet
-                session = _introduced(endpoint, connection, read_only=read_only)
+                session = _introduced(endpoint, connection, lookout, read_only=read_only, lock_wait=lock_wait)
         except psycopg.Error as error:
             raise StageError(
                 f"{endpoint}: connected, but the server cannot be asked: {error}",
@@ -175,6 +186,7 @@ def open_session(
             ) from error
         yield session
     finally:
+        lookout.close()
         connection.close()
 
 
@@ -196,15 +208,17 @@ def end_stage_sessions(session: Session, *, application_name: str, spared: tuple
     log.debug("%s: no session of %s is left", session.endpoint, application_name)
 
 
-def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_only: bool) -> Session:
+def _introduced(
+    endpoint: Endpoint, connection: wire.PromptConnection, lookout: Lookout, *, read_only: bool, lock_wait: float
+) -> Session:
     """All in one message, and hence one transaction."""
     words = ("own", "pin", "server", *(("read_only",) if read_only else ()))
     with connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(SQL("; ").join(SQL(_CATALOG[word]) for word in words))
+        cursor.execute(SQL("; ").join([*(SQL(_CATALOG[word]) for word in words), keep_timeout("lock_timeout", lock_wait)]))
         told: list[dict[str, Any]] = []
         for _ in words:
             told += cursor.fetchall()
             cursor.nextset()
     own, _, facts, *_ = told
     path = tuple(own.pop("search_path"))
-    return Session(endpoint.reached_by(connection), connection, Server(**facts, **own), path)
+    return Session(endpoint.reached_by(connection), connection, Server(**facts, **own), path, lookout)

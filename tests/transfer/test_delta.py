@@ -479,7 +479,7 @@ def test_others_may_refer_to_a_partitioned_target_and_to_a_part_of_it(pair: Pair
 
 def test_a_child_that_comes_meanwhile_is_seen(pair: Pair, mocker: MockerFixture) -> None:
     """It holds its parent, which vanishes, until it is committed: then the publish, which has waited, finds it."""
-    mocker.patch.object(inplace, "LOCK_STEP_SECONDS", 60.0)
+    mocker.patch.object(lock_retry, "steps", lambda: itertools.repeat(60.0))
     pair.made(SEAT, old=OLD_SEATS, new="(2, 20), (3, 30)")
     children(pair, "CASCADE", "(1, 2)")
     failed: list[Exception] = []

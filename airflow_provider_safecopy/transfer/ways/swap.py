@@ -139,9 +139,9 @@ def _texts(made: Build, phase: build.Phase) -> list[str]:
 def _within(job: Job, began: float, wanted: Iterable[Composed | str]) -> None:
     """What may have to wait for a lock, within one step for all: readers queue behind us from the first we wait for."""
     for statement in wanted:
-        left = began + inplace.LOCK_STEP_SECONDS - time.monotonic()
+        left = began + job.lock_step - time.monotonic()
         step = together((statements.set_timeout("lock_timeout", max(0.001, left)), statement))
-        with job.target.waiting(inplace.LOCK_STEP_SECONDS):
+        with job.target.waiting(job.lock_step):
             job.connection.execute(step)
 
 
