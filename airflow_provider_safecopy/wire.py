@@ -5,13 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 
 _T = TypeVar("_T")
 _CANCEL_SECONDS, _CANCEL_AGAIN_SECONDS = 2.0, 1.0
+
+
+class Looking(Protocol):
+    """Looks why an answer does not come."""
+
+    def look(self, seconds: float) -> None:
+        """Be told, a few times a second, that an answer has been waited for for `seconds`. Must not raise."""
 
 
 class PromptConnection(psycopg.Connection[Any]):
@@ -26,8 +33,7 @@ class PromptConnection(psycopg.Connection[Any]):
     _limit: float | None = None
     _stopped: Callable[[], bool] | None = None
     _cancel_after: float = 0.0
-    look: Callable[[float], None] | None = None
-    """Told, a few times a second while an answer is waited for, for how long that has been."""
+    lookout: Looking | None = None
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
@@ -69,8 +75,8 @@ class PromptConnection(psycopg.Connection[Any]):
 
     def _look(self, began: float) -> None:
         """Nothing has come of an answer yet."""
-        if self.look is not None:
-            self.look(time.monotonic() - began)
+        if self.lookout is not None:
+            self.lookout.look(time.monotonic() - began)
         now = time.monotonic()
         if self._stopped is not None and now > self._cancel_after and self._stopped():
             self._cancel_after = now + _CANCEL_AGAIN_SECONDS

@@ -21,6 +21,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
     answering,
     end_displaced,
+    naming_blockers,
     see_them_gone,
     telling_aborts,
     telling_losses,
@@ -176,7 +177,7 @@ class Rounds:
         crew = self._crew
         self._shuttle = self._shuttle or self._new_shuttle(plan)
         try:
-            with self._shuttle.obeying():
+            with self._shuttle.obeying(), naming_blockers(crew.source, crew.target):
                 exported = self._shuttle.fetch(plan)
                 if _may_lack_rows(plan, exported):
                     demand_whole(crew.source, plan.source_oid, readers=[self._shuttle.reader])
@@ -201,6 +202,7 @@ class Rounds:
             abort=asked.abort,
             starting=(self._turn, crew.pulse.resting),
             moved=crew.pulse.step,
+            look=(crew.source.lookout.look, crew.target.lookout.look),
         )
 
     @contextmanager

@@ -87,6 +87,20 @@ WHERE h.relation IN (SELECT relid FROM pg_partition_tree(%(target)s) UNION ALL S
   AND h.granted AND h.pid <> pg_backend_pid() AND (%(exclusive)s OR h.mode <> 'AccessShareLock')
 ORDER BY h.pid
 
+-- name: holders_by_name
+-- Who holds a lock, of whatever kind, on a table of the schema safecopy that is not only read.
+SELECT h.pid, a.usename::text AS role, a.application_name, NULL::text AS prepared, a.state, h.mode,
+       n.nspname::text AS schema, c.relname::text AS name, true AS holds,
+       to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS transaction_start,
+       EXTRACT(epoch FROM clock_timestamp() - a.xact_start)::float8 AS transaction_seconds,
+       to_char(a.query_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS query_start, false AS endable
+FROM pg_locks h JOIN pg_stat_activity a USING (pid)
+JOIN pg_class c ON c.oid = h.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE h.relation = to_regclass(%(table)s) AND h.mode <> 'AccessShareLock'
+  AND h.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND h.granted AND h.pid <> pg_backend_pid() AND a.application_name NOT LIKE 'safecopy:%%'
+ORDER BY h.pid
+
 -- name: rows_may_change
 -- Whether a foreign key of the staging table has an action: it changes rows that were proven, when others change the
 -- table it refers to.

@@ -70,6 +70,7 @@ def start(
             output=f"/proc/self/fd/{into}",
             nonce=nonce,
             seconds=plan.spec.timeouts.export,
+            lock_wait=plan.spec.timeouts.lock_wait,
         )
     )
     try:

@@ -82,7 +82,11 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
     assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
     nonce, (stdin, data), (told, gate) = new_nonce(), pipe(), pipe()
     frozen = staging if plan.freezes else None
-    prologue = memory_file(statements.load_prologue(nonce=nonce, seconds=plan.spec.timeouts.import_, frozen=frozen))
+    prologue = memory_file(
+        statements.load_prologue(
+            nonce=nonce, seconds=plan.spec.timeouts.import_, lock_wait=plan.spec.timeouts.lock_wait, frozen=frozen
+        )
+    )
     copy = statements.load_copy(staging, plan.target_columns, format=plan.format, freeze=frozen is not None)
     try:
         psql = Psql.start(

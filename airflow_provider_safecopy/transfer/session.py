@@ -21,6 +21,7 @@ from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer.lookout import Lookout
 from airflow_provider_safecopy.transfer.recall import Recall
 from airflow_provider_safecopy.transfer.statements.rows import keep_timeout
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,6 @@ SILENT_SECONDS = 3.0
 """How long after a statement's own timeout the server may take to tell of it, before its connection is cut."""
 
 _LATE = "the server did not tell of its lock_timeout in time; the wait was cancelled"
-LOCK_WAIT_SECONDS = 180.0
-"""How long a lock that another session holds is waited for, where nothing else is said."""
-
 PATIENCE_SECONDS = 300.0
 """How long an answer may take where nobody says otherwise."""
 
@@ -69,11 +67,15 @@ class Session:
     connection: wire.PromptConnection
     server: Server
     search_path: tuple[str, ...]
-    lookout: Lookout = field(repr=False, compare=False)
     recall: Recall = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recall", Recall(self.connection))
+
+    @property
+    def lookout(self) -> Lookout:
+        """What says who is in the way of this run's sessions on this server."""
+        return cast("Lookout", self.connection.lookout)
 
     def one(
         self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None
@@ -158,7 +160,7 @@ def open_session(
     connect_timeout: float,
     read_only: bool = False,
     patience: float = PATIENCE_SECONDS,
-    lock_wait: float = LOCK_WAIT_SECONDS,
+    lock_wait: float = Timeouts.lock_wait,
 ) -> Iterator[Session]:
     """Connect, pin the settings that change what text means, and ask who is there. Raises `StageError`.
 
@@ -173,11 +175,11 @@ def open_session(
     connection = cast("wire.PromptConnection", made)
     connection.patience = patience
     lookout = Lookout(endpoint, application_name)
-    connection.look = lookout.look
+    connection.lookout = lookout
     try:
         try:
             with connection.within(max(2.0, connect_timeout)):  # nobody has promised an answer yet
-                session = _introduced(endpoint, connection, lookout, read_only=read_only, lock_wait=lock_wait)
+                session = _introduced(endpoint, connection, read_only=read_only, lock_wait=lock_wait)
         except psycopg.Error as error:
             raise StageError(
                 f"{endpoint}: connected, but the server cannot be asked: {error}",
@@ -208,17 +210,17 @@ def end_stage_sessions(session: Session, *, application_name: str, spared: tuple
     log.debug("%s: no session of %s is left", session.endpoint, application_name)
 
 
-def _introduced(
-    endpoint: Endpoint, connection: wire.PromptConnection, lookout: Lookout, *, read_only: bool, lock_wait: float
-) -> Session:
+def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_only: bool, lock_wait: float) -> Session:
     """All in one message, and hence one transaction."""
     words = ("own", "pin", "server", *(("read_only",) if read_only else ()))
     with connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(SQL("; ").join([*(SQL(_CATALOG[word]) for word in words), keep_timeout("lock_timeout", lock_wait)]))
+        cursor.execute(
+            SQL("; ").join([*(SQL(_CATALOG[word]) for word in words), keep_timeout("lock_timeout", lock_wait)])
+        )
         told: list[dict[str, Any]] = []
         for _ in words:
             told += cursor.fetchall()
             cursor.nextset()
     own, _, facts, *_ = told
     path = tuple(own.pop("search_path"))
-    return Session(endpoint.reached_by(connection), connection, Server(**facts, **own), path, lookout)
+    return Session(endpoint.reached_by(connection), connection, Server(**facts, **own), path)

@@ -51,7 +51,7 @@ class TooLargeError(Exception):
 class Shuttle:
     """Carries tables of at most `limit` bytes each, all as of `snapshot`. Main thread only; `close` always.
 
-    `starting` is entered around the start of each psql; `moved` is told whenever a byte or a table has moved. Raises
+    `starting` is entered around the start of each psql; `moved` is told whenever a byte or a table has moved, and `look` of either side for how long none has. Raises
     `StageError` and its kinds, `VerifyError`, `AbortedError`, and of a table that is too large `TooLargeError`.
     """
 
@@ -67,6 +67,7 @@ class Shuttle:
         abort: AbortSwitch,
         starting: tuple[Starting, Starting],
         moved: Callable[[], None],
+        look: tuple[Callable[[float], None], Callable[[float], None]],
     ) -> None:
         self._binary = binary
         self._source, self._target = endpoints
@@ -77,6 +78,7 @@ class Shuttle:
         self._abort = abort
         self._starting = starting
         self._moved = moved
+        self._look = look
         self._data, self._into = pipe()
         os.set_blocking(self._data, False)
         self._file = memory_file("")
@@ -124,7 +126,15 @@ class Shuttle:
         data, seconds = f"/proc/self/fd/{self._file}", self._timeouts.import_
         driver.tell(
             nonce,
-            statements.load_next(staging, columns, format=plan.format, data=data, nonce=nonce, seconds=seconds),
+            statements.load_next(
+                staging,
+                columns,
+                format=plan.format,
+                data=data,
+                nonce=nonce,
+                seconds=seconds,
+                lock_wait=self._timeouts.lock_wait,
+            ),
         )
         self._wait(driver, "rows")
         size, digest = self._read_again()
@@ -184,8 +194,11 @@ class Shuttle:
         log.info("%s started (PID %d): for one table after the other", stage, psql.pid)
         driver = Driver(psql, script)
         if stage == "export":
-            seconds = self._timeouts.export
-            driver.tell(nonce, statements.export_opening(snapshot=self._snapshot, nonce=nonce, seconds=seconds))
+            seconds, lock_wait = self._timeouts.export, self._timeouts.lock_wait
+            opening = statements.export_opening(
+                snapshot=self._snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait
+            )
+            driver.tell(nonce, opening)
         else:
             driver.tell(nonce, statements.load_opening(nonce))
         try:
@@ -210,6 +223,7 @@ class Shuttle:
             if psql.stderr in ready and not psql.listen():
                 poll.unregister(psql.stderr)  # it is ending
             if not psql.transcript.values(mark):
+                self._look[0 if psql.stage == "export" else 1](time.monotonic() - driver.moved)
                 driver.demand_life(self._timeouts)
         self._moved()
 

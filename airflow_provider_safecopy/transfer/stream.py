@@ -30,7 +30,8 @@ _DYING_SECONDS = 0.001
 class Stream:
     """One copy's lanes. `run` once, `close` always; `on_export` is called once the source may be let go.
 
-    `moved` is told, all the time, how many bytes have passed on both sides together. `wal` is settled by then.
+    `moved` is told, all the time, how many bytes have passed on both sides together. `wal` is settled by then. `look`, of source and
+    target, is told for how long no byte has moved there.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Stream:
         report: Callable[[Progress], None],
         on_export: Callable[[], None] = lambda: None,
         moved: Callable[[int], None] = lambda _: None,
+        look: tuple[Callable[[float], None], Callable[[float], None]] = (lambda _: None, lambda _: None),
     ) -> None:
         self._lanes = lanes
         self._overlapping = overlapping
@@ -51,6 +53,7 @@ class Stream:
         self._report = report
         self._on_export = on_export
         self._moved = moved
+        self._look = look
         self._told: tuple[Stage | None, float] = None, 0.0
         self._proven = False
         self._silent: set[int] = set()
@@ -118,6 +121,12 @@ class Stream:
             for descriptor, _ in poll.poll(self._patience(now)):
                 handlers[descriptor][1]()
             self._tell()
+            self._look_around(now)
+
+    def _look_around(self, now: float) -> None:
+        still = [lane.still(now) for lane in self._lanes]
+        for look, seconds in zip(self._look, zip(*still, strict=True), strict=True):
+            look(max(seconds))
 
     def _handlers(self, now: float) -> dict[int, tuple[int, Callable[[], None]]]:
         """What to wait for now, and what to do about it."""

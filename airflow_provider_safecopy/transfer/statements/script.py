@@ -14,6 +14,7 @@ from psycopg.sql import SQL, Composable, Composed, Literal
 
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.statements.rows import create_staging, listed, set_local, table, verbatim
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
 # Variables psql sets by itself and that cannot be unset for good: `:ECHO` in a query would be replaced.
 _PSQL_VARIABLES = (
@@ -39,7 +40,6 @@ _PINS: tuple[tuple[LiteralString, LiteralString], ...] = (
     ("xmloption", "content"),
     ("row_security", "off"),
     ("standard_conforming_strings", "on"),
-    ("lock_timeout", "60s"),
     ("idle_in_transaction_session_timeout", "0"),
     ("client_connection_check_interval", "2s"),
     # Of a client that has vanished without a word the server would hear after two hours.
@@ -55,13 +55,23 @@ def psql_would_replace(text: str) -> str | None:
     return match[0] if match else None
 
 
-def export_script(read: Composable, *, format: str, snapshot: str, output: str, nonce: str, seconds: float) -> str:  # noqa: A002 -- SQL's own word
+def export_script(
+    read: Composable,
+    *,
+    format: str,  # noqa: A002 -- SQL's own word
+    snapshot: str,
+    output: str,
+    nonce: str,
+    seconds: float,
+    lock_wait: float = Timeouts.lock_wait,
+) -> str:
     """What the export psql runs: what is to be `read`, under `snapshot`, into the file `output`."""
     lines = [
         _begin(
             SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
             SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot)),
             seconds=seconds,
+            lock_wait=lock_wait,
         ),
         *_backend(nonce),
         SQL("COPY {} TO STDOUT (FORMAT {}) \\g {}").format(read, SQL(_format(format)), Literal(output)),
@@ -72,11 +82,11 @@ def export_script(read: Composable, *, format: str, snapshot: str, output: str, 
     return _script(lines)
 
 
-def export_opening(*, snapshot: str, nonce: str, seconds: float) -> str:
+def export_opening(*, snapshot: str, nonce: str, seconds: float, lock_wait: float = Timeouts.lock_wait) -> str:
     """What an export psql runs first that is to export one table after the other, all under `snapshot`."""
     begin = SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     seen = SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot))
-    return _script([_begin(begin, seen, seconds=seconds), *_backend(nonce)])
+    return _script([_begin(begin, seen, seconds=seconds, lock_wait=lock_wait), *_backend(nonce)])
 
 
 def export_next(read: Composable, *, format: str, output: str, nonce: str) -> str:  # noqa: A002 -- SQL's own word
@@ -98,6 +108,7 @@ def load_next(
     data: str,
     nonce: str,
     seconds: float,
+    lock_wait: float = Timeouts.lock_wait,
 ) -> str:
     r"""A staging table and its rows, from the file `data`, in a transaction that is left open; and the rows' count.
 
@@ -107,7 +118,12 @@ def load_next(
     """
     return _script(
         [
-            _begin(SQL("BEGIN READ WRITE"), SQL("SET LOCAL synchronous_commit TO off"), seconds=seconds),
+            _begin(
+                SQL("BEGIN READ WRITE"),
+                SQL("SET LOCAL synchronous_commit TO off"),
+                seconds=seconds,
+                lock_wait=lock_wait,
+            ),
             SQL("{};").format(create_staging(staging, columns)),
             SQL("\\copy {} FROM {} (FORMAT {})").format(table(staging), Literal(data), SQL(_format(format))),
             _mark(nonce, "rows :ROW_COUNT"),
@@ -115,13 +131,15 @@ def load_next(
     )
 
 
-def load_prologue(*, nonce: str, seconds: float, frozen: TableName | None = None) -> str:
+def load_prologue(
+    *, nonce: str, seconds: float, lock_wait: float = Timeouts.lock_wait, frozen: TableName | None = None
+) -> str:
     """What the import psql runs before its COPY. `frozen` is the table whose rows are to be loaded frozen.
 
     They can be only into a table emptied in the same transaction; its defaults may ask for the day where the role is.
     """
     first = [SQL("TRUNCATE {};").format(table(frozen)), SQL('SET LOCAL "TimeZone" TO DEFAULT;')] if frozen else []
-    return _script([_begin(SQL("BEGIN READ WRITE"), seconds=seconds), *_backend(nonce), *first])
+    return _script([_begin(SQL("BEGIN READ WRITE"), seconds=seconds, lock_wait=lock_wait), *_backend(nonce), *first])
 
 
 def load_copy(staging: TableName, columns: Sequence[str], *, format: str, freeze: bool = False) -> str:  # noqa: A002 -- SQL's own word
@@ -142,10 +160,14 @@ def load_commit(nonce: str) -> str:
     return _script([SQL("COMMIT;"), _mark(nonce, "committed")])
 
 
-def _begin(*first: Composable, seconds: float) -> Composed:
+def _begin(*first: Composable, seconds: float, lock_wait: float) -> Composed:
     """Begin and pin in one message: a role's own idle timeout finds no gap to strike in."""
     # Two minutes later than our own timeout: it must never be the one that cuts a healthy stage.
-    pins = (*_PINS, ("statement_timeout", f"{round(seconds) + 120}s"))
+    pins = (
+        *_PINS,
+        ("lock_timeout", f"{max(1, round(lock_wait * 1000))}ms"),
+        ("statement_timeout", f"{round(seconds) + 120}s"),
+    )
     # Known from 17 on; where it is not, there is no row.
     unlimited = SQL("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'")
     together = SQL(" \\; ").join([*first, *(set_local(setting, value) for setting, value in pins), unlimited])
