@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import pytest
@@ -20,7 +21,7 @@ from tests.ground.database import Database
 
 
 @contextmanager
-def reading(target: Database, statement: str = f"SELECT count(*) FROM {TABLE}") -> Iterator[psycopg.Connection]:
+def reading(target: Database, statement: str = f"SELECT count(*) FROM {TABLE}") -> Iterator[psycopg.Connection[Any]]:
     """A transaction that has read the target once, and is idle since."""
     with target.connect() as session:
         session.execute("SELECT set_config('application_name', 'idle report', false)")
