@@ -188,15 +188,22 @@ def test_a_wait_ends_after_lock_wait_timeout_with_the_blocker_in_the_error(
     nothing_left(source, target)
 
 
+@pytest.mark.parametrize("batch", [False, True], ids=["alone", "one of many"])
 def test_a_psql_that_waits_for_its_source_names_the_blocker_in_its_error(
-    filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture, nothing_left: NothingLeft
+    filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture, nothing_left: NothingLeft, batch: bool
 ) -> None:
     """A query that locks a table only where it runs: psql waits, not the control session."""
     source, target = filled
     source.execute(looking("COPY%"))
     asked = spec(timeouts=Timeouts(lock_wait=4), where='"영업".look()')
-    with holding(source, locked('"영업"."열쇠"')) as holder, pytest.raises(StageTimeoutError) as caught:
+
+    def run() -> None:
+        if batch:
+            raise pipeline.copy_tables([asked], source.endpoint, target.endpoint).failed[0].error
         pipeline.copy(asked, source.endpoint, target.endpoint)
+
+    with holding(source, locked('"영업"."열쇠"')) as holder, pytest.raises(StageTimeoutError) as caught:
+        run()
     assert caught.value.stage == "export"
     assert caught.value.sqlstate == "55P03"
     assert [each["pid"] for each in caught.value.blockers] == [holder.pid]

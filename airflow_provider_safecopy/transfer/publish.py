@@ -34,6 +34,7 @@ from airflow_provider_safecopy.transfer import (
 from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.job import Job, Right
+from airflow_provider_safecopy.transfer.lookout import waited_too_long
 from airflow_provider_safecopy.transfer.model import Way
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.receipt import Receipt
@@ -113,7 +114,7 @@ def publish(
                 commit.commit(job)
     except psycopg.Error as error:
         target.end_transaction()
-        raise drift.noted(job, _translated(plan, error)) from error
+        raise drift.noted(job, _translated(job, error)) from error
     except BaseException as error:
         target.end_transaction()
         drift.noted(job, error)
@@ -220,12 +221,11 @@ def _drop_unread(job: Job) -> None:
         job.connection.execute(together(drop))
 
 
-def _translated(plan: CopyPlan, error: psycopg.Error) -> StageError:
-    kind = (
-        StageTimeoutError
-        if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable)
-        else StageError
-    )
+def _translated(job: Job, error: psycopg.Error) -> StageError:
+    plan = job.plan
+    if isinstance(error, psycopg.errors.LockNotAvailable):
+        return waited_too_long(error, "publish", f"what publishing into {plan.target_name} needs", job.target.lookout)
+    kind = StageTimeoutError if isinstance(error, psycopg.errors.QueryCanceled) else StageError
     violated = isinstance(error, psycopg.IntegrityError | psycopg.DataError)
     return kind(
         f"publish into {plan.target_name} failed: {str(error).strip()}; nothing was changed",
