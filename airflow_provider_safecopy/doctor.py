@@ -16,12 +16,15 @@ from airflow_provider_safecopy.lock import schema as lock
 from airflow_provider_safecopy.lock.model import application_name
 from airflow_provider_safecopy.transfer import refusal, spool
 from airflow_provider_safecopy.transfer.draft import draft
+from airflow_provider_safecopy.transfer.lookout import waited_too_long
 from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
 from airflow_provider_safecopy.transfer.session import Session, open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
 _CONNECT_SECONDS = 10.0
 _PLAN_SECONDS = 60.0
+# Long enough to say who holds a table, short enough for a person who waits.
+_LOCK_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def _session(side: str, endpoint: Endpoint | None, stack: ExitStack, checks: lis
                 application_name=application_name(uuid4()),
                 connect_timeout=_CONNECT_SECONDS,
                 read_only=side == "source",
+                lock_wait=_LOCK_SECONDS,
             )
         )
     except SafeCopyError as error:
@@ -148,6 +152,9 @@ def _copy(spec: CopySpec, source: Session, target: Session) -> list[Check]:
     try:
         with source.within(_PLAN_SECONDS), target.within(_PLAN_SECONDS):
             plan = draft(spec, source, target)
+    except psycopg.errors.LockNotAvailable as error:
+        late = waited_too_long(error, "plan", "a table of this copy", source.lookout, target.lookout)
+        return [Check("plan", "failed", late.message, "end the session that holds it, or wait for it")]
     except psycopg.Error as error:
         hint = "see whether a table is locked, or a server busy or gone"
         detail = f"a server did not answer all that was asked within {_PLAN_SECONDS:g} s: {str(error).strip()}"

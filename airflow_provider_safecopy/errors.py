@@ -88,9 +88,13 @@ class PlanError(SafeCopyError):
 
 
 class LockStoreError(SafeCopyError):
-    """The store of locks (in the target the schema `safecopy`, else a directory) could not be made, read or written."""
+    """The store of locks (in the target the schema `safecopy`, else a directory) could not be made, read or written.
+
+    `blockers`, where another session kept a table of it locked: as of a `StageError`.
+    """
 
     retryable_by_default = True
+    blockers: tuple[dict[str, Any], ...] = ()
 
     def __init__(
         self,
@@ -136,11 +140,14 @@ class LockLostError(SafeCopyError):
 class StageError(SafeCopyError):
     """A stage failed.
 
-    `stage` is one of connect, export, import, verify, publish. `exit_code` is psql's own (negative:
+    `stage` is one of connect, plan, export, import, verify, prepare, publish. `exit_code` is psql's own (negative:
     the signal that ended it), `sqlstate` the server's five letters, `stderr_tail` psql's last words.
+    `blockers`, of a stage that waited for a lock: who was in its way, as plain JSON values (``pid``, ``role``,
+    ``application_name``, ``mode``, ``relation``, ``transaction_seconds``, ``query_start``, …). There only when known.
     """
 
     retryable_by_default = True
+    blockers: tuple[dict[str, Any], ...] = ()
 
     def __init__(
         self,
@@ -161,13 +168,7 @@ class StageError(SafeCopyError):
 
 
 class StageTimeoutError(StageError):
-    """The stage outlived its own timeout; its child and its server session were ended.
-
-    `blockers`, of a publish that waited for a lock: who was in its way, as plain JSON values (``pid``, ``role``,
-    ``application_name``, ``mode``, ``relation``, ``transaction_seconds``, ``query_start``, …). There only when known.
-    """
-
-    blockers: tuple[dict[str, Any], ...] = ()
+    """The stage outlived its own timeout, or waited for a lock for too long; child and server session were ended."""
 
 
 class StalledError(StageError):

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
@@ -14,6 +14,13 @@ from psycopg.pq import TransactionStatus
 
 _T = TypeVar("_T")
 _CANCEL_SECONDS, _CANCEL_AGAIN_SECONDS = 2.0, 1.0
+
+
+class Looking(Protocol):
+    """Looks why an answer does not come."""
+
+    def look(self, seconds: float) -> None:
+        """Be told, a few times a second, that an answer has been waited for for `seconds`. Must not raise."""
 
 
 class PromptConnection(psycopg.Connection[Any]):
@@ -30,6 +37,7 @@ class PromptConnection(psycopg.Connection[Any]):
     _limit: float | None = None
     _stopped: Callable[[], bool] | None = None
     _cancel_after: float = 0.0
+    lookout: Looking | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -79,14 +87,17 @@ class PromptConnection(psycopg.Connection[Any]):
     def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
         """What psycopg asks for each answer. It looks around every `interval` seconds."""
         more = {} if timeout is None else {"timeout": timeout}  # unknown to psycopg 3.2
+        began = time.monotonic()
         try:
-            return super().wait(_in_time(gen, self.patience, self._limit, self._look), interval, **more)
+            return super().wait(_in_time(gen, self.patience, self._limit, lambda: self._look(began)), interval, **more)
         except LateError:
             self.close()
             raise
 
-    def _look(self) -> None:
+    def _look(self, began: float) -> None:
         """Nothing has come of an answer yet."""
+        if self.lookout is not None:
+            self.lookout.look(time.monotonic() - began)
         now = time.monotonic()
         if self._stopped is not None and now > self._cancel_after and self._stopped():
             self._cancel_after = now + _CANCEL_AGAIN_SECONDS

@@ -30,6 +30,7 @@ _TIMEOUTS = {
     "stall": "without a single byte moving while it could",
     "verify": "to compare both sides",
     "publish": "to write the rows, waiting for locks included",
+    "lock_wait": "to wait for a lock of another session, in any stage",
 }
 
 
@@ -239,7 +240,7 @@ def _user_at_host() -> str:
 def _timeout(name: str, purpose: str) -> _Decorator:
     default: float = getattr(Timeouts, name if hasattr(Timeouts, name) else f"{name}_")
     return click.option(
-        f"--{name}-timeout",
+        f"--{name.replace('_', '-')}-timeout",
         metavar="TIME",
         callback=parameter.seconds,
         default=str(default),

@@ -77,6 +77,13 @@ def _table() -> tuple[Callable[[_Command], _Command], ...]:
             callback=parameter.seconds,
             help="End sessions that hold up the publish for so long.  [default: never]",
         ),
+        click.option(
+            "--swap-patience",
+            metavar="TIME",
+            callback=parameter.seconds,
+            default="30.0",
+            help="With auto: leave a swap that waits so long for readers for a way that does not.  [default: 30 s]",
+        ),
     )
 
 

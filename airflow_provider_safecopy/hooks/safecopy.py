@@ -23,12 +23,14 @@ from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Holder, Promise, application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.pipeline.attempt import naming_holders
 from airflow_provider_safecopy.pipeline.batch import OnBusy
 from airflow_provider_safecopy.pipeline.outcome import BatchReport, Listener
 from airflow_provider_safecopy.pipeline.reap import KEEP_SECONDS, ReapReport, reap
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.transfer.session import open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
 _CONNECT_SECONDS = 10.0
@@ -163,8 +165,11 @@ class SafeCopyHook(BaseHook):
         """
         contender = contender or Contender.alone()
         name = application_name(contender.attempt)
-        with self.target.connect(application_name=name, connect_timeout=_CONNECT_SECONDS) as connection:
-            schema.init(connection)
+        with (
+            open_session(self.target, application_name=name, connect_timeout=_CONNECT_SECONDS) as session,
+            naming_holders(session),
+        ):
+            schema.init(session.connection)
         return LivingLock(names, self.target, contender=contender, promise=promise, judge=judge)
 
     def lock_store(self, attempt: UUID | None = None) -> PostgresStore:

@@ -38,11 +38,20 @@ SETTLED = (
         "verify",
     ),
     *("drift", "create_target", "min_rows", "max_shrink", "max_null_share", "allow_empty", "refresh_views"),
-    *("end_blockers_after", "parallel", "rate_limit", "compress", "spool_limit", "stale_after", "launch_interval"),
+    *(
+        "end_blockers_after",
+        "swap_patience",
+        "parallel",
+        "rate_limit",
+        "compress",
+        "spool_limit",
+        "stale_after",
+        "launch_interval",
+    ),
 )
 """Options that are known when the DAG is parsed."""
 
-_TIMEOUTS = ("connect", "export", "import", "stall", "verify", "publish")
+_TIMEOUTS = ("connect", "export", "import", "stall", "verify", "publish", "lock_wait")
 
 
 def timeouts_of(given: Mapping[str, Any]) -> Timeouts:

@@ -83,6 +83,8 @@ class SafeCopyOperator(BaseOperator):
     :param max_null_share: percent of NULLs at most, by target column.
     :param refresh_views: refresh dependent materialized views after the publish.
     :param end_blockers_after: seconds after which sessions that hold up the publish are ended; default: never.
+    :param swap_patience: seconds after which a swap that ``publish="auto"`` has chosen, and that waits for readers, is
+        left for a way that waits for none. Default 30.
     :param verify: ``counts``, or ``full`` to compare a hash of the content of both sides as well.
     :param connect_timeout: seconds, as are all of these; none can be switched off. Default 10.
     :param export_timeout: for the export. Default 4 hours.
@@ -90,6 +92,7 @@ class SafeCopyOperator(BaseOperator):
     :param stall_timeout: without a single byte moved. Default 300.
     :param verify_timeout: for the proofs. Default 1 hour.
     :param publish_timeout: for the publishing transaction, waiting for locks included. Default 1 hour.
+    :param lock_wait_timeout: for any wait for a lock that another session holds, in any stage. Default 3 minutes.
     :param parallel: streams that copy one table at once, or ``auto``.
     :param rate_limit: bytes a second at most from the source; default: as fast as it goes.
     :param compress: ``none``, or ``zstd`` or ``lz4`` for what is spooled to disk; wants the extra ``compress``.
@@ -155,6 +158,7 @@ class SafeCopyOperator(BaseOperator):
         max_null_share: Mapping[str, float] | None = None,
         refresh_views: bool = False,
         end_blockers_after: float | None = None,
+        swap_patience: float = CopySpec.swap_patience,
         verify: Verify = "counts",
         connect_timeout: float = Timeouts.connect,
         export_timeout: float = Timeouts.export,
@@ -162,6 +166,7 @@ class SafeCopyOperator(BaseOperator):
         stall_timeout: float = Timeouts.stall,
         verify_timeout: float = Timeouts.verify,
         publish_timeout: float = Timeouts.publish,
+        lock_wait_timeout: float = Timeouts.lock_wait,
         parallel: int | Literal["auto"] = 1,
         rate_limit: int | None = None,
         compress: Compress = "none",

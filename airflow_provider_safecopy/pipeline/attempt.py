@@ -12,13 +12,23 @@ import psycopg
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import AbortedError, LockLostError, LockStoreError, SafeCopyError, StageError
+from airflow_provider_safecopy.errors import (
+    AbortedError,
+    LockLostError,
+    LockStoreError,
+    SafeCopyError,
+    StageError,
+    StalledError,
+)
 from airflow_provider_safecopy.lock.gate import Gate
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise, application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.transfer import catalog, creation, refusal
+from airflow_provider_safecopy.transfer.blocker import list_blockers
+from airflow_provider_safecopy.transfer.lookout import holders_of, waited_too_long
 from airflow_provider_safecopy.transfer.model import Progress
+from airflow_provider_safecopy.transfer.psql import LOCKED
 from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session, end_stage_sessions, open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
@@ -48,6 +58,7 @@ class Attempt:
             connect_timeout=limits.connect,
             read_only=read_only,
             patience=limits.stall + SILENT_SECONDS,
+            lock_wait=limits.lock_wait,
         )
 
     def lock(self, target: Session, judge: Judge | None) -> LivingLock:
@@ -88,9 +99,30 @@ def telling_losses() -> Iterator[None]:
     """Every stage translates what it asks; what is left is a control session lost between two of them."""
     try:
         yield
+    except psycopg.errors.LockNotAvailable as error:
+        raise waited_too_long(error, "connect", "what a control session asked for") from error
     except psycopg.Error as error:
         message = f"a control session failed: {str(error).strip()}; nothing was changed"
         raise StageError(message, stage="connect", sqlstate=error.sqlstate) from error
+
+
+@contextmanager
+def naming_holders(target: Session) -> Iterator[None]:
+    """Add to the error of a store of locks that another session keeps locked, who that is.
+
+    The store waits in steps too short for a lookout, so the holders of its tables are asked for afterwards.
+    """
+    try:
+        yield
+    except LockStoreError as error:
+        if error.sqlstate != LOCKED or error.blockers:
+            raise
+        with suppress(psycopg.Error):
+            found = target.lookout.blockers() or holders_of(target, "safecopy.lock")
+            error.blockers = tuple(blocker.as_dict() for blocker in found)
+            error.message = f"{error.message}; in the way: {list_blockers(found)}"
+            error.hint = error.hint or "end the session that holds it, and run this again"
+        raise
 
 
 @contextmanager
@@ -109,9 +141,31 @@ def telling_the_lost_lock(lock: LivingLock) -> Iterator[None]:
 
 @contextmanager
 def answering(spec: CopySpec, source: Session, target: Session) -> Iterator[None]:
-    """Questions about what is there may take as long as verifying may, and no longer."""
-    with source.within(spec.timeouts.verify), target.within(spec.timeouts.verify):
+    """Questions about what is there may take as long as verifying may, and no longer.
+
+    Raises `StageTimeoutError` where a table was locked by another session for ``lock_wait_timeout``.
+    """
+    try:
+        with source.within(spec.timeouts.verify), target.within(spec.timeouts.verify):
+            yield
+    except psycopg.errors.LockNotAvailable as error:
+        what = f"{spec.source_table or 'what the query reads'} or {spec.target_table}"
+        raise waited_too_long(error, "plan", what, source.lookout, target.lookout) from error
+
+
+@contextmanager
+def naming_blockers(source: Session, target: Session) -> Iterator[None]:
+    """Add to the error of a stage that psql does who was in its way, if it waited for a lock."""
+    try:
         yield
+    except StageError as error:
+        lookout = source.lookout if error.stage == "export" else target.lookout
+        found = lookout.blockers()
+        if error.blockers or not found or not (error.sqlstate == LOCKED or isinstance(error, StalledError)):
+            raise
+        error.blockers = tuple(blocker.as_dict() for blocker in found)
+        error.message = f"{error.message}; {lookout.told()}"
+        raise
 
 
 def end_displaced(lock: LivingLock, source: Session) -> None:

@@ -30,6 +30,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     answering,
     end_displaced,
     ending_the_lost,
+    naming_holders,
     telling_aborts,
     telling_losses,
     telling_the_lost_lock,
@@ -60,8 +61,16 @@ def plan_tables(specs: Sequence[CopySpec], source: Endpoint, target: Endpoint) -
     name, timeout = application_name(uuid4()), specs[0].timeouts.connect
     with (
         telling_losses(),
-        open_session(source, application_name=name, connect_timeout=timeout, read_only=True) as ours,
-        open_session(target, application_name=name, connect_timeout=timeout) as theirs,
+        open_session(
+            source,
+            application_name=name,
+            connect_timeout=timeout,
+            lock_wait=specs[0].timeouts.lock_wait,
+            read_only=True,
+        ) as ours,
+        open_session(
+            target, application_name=name, connect_timeout=timeout, lock_wait=specs[0].timeouts.lock_wait
+        ) as theirs,
     ):
         return tuple(_drafted(specs, Drafts(ours, theirs, telling=True)))
 
@@ -102,6 +111,7 @@ def copy_tables(
         gate = asked.gate(lock, source)
         with gate.turn(abort):
             ours = stack.enter_context(asked.session(source, read_only=True))
+        ours.lookout.turn = gate.glance
         batch = _Batch(asked, lock, gate, ours, theirs, Drafts(ours, theirs), on_busy, progress or (lambda _: None))
         batch.decide(specs, keep_going=keep_going)
         batch.begin()
@@ -157,9 +167,10 @@ class _Batch:
 
     def begin(self) -> None:
         """Hold the run's own lock. Raises `LockBusyError`, `LockStoreError`."""
-        with self.target.obeys(self.asked.abort):
-            schema.init(self.target.connection)
-        self.lock.acquire()
+        with naming_holders(self.target):
+            with self.target.obeys(self.asked.abort):
+                schema.init(self.target.connection)
+            self.lock.acquire()
         end_displaced(self.lock, self.source)
         if self.on_busy == "wait":
             self.lock.demand_free(name for name in self.specs if name not in self.found)

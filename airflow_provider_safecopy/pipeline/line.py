@@ -25,6 +25,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     answering,
     end_displaced,
     ending_the_lost,
+    naming_holders,
     telling_aborts,
     telling_losses,
     telling_the_lost_lock,
@@ -53,8 +54,12 @@ def plan(spec: CopySpec, source: Endpoint, target: Endpoint) -> CopyPlan:
     name, timeout = application_name(uuid4()), spec.timeouts.connect
     with (
         telling_losses(),
-        open_session(source, application_name=name, connect_timeout=timeout, read_only=True) as ours,
-        open_session(target, application_name=name, connect_timeout=timeout) as theirs,
+        open_session(
+            source, application_name=name, connect_timeout=timeout, lock_wait=spec.timeouts.lock_wait, read_only=True
+        ) as ours,
+        open_session(
+            target, application_name=name, connect_timeout=timeout, lock_wait=spec.timeouts.lock_wait
+        ) as theirs,
         answering(spec, ours, theirs),
     ):
         return _drafted(spec, ours, theirs)
@@ -91,6 +96,7 @@ def copy(
         displacing = lock.peek()
         with asked.gate(lock, source).turn(abort):
             ours = stack.enter_context(asked.session(source, read_only=True))
+        ours.lookout.turn = asked.gate(lock, source).glance
         report = _locked(asked, lock, ours, theirs, displacing=displacing)
     return replace(report, seconds=time.monotonic() - started, peak_rss_bytes=peak_rss())
 
@@ -109,6 +115,7 @@ def _locked(
         source.obeys(abort),
         target.obeys(abort),
         answering(spec, source, target),
+        naming_holders(target),
     ):
         if not displacing:
             _demand_copyable(spec, source, target)
@@ -164,7 +171,7 @@ def _carried_out(run: Run) -> CopyReport:
             abort=run.abort,
             trying=run.pulse.step,
         )
-    report = report_of(plan, right, (exported, loaded, verification), published, run.lock.takeovers)
+    report = report_of(right, (exported, loaded, verification), published, run.lock.takeovers)
     return replace(report, spool_bytes=sum(spool.most_on_disk for spool in spools))
 
 

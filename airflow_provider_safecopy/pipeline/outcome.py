@@ -11,7 +11,6 @@ from airflow_provider_safecopy.lock.model import Lease
 from airflow_provider_safecopy.transfer.export import Exported
 from airflow_provider_safecopy.transfer.job import Right
 from airflow_provider_safecopy.transfer.load import Loaded
-from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.publish import Published
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -97,7 +96,6 @@ Listener = Callable[[BatchProgress], None]
 
 
 def report_of(
-    plan: CopyPlan,
     right: Right,
     proofs: tuple[Exported, Loaded, Verification],
     published: Published,
@@ -105,7 +103,7 @@ def report_of(
 ) -> CopyReport:
     """The report of a table that was published."""
     exported, loaded, verification = proofs
-    written = published.written
+    plan, written = published.plan, published.written
     return replace(
         plan.as_report(),
         status="published",

@@ -21,6 +21,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
     answering,
     end_displaced,
+    naming_blockers,
     see_them_gone,
     telling_aborts,
     telling_losses,
@@ -169,14 +170,14 @@ class Rounds:
             raise
         self._published.append(name)
         crew.pulse.step()
-        return report_of(plan, right, (exported, loaded, verification), published, takeover_of(lease))
+        return report_of(right, (exported, loaded, verification), published, takeover_of(lease))
 
     def _carried(self, plan: CopyPlan, name: TableName, following: CopyPlan | None) -> tuple[Exported, Loaded]:
         """Export and import. When it fails both psqls are ended, and their server sessions seen gone."""
         crew = self._crew
         self._shuttle = self._shuttle or self._new_shuttle(plan)
         try:
-            with self._shuttle.obeying():
+            with self._shuttle.obeying(), naming_blockers(crew.source, crew.target):
                 exported = self._shuttle.fetch(plan)
                 if following is not None:
                     self._shuttle.ask(following)
@@ -200,6 +201,7 @@ class Rounds:
             starting=(self._turn, crew.pulse.resting),
             moved=crew.pulse.step,
             waiting=lambda readers: demand_no_deadlock(crew.source, readers=readers),
+            look=(crew.source.lookout.look, crew.target.lookout.look),
         )
 
     @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from airflow_provider_safecopy.pipeline.attempt import see_them_gone
+from airflow_provider_safecopy.pipeline.attempt import naming_blockers, see_them_gone
 from airflow_provider_safecopy.pipeline.run import PHASES, Run
 from airflow_provider_safecopy.transfer import export, load
 from airflow_provider_safecopy.transfer.export import Export, Exported
@@ -46,6 +46,7 @@ def transferred(run: Run, table: TableName, spools: Sequence[Spool]) -> tuple[Ex
         on_export=lambda: _let_go(run),
         moved=lambda size: run.pulse.advance(PHASES["export"], size),
         waiting=lambda readers: demand_no_deadlock(run.source, readers=readers),
+        look=(run.source.lookout.look, run.target.lookout.look),
     )
     try:
         for pages, spool in zip(plan.lanes, spools, strict=True):
@@ -58,7 +59,8 @@ def transferred(run: Run, table: TableName, spools: Sequence[Spool]) -> tuple[Ex
                     timeouts=plan.spec.timeouts,
                 )
             )
-        return stream.run()
+        with naming_blockers(run.source, run.target):
+            return stream.run()
     except BaseException as error:
         stream.close()
         see_them_gone(error, run.asked, run.lock, run.source, run.target)

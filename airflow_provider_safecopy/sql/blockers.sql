@@ -9,7 +9,8 @@ SELECT COALESCE(bool_or(wait_event_type = 'Lock'), false) AS waits FROM pg_stat_
 
 -- name: in_the_way
 -- Who blocks the session. `holds`: has the lock, and has not only come first to the queue for it. `endable`: so, on the
--- table of the publish or what hangs on it, and nobody's but a client's. What this role may not see is NULL.
+-- table of the publish or what hangs on it, and nobody's but a client's. What this role may not see is NULL. A worker of
+-- the server, such as autovacuum's, has no application's name, and is called by what it is.
 WITH wanted AS (
     SELECT * FROM pg_locks WHERE pid = %(waiting)s AND NOT granted
 ), tree AS (
@@ -20,7 +21,8 @@ WITH wanted AS (
     UNION SELECT f.confrelid FROM pg_constraint f JOIN tree ON f.conrelid = tree.oid WHERE f.contype = 'f'
     UNION SELECT c.oid FROM pg_class c JOIN wanted w ON w.relation = c.oid WHERE c.relkind IN ('v', 'm', 'S', 'i', 'I')
 )
-SELECT b.pid, COALESCE(a.usename, x.owner)::text AS role, a.application_name, x.gid AS prepared, a.state,
+SELECT b.pid, COALESCE(a.usename, x.owner)::text AS role,
+       COALESCE(NULLIF(a.application_name, ''), NULLIF(a.backend_type, 'client backend')) AS application_name, x.gid AS prepared, a.state,
        COALESCE(held.mode, own.mode) AS mode, n.nspname::text AS schema, c.relname::text AS name,
        held.mode IS NOT NULL AS holds,
        to_char(COALESCE(a.xact_start, x.prepared) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS transaction_start,
@@ -75,7 +77,8 @@ WHERE a.pid = %(pid)s AND a.pid = ANY (pg_blocking_pids(%(waiting)s))
 -- name: holders
 -- Who holds a lock on the table or a partition of it that a publish may have had to wait for: asked afterwards, where
 -- nobody could look while it waited.
-SELECT h.pid, a.usename::text AS role, a.application_name, NULL::text AS prepared, a.state, h.mode,
+SELECT h.pid, a.usename::text AS role,
+       COALESCE(NULLIF(a.application_name, ''), NULLIF(a.backend_type, 'client backend')) AS application_name, NULL::text AS prepared, a.state, h.mode,
        n.nspname::text AS schema, c.relname::text AS name, true AS holds,
        to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS transaction_start,
        EXTRACT(epoch FROM clock_timestamp() - a.xact_start)::float8 AS transaction_seconds,
@@ -86,3 +89,36 @@ WHERE h.relation IN (SELECT relid FROM pg_partition_tree(%(target)s) UNION ALL S
   AND h.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND h.granted AND h.pid <> pg_backend_pid() AND (%(exclusive)s OR h.mode <> 'AccessShareLock')
 ORDER BY h.pid
+
+-- name: holders_by_name
+-- Who holds a lock, of whatever kind, on a table of the schema safecopy that is not only read.
+SELECT h.pid, a.usename::text AS role,
+       COALESCE(NULLIF(a.application_name, ''), NULLIF(a.backend_type, 'client backend')) AS application_name, NULL::text AS prepared, a.state, h.mode,
+       n.nspname::text AS schema, c.relname::text AS name, true AS holds,
+       to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS transaction_start,
+       EXTRACT(epoch FROM clock_timestamp() - a.xact_start)::float8 AS transaction_seconds,
+       to_char(a.query_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS query_start, false AS endable
+FROM pg_locks h JOIN pg_stat_activity a USING (pid)
+JOIN pg_class c ON c.oid = h.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE h.relation = to_regclass(%(table)s) AND h.mode <> 'AccessShareLock'
+  AND h.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND h.granted AND h.pid <> pg_backend_pid() AND a.application_name NOT LIKE 'safecopy:%%'
+ORDER BY h.pid
+
+-- name: rows_may_change
+-- Whether a foreign key of the staging table has an action: it changes rows that were proven, when others change the
+-- table it refers to.
+SELECT EXISTS (SELECT FROM pg_constraint f
+               JOIN pg_class c ON c.oid = f.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE f.contype = 'f' AND n.nspname::text = %(schema)s::text AND c.relname::text = %(name)s::text
+                 AND (f.confupdtype NOT IN ('a', 'r') OR f.confdeltype NOT IN ('a', 'r')))
+
+-- name: waiters
+-- Sessions of one run that wait for a lock right now, and for which.
+SELECT a.pid, w.mode, w.locktype, n.nspname::text AS schema, c.relname::text AS name
+FROM pg_stat_activity a
+JOIN LATERAL (SELECT * FROM pg_locks l WHERE l.pid = a.pid AND NOT l.granted LIMIT 1) AS w ON true
+LEFT JOIN pg_class c ON c.oid = w.relation AND w.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE a.application_name = %(application)s::text AND a.pid <> pg_backend_pid() AND a.wait_event_type = 'Lock'
+ORDER BY a.pid

@@ -7,18 +7,18 @@ timeout, and waits for locks in short steps, as long as `_PATIENCE_SECONDS`.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import psycopg
 from psycopg.sql import SQL, Composed
 
 from airflow_provider_safecopy import sql
-from airflow_provider_safecopy.errors import AbortedError
-from airflow_provider_safecopy.transfer import inplace, statements
+from airflow_provider_safecopy.errors import AbortedError, StageTimeoutError
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.model import Stage, Way
 from airflow_provider_safecopy.transfer.name import TableName
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 _AFTERMATH = sql.load("aftermath")
 _CATALOG = sql.load("catalog")
-_PAUSE_SECONDS = (0.05, 0.3)
 _PATIENCE_SECONDS = 5.0
 
 
@@ -114,7 +113,9 @@ def _analyze(job: Job, told: list[str]) -> None:
 
     job.connection.add_notice_handler(listen)
     try:
-        told += _failing(job, f"{table} was not analyzed", lambda: _patiently(job, upkeep.analyze(table)))
+        told += _failing(
+            job, f"{table} was not analyzed", lambda: _patiently(job, upkeep.analyze(table), "analyze", table)
+        )
     finally:
         job.connection.remove_notice_handler(listen)
     told += heard
@@ -129,7 +130,9 @@ def _refresh(job: Job, told: list[str]) -> None:
     for view in found:
         if view.may_refresh:
             refresh = view.refresh()
-            told += _failing(job, f"{view.name} was not refreshed", partial(_patiently, job, refresh))
+            told += _failing(
+                job, f"{view.name} was not refreshed", partial(_patiently, job, refresh, "refresh", view.name)
+            )
 
 
 def _failing(job: Job, what: str, work: Callable[[], object]) -> Iterator[str]:
@@ -142,34 +145,30 @@ def _failing(job: Job, what: str, work: Callable[[], object]) -> Iterator[str]:
             work()
     except AbortedError as error:
         yield f"{what}: {error.message}"
-    except psycopg.errors.LockNotAvailable:
-        yield f"{what}: others kept it locked for {_PATIENCE_SECONDS:g} s"
+    except StageTimeoutError as error:
+        yield f"{what}: {error.message.partition(': ')[2]}"
     except psycopg.errors.QueryCanceled:
         yield f"{what}: the time of publish_timeout was over"
     except psycopg.Error as error:
         yield f"{what}: {str(error).strip()}"
 
 
-def _patiently(job: Job, statement: Composed) -> None:
+def _patiently(job: Job, statement: Composed, stage: Stage, what: TableName) -> None:
     """In a transaction of its own, with the role's own settings. A lock is waited for in short steps, not for long."""
+    seconds_left = job.seconds_left
     until = min(job.deadline, time.monotonic() + _PATIENCE_SECONDS)
-    while True:
-        try:
-            with (
-                job.target.within(job.seconds_left + SILENT_SECONDS),
-                job.target.obeys(job.abort),
-                job.connection.transaction(),
-            ):
-                settings = statements.set_timeout("statement_timeout", job.seconds_left)
-                step = statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS)
-                usual = SQL(_CATALOG["as_the_role"]), SQL(_AFTERMATH["rows_as_usual"])
-                job.connection.execute(SQL("; ").join([settings, step, *usual]))
-                job.connection.execute(statement)
-        except psycopg.errors.LockNotAvailable:
-            if time.monotonic() > until:
-                raise
-            job.trying()
-            job.abort.wait(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
-            job.abort.check()
-        else:
-            return
+
+    def work(trying: Job) -> None:
+        with (
+            trying.target.within(seconds_left + SILENT_SECONDS),
+            trying.target.obeys(trying.abort),
+            trying.connection.transaction(),
+        ):
+            settings = statements.set_timeout("statement_timeout", seconds_left)
+            step = statements.set_timeout("lock_timeout", trying.lock_step)
+            usual = SQL(_CATALOG["as_the_role"]), SQL(_AFTERMATH["rows_as_usual"])
+            trying.connection.execute(SQL("; ").join([settings, step, *usual]))
+            trying.connection.execute(statement)
+
+    with Blockers(replace(job, deadline=until), stage=stage, what=str(what), ends=False) as blockers:
+        blockers.outlast(work)

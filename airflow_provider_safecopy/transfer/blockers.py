@@ -1,7 +1,7 @@
-"""Who is in the way of a publish: looked for while it waits, told now and then, and ended only if that was asked for.
+"""Who is in the way of a publish: looked for while it waits, reported now and then, and ended only if that was asked for.
 
-The publish waits in short steps, so it is watched from another session, opened once a step was in vain. Where there is
-none to be had, whoever holds the table afterwards is told instead, and nobody is ended.
+The publish waits in short steps, so it is watched from another session, opened once a step got no lock. Where there is
+no session to be had, those who hold the table afterwards are reported instead, and none is ended.
 """
 
 from __future__ import annotations
@@ -9,77 +9,38 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg.rows import dict_row
 
 from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.errors import SafeCopyError, StageTimeoutError
+from airflow_provider_safecopy.transfer import lock_retry
+from airflow_provider_safecopy.transfer.blocker import Blocker, list_blockers
 from airflow_provider_safecopy.transfer.job import Job
-from airflow_provider_safecopy.transfer.name import TableName
 
 log = logging.getLogger(__name__)
 
 _BLOCKERS = sql.load("blockers")
+_CATALOG = sql.load("catalog")
 _FIRST_TOLD_SECONDS = 1.0
 _TOLD_EVERY_SECONDS = 10.0
-_LOOK_EVERY_SECONDS = 0.1
-_LONG_AGO_SECONDS = 5.0
+# A step is short: it is looked at often while it is young, and seldom once it works instead of waiting.
+_LOOK_EVERY_SECONDS = (0.01, 0.1)
+_YOUNG_SECONDS = 0.5
+# Longer than the longest pause between two steps.
+_LONG_AGO_SECONDS = 8.0
 _ANSWER_SECONDS = 3.0
 _OPEN_AGAIN_SECONDS = 10.0
 
+Result = TypeVar("Result")
 
 # A session may serve many transactions, and many clients of a pooler: pid, and when its transaction began.
 _Key = tuple[int, str | None]
-
-
-@dataclass(frozen=True)
-class Blocker:
-    """A session in the way, as far as this role may see it; pid 0 stands for a `prepared` transaction.
-
-    `holds`: has what is waited for in `mode`, and has not only come to the queue first. `transaction_seconds`: for how
-    long its transaction has been open. `endable`: may be ended if that was asked for.
-    """
-
-    pid: int
-    role: str | None
-    application_name: str | None
-    prepared: str | None
-    state: str | None
-    mode: str | None
-    relation: str | None
-    holds: bool
-    transaction_start: str | None
-    transaction_seconds: float | None
-    query_start: str | None
-    endable: bool
-
-    def __str__(self) -> str:
-        who = f"pid {self.pid}" if self.pid else f"the prepared transaction {self.prepared}"
-        lock = f"{self.mode} on {self.relation}" if self.relation else self.mode
-        seconds, query = self.transaction_seconds, self.query_start
-        facts = [
-            self.role,
-            self.application_name or None,
-            self.state,
-            lock if self.holds else "waiting before us",
-            None if seconds is None else f"transaction open for {seconds:.0f} s",
-            None if query is None else f"query of {query}",
-        ]
-        return f"{who} ({', '.join(fact for fact in facts if fact)})"
-
-    @classmethod
-    def of(cls, row: dict[str, Any]) -> Self:
-        """From a row of the catalog's."""
-        schema, name = row.pop("schema"), row.pop("name")
-        return cls(**row, relation=None if name is None else str(TableName(schema, name)))
-
-    def as_dict(self) -> dict[str, Any]:
-        """It as plain JSON values."""
-        return {name: value for name, value in asdict(self).items() if name != "endable"}
 
 
 class _LookoutConnection(wire.PromptConnection):
@@ -87,19 +48,27 @@ class _LookoutConnection(wire.PromptConnection):
 
 
 class Blockers:
-    """Whoever is in the way of one publish, inside ``with``. Its thread looks; it is started by the first `waited`.
+    """Those in the way of one publish, inside ``with``. Its thread looks; the first step that got no lock starts it.
 
-    `warnings` tells whom it has ended, or might not end.
+    `stage` and `what` say in messages who waits for what. `ends`: whether ``end_blockers_after`` holds here. `warnings`
+    names the sessions it has ended, or was not allowed to end. `vacuumed`: whether a VACUUM held the table after the
+    last step.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, *, stage: str = "publish", what: str | None = None, ends: bool = True) -> None:
+        self.vacuumed = False
         self.warnings: list[str] = []  # by the thread, as are the next four
+        self._job = job
+        self._stage = stage
+        self._what = what or str(job.plan.target_name)
+        self._ends = ends
         self._seen: tuple[Blocker, ...] = ()
         self._seen_at = 0.0
         self._since: dict[_Key, float] = {}
         self._dealt_with: set[_Key] = set()
-        self._began = self._told = 0.0
+        self._began: float | None = None
+        self._told = self._step_began = 0.0
+        self._stepping = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -108,45 +77,90 @@ class Blockers:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
+        self._stepping.set()
         if self._thread is not None:
             self._thread.join()
 
-    def waited(self) -> None:
-        """A step was in vain. Tells who is in the way, now and then."""
-        now = time.monotonic()
-        if self._thread is None:
-            self._began, self._told = now, now - _TOLD_EVERY_SECONDS + _FIRST_TOLD_SECONDS
-            self._thread = threading.Thread(target=self._watch, name="safecopy blockers", daemon=True)
-            self._thread.start()
-        if now - self._told >= _TOLD_EVERY_SECONDS:
-            self._told = now
-            table, found = self._job.plan.target_name, ", ".join(map(str, self._known())) or "others"
-            log.warning("publish: waiting for %s since %.0f s: %s", table, now - self._began, found)
+    @property
+    def seconds(self) -> float:
+        """For how long the lock has been waited for."""
+        return 0.0 if self._began is None else time.monotonic() - self._began
 
-    def too_long(self) -> StageTimeoutError:
-        """What a publish ends with that waited in vain to its very end."""
-        plan, found = self._job.plan, self._known()
-        error = StageTimeoutError(
-            f"publish: {plan.target_name} stayed locked for {plan.spec.timeouts.publish:g} s by "
-            f"{', '.join(map(str, found)) or 'others'}{''.join(f'; {each}' for each in self.warnings)}",
-            stage="publish",
-            sqlstate="55P03",
-            hint="end the session that holds it, raise publish_timeout, or set end_blockers_after",
+    def outlast(self, work: Callable[[Job], Result], *, held_up: Callable[[], None] = lambda: None) -> Result:
+        """Call `work` with the job of each step, until it gets its locks.
+
+        `held_up` is called after each step that got none; it may raise to leave. Raises `StageTimeoutError` that names
+        the blockers, `AbortedError`, and whatever `work` raises but `LockNotAvailable`.
+        """
+
+        def step(seconds: float) -> Result:
+            self._step_began = time.monotonic()
+            self._stepping.set()
+            try:
+                return work(replace(self._job, lock_step=seconds))
+            finally:
+                self._stepping.clear()
+
+        def blocked(error: psycopg.errors.LockNotAvailable) -> None:
+            self._count_step(error)
+            held_up()
+
+        return lock_retry.retry(
+            step, abort=self._job.abort, until=self._until, blocked=blocked, meanwhile=self._meanwhile
         )
-        if found:
-            error.blockers = tuple(blocker.as_dict() for blocker in found)
-        return error
 
-    def _known(self) -> tuple[Blocker, ...]:
-        """Who was seen last. Where nobody could look, who holds the table now. Between two tries only."""
+    def known(self) -> tuple[Blocker, ...]:
+        """Return who was seen last; where that could not be seen, who holds the table now. Between two steps only."""
         if self._seen and time.monotonic() - self._seen_at < _LONG_AGO_SECONDS:
             return self._seen
         plan = self._job.plan
         asked = {"target": plan.target_oid, "exclusive": plan.publish in {"truncate_insert", "swap"}}
         return tuple(Blocker.of(row) for row in self._job.target.all(_BLOCKERS["holders"], asked))
 
+    def go_on_with(self, job: Job) -> None:
+        """Watch this job from now on, which publishes in another way. The wait goes on."""
+        self._job = job
+
+    def _until(self) -> float:
+        """When waiting ends: lock_wait_timeout after its first step, and never later than the whole publish."""
+        if self._began is None:
+            return self._job.deadline
+        return min(self._job.deadline, self._began + self._job.plan.spec.timeouts.lock_wait)
+
+    def _count_step(self, error: psycopg.errors.LockNotAvailable) -> None:
+        job, now = self._job, time.monotonic()
+        job.target.end_transaction()
+        if self._began is None:
+            self._began, self._told = now, now - _TOLD_EVERY_SECONDS + _FIRST_TOLD_SECONDS
+            self._thread = threading.Thread(target=self._watch, name="safecopy blockers", daemon=True)
+            self._thread.start()
+        if now > self._until():
+            raise self._too_long() from error
+        self.vacuumed = bool(job.target.value(_CATALOG["vacuumed"], {"oid": job.plan.target_oid}))
+
+    def _meanwhile(self) -> None:
+        self._job.trying()
+        now = time.monotonic()
+        if self._began is not None and now - self._told >= _TOLD_EVERY_SECONDS:
+            self._told = now
+            found = list_blockers(self.known())
+            log.warning("%s: waiting for %s since %.0f s: %s", self._stage, self._what, now - self._began, found)
+
+    def _too_long(self) -> StageTimeoutError:
+        found = self.known()
+        error = StageTimeoutError(
+            f"{self._stage}: {self._what} stayed locked for {self.seconds:.0f} s by "
+            f"{list_blockers(found)}{''.join(f'; {each}' for each in self.warnings)}",
+            stage=self._stage,
+            sqlstate="55P03",
+            hint="end the session that holds it, raise lock_wait_timeout and publish_timeout, or set end_blockers_after",
+        )
+        if found:
+            error.blockers = tuple(blocker.as_dict() for blocker in found)
+        return error
+
     def _watch(self) -> None:
-        """The thread: look, as long as the publish is not through."""
+        """Look, in a thread of its own, as long as the publish waits."""
         endpoint, name = self._job.target.endpoint, self._job.right.application_name
         while not self._stop.is_set():
             try:
@@ -155,10 +169,13 @@ class Blockers:
                 ) as session:
                     session.row_factory = dict_row
                     session.execute(_BLOCKERS["own_names"])
-                    while not self._stop.wait(_LOOK_EVERY_SECONDS):
+                    while not self._stop.is_set():
+                        self._stepping.wait(_OPEN_AGAIN_SECONDS)
                         self._look(session)
+                        young = time.monotonic() - self._step_began < _YOUNG_SECONDS
+                        self._stop.wait(_LOOK_EVERY_SECONDS[0 if young else 1])
             except (SafeCopyError, psycopg.Error) as error:
-                log.info("publish: who is in the way cannot be seen: %s", error)
+                log.info("%s: who is in the way cannot be seen: %s", self._stage, error)
                 self._stop.wait(_OPEN_AGAIN_SECONDS)
 
     def _look(self, session: psycopg.Connection[Any]) -> None:
@@ -171,9 +188,9 @@ class Blockers:
             self._end_those_due(session)
 
     def _end_those_due(self, session: psycopg.Connection[Any]) -> None:
-        """Those in the way for longer than was asked, each by its own time, and each once."""
+        """End those in the way for longer than was asked, each by its own time, and each once."""
         after, now = self._job.plan.spec.end_blockers_after, time.monotonic()
-        if after is None:
+        if after is None or not self._ends:
             return
         endable = {(blocker.pid, blocker.transaction_start): blocker for blocker in self._seen if blocker.endable}
         self._since = {key: self._since.get(key, now) for key in endable}

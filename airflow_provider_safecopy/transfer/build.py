@@ -7,7 +7,6 @@ have hung on it (grants, triggers, policies, views, …) is carried over in the 
 from __future__ import annotations
 
 import logging
-import random
 import re
 import time
 from collections import Counter
@@ -19,7 +18,8 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal, StageError, StageTimeoutError
-from airflow_provider_safecopy.transfer import inplace, statements
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.name import TableName
@@ -41,7 +41,6 @@ _PARTS: tuple[LiteralString, ...] = (
 _STATEMENTS = "\n".join(
     (_BUILD["given"], "\nUNION ALL\n".join([_BUILD[part] for part in _PARTS]), "ORDER BY rank, ord, statement")
 )
-_PAUSE_SECONDS = (0.05, 0.3)
 # The names that parts have until the exchange: they bear the number of the old table's part.
 _TEMPORARY = re.compile(r"safecopy_[0-9a-f]{32}_[0-9]+")
 # What the server says when a function of the user's does not find what it names without a schema.
@@ -168,25 +167,21 @@ def refer(job: Job, build: Build, *, within: float) -> None:
 
 
 def _patiently(job: Job, step: Step) -> None:
-    """Again and again where what an expression reads is locked: waiting would queue its writers."""
-    while True:
-        job.abort.check()
-        job.trying()
-        try:
-            with job.connection.transaction():
-                job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
-                job.connection.execute(statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS))
-                if step.kind != "analysis":
-                    job.connection.execute(_BUILD["with_memory"])
-                if step.space is not None:
-                    job.connection.execute(_BUILD["in_space"], {"space": step.space})
-                job.connection.execute(step.statement.encode())
-        except psycopg.errors.LockNotAvailable:
-            if time.monotonic() > job.deadline:
-                raise
-            job.abort.wait(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
-        else:
-            return
+    """Again and again where the table that a foreign key refers to is locked: waiting would queue its writers."""
+
+    def work(trying: Job) -> None:
+        with trying.connection.transaction():
+            trying.connection.execute(statements.set_timeout("statement_timeout", trying.seconds_left))
+            trying.connection.execute(statements.set_timeout("lock_timeout", trying.lock_step))
+            if step.kind != "analysis":
+                trying.connection.execute(_BUILD["with_memory"])
+            if step.space is not None:
+                trying.connection.execute(_BUILD["in_space"], {"space": step.space})
+            trying.connection.execute(step.statement.encode())
+
+    what = f"what {step.kind} {step.name} of {job.plan.target_name} refers to"
+    with Blockers(job, stage="prepare", what=what) as blockers:
+        blockers.outlast(work)
 
 
 def _failed(job: Job, step: Step, error: psycopg.Error) -> StageError:

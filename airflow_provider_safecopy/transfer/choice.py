@@ -54,6 +54,16 @@ def choose(
     return way, (*told, _ONE_OF_MANY[extent]) if extent in _ONE_OF_MANY and way == order[0] else told
 
 
+def without_swap(spec: CopySpec, session: Session, relation: Relation) -> Way | None:
+    """Return the first way that waits for no reader and that nothing speaks against; None where there is none."""
+    for way in _SAFE:
+        if way == "swap" or any(WAYS[way].refusals(session, relation, spec)):
+            continue
+        if not WAYS[way].reluctance(session, relation, spec):
+            return way
+    return None
+
+
 def _asked(
     spec: CopySpec, way: Way, session: Session, relation: Relation, refusals: list[Refusal]
 ) -> tuple[Way, tuple[str, ...]]:

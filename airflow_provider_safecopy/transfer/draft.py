@@ -30,7 +30,7 @@ from airflow_provider_safecopy.transfer.match import Match
 from airflow_provider_safecopy.transfer.model import Extent, MiB
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
+from airflow_provider_safecopy.transfer.psql import LOCKED, PsqlBinary, find
 from airflow_provider_safecopy.transfer.session import Session, SettingsChangedError
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.ways import WAYS
@@ -204,7 +204,7 @@ def _expect(
 
 def _bad_sql(option: str, session: Session, error: psycopg.Error) -> Refusal:
     """Why the server will not run it. Raises the error itself where the SQL is not to blame."""
-    if (error.sqlstate or _LOST)[:2] in _NOT_ITS_FAULT:
+    if (error.sqlstate or _LOST)[:2] in _NOT_ITS_FAULT or error.sqlstate == LOCKED:
         raise error
     unknown = error.sqlstate in {"42P01", "42883", "42704"}
     hint = (

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import random
-import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-import psycopg
 from psycopg.sql import Composed
 
 from airflow_provider_safecopy import sql
@@ -36,11 +33,9 @@ from airflow_provider_safecopy.transfer.statements import define
 log = logging.getLogger(__name__)
 
 _DEFINE = sql.load("define")
-_CATALOG = sql.load("catalog")
 _LOCK = "ACCESS EXCLUSIVE"
 
 Failure = TypeVar("Failure", bound=BaseException)
-_PAUSE_SECONDS = (0.05, 0.3)
 
 
 def match(
@@ -82,20 +77,13 @@ def widen(job: Job) -> Job:
     """
     if not adds_columns(job.plan) or job.plan.publish == "swap":
         return job
-    vacuumed = False
+
+    def add(trying: Job) -> Job:
+        with trying.target.obeys(trying.abort), trying.connection.transaction():
+            return dataclasses.replace(_widened(trying, vacuumed=blockers.vacuumed), lock_step=job.lock_step)
+
     with Blockers(job) as blockers:
-        while True:
-            job.abort.check()
-            job.trying()
-            try:
-                with job.target.obeys(job.abort), job.connection.transaction():
-                    return _widened(job, vacuumed=vacuumed)
-            except psycopg.errors.LockNotAvailable as error:
-                if time.monotonic() > job.deadline:
-                    raise blockers.too_long() from error
-            blockers.waited()
-            vacuumed = bool(job.target.value(_CATALOG["vacuumed"], {"oid": job.plan.target_oid}))
-            job.abort.wait(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
+        return blockers.outlast(add)
 
 
 def adds_columns(plan: CopyPlan) -> bool:
@@ -179,11 +167,11 @@ def _widened(job: Job, *, vacuumed: bool) -> Job:
     """Fence, lock, and add. The lock's holder is asked for nothing that takes time."""
     plan, then = job.plan, job.plan.target_relation
     job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
-    job.connection.execute(statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS))
+    job.connection.execute(statements.set_timeout("lock_timeout", job.lock_step))
     job.fence(job.connection)
     if vacuumed:
         inplace.stop_autovacuum(job)
-    with job.target.waiting(inplace.LOCK_STEP_SECONDS):
+    with job.target.waiting(job.lock_step):
         job.connection.execute(statements.lock(plan.target_name, _LOCK))
     inplace.demand_same_table(job)
     for statement in _statements(plan, plan.target_name):

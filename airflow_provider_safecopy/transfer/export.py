@@ -149,13 +149,19 @@ def _given(
     plan: CopyPlan, pages: Pages | None, *, snapshot: str, output: str, nonce: str
 ) -> tuple[list[int], list[str]]:
     """Scripts in memory, the last for psql's stdin, and psql's arguments. Text that psql could act upon is in no script."""
-    read, seconds = plan.read(pages), plan.spec.timeouts.export
+    read, seconds, lock_wait = plan.read(pages), plan.spec.timeouts.export, plan.spec.timeouts.lock_wait
     copy = statements.export_copy(read, format=plan.format)
     if statements.is_plain(copy):
         script = statements.export_script(
-            read, format=plan.format, snapshot=snapshot, output=output, nonce=nonce, seconds=seconds
+            read,
+            format=plan.format,
+            snapshot=snapshot,
+            output=output,
+            nonce=nonce,
+            seconds=seconds,
+            lock_wait=lock_wait,
         )
         return [memory_file(script)], ["-f", "-"]
-    first = memory_file(statements.export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds))
+    first = memory_file(statements.export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait))
     words = ["-f", f"/proc/self/fd/{first}", "-c", statements.export_output(output), "-c", copy.as_string(None)]
     return [first, memory_file(statements.export_end(nonce, snapshot=snapshot))], [*words, "-f", "-"]

@@ -10,9 +10,6 @@ from airflow_provider_safecopy.transfer import catalog, statements
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.name import TableName
 
-LOCK_STEP_SECONDS = 0.2
-"""A lock is asked for in short steps: whoever waits for it queues later readers behind itself."""
-
 _CATALOG = sql.load("catalog")
 
 
@@ -21,7 +18,7 @@ def take(job: Job, mode: LiteralString) -> None:
 
     Raises `PlanError`, worth a retry, when the table has changed since.
     """
-    with job.target.waiting(LOCK_STEP_SECONDS):
+    with job.target.waiting(job.lock_step):
         job.connection.execute(statements.lock(job.plan.target_name, mode))
     demand_same_table(job)
     job.connection.execute(_CATALOG["as_the_role"])
@@ -31,7 +28,7 @@ def stop_autovacuum(job: Job) -> None:
     """It gives way to nobody who waits as shortly as we do for the real lock. This one queues no reader or writer."""
     job.connection.execute(_CATALOG["outlast_deadlock_timeout"])
     job.connection.execute(statements.lock(job.plan.target_name, "SHARE UPDATE EXCLUSIVE"))
-    job.connection.execute(statements.set_timeout("lock_timeout", LOCK_STEP_SECONDS))
+    job.connection.execute(statements.set_timeout("lock_timeout", job.lock_step))
 
 
 def demand_same_table(job: Job) -> None:

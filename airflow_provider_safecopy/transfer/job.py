@@ -11,6 +11,7 @@ from uuid import UUID
 import psycopg
 
 from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.transfer.lock_retry import STEP_SECONDS
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.verify import Verification
@@ -30,7 +31,10 @@ class Right:
 
 @dataclass(frozen=True)
 class Job:
-    """One publish: what is planned and proven, by whom, where, and until when (`deadline`, of time.monotonic)."""
+    """One publish: what is planned and proven, by whom, where, and until when (`deadline`, of time.monotonic).
+
+    `lock_step` is for how many seconds a lock is waited for in this try; see `lock_retry`.
+    """
 
     plan: CopyPlan
     verification: Verification
@@ -40,6 +44,7 @@ class Job:
     abort: AbortSwitch
     trying: Callable[[], None]
     deadline: float
+    lock_step: float = STEP_SECONDS
 
     @property
     def connection(self) -> psycopg.Connection[Any]:

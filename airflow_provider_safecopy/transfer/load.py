@@ -81,7 +81,8 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
     """Start the import psql into `staging`. Raises `StageError`."""
     assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
     nonce, (stdin, data), (told, gate) = new_nonce(), pipe(), pipe()
-    prologue = memory_file(statements.load_prologue(nonce=nonce, seconds=plan.spec.timeouts.import_))
+    limits = plan.spec.timeouts
+    prologue = memory_file(statements.load_prologue(nonce=nonce, seconds=limits.import_, lock_wait=limits.lock_wait))
     epilogue = memory_file(statements.load_end(nonce, frozen=plan.freezes))
     copy = statements.load_copy(staging, plan.target_columns, format=plan.format, freeze=plan.freezes)
     try:

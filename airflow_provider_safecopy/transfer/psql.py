@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from airflow_provider_safecopy.endpoint import Endpoint, leave_no_core
-from airflow_provider_safecopy.errors import ConfigError, StageError
+from airflow_provider_safecopy.errors import ConfigError, StageError, StageTimeoutError
 from airflow_provider_safecopy.transfer.stdio import buffered_input
 from airflow_provider_safecopy.transfer.transcript import Transcript
 
@@ -32,6 +32,9 @@ OLDEST_MAJOR = 14
 """The oldest psql whose row count after `\\g` and whose `\\warn` are measured here."""
 
 PIPE_BYTES = 1024 * 1024
+
+LOCKED = "55P03"
+"""The SQLSTATE of a lock that could not be had in time."""
 
 _PLACES = (
     "usr/lib/postgresql/*/bin/psql",
@@ -201,6 +204,8 @@ class Psql:
         said = self.transcript.tail
         sqlstate = self.transcript.sqlstate
         # A standby refuses to begin a transaction that writes; the plan has seen a primary.
+        if sqlstate == LOCKED and kind is StageError:
+            kind, hint = StageTimeoutError, hint or "end the session that holds the lock, or raise lock_wait_timeout"
         began = bool(self.transcript.values("backend"))
         failed_over = sqlstate == "0A000" and not began
         # The control session that held the snapshot was lost: the next run has another.

@@ -7,11 +7,10 @@ never by trying again. How the rows are written is a way's affair; see `ways`.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -34,6 +33,7 @@ from airflow_provider_safecopy.transfer import (
 from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.job import Job, Right
+from airflow_provider_safecopy.transfer.lookout import waited_too_long
 from airflow_provider_safecopy.transfer.model import Way
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.receipt import Receipt
@@ -41,6 +41,7 @@ from airflow_provider_safecopy.transfer.report import StageReport
 from airflow_provider_safecopy.transfer.sequence import Peaks
 from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session
 from airflow_provider_safecopy.transfer.statements.rows import together
+from airflow_provider_safecopy.transfer.swap_fallback import LeaveSwapError, SwapPatience
 from airflow_provider_safecopy.transfer.verify import Verification
 from airflow_provider_safecopy.transfer.watermark import Move
 from airflow_provider_safecopy.transfer.ways import WAYS
@@ -49,8 +50,6 @@ from airflow_provider_safecopy.transfer.written import Written
 log = logging.getLogger(__name__)
 
 _RECEIPT = sql.load("receipt")
-_CATALOG = sql.load("catalog")
-_PAUSE_SECONDS = (0.05, 0.3)
 # Between two statements of the publish nothing is done here that takes time.
 _IDLE_SECONDS = 15.0
 _GLANCE_SECONDS = 0.01
@@ -60,8 +59,12 @@ _PREPARED: frozenset[Way] = frozenset({"swap", "delta", "upsert"})
 
 @dataclass(frozen=True)
 class Published:
-    """A committed publish: what was written, and what is to be told of what came after it."""
+    """A committed publish: what was written, and what is to be told of what came after it.
 
+    `plan` is what was done in the end: with another way than was planned, where the swap was left.
+    """
+
+    plan: CopyPlan
     written: Written
     warnings: tuple[str, ...]
     reports: tuple[StageReport, ...]
@@ -98,17 +101,19 @@ def publish(
                     with target.connection.transaction(force_rollback=True):
                         fence(target.connection)
                 job = drift.widen(job)
-                prepared = WAYS[plan.publish].prepare(job)
-                move = watermark.decide(job)
-                # A swap has no time for it later; in other ways a trigger has a say in what is written.
-                peaks = sequence.peaks(job, verification.staging) if plan.publish == "swap" else None
+                before = _prepared(job, drops=drops)
             ready = time.monotonic()
             with Blockers(job) as blockers:
-                done = _until_locked(job, _Beforehand(prepared, move, peaks, drops), blockers)
+                try:
+                    done = _until_locked(job, before, blockers)
+                except LeaveSwapError as left:
+                    job, before = _prepared_instead(left.job, before)
+                    blockers.go_on_with(job)
+                    done = _until_locked(job, before, blockers)
                 commit.commit(job)
     except psycopg.Error as error:
         target.end_transaction()
-        raise drift.noted(job, _translated(plan, error)) from error
+        raise drift.noted(job, _translated(job, error)) from error
     except BaseException as error:
         target.end_transaction()
         drift.noted(job, error)
@@ -117,12 +122,12 @@ def publish(
     log.info("publish done: %s %s, %.2f s", plan.target_name, done.written, seconds)
     warnings, settled = aftermath.settle(job, done.written)
     reports = (
-        *((StageReport("prepare", ready - started, rows=verification.rows),) if prepared is not None else ()),
+        *((StageReport("prepare", ready - started, rows=verification.rows),) if before.prepared is not None else ()),
         StageReport("publish", seconds, rows=done.written.held),
         *settled,
     )
     told = (*done.receipt.warnings, *blockers.warnings, *done.warnings, *warnings)
-    return Published(done.written, told, reports, done.receipt)
+    return Published(job.plan, done.written, told, reports, done.receipt)
 
 
 @dataclass(frozen=True)
@@ -144,25 +149,32 @@ class _Done:
     warnings: tuple[str, ...]
 
 
+def _prepared(job: Job, *, drops: bool) -> _Beforehand:
+    """Do what can be done before the transaction."""
+    prepared = WAYS[job.plan.publish].prepare(job)
+    move = watermark.decide(job)
+    # A swap has no time for it later; in other ways a trigger has a say in what is written.
+    peaks = sequence.peaks(job, job.verification.staging) if job.plan.publish == "swap" else None
+    return _Beforehand(prepared, move, peaks, drops)
+
+
+def _prepared_instead(job: Job, before: _Beforehand) -> tuple[Job, _Beforehand]:
+    """Prepare the way that takes the place of a swap, from the same staging table and under the same proofs."""
+    with job.target.obeys(job.abort):
+        return job, replace(before, prepared=WAYS[job.plan.publish].prepare(job), peaks=None)
+
+
 def _until_locked(job: Job, before: _Beforehand, blockers: Blockers) -> _Done:
-    """Everything but COMMIT; again from the start as long as somebody else holds the table."""
-    vacuumed = False
-    while True:
-        job.abort.check()
-        job.trying()
-        try:
-            with job.target.obeys(job.abort):
-                done = _write(job, before, vacuumed=vacuumed)
-            job.abort.check()
-        except psycopg.errors.LockNotAvailable as error:
-            job.target.end_transaction()
-            if time.monotonic() > job.deadline:
-                raise blockers.too_long() from error
-            blockers.waited()
-            vacuumed = bool(job.target.value(_CATALOG["vacuumed"], {"oid": job.plan.target_oid}))
-            job.abort.wait(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 -- jitter
-        else:
-            return done
+    """Do everything but COMMIT; again from the start as long as another session holds the table."""
+    patience = SwapPatience(job)
+
+    def work(trying: Job) -> _Done:
+        with trying.target.obeys(trying.abort):
+            done = _write(trying, before, vacuumed=blockers.vacuumed)
+        trying.abort.check()
+        return done
+
+    return blockers.outlast(work, held_up=lambda: patience.of(blockers))
 
 
 def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
@@ -172,7 +184,7 @@ def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
             [
                 SQL("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
                 statements.set_timeout("statement_timeout", job.seconds_left),
-                statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS),
+                statements.set_timeout("lock_timeout", job.lock_step),
                 # Readers may wait for this transaction: it ends with whoever is gone without a word, or stands still.
                 statements.set_timeout("idle_in_transaction_session_timeout", _IDLE_SECONDS),
                 SQL(_RECEIPT["durable"]),
@@ -198,12 +210,15 @@ def _drop_unread(job: Job) -> None:
         drop = (
             statements.set_timeout("lock_timeout", _GLANCE_SECONDS),
             statements.drop_staging(job.verification.staging),
-            statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS),
+            statements.set_timeout("lock_timeout", job.lock_step),
         )
         job.connection.execute(together(drop))
 
 
-def _translated(plan: CopyPlan, error: psycopg.Error) -> StageError:
+def _translated(job: Job, error: psycopg.Error) -> StageError:
+    plan = job.plan
+    if isinstance(error, psycopg.errors.LockNotAvailable):
+        return waited_too_long(error, "publish", f"what publishing into {plan.target_name} needs", job.target.lookout)
     kind = StageTimeoutError if isinstance(error, psycopg.errors.QueryCanceled) else StageError
     violated = isinstance(error, psycopg.IntegrityError | psycopg.DataError)
     return kind(

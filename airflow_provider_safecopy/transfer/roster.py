@@ -32,7 +32,7 @@ OF_ONE = frozenset(
             "slice",
         ),
         *("missing", "missing_column", "min_rows", "max_shrink", "max_null_share", "allow_empty"),
-        *("refresh_views", "end_blockers_after"),
+        *("refresh_views", "end_blockers_after", "swap_patience"),
     }
 )
 """What may be said of one table. Everything else (locks, timeouts, sessions, disk) is the whole batch's."""

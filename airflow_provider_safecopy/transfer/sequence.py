@@ -19,7 +19,7 @@ from decimal import Decimal
 import psycopg
 
 from airflow_provider_safecopy import sql
-from airflow_provider_safecopy.transfer import inplace, statements
+from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.statements import upkeep
@@ -141,8 +141,8 @@ def _altered(job: Job, sequence: Sequence, peak: int) -> bool:
     """Whether it was moved as a part of the transaction."""
     try:
         with job.connection.transaction():
-            job.connection.execute(statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS))
-            with job.target.waiting(inplace.LOCK_STEP_SECONDS):
+            job.connection.execute(statements.set_timeout("lock_timeout", job.lock_step))
+            with job.target.waiting(job.lock_step):
                 job.connection.execute(upkeep.hold_sequence(sequence.name, sequence.increment))
             if (wanted := sequence.beyond(peak, _state(job, sequence))) is not None:
                 value, called = wanted

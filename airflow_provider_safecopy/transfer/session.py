@@ -19,8 +19,11 @@ from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import StageError
+from airflow_provider_safecopy.transfer.lookout import Lookout
 from airflow_provider_safecopy.transfer.recall import Recall
 from airflow_provider_safecopy.transfer.statements import settings
+from airflow_provider_safecopy.transfer.statements.rows import keep_timeout
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +92,11 @@ class Session:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recall", Recall(self.connection))
+
+    @property
+    def lookout(self) -> Lookout:
+        """What says who is in the way of this run's sessions on this server."""
+        return cast("Lookout", self.connection.lookout)
 
     def one(
         self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None
@@ -193,21 +201,26 @@ def open_session(
     connect_timeout: float,
     read_only: bool = False,
     patience: float = PATIENCE_SECONDS,
+    lock_wait: float = Timeouts.lock_wait,
 ) -> Iterator[Session]:
     """Connect, pin the settings that change what text means, and ask who is there. Raises `StageError`.
 
     `read_only` sessions cannot write, whatever SQL a user hands them. An answer that takes longer than `patience`
     seconds is psycopg.OperationalError, and the session closed; but for what is asked `Session.within` another time.
+    A lock that another session holds for longer than `lock_wait` seconds is psycopg's `LockNotAvailable`; who holds it
+    is logged while it is waited for, and known to the session's lookout.
     """
     made = endpoint.connect(
         application_name=application_name, connect_timeout=connect_timeout, kind=wire.PromptConnection
     )
     connection = cast("wire.PromptConnection", made)
     connection.patience = patience
+    lookout = Lookout(endpoint, application_name)
+    connection.lookout = lookout
     try:
         try:
             with connection.within(max(2.0, connect_timeout)):  # nobody has promised an answer yet
-                session = _introduced(endpoint, connection, read_only=read_only)
+                session = _introduced(endpoint, connection, read_only=read_only, lock_wait=lock_wait)
         except psycopg.Error as error:
             raise StageError(
                 f"{endpoint}: connected, but the server cannot be asked: {error}",
@@ -216,6 +229,7 @@ def open_session(
             ) from error
         yield session
     finally:
+        lookout.close()
         connection.close()
 
 
@@ -237,13 +251,14 @@ def end_stage_sessions(session: Session, *, application_name: str, spared: tuple
     log.debug("%s: no session of %s is left", session.endpoint, application_name)
 
 
-def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_only: bool) -> Session:
+def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_only: bool, lock_wait: float) -> Session:
     """All in one message, and hence one transaction."""
     words = ("own", "pin", "server", *(("read_only",) if read_only else ()))
     # Asked first, what the role has; all else finds its names in pg_catalog alone.
     asked = [SQL(_CATALOG[word]) for word in words]
     with connection.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(SQL("; ").join([asked[0], *settings.session_pins(), *asked[1:]]))
+        patient = keep_timeout("lock_timeout", lock_wait)
+        cursor.execute(SQL("; ").join([asked[0], *settings.session_pins(), *asked[1:], patient]))
         told: list[dict[str, Any]] = []
         while True:
             told += cursor.fetchall() if cursor.description else []

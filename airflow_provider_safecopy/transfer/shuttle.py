@@ -53,7 +53,7 @@ class Shuttle:
     """Carries tables of at most `limit` bytes each, all as of `snapshot`. Main thread only; `close` always.
 
     `starting` is entered around the start of each psql; `moved` is told whenever a byte or a table has moved, `waiting`
-    once a second that an export stands still, by its backend. Raises
+    once a second that an export stands still, by its backend, and `look` of either side for how long none has. Raises
     `StageError` and its kinds, `VerifyError`, `AbortedError`, and of a table that is too large `TooLargeError`.
     """
 
@@ -70,6 +70,7 @@ class Shuttle:
         starting: tuple[Starting, Starting],
         moved: Callable[[], None],
         waiting: Callable[[Sequence[int]], None],
+        look: tuple[Callable[[float], None], Callable[[float], None]],
     ) -> None:
         self._binary = binary
         self._source, self._target = endpoints
@@ -81,6 +82,7 @@ class Shuttle:
         self._starting = starting
         self._moved = moved
         self._waiting = waiting
+        self._look = look
         self._data, self._into = pipe()
         os.set_blocking(self._data, False)
         self._file = memory_file("")
@@ -134,6 +136,7 @@ class Shuttle:
                 nonce=nonce,
                 seconds=seconds,
                 hidden_from=plan.hidden_from,
+                lock_wait=self._timeouts.lock_wait,
             ),
         )
         self._wait(driver, "changed")
@@ -195,8 +198,11 @@ class Shuttle:
         log.info("%s started (PID %d): for one table after the other", stage, psql.pid)
         driver = Driver(psql, script)
         if stage == "export":
-            seconds = self._timeouts.export
-            driver.tell(nonce, statements.export_opening(snapshot=self._snapshot, nonce=nonce, seconds=seconds))
+            seconds, lock_wait = self._timeouts.export, self._timeouts.lock_wait
+            opening = statements.export_opening(
+                snapshot=self._snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait
+            )
+            driver.tell(nonce, opening)
         else:
             driver.tell(nonce, statements.load_opening(nonce))
         try:
@@ -221,6 +227,7 @@ class Shuttle:
             if psql.stderr in ready and not psql.listen():
                 poll.unregister(psql.stderr)  # it is ending
             if not psql.transcript.values(mark):
+                self._look[0 if psql.stage == "export" else 1](time.monotonic() - driver.moved)
                 driver.demand_life(self._timeouts)
                 self._ask_why(driver)
         self._moved()

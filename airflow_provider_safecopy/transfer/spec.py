@@ -50,7 +50,7 @@ _CHOICES: Mapping[str, Any] = {
 }
 _TEXTS = ("source_sql", "where", "lock", "cursor_column", "lookback", "interval_start", "interval_end", "slice")
 _POSITIVE = ("spool_limit", "rate_limit")
-_SECONDS = ("stale_after", "launch_interval", "end_blockers_after")
+_SECONDS = ("stale_after", "launch_interval", "end_blockers_after", "swap_patience")
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class CopySpec:
     than so many percent of the target's rows is refused. `max_null_share`: percent of NULLs, by target column.
     `drift`: what becomes of columns only the source has. `create_target` makes a table that is missing.
     `end_blockers_after`: seconds after which sessions that hold up the publish are ended; None means never.
+    `swap_patience`: seconds after which a swap that ``publish="auto"`` has chosen, and that waits for readers, is left
+    for a way that waits for none.
     `refresh_views`: refresh dependent materialized views after the publish.
 
     `parallel`: how many streams read and load one table at once, of which a swap has one; ``auto`` is two for large tables where the machine
@@ -115,6 +117,7 @@ class CopySpec:
     allow_empty: bool = False
     refresh_views: bool = False
     end_blockers_after: float | None = None
+    swap_patience: float = 30.0
     timeouts: Timeouts = field(default_factory=Timeouts)
     parallel: int | Literal["auto"] = 1
     rate_limit: int | None = None

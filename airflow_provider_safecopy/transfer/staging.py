@@ -17,6 +17,7 @@ import psycopg
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer import build, drift, statements
+from airflow_provider_safecopy.transfer.lookout import waited_too_long
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
@@ -60,6 +61,8 @@ def staging(plan: CopyPlan, target: Session, *, token: int, attempt: UUID) -> It
     name = name_of(plan.target_name, token=token, attempt=attempt, encoding=target.server.encoding)
     try:
         _create(plan, target, name)
+    except psycopg.errors.LockNotAvailable as error:
+        raise waited_too_long(error, "import", f"what staging table {name} is made of", target.lookout) from error
     except psycopg.Error as error:
         raise StageError(
             f"import: staging table {name} cannot be made: {str(error).strip()}",

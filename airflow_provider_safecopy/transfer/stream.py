@@ -31,7 +31,8 @@ _DYING_SECONDS = 0.001
 class Stream:
     """One copy's lanes. `run` once, `close` always; `on_export` is called once the source may be let go.
 
-    `moved` is told, all the time, how many bytes have passed on both sides together. `wal` is settled by then.
+    `moved` is told, all the time, how many bytes have passed on both sides together. `wal` is settled by then. `look`, of source and
+    target, is told for how long no byte has moved there.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Stream:
         on_export: Callable[[], None] = lambda: None,
         moved: Callable[[int], None] = lambda _: None,
         waiting: Callable[[Sequence[int]], None] = lambda _: None,
+        look: tuple[Callable[[float], None], Callable[[float], None]] = (lambda _: None, lambda _: None),
     ) -> None:
         self._lanes = lanes
         self._overlapping = overlapping
@@ -55,6 +57,7 @@ class Stream:
         self._moved = moved
         self._waiting = waiting
         self._waited = time.monotonic()
+        self._look = look
         self._told: tuple[Stage | None, float] = None, 0.0
         self._proven = False
         self._silent: set[int] = set()
@@ -124,6 +127,12 @@ class Stream:
                 handlers[descriptor][1]()
             self._ask_why(now)
             self._tell()
+            self._look_around(now)
+
+    def _look_around(self, now: float) -> None:
+        still = [lane.still(now) for lane in self._lanes]
+        for look, seconds in zip(self._look, zip(*still, strict=True), strict=True):
+            look(max(seconds))
 
     def _ask_why(self, now: float) -> None:
         """Once a second, have it looked at what exports wait for that send no byte."""

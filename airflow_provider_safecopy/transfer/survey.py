@@ -161,8 +161,10 @@ def _at_best(survey: Survey) -> Iterator[None]:
         with survey.connection.transaction():
             yield
     except psycopg.DatabaseError as error:
-        # Cancelled: an abort comes once, and would not end what each of them waits for.
-        if survey.connection.closed or isinstance(error, psycopg.errors.QueryCanceled):
+        # Cancelled: an abort comes once, and would not end what each of them waits for. Locked: each would wait as long.
+        if survey.connection.closed or isinstance(
+            error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable
+        ):
             raise
         log.debug("%s: each table is asked for by itself: %s", survey.endpoint, error)
 

@@ -17,6 +17,7 @@ class Timeouts:
     `stall` is how long the export or the import may go without a single byte moving while it could.
     A query that sorts before its first row needs a `stall` longer than that sort. A control session waits as long, and
     3 s, for one answer; when it describes or verifies, and when it publishes, for all of them as long as these may take.
+    `lock_wait` is for how long a lock that another session holds is waited for, in any of the parts.
     """
 
     connect: float = 10
@@ -25,6 +26,7 @@ class Timeouts:
     stall: float = 300
     verify: float = 3600
     publish: float = 3600
+    lock_wait: float = 180
 
     def __post_init__(self) -> None:
         for option in fields(self):

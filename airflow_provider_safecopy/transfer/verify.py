@@ -13,6 +13,7 @@ from airflow_provider_safecopy.errors import StageError, StageTimeoutError, Veri
 from airflow_provider_safecopy.transfer import guard, statements
 from airflow_provider_safecopy.transfer.export import Exported
 from airflow_provider_safecopy.transfer.load import Loaded
+from airflow_provider_safecopy.transfer.lookout import waited_too_long
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.report import StageReport
@@ -111,8 +112,12 @@ def _ask(
             row = session.one(query)
     except psycopg.errors.QueryCanceled as error:
         raise _cancelled(session, error, limit=limit, late=time.monotonic() - began >= limit) from error
-    except psycopg.errors.LockNotAvailable:
-        raise
+    except psycopg.errors.LockNotAvailable as error:
+        if lock_timeout is not None:
+            raise
+        raise waited_too_long(
+            error, "verify", str(plan.source if session.server.read_only else plan.target), session.lookout
+        ) from error
     except psycopg.Error as error:
         raise StageError(
             f"verify on {session.endpoint} failed: {str(error).strip()}", stage="verify", sqlstate=error.sqlstate

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from airflow_provider_safecopy.cli import option
 from airflow_provider_safecopy.cli.writing import writing
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
 TABLES = ("--source-table", "영업.고객", "--target-table", "분석.고객")
 
@@ -70,6 +71,8 @@ def test_what_is_left_out_is_the_spec_s_own_default(spec: Any) -> None:
         ),
         (("--drift", "add_columns", "--create-target"), {"drift": "add_columns", "create_target": True}),
         (("--refresh-views", "--end-blockers-after", "5min"), {"refresh_views": True, "end_blockers_after": 300.0}),
+        (("--swap-patience", "2min"), {"swap_patience": 120.0}),
+        (("--lock-wait-timeout", "45"), {"timeouts": Timeouts(lock_wait=45)}),
     ],
 )
 def test_what_is_typed_is_what_is_asked_for(spec: Any, words: tuple[str, ...], asked: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy.errors import PlanError, StageError, VerifyError
-from airflow_provider_safecopy.transfer import inplace, receipt
+from airflow_provider_safecopy.transfer import lock_retry, receipt
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.watermark import Move
@@ -479,7 +480,7 @@ def test_others_may_refer_to_a_partitioned_target_and_to_a_part_of_it(pair: Pair
 
 def test_a_child_that_comes_meanwhile_is_seen(pair: Pair, mocker: MockerFixture) -> None:
     """It holds its parent, which vanishes, until it is committed: then the publish, which has waited, finds it."""
-    mocker.patch.object(inplace, "LOCK_STEP_SECONDS", 60.0)
+    mocker.patch.object(lock_retry, "steps", return_value=itertools.repeat(60.0))
     pair.made(SEAT, old=OLD_SEATS, new="(2, 20), (3, 30)")
     children(pair, "CASCADE", "(1, 2)")
     failed: list[Exception] = []

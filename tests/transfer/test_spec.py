@@ -233,6 +233,7 @@ def test_what_as_dict_gives_may_be_changed_without_changing_the_report() -> None
         ({"create_target": "yes"}, "create_target"),
         ({"refresh_views": 1}, "refresh_views"),
         ({"end_blockers_after": 0}, "end_blockers_after"),
+        ({"swap_patience": 0}, "swap_patience"),
     ],
 )
 def test_what_contradicts_itself_is_refused(options: dict[str, Any], told: str) -> None:

@@ -19,10 +19,15 @@ from airflow_provider_safecopy.cli.speaking import endpoints, speaking
 def init(output: Output, *, target: str | None, grant: str | None, connect_timeout: float) -> int:
     """Make the schema."""
     from airflow_provider_safecopy.lock import schema
+    from airflow_provider_safecopy.pipeline.attempt import naming_holders
+    from airflow_provider_safecopy.transfer.session import open_session
 
     (endpoint,) = endpoints(output, target=target)
-    with endpoint.connect(application_name="safecopy", connect_timeout=connect_timeout) as connection:
-        schema.init(connection, grant=grant)
+    with (
+        open_session(endpoint, application_name="safecopy", connect_timeout=connect_timeout) as session,
+        naming_holders(session),
+    ):
+        schema.init(session.connection, grant=grant)
     granted = f", granted to {shown(grant)}" if grant else ""
     output.result(
         {"status": "initialised", "target": str(endpoint), "grant": grant},

@@ -159,6 +159,11 @@ def set_timeout(setting: LiteralString, seconds: float) -> Composed:
     return set_local(setting, f"{max(1, round(seconds * 1000))}ms")
 
 
+def keep_timeout(setting: LiteralString, seconds: float) -> Composed:
+    """A timeout for the rest of the session; never rounded down to 0, which would mean none."""
+    return SQL("SET SESSION {} = {}").format(SQL(setting), Literal(f"{max(1, round(seconds * 1000))}ms"))
+
+
 def _from(source: TableName | str) -> Composable:
     if isinstance(source, TableName):
         return table(source)

@@ -23,6 +23,7 @@ from airflow_provider_safecopy.transfer.statements.rows import (
     table,
     verbatim,
 )
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
 # What psql might act upon in a script: a command of its own, the end of a statement, a variable. Casts are none.
 _READ_BY_PSQL = re.compile(r"[\\;]|(?<!:)(?:::)*:(?=[A-Za-z_'\"{\x80-\U0010ffff])")
@@ -32,7 +33,6 @@ _ESCAPED = re.compile(r"[\\;:!]")
 
 # Whether a session may hang. Our own watchdogs end a stage; the server's own timeouts are the second net.
 _LIMITS: tuple[tuple[LiteralString, LiteralString], ...] = (
-    ("lock_timeout", "60s"),
     ("idle_in_transaction_session_timeout", "0"),
     ("client_connection_check_interval", "2s"),
     # Of a client that has vanished without a word the server would hear after two hours.
@@ -70,10 +70,19 @@ def export_copy(read: Composable, *, format: str) -> Composed:  # noqa: A002 -- 
     return SQL("COPY {} TO STDOUT (FORMAT {})").format(plain_names(read), SQL(_format(format)))
 
 
-def export_script(read: Composable, *, format: str, snapshot: str, output: str, nonce: str, seconds: float) -> str:  # noqa: A002 -- SQL's own word
+def export_script(
+    read: Composable,
+    *,
+    format: str,  # noqa: A002 -- SQL's own word
+    snapshot: str,
+    output: str,
+    nonce: str,
+    seconds: float,
+    lock_wait: float = Timeouts.lock_wait,
+) -> str:
     """What the export psql runs: what is to be `read`, under `snapshot`, into the file `output`. Only for plain text."""
     return (
-        export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds)
+        export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait)
         + _script([_to_file(export_copy(read, format=format), output)])
         + export_end(nonce, snapshot=snapshot)
     )
@@ -92,11 +101,11 @@ def export_end(nonce: str, *, snapshot: str) -> str:
     return _script([*_after_export(nonce, snapshot), SQL("COMMIT;"), _mark(nonce, "end")])
 
 
-def export_opening(*, snapshot: str, nonce: str, seconds: float) -> str:
+def export_opening(*, snapshot: str, nonce: str, seconds: float, lock_wait: float = Timeouts.lock_wait) -> str:
     """What an export psql runs first that is to export one table after the other, all under `snapshot`."""
     begin = SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     seen = SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot))
-    first = _begin(begin, seen, seconds=seconds, last=[SQL("SAVEPOINT {}").format(_BEFORE_EACH)])
+    first = _begin(begin, seen, seconds=seconds, lock_wait=lock_wait, last=[SQL("SAVEPOINT {}").format(_BEFORE_EACH)])
     return _script([first, *_backend(nonce)])
 
 
@@ -124,6 +133,7 @@ def load_next(
     data: str,
     nonce: str,
     seconds: float,
+    lock_wait: float = Timeouts.lock_wait,
     hidden_from: Iterable[str] = (),
 ) -> str:
     r"""A staging table and its rows, from the file `data`, in a transaction that is left open; and the rows' count.
@@ -134,7 +144,12 @@ def load_next(
     """
     return _script(
         [
-            _begin(SQL("BEGIN READ WRITE"), SQL("SET LOCAL synchronous_commit TO off"), seconds=seconds),
+            _begin(
+                SQL("BEGIN READ WRITE"),
+                SQL("SET LOCAL synchronous_commit TO off"),
+                seconds=seconds,
+                lock_wait=lock_wait,
+            ),
             _together(
                 [plain_names(create_staging(staging, columns)), *map(plain_names, hide_staging(staging, hidden_from))]
             ),
@@ -144,9 +159,9 @@ def load_next(
     )
 
 
-def load_prologue(*, nonce: str, seconds: float) -> str:
+def load_prologue(*, nonce: str, seconds: float, lock_wait: float = Timeouts.lock_wait) -> str:
     """What the import psql runs before its COPY."""
-    return _script([_begin(SQL("BEGIN READ WRITE"), seconds=seconds), *_backend(nonce)])
+    return _script([_begin(SQL("BEGIN READ WRITE"), seconds=seconds, lock_wait=lock_wait), *_backend(nonce)])
 
 
 def load_frozen(staging: TableName) -> str:
@@ -175,10 +190,14 @@ def load_commit(nonce: str) -> str:
     return _script([SQL("COMMIT;"), _mark(nonce, "committed")])
 
 
-def _begin(*first: Composable, seconds: float, last: Sequence[Composable] = ()) -> Composed:
+def _begin(*first: Composable, seconds: float, lock_wait: float, last: Sequence[Composable] = ()) -> Composed:
     """Begin and pin in one message: a role's own idle timeout finds no gap to strike in."""
     # Two minutes later than our own timeout: it must never be the one that cuts a healthy stage.
-    limits = (*_LIMITS, ("statement_timeout", f"{round(seconds) + 120}s"))
+    limits = (
+        *_LIMITS,
+        ("lock_timeout", f"{max(1, round(lock_wait * 1000))}ms"),
+        ("statement_timeout", f"{round(seconds) + 120}s"),
+    )
     # Known from 17 on; where it is not, there is no row.
     unlimited = SQL("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'")
     limited = (set_local(setting, value) for setting, value in limits)

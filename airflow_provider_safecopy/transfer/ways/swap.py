@@ -168,9 +168,9 @@ def _probe(job: Job, prepared: Prepared) -> None:
         return
     locks: list[Composed | str] = [statements.lock(job.plan.target_name, _LOCK), *first]
     for statement in locks:
-        within = statements.set_timeout("lock_timeout", inplace.LOCK_STEP_SECONDS)
+        within = statements.set_timeout("lock_timeout", job.lock_step)
         tried = together((SQL("SAVEPOINT probe"), within, statement, SQL("ROLLBACK TO SAVEPOINT probe")))
-        with job.target.waiting(inplace.LOCK_STEP_SECONDS):
+        with job.target.waiting(job.lock_step):
             job.connection.execute(tried)
 
 
@@ -178,7 +178,7 @@ def _referred(job: Job, prepared: Prepared) -> Build:
     """Make the keys that other tables feel; none but their writers wait. Returns the rest of the build as it is then."""
     if not prepared.build.phase("refer"):
         return prepared.build
-    build.refer(job, prepared.build, within=inplace.LOCK_STEP_SECONDS)
+    build.refer(job, prepared.build, within=job.lock_step)
     made = _built(job)
     if made.without_server_names != prepared.build.without_server_names:
         raise _changed(job)
@@ -219,7 +219,7 @@ def _apart(then: Mapping[Thing, int], now: Mapping[Thing, int]) -> set[Thing]:
 
 
 def _step_seconds(job: Job) -> float:
-    return min(inplace.LOCK_STEP_SECONDS, _DEADLOCK_SHARE * job.target.server.deadlock_seconds)
+    return min(job.lock_step, _DEADLOCK_SHARE * job.target.server.deadlock_seconds)
 
 
 def _demand_unchanged(job: Job, prepared: Prepared) -> None:

@@ -1,0 +1,60 @@
+"""A session in the way of ours: who it is, and what it holds, as far as this role may see that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from airflow_provider_safecopy.transfer.name import TableName
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """A session in the way, as far as this role may see it; pid 0 stands for a `prepared` transaction.
+
+    `holds`: has what is waited for in `mode`, and has not only come to the queue first. `transaction_seconds`: for how
+    long its transaction has been open. `endable`: may be ended if that was asked for.
+    """
+
+    pid: int
+    role: str | None
+    application_name: str | None
+    prepared: str | None
+    state: str | None
+    mode: str | None
+    relation: str | None
+    holds: bool
+    transaction_start: str | None
+    transaction_seconds: float | None
+    query_start: str | None
+    endable: bool
+
+    def __str__(self) -> str:
+        who = f"pid {self.pid}" if self.pid else f"the prepared transaction {self.prepared}"
+        lock = f"{self.mode} on {self.relation}" if self.relation else self.mode
+        seconds, query = self.transaction_seconds, self.query_start
+        facts = [
+            self.role,
+            self.application_name or None,
+            self.state,
+            lock if self.holds else "waiting before us",
+            None if seconds is None else f"transaction open for {seconds:.0f} s",
+            None if query is None else f"query of {query}",
+        ]
+        return f"{who} ({', '.join(fact for fact in facts if fact)})"
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> Self:
+        """From a row of the catalog's."""
+        schema, name = row.pop("schema"), row.pop("name")
+        return cls(**row, relation=None if name is None else str(TableName(schema, name)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """It as plain JSON values."""
+        return {name: value for name, value in asdict(self).items() if name != "endable"}
+
+
+def list_blockers(found: Iterable[Blocker]) -> str:
+    """Return the blockers in words, "others" where none is known."""
+    return ", ".join(map(str, found)) or "others"

@@ -1,0 +1,73 @@
+"""Ask for a lock again and again, in short steps with long pauses: other sessions hardly wait because of it.
+
+A session that waits for a lock queues later ones behind itself, readers included. So each step is short, and each pause
+is `_PAUSE_PER_STEP` times as long as the step before it: others stand in that queue for 4 % of the time at most. Every
+fourth step is a longer one: where readers follow each other without a gap, a short step never ends between two of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import select
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import psycopg
+
+from airflow_provider_safecopy.abort import AbortSwitch
+
+STEP_SECONDS = 0.05
+LONG_STEP_SECONDS = 0.2
+
+_PAUSE_PER_STEP = 24.0
+_MOST_JITTER = 1.25
+_SLICE_SECONDS = 1.0
+
+Result = TypeVar("Result")
+
+
+def retry(
+    work: Callable[[float], Result],
+    *,
+    abort: AbortSwitch,
+    until: Callable[[], float],
+    blocked: Callable[[psycopg.errors.LockNotAvailable], None],
+    meanwhile: Callable[[], None],
+) -> Result:
+    """Call `work` with the length of a step, until it does not raise `LockNotAvailable`.
+
+    `blocked` is called after each step that got no lock; it rolls back, and raises when the wait has lasted too long.
+    `until` says when that will be: the last step is taken then, and is a long one. `meanwhile` is called before each step
+    and about every second of a pause. Raises `AbortedError`.
+    """
+    for step in steps():
+        last = time.monotonic() >= until()
+        abort.check()
+        meanwhile()
+        try:
+            return work(LONG_STEP_SECONDS if last else step)
+        except psycopg.errors.LockNotAvailable as error:
+            blocked(error)
+        _rest(pause_after(step), abort, until, meanwhile)
+    raise AssertionError  # there is always another step
+
+
+def steps() -> Iterator[float]:
+    """Return the lengths of the steps, in seconds, without an end."""
+    return itertools.cycle((STEP_SECONDS, STEP_SECONDS, STEP_SECONDS, LONG_STEP_SECONDS))
+
+
+def pause_after(step: float) -> float:
+    """Return how long to rest after a step, with jitter: two that want the same lock shall not keep the same time."""
+    return step * _PAUSE_PER_STEP * random.uniform(1.0, _MOST_JITTER)  # noqa: S311 -- jitter
+
+
+def _rest(seconds: float, abort: AbortSwitch, until: Callable[[], float], meanwhile: Callable[[], None]) -> None:
+    end = time.monotonic() + seconds
+    while (left := min(end, until()) - time.monotonic()) > 0 and not abort.thrown:
+        poll = select.poll()
+        poll.register(abort.fileno(), select.POLLIN)
+        poll.poll(1000 * min(left, _SLICE_SECONDS))
+        meanwhile()
