@@ -20,7 +20,7 @@ from psycopg.types.json import Jsonb
 from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError, StageError
-from airflow_provider_safecopy.lock import rows, schema
+from airflow_provider_safecopy.lock import rows, schema, trust
 from airflow_provider_safecopy.lock.model import (
     Contender,
     Displaced,
@@ -75,6 +75,7 @@ class PostgresStore:
         self._patience = patience
         self._statements = statements
         self._connection: wire.PromptConnection | None = None
+        self._trusted: wire.PromptConnection | None = None
         self._turn = threading.Lock()
 
     @property
@@ -247,13 +248,21 @@ class PostgresStore:
             "lock_timeout": f"{round(_LOCK_STEP_SECONDS * 1000)}ms",
             "statement_timeout": f"{round(seconds * 1000)}ms",
         }
-        message = self._statements["settings"] + self._statements[statement]
         with self._turn, psycopg.ClientCursor(self._connected(seconds + 1), row_factory=dict_row) as cursor:
             backend = cursor.connection.info.backend_pid
+            message = self._statements["settings"] + self._check() + self._statements[statement]
             cursor.execute(message, {**asked, **settings, "backend": backend})
             while cursor.nextset():
                 pass
+            self._trusted = self._connection
             return cursor.fetchall() if cursor.description else []
+
+    def _check(self) -> LiteralString:
+        """In the first message of a connection, before any table of the schema is touched: that it is to be trusted.
+
+        Once is enough: who could change that later is trusted.
+        """
+        return "" if self._connection is self._trusted else trust.CHECK
 
     def _connected(self, patience: float) -> wire.PromptConnection:
         """The connection, made when there is none; it closes itself when there is no answer within `patience`."""

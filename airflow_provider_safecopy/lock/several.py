@@ -81,8 +81,10 @@ class SeveralStore(PostgresStore):
         try:
             with self._turn, psycopg.ClientCursor(self._connected(_ANSWER_SECONDS + 1), row_factory=dict_row) as cursor:
                 backend = {"backend": cursor.connection.info.backend_pid}
-                opening = cursor.mogrify(_LOCK["settings"] + (first or ""), {**settings, **(given or {})})
+                before = _LOCK["settings"] + self._check() + (first or "")
+                opening = cursor.mogrify(before, {**settings, **(given or {})})
                 cursor.execute(_message(opening, self._statements[statement], [{**one, **backend} for one in asked]))
+                self._trusted = self._connection
                 return _answers(cursor)[-len(asked) - 1 : -1]
         except psycopg.Error as error:
             self.close()  # the plan would be left behind in the session
