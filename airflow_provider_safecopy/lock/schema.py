@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from typing import Any, LiteralString
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import sql as compose
@@ -17,6 +18,9 @@ from airflow_provider_safecopy.errors import LockStoreError, Refusal
 from airflow_provider_safecopy.lock import takeover, trust
 
 _SCHEMA = sql.load("schema")
+# Of these sessions the schema of this oid has been found good once, which is enough: who could change it is trusted. The
+# question takes ten times as long as whether it is there.
+_TRUSTED: WeakKeyDictionary[psycopg.Connection[Any], int] = WeakKeyDictionary()
 _PRESENT = trust.with_suspicions(_SCHEMA["present"])
 _MADE = (
     "schema",
@@ -74,8 +78,15 @@ def init(connection: psycopg.Connection[Any], *, grant: str | None = None, take_
 
 def state(connection: psycopg.Connection[Any]) -> State:
     """What there is of the schema; one question, which any role may ask. It reads catalogs alone."""
-    ((made, schema_made, mine, suspicions),) = _answer(connection, _PRESENT)
-    return State(made, schema_made, mine, tuple(trust.Suspicion(*each) for each in suspicions))
+    if connection in _TRUSTED:
+        ((made, schema_made, mine, oid),) = _answer(connection, _SCHEMA["present"])
+        if oid == _TRUSTED[connection]:
+            return State(made, schema_made, mine, ())
+    ((made, schema_made, mine, oid, found),) = _answer(connection, _PRESENT)
+    suspicions = tuple(trust.Suspicion(*each) for each in found)
+    if made and not suspicions:
+        _TRUSTED[connection] = oid
+    return State(made, schema_made, mine, suspicions)
 
 
 def refusals(connection: psycopg.Connection[Any], *, role: str, may_create: bool) -> tuple[Refusal, ...]:
@@ -156,6 +167,7 @@ def _bring_up(connection: psycopg.Connection[Any], *, take_over: bool) -> tuple[
     elif not found.made:
         _make(connection)
     # Another role may have made the schema since it was looked at first.
+    _TRUSTED.pop(connection, None)
     if left := state(connection).suspicions:
         raise trust.distrusted(left)
     return done
