@@ -79,6 +79,11 @@ class PostgresStore:
         self._turn = threading.Lock()
 
     @property
+    def label(self) -> str:
+        """See `Store`."""
+        return str(self.endpoint)
+
+    @property
     def backends(self) -> tuple[int, ...]:
         """See `Store`."""
         connected = self._connection is not None and not self._connection.closed

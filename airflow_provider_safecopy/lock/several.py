@@ -144,6 +144,7 @@ class TableLocks(LivingLock):
             self.leases += tuple(taken)
             due = [self._end_of(started, [lease.remaining]) for lease in taken]
             self._until = min([self._until, *due])
+        self._appear()
         for lease in taken:
             self._clear_away(lease)
         return found
@@ -155,6 +156,7 @@ class TableLocks(LivingLock):
             self.leases = tuple(lease for lease in self.leases if lease not in going)
             if not self.leases:
                 self._until = float("inf")
+        self._appear()
         self._give_back(going)
 
     def fence_of(self, lease: Lease, ask: Ask) -> Callable[[object], None]:
@@ -185,6 +187,7 @@ class TableLocks(LivingLock):
                 return
             self.answering = True
             self._beaten, self._until = started, self._end_of(started, remaining)
+        self._appear()
 
     def _asked(self, name: str) -> Lease | LockBusyError:
         try:

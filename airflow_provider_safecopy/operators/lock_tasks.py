@@ -14,6 +14,7 @@ from airflow_provider_safecopy.hooks.in_process import carry_any_id
 from airflow_provider_safecopy.hooks.judge import judge_for
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
+from airflow_provider_safecopy.lock.presence import Displacement
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
 from airflow_provider_safecopy.operators.contender import contender_of, is_test
 from airflow_provider_safecopy.operators.told import told, told_to_airflow
@@ -104,7 +105,7 @@ class ReleaseLivingLock(BaseOperator):
                 attempts = [seen.attempt for seen in left.members]
                 displaced = store.reap(self.lock, dead=attempts, reason="its run has released it")
                 if freed := displaced is not None:
-                    clear_away(store, displaced)
+                    clear_away(store, displaced, Displacement("released", store.label, self.lock, contender.owner_key))
             self.log.info("lock %s: %s", self.lock, "released" if freed else "was not held by this run any more")
 
 
