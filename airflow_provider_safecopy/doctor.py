@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import psycopg
 
+from airflow_provider_safecopy import memory
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema as lock
@@ -68,6 +69,12 @@ def _psql(given: str | None) -> Iterator[Check]:
         yield Check("psql", "failed", error.message, error.hint)
     else:
         yield Check("psql", "ok", f"psql {binary.major} at {binary.path}")
+    try:
+        memory.require()
+    except ConfigError as error:
+        yield Check("files in memory", "failed", error.message, error.hint)
+    else:
+        yield Check("files in memory", "ok", "psql is handed passwords and scripts in memory, never on a disk")
 
 
 def _spool(directory: str | None) -> list[Check]:

@@ -125,8 +125,17 @@ def _handle(pid: int) -> Iterator[Callable[[signal.Signals], None]]:
     except (AttributeError, OSError):
         yield lambda number: os.kill(pid, number)
         return
+
+    def send(number: signal.Signals) -> None:
+        try:
+            signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            raise
+        except (AttributeError, OSError):
+            os.kill(pid, number)
+
     try:
-        yield lambda number: signal.pidfd_send_signal(descriptor, number)
+        yield send
     finally:
         os.close(descriptor)
 

@@ -11,12 +11,11 @@ from uuid import UUID
 from airflow.providers.common.compat.sdk import BaseOperator, Context
 
 from airflow_provider_safecopy.hooks.in_process import carry_any_id
-from airflow_provider_safecopy.hooks.judge import judge_for
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.presence import Displacement
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
-from airflow_provider_safecopy.operators.contender import contender_of, is_test
+from airflow_provider_safecopy.operators.contender import contender_of, is_test, judge_of
 from airflow_provider_safecopy.operators.told import told, told_to_airflow
 from airflow_provider_safecopy.pipeline.reap import clear_away
 
@@ -61,7 +60,7 @@ class AcquireLivingLock(BaseOperator):
         )
         with told_to_airflow(), answering:
             lock = SafeCopyHook(target_conn_id=self.target_conn_id).living_lock(
-                self.lock, contender=contender, promise=self.promise, judge=judge_for(contender.owner)
+                self.lock, contender=contender, promise=self.promise, judge=judge_of(context, contender)
             )
             with closing(lock.store):
                 (lease,) = lock.acquire().leases
