@@ -20,8 +20,9 @@ from typing import Any, Self
 import psycopg
 
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import ConfigError, LockBusyError, LockLostError, LockStoreError
+from airflow_provider_safecopy.errors import ConfigError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import over, postgres, presence
+from airflow_provider_safecopy.lock.busy import busy
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.presence import Displacement
@@ -274,32 +275,6 @@ class LivingLock:
     def _end_of(self, started: float, remaining: Iterable[float]) -> float:
         """When to stop, by this process's own clock, counted from before the store was asked."""
         return started + min(remaining) - self.promise.margin
-
-
-def busy(holder: Holder) -> LockBusyError:
-    """What a contender is told: who holds the lock, since when, its last progress, and when it will be taken."""
-    if holder.owner_key is None:
-        told = f"was released a moment ago and rests for {holder.takeable_in:.1f} s more"
-    else:
-        quiet = (holder.asked_at - holder.progressed_at).total_seconds()
-        told = (
-            f"is held by {holder} ({_members(holder)}) since {holder.since:%Y-%m-%d %H:%M:%S%z}; last progress "
-            f"{quiet:.0f} s ago; it will be taken in {holder.takeable_in:.0f} s if nothing moves until then"
-        )
-    return LockBusyError(
-        f"lock {holder.name} {told}",
-        lock=holder.name,
-        holder=holder.as_dict(),
-        hint="wait for it, or see safecopy locks" if holder.owner_key is not None else "",
-    )
-
-
-def _members(holder: Holder) -> str:
-    told = [
-        f"{seen.member}, try {seen.try_number}" + (f", pid {seen.place.pid} on {seen.place.host}" if seen.place else "")
-        for seen in holder.members
-    ]
-    return "; ".join(told) or "no member"
 
 
 def _store(where: str | Path | Endpoint | Store, contender: Contender) -> Store:

@@ -19,8 +19,9 @@ from psycopg.types.json import Jsonb
 
 from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError, StageError
+from airflow_provider_safecopy.errors import LockStoreError, StageError
 from airflow_provider_safecopy.lock import rows, schema, trust
+from airflow_provider_safecopy.lock.loss import fenced_out, lost
 from airflow_provider_safecopy.lock.model import (
     Contender,
     Displaced,
@@ -289,22 +290,3 @@ def fence(connection: psycopg.Connection[Any], lease: Lease) -> None:
     """Inside the publishing transaction: hold the lock until COMMIT. Raises `FencedOutError`."""
     if connection.execute(_LOCK["fence"], held(lease)).fetchone() is None:
         raise fenced_out(lease)
-
-
-def fenced_out(lease: Lease) -> FencedOutError:
-    """What a fence raises when the lock is another's."""
-    return FencedOutError(
-        f"lock {lease.name}: it is held by somebody else now; token {lease.token} may not publish any more",
-        lock=lease.name,
-        token=lease.token,
-    )
-
-
-def lost(lease: Lease) -> LockLostError:
-    """What a heartbeat raises when the lease is another's."""
-    return LockLostError(
-        f"lock {lease.name}: token {lease.token} was taken from this run; it stopped and published nothing",
-        lock=lease.name,
-        token=lease.token,
-        hint="see safecopy locks history for who took it, and why",
-    )

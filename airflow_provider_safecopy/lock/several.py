@@ -22,9 +22,11 @@ from psycopg.types.json import Jsonb
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import LockBusyError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.living import Judge, LivingLock, busy
+from airflow_provider_safecopy.lock.busy import busy
+from airflow_provider_safecopy.lock.living import Judge, LivingLock
+from airflow_provider_safecopy.lock.loss import fenced_out, lost
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
-from airflow_provider_safecopy.lock.postgres import PostgresStore, fenced_out, lost
+from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.rows import asked_by, held, interval, lease_of, remaining_of
 
 log = logging.getLogger(__name__)
