@@ -73,8 +73,6 @@ def _psql(given: str | None) -> Iterator[Check]:
         memory.require()
     except ConfigError as error:
         yield Check("files in memory", "failed", error.message, error.hint)
-    else:
-        yield Check("files in memory", "ok", "psql is handed passwords and scripts in memory, never on a disk")
 
 
 def _spool(directory: str | None) -> list[Check]:
