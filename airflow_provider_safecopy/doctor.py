@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import psycopg
 
+from airflow_provider_safecopy import memory
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema as lock
@@ -54,11 +55,13 @@ def examine(
         ours = _session("source", source, stack, checks)
         theirs = _session("target", target, stack, checks)
         checks += _newest(psql, ours, theirs)
-        if theirs:
-            checks += _lock(theirs)
+        found = _lock(theirs) if theirs else ()
+        checks += _schema(theirs, found) if theirs else ()
         if ours and theirs:
             checks += _pair(ours, theirs)
-            checks += _copy(spec, ours, theirs) if spec else ()
+            # A plan reads the ledger, which may run another role's code where the schema is another role's.
+            untrusted = any(refused.code == "untrusted_schema" for refused in found)
+            checks += _copy(spec, ours, theirs) if spec and not untrusted else ()
     return tuple(checks)
 
 
@@ -69,6 +72,10 @@ def _psql(given: str | None) -> Iterator[Check]:
         yield Check("psql", "failed", error.message, error.hint)
     else:
         yield Check("psql", "ok", f"psql {binary.major} at {binary.path}")
+    try:
+        memory.require()
+    except ConfigError as error:
+        yield Check("files in memory", "failed", error.message, error.hint)
 
 
 def _spool(directory: str | None) -> list[Check]:
@@ -126,10 +133,13 @@ def _found(given: str | None) -> PsqlBinary | None:
         return None
 
 
-def _lock(target: Session) -> list[Check]:
+def _lock(target: Session) -> tuple[Refusal, ...]:
     server = target.server
-    found = lock.refusals(target.connection, role=server.role, may_create=server.may_create)
-    ready = f"{server.role} may use the schema safecopy, or make it on the first copy"
+    return lock.refusals(target.connection, role=server.role, may_create=server.may_create)
+
+
+def _schema(target: Session, found: tuple[Refusal, ...]) -> list[Check]:
+    ready = f"{target.server.role} may use the schema safecopy, or make it on the first copy"
     return _failures("schema safecopy", found) or [Check("schema safecopy", "ok", ready)]
 
 

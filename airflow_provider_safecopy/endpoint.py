@@ -19,6 +19,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from airflow_provider_safecopy import memory
 from airflow_provider_safecopy.environment import shut_out, variables_ignored
 from airflow_provider_safecopy.errors import ConfigError, StageError
 
@@ -278,11 +279,8 @@ def _password_file(endpoint: Endpoint) -> int:
     """A password file for libpq that any host, database and user matches. The caller closes it."""
     if (wrong := _more_than_one_line(endpoint.parameters)) is not None:  # once more: it may come from the environment
         raise wrong
-    descriptor = os.memfd_create("safecopy-password", os.MFD_CLOEXEC)
-    os.fchmod(descriptor, 0o600)  # libpq ignores a password file that others may read
     escaped = endpoint.parameters["password"].replace("\\", "\\\\").replace(":", "\\:")
-    os.write(descriptor, f"*:*:*:*:{escaped}\n".encode())
-    return descriptor
+    return memory.memory_file(f"*:*:*:*:{escaped}\n".encode())
 
 
 def _label(parameters: Mapping[str, str]) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from airflow.providers.common.compat.sdk import conf
 
@@ -19,36 +21,81 @@ log = logging.getLogger(__name__)
 _OVER = frozenset({"success", "failed"})
 
 
+@dataclass(frozen=True)
+class Run:
+    """A DAG run as this Airflow has it; `started` is None where that cannot be learnt."""
+
+    state: str | None
+    started: str | None = None
+
+
 def deployment() -> str:
     """What this Airflow is called; two that write into one database should not be called alike."""
-    return conf.get("safecopy", "deployment_id", fallback="") or conf.get("api", "base_url", fallback="") or "airflow"
+    return _given_name() or conf.get("api", "base_url", fallback="") or "airflow"
 
 
-def judge_for(own: Mapping[str, str]) -> Judge:
+def name_warning() -> str | None:
+    """What to do about a name that nobody has given: another Airflow is likely to be called the same."""
+    if _given_name():
+        return None
+    return (
+        f"this Airflow is called {deployment()!r} by default, as others may be: two that copy into one database need names "
+        "of their own, for which set deployment_id in the section [safecopy]"
+    )
+
+
+def judge_for(own: Mapping[str, str], *, cleared: bool | None = None) -> Judge:
     """The judge of a run whose lock's owner is `own`; none of its own, when it is empty.
 
     All attempts of a holder are gone when its run is over here, or is an earlier incarnation of our own: a run that
-    was finished and cleared has the same id and starts anew, while a zombie of the former may still be at work.
+    was finished and `cleared` has the same id and starts anew, while a zombie of the former may still be at work. Two
+    Airflows have runs of the same ids; one that was never cleared has no former incarnation, so that is another's.
     """
+    may_have_former = bool(_given_name()) if cleared is None else cleared
 
     def judge(holder: Holder) -> Collection[str]:
-        over = _is_former(holder.owner, own) or is_over(holder)
+        over = (may_have_former and _is_former(holder.owner, own)) or is_over(holder)
         return [seen.attempt for seen in holder.members] if over else []
 
     return judge
 
 
+def is_cleared(run: object) -> bool | None:
+    """Whether a DAG run of a task's context was cleared before; None where this Airflow does not say."""
+    number = getattr(run, "clear_number", None)
+    return number > 0 if isinstance(number, int) else None
+
+
 def is_over(holder: Holder) -> bool:
-    """Whether the holder is a DAG run of this Airflow that has ended. False where that is not known. Never raises."""
+    """Whether the holder is a DAG run of this Airflow that has ended. False where that is not known. Never raises.
+
+    A run of the same id may be another Airflow's of the same name: it is the holder's only if it started when the holder
+    says. Where that cannot be learnt, the name must have been given by a person.
+    """
     dag_id, run_id = _run_of(holder.owner)
     if dag_id is None or run_id is None:
         return False
     try:
-        state = _state(dag_id, run_id)
+        run = _state(dag_id, run_id)
     except Exception as error:  # noqa: BLE001 -- of Airflow's API or its database: whatever it is, nothing is known
         log.warning("lock %s: Airflow cannot say whether run %s of %s is over: %s", holder.name, run_id, dag_id, error)
         return False
-    return state in _OVER
+    if run.state not in _OVER:
+        return False
+    if run.started is None:
+        return bool(_given_name())
+    return run.started == holder.owner.get("started")
+
+
+def started_of(run: object) -> str:
+    """When a run started, to the microsecond; a run that never was started by a scheduler may have no such time."""
+    started: datetime | None = getattr(run, "start_date", None)
+    return started.astimezone(UTC).isoformat(timespec="microseconds") if started else "not started"
+
+
+def _given_name() -> str:
+    name: str = conf.get("safecopy", "deployment_id", fallback="")
+    return name
 
 
 def _run_of(owner: Mapping[str, str]) -> tuple[str | None, str | None]:
@@ -64,18 +111,33 @@ def _is_former(owner: Mapping[str, str], own: Mapping[str, str]) -> bool:
     return same and bool(owner.get("started")) and owner["started"] < own.get("started", "")
 
 
-def _state(dag_id: str, run_id: str) -> str | None:
+def _state(dag_id: str, run_id: str) -> Run:
     try:
-        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+        from airflow.sdk.execution_time import task_runner
     except ImportError:  # Airflow 2
         return _state_by_database(dag_id, run_id)
-    return RuntimeTaskInstance.get_dagrun_state(dag_id=dag_id, run_id=run_id)
+    return _state_by_message(dag_id, run_id) or Run(
+        task_runner.RuntimeTaskInstance.get_dagrun_state(dag_id=dag_id, run_id=run_id)
+    )
 
 
-def _state_by_database(dag_id: str, run_id: str) -> str | None:
+def _state_by_message(dag_id: str, run_id: str) -> Run | None:
+    """The whole run, by a message that only newer Airflows know, and no triggerer; None elsewhere."""
+    from airflow.sdk.execution_time import comms, task_runner
+
+    asked = getattr(comms, "GetDagRun", None)
+    supervisor = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    if asked is None or supervisor is None or type(supervisor).__module__.startswith("airflow.jobs"):
+        return None
+    run = supervisor.send(asked(dag_id=dag_id, run_id=run_id))
+    state = getattr(run, "state", None)
+    return None if state is None else Run(str(getattr(state, "value", state)), started_of(run))
+
+
+def _state_by_database(dag_id: str, run_id: str) -> Run:
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
 
     with create_session() as session:
         run = session.query(DagRun).filter(DagRun.dag_id == dag_id, DagRun.run_id == run_id).one_or_none()
-        return None if run is None else str(run.state)
+        return Run(None) if run is None else Run(str(run.state), started_of(run))

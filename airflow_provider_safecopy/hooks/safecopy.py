@@ -18,7 +18,7 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.hooks.in_process import carry_any_id
-from airflow_provider_safecopy.hooks.judge import judge_for
+from airflow_provider_safecopy.hooks.judge import judge_for, name_warning
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Holder, Promise, application_name
@@ -196,6 +196,8 @@ class SafeCopyHook(BaseHook):
 
         checks = doctor.examine(self.source, self.target, psql=self.psql)
         found = [f"{check.name}: {check.outcome}: {check.detail}" for check in checks]
+        if (warning := name_warning()) is not None:
+            found.append(f"deployment: warning: {warning}")
         return all(check.outcome != "failed" for check in checks), "\n".join(found)
 
     def _is_initialised(self) -> bool:

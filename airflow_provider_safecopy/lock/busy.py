@@ -1,4 +1,4 @@
-"""What a contender is told of a lock that another has."""
+"""The error of a contender that finds a lock held."""
 
 from __future__ import annotations
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from airflow_provider_safecopy.errors import LockStoreError
@@ -45,10 +47,43 @@ def write(path: Path, content: bytes) -> None:
         os.close(directory)
 
 
+def require_own(directory: Path) -> None:
+    """Raise `LockStoreError` where another user could write a record. OSError where there is no directory.
+
+    A record says who holds a lock, and since when nothing was heard of it: only this user's processes are believed.
+    """
+    found = directory.stat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
+    if found.st_uid != os.geteuid():
+        raise LockStoreError(
+            f"{directory}: it belongs to user {found.st_uid}, and this process is of user {os.geteuid()}: locks in it are "
+            "not to be trusted",
+            hint="name a directory of its own, or run all that share it as one user",
+            retryable=False,
+        )
+    if found.st_mode & 0o022:
+        raise LockStoreError(
+            f"{directory}: other users may write to it: locks in it are not to be trusted",
+            hint=f"chmod go-w {shlex.quote(str(directory))}, and remove what is not this user's in it",
+            retryable=False,
+        )
+
+
+def read(path: Path) -> bytes:
+    """The content of a file of this user's. Raises OSError: PermissionError when it is another user's."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
+        if os.fstat(file.fileno()).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
+        return file.read()
+
+
 @contextmanager
 def telling(directory: Path) -> Iterator[None]:
-    """The system's errors, told as those of the store in `directory`."""
+    """The system's errors, told as those of the store in `directory`. Raises `LockStoreError` if that is not ours alone."""
     try:
+        with suppress(FileNotFoundError):
+            require_own(directory)
         yield
     except OSError as error:
         raise LockStoreError(

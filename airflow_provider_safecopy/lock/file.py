@@ -49,6 +49,11 @@ class FileStore:
         self._lives: dict[tuple[str, str], Flock] = {}
 
     @property
+    def label(self) -> str:
+        """See `Store`."""
+        return str(self.directory.absolute())
+
+    @property
     def backends(self) -> tuple[int, ...]:
         """See `Store`: none, there is no server."""
         return ()
@@ -173,6 +178,7 @@ class FileStore:
         try:
             with disk.telling(self.directory):
                 self.directory.mkdir(mode=0o700, exist_ok=True)
+                disk.require_own(self.directory)
                 record = FileRecord.of(self.directory, name)
                 with Turn.at(record, name, self._boot, self._clock) as turn:
                     yield turn

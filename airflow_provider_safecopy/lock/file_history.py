@@ -41,7 +41,7 @@ class FileHistory:
     def events(self) -> list[Event]:
         """All of them, the oldest first."""
         try:
-            lines = self.path.read_bytes().splitlines()
+            lines = disk.read(self.path).splitlines()
         except FileNotFoundError:
             return []
         return [event for line in lines if (event := _event(line)) is not None]

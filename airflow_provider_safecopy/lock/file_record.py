@@ -74,7 +74,7 @@ class FileRecord:
         """As it was written last; None before the first grant. Raises `LockStoreError` when it cannot be read."""
         path = self._file("state")
         try:
-            return self._own(State.of(path.read_bytes()))
+            return self._own(State.of(disk.read(path)))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +23,11 @@ import psycopg
 from airflow_provider_safecopy import wire
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError, LockLostError, LockStoreError
-from airflow_provider_safecopy.lock import over, postgres
+from airflow_provider_safecopy.lock import over, postgres, presence
 from airflow_provider_safecopy.lock.busy import busy
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.lock.presence import Displacement
 from airflow_provider_safecopy.lock.store import Store
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class LivingLock:
         self.answering = True
         """Whether the store answered the last heartbeat."""
         self._judge = judge
+        self._judged: dict[str, Mapping[str, str]] = {}
         self._count = 0
         self._beaten = 0.0
         self._until = 0.0
@@ -92,11 +94,13 @@ class LivingLock:
                 taken.append(self._taken(name))  # noqa: PERF401 -- what was taken before an error is given back
             self.leases, self.lost = tuple(taken), None
             self._beaten, self._until = started, self._end_of(started, (lease.remaining for lease in taken))
+            self._appear()
             for lease in taken:
                 self._clear_away(lease)
         except BaseException as error:
             self.leases = ()
             self._give_back(taken)
+            presence.withdraw(self.contender)
             self._withdraw(self.names[len(taken) :], error)
             raise
         return self
@@ -187,6 +191,7 @@ class LivingLock:
         self.answering = True
         self._beaten = started
         self._until = self._end_of(started, remaining)
+        self._appear()
 
     def fence(self, connection: psycopg.Connection[Any]) -> None:
         """Inside a transaction in the locks' database: nobody takes them before its COMMIT. Raises `FencedOutError`."""
@@ -201,6 +206,7 @@ class LivingLock:
         try:
             self._give_back(leases)
         finally:
+            presence.withdraw(self.contender)
             self.store.close()
 
     def __enter__(self) -> Self:
@@ -219,6 +225,7 @@ class LivingLock:
         with over.asking(self.contender.attempt):
             answer = self.store.acquire(name, self.contender, self.promise)
             if isinstance(answer, Holder) and (dead := self._gone(answer)):
+                self._judged[name] = answer.owner
                 answer = self.store.acquire(name, self.contender, self.promise, dead=dead)
         if isinstance(answer, Lease):
             return answer.without_itself()
@@ -240,7 +247,7 @@ class LivingLock:
         if lease.displaced is None:
             return
         ended = self.store.end_sessions(lease.displaced)
-        killed = [place.pid for place in lease.displaced.places if place.end()]
+        killed = presence.end(lease.displaced, self._displacement(lease))
         log.warning(
             "lock %s: %s from %s; ended %d server sessions and %s",
             lease.name,
@@ -248,6 +255,20 @@ class LivingLock:
             lease.displaced,
             ended,
             f"processes {', '.join(map(str, killed))}" if killed else "no process",
+        )
+
+    def _displacement(self, lease: Lease) -> Displacement:
+        own, judged = self.contender, self._judged.get(lease.name, {})
+        return Displacement(lease.kind, self.store.label, lease.name, own.owner_key, own.member, judged)
+
+    def _appear(self) -> None:
+        """Say on this machine which process this is, and how long its promise is good: see `presence`."""
+        presence.show(
+            self.contender,
+            store=self.store.label,
+            names=tuple(lease.name for lease in self.leases),
+            left=self.seconds_left + self.promise.margin,
+            crash_grace=self.promise.crash_grace,
         )
 
     def _give_back(self, leases: Iterable[Lease]) -> None:

@@ -1,4 +1,4 @@
-"""The errors of who lost a lock in a database: at a heartbeat, or inside the publish."""
+"""The errors of a holder whose lock is another's by now."""
 
 from __future__ import annotations
 

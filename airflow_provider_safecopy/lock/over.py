@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
+from airflow_provider_safecopy.lock import presence
 from airflow_provider_safecopy.lock.model import Holder
 
 _OVER: set[str] = set()
@@ -30,5 +31,9 @@ def asking(attempt: UUID) -> Iterator[None]:
 def gone(holder: Holder) -> set[str]:
     """The attempts of `holder` whose process lived on this machine and has ended for certain, or is done with them."""
     return {
-        seen.attempt for seen in holder.members if seen.attempt in _OVER or (seen.place is not None and seen.place.gone)
+        seen.attempt
+        for seen in holder.members
+        if seen.attempt in _OVER
+        # A row may name a process that never was: what the attempt says itself comes first.
+        or (seen.place is not None and seen.place.gone and not presence.lives(seen.attempt))
     }

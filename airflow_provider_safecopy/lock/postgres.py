@@ -22,7 +22,7 @@ from psycopg.types.json import Jsonb
 from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import LockStoreError, StageError
-from airflow_provider_safecopy.lock import fork, rows, schema
+from airflow_provider_safecopy.lock import fork, rows, schema, trust
 from airflow_provider_safecopy.lock.loss import fenced_out, lost
 from airflow_provider_safecopy.lock.model import (
     Contender,
@@ -79,8 +79,14 @@ class PostgresStore:
         self._patience = patience
         self._statements = statements
         self._connection: wire.PromptConnection | None = None
+        self._trusted: wire.PromptConnection | None = None
         self._turn = threading.Lock()
         self._process = os.getpid()
+
+    @property
+    def label(self) -> str:
+        """See `Store`."""
+        return str(self.endpoint)
 
     @property
     def backends(self) -> tuple[int, ...]:
@@ -255,12 +261,13 @@ class PostgresStore:
             "lock_timeout": f"{round(_LOCK_STEP_SECONDS * 1000)}ms",
             "statement_timeout": f"{round(seconds * 1000)}ms",
         }
-        message = self._statements["settings"] + self._statements[statement]
         with self._asking(seconds + 1) as cursor:
             backend = cursor.connection.info.backend_pid
+            message = self._statements["settings"] + self._check() + self._statements[statement]
             cursor.execute(message, {**asked, **settings, "backend": backend})
             while cursor.nextset():
                 pass
+            self._trusted = self._connection
             return cursor.fetchall() if cursor.description else []
 
     @contextmanager
@@ -276,6 +283,13 @@ class PostgresStore:
             except BaseException:
                 connection.abandon()
                 raise
+
+    def _check(self) -> LiteralString:
+        """In the first message of a connection, before any table of the schema is touched: that it is to be trusted.
+
+        Once is enough: who could change that later is trusted.
+        """
+        return "" if self._connection is self._trusted else trust.CHECK
 
     def _connected(self, patience: float) -> wire.PromptConnection:
         """The connection, made when there is none; it closes itself when there is no answer within `patience`."""

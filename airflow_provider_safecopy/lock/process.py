@@ -9,7 +9,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -73,25 +74,28 @@ class Place:
         """Whether the process has ended for certain. False where that cannot be known: elsewhere, or another boot."""
         return self._is_known() and _started(self.pid) != self.started and not _is_hidden(self.pid)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is, or was, a process that can be seen from here: of this boot and pid namespace."""
+        return self._is_known()
+
     def end(self) -> bool:
-        """End the process: SIGTERM, then SIGKILL. False when it is not known here, not ours, or may not be ended."""
+        """End the process: SIGTERM, then SIGKILL. False when it is not known here, not ours, or may not be ended.
+
+        Only of a place that a process has told of itself, as in `lock.presence`: a place out of a lock's row may be that
+        of any process.
+        """
         if not self.may_end or not self._is_known() or self.gone or self.pid == os.getpid():
             return False
-        try:
-            descriptor = os.pidfd_open(self.pid)  # from here on no other process can be meant
-        except (ProcessLookupError, PermissionError):
-            return False
-        try:
-            return self._end(descriptor)
-        finally:
-            os.close(descriptor)
+        with _handle(self.pid) as send:
+            return self._end(send)
 
-    def _end(self, descriptor: int) -> bool:
+    def _end(self, send: Callable[[signal.Signals], None]) -> bool:
         try:
-            if _started(self.pid) != self.started:
-                return False
             for number, grace in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
-                signal.pidfd_send_signal(descriptor, number)
+                if _started(self.pid) != self.started:
+                    break
+                send(number)
                 if self._ended_within(0.2 if _stopped(self.pid) else grace):
                     return True
         except (ProcessLookupError, PermissionError):
@@ -107,6 +111,33 @@ class Place:
     def _is_known(self) -> bool:
         known = self.boot_id is not None and self.namespace is not None and self.started is not None
         return known and (self.boot_id, self.namespace) == _here()
+
+
+@contextmanager
+def _handle(pid: int) -> Iterator[Callable[[signal.Signals], None]]:
+    """What sends a signal to that process. Where the system has pidfds, no other can be meant from here on.
+
+    A Python built against old headers has no such call, and a sandbox may forbid it: then the pid must do, whose start
+    time is compared just before each signal.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        yield lambda number: os.kill(pid, number)
+        return
+
+    def send(number: signal.Signals) -> None:
+        try:
+            signal.pidfd_send_signal(descriptor, number)
+        except ProcessLookupError:
+            raise
+        except (AttributeError, OSError):
+            os.kill(pid, number)
+
+    try:
+        yield send
+    finally:
+        os.close(descriptor)
 
 
 def _here() -> tuple[str | None, int | None]:

@@ -1,17 +1,27 @@
-"""The schema `safecopy` in the target: made by whoever comes first, brought up by its owner, and who may use it."""
+"""The schema `safecopy` in the target: made on the first copy, brought up by its owner, and who may use it.
+
+Nothing in it is touched before `lock.trust` has said that it may be.
+"""
 
 from __future__ import annotations
 
 import shlex
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, LiteralString
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import sql as compose
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import LockStoreError, Refusal
+from airflow_provider_safecopy.lock import takeover, trust
 
 _SCHEMA = sql.load("schema")
+# Of these sessions the schema of this oid has been found good once, which is enough: who could change it is trusted. The
+# question takes ten times as long as whether it is there.
+_TRUSTED: WeakKeyDictionary[psycopg.Connection[Any], int] = WeakKeyDictionary()
+_PRESENT = trust.with_suspicions(_SCHEMA["present"])
 _MADE = (
     "schema",
     "comment",
@@ -32,39 +42,73 @@ _OF_THE_ASKER = frozenset({None, "22021", "22P05"})
 _GRANTS = ("grant_schema", "grant_lock", "grant_member", "grant_lock_event", "grant_receipt", "grant_watermark")
 
 
-def init(connection: psycopg.Connection[Any], *, grant: str | None = None) -> None:
+@dataclass(frozen=True)
+class State:
+    """What there is of the schema: `made` in this layout, `mine` to bring up, and what speaks against using it."""
+
+    made: bool
+    schema_made: bool
+    mine: bool
+    suspicions: tuple[trust.Suspicion, ...]
+
+
+def init(connection: psycopg.Connection[Any], *, grant: str | None = None, take_over: bool = False) -> tuple[str, ...]:
     """Make the schema `safecopy`, or leave it as it is; let the role `grant` use it. Raises `LockStoreError`.
 
     Creating it needs CREATE on the database, once; bringing up an earlier layout, to be its owner. Two at a time do no
-    harm.
+    harm. A schema that is not to be trusted is refused, or with `take_over` taken from its owner: what was done then
+    is returned, for people.
     """
     try:
-        if grant is None and made(connection):
-            return
+        found = state(connection)
+        if grant is None and found.made and not found.suspicions:
+            return ()
         with connection.transaction():
+            connection.execute(trust.PIN)
             connection.execute(_SCHEMA["guard"])
-            if not made(connection):
-                for statement in _MADE:
-                    connection.execute(_SCHEMA[statement])
+            done = _bring_up(connection, take_over=take_over)
             for privilege in _grants(grant) if grant else ():
                 connection.execute(privilege)
+            if grant and not trust.will_be_used_by(connection, grant):
+                raise _of_no_use_to(grant)
+            return done
     except psycopg.Error as error:
         raise failed("the schema safecopy cannot be made", error) from error
+
+
+def state(connection: psycopg.Connection[Any]) -> State:
+    """What there is of the schema; one question, which any role may ask. It reads catalogs alone."""
+    if connection in _TRUSTED:
+        ((made, schema_made, mine, oid),) = _answer(connection, _SCHEMA["present"])
+        if oid == _TRUSTED[connection]:
+            return State(made, schema_made, mine, ())
+    ((made, schema_made, mine, oid, found),) = _answer(connection, _PRESENT)
+    suspicions = tuple(trust.Suspicion(*each) for each in found)
+    if made and not suspicions:
+        _TRUSTED[connection] = oid
+    return State(made, schema_made, mine, suspicions)
 
 
 def refusals(connection: psycopg.Connection[Any], *, role: str, may_create: bool) -> tuple[Refusal, ...]:
     """Why this role cannot hold a lock and keep a receipt here; empty when it can."""
     hint = f"have an owner of the database run: safecopy init --target … --grant {role}"
-    row = connection.execute(_SCHEMA["present"]).fetchone()
-    made, schema_made, mine = row or (False, False, False)
-    if made:
-        usable = connection.execute(_SCHEMA["usable"]).fetchone()
-        if usable and usable[0]:
+    found = state(connection)
+    if found.suspicions:
+        return (
+            Refusal(
+                "untrusted_schema",
+                trust.message(found.suspicions),
+                hint=f"{trust.hint(found.suspicions)} --grant {role}",
+            ),
+        )
+    if found.made:
+        ((usable,),) = _answer(connection, _SCHEMA["usable"])
+        if usable:
             return ()
-        lacking = ", ".join(told for (told,) in connection.execute(_SCHEMA["lacking"]).fetchall())
+        lacking = ", ".join(told for (told,) in _answer(connection, _SCHEMA["lacking"]))
         return (Refusal("not_granted", f"role {role} may not use the schema safecopy: it lacks {lacking}", hint=hint),)
-    if not may_create or (schema_made and not mine):
-        what = "is of an earlier version" if schema_made else "is missing"
+    if not may_create or (found.schema_made and not found.mine):
+        what = "is of an earlier version" if found.schema_made else "is missing"
         told = f"the target's schema safecopy, which holds lock and receipts, {what}"
         return (Refusal("not_initialised", told, hint=hint),)
     return ()
@@ -83,6 +127,8 @@ def failed(what: str, error: psycopg.Error | UnicodeEncodeError, *, lock: str | 
     if isinstance(error, UnicodeEncodeError):  # a name, an owner or a reason with bytes of another encoding in it
         told = f"{what}: a text of it is none: {error.reason}"
         return LockStoreError(told, hint="give names, owners and reasons in UTF-8", retryable=False)
+    if (found := trust.found_in(str(error))) is not None:
+        return trust.distrusted(found)
     denied = error.sqlstate in {"42501", "42703", "42704", "3F000", "42P01"}
     too_long = error.sqlstate == "54000"  # of a name, for an index
     hint = "run safecopy init as a role that may, with --grant for this one" if denied else ""
@@ -98,9 +144,47 @@ def failed(what: str, error: psycopg.Error | UnicodeEncodeError, *, lock: str | 
 
 
 def made(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the schema is there, in this layout. Any role may ask."""
-    row = connection.execute(_SCHEMA["present"]).fetchone()
-    return bool(row and row[0])
+    """Whether the schema is there, in this layout. Raises `LockStoreError` when it is not to be trusted."""
+    found = state(connection)
+    if found.suspicions:
+        raise trust.distrusted(found.suspicions)
+    return found.made
+
+
+def _answer(connection: psycopg.Connection[Any], question: LiteralString) -> list[tuple[Any, ...]]:
+    """In one message with the settings in front: a search_path may put functions of others before the server's."""
+    cursor = connection.execute(trust.PIN + "; " + question)
+    cursor.nextset()
+    return cursor.fetchall()
+
+
+def _bring_up(connection: psycopg.Connection[Any], *, take_over: bool) -> tuple[str, ...]:
+    found, done = state(connection), tuple[str, ...]()
+    if found.suspicions and not take_over:
+        raise trust.distrusted(found.suspicions)
+    if found.suspicions:
+        done = takeover.take_over(connection, found.suspicions, make=_make)
+    elif not found.made:
+        _make(connection)
+    # Another role may have made the schema since it was looked at first.
+    _TRUSTED.pop(connection, None)
+    if left := state(connection).suspicions:
+        raise trust.distrusted(left)
+    return done
+
+
+def _make(connection: psycopg.Connection[Any]) -> None:
+    for statement in _MADE:
+        connection.execute(_SCHEMA[statement])
+
+
+def _of_no_use_to(role: str) -> LockStoreError:
+    return LockStoreError(
+        f"the schema safecopy cannot be granted to {role}: it belongs to another role, whose code its tables could run "
+        f"with the rights of {role}",
+        hint="run safecopy init as the database's owner or as a superuser",
+        retryable=False,
+    )
 
 
 def _grants(role: str) -> tuple[compose.Composed, ...]:

@@ -82,8 +82,10 @@ class SeveralStore(PostgresStore):
         try:
             with self._asking(_ANSWER_SECONDS + 1) as cursor:
                 backend = {"backend": cursor.connection.info.backend_pid}
-                opening = cursor.mogrify(_LOCK["settings"] + (first or ""), {**settings, **(given or {})})
+                before = _LOCK["settings"] + self._check() + (first or "")
+                opening = cursor.mogrify(before, {**settings, **(given or {})})
                 cursor.execute(_message(opening, self._statements[statement], [{**one, **backend} for one in asked]))
+                self._trusted = self._connection
                 return _answers(cursor)[-len(asked) - 1 : -1]
         except psycopg.Error as error:
             self.close()  # the plan would be left behind in the session
@@ -149,6 +151,7 @@ class TableLocks(LivingLock):
             self.leases += tuple(taken)
             due = [self._end_of(started, [lease.remaining]) for lease in taken]
             self._until = min([self._until, *due])
+        self._appear()
         for lease in taken:
             self._clear_away(lease)
 
@@ -159,6 +162,7 @@ class TableLocks(LivingLock):
             self.leases = tuple(lease for lease in self.leases if lease not in going)
             if not self.leases:
                 self._until = float("inf")
+        self._appear()
         self._give_back(going)
 
     def fence_of(self, lease: Lease, ask: Ask) -> Callable[[object], None]:
@@ -189,6 +193,7 @@ class TableLocks(LivingLock):
                 return
             self.answering = True
             self._beaten, self._until = started, self._end_of(started, remaining)
+        self._appear()
 
     def _asked(self, name: str) -> Lease | LockBusyError:
         try:

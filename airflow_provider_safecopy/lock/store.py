@@ -12,6 +12,10 @@ class Store(Protocol):
     """A store of locks. Every method raises `LockStoreError` when the store cannot be used."""
 
     @property
+    def label(self) -> str:
+        """What this machine calls the store: the same for all processes that are told the same of where it is."""
+
+    @property
     def backends(self) -> tuple[int, ...]:
         """The process ids of the store's own server sessions; none where there is no server."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 from airflow.providers.common.compat.sdk import Context
 
-from airflow_provider_safecopy.hooks.judge import deployment
+from airflow_provider_safecopy.hooks.judge import deployment, is_cleared, judge_for, started_of
+from airflow_provider_safecopy.lock.living import Judge
 from airflow_provider_safecopy.lock.model import Contender
 from airflow_provider_safecopy.lock.process import Place
 
@@ -24,7 +24,7 @@ def contender_of(context: Context, *, detached: bool = False) -> Contender:
     a run of its own each time, and never joins. `detached` is a member that outlives its process.
     """
     ti, place = context["ti"], None
-    started = _started(context.get("dag_run"))
+    started = started_of(context.get("dag_run"))
     owner = {"dag": ti.dag_id, "run": ti.run_id, "deployment": deployment(), "started": started}
     key = "|".join((owner["deployment"], ti.dag_id, ti.run_id, started))
     if is_test(context):
@@ -32,6 +32,11 @@ def contender_of(context: Context, *, detached: bool = False) -> Contender:
     if not detached:
         place = Place.here(may_end=_has_own_process(ti))
     return Contender(key, owner, member_of(ti), ti.try_number, place=place, detached=detached)
+
+
+def judge_of(context: Context, contender: Contender) -> Judge:
+    """What this Airflow knows of those who hold the contender's locks."""
+    return judge_for(contender.owner, cleared=is_cleared(context.get("dag_run")))
 
 
 def member_of(ti: Any) -> str:
@@ -56,12 +61,6 @@ def is_test(context: Context) -> bool:
     by_context: Mapping[str, Any] = context
     by_environment = os.environ.get("AIRFLOW_TEST_MODE", "").lower() in {"1", "true"}
     return bool(by_context.get("test_mode")) or by_environment or sys.argv[1:3] == ["tasks", "test"]
-
-
-def _started(run: Any) -> str:
-    """When the run started, to the microsecond; a run that never was started by a scheduler may have none."""
-    started: datetime | None = getattr(run, "start_date", None)
-    return started.astimezone(UTC).isoformat(timespec="microseconds") if started else "not started"
 
 
 def _has_own_process(ti: Any) -> bool:

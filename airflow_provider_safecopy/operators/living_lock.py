@@ -15,13 +15,12 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.hooks.in_process import carry_any_id
-from airflow_provider_safecopy.hooks.judge import judge_for
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
 from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode
-from airflow_provider_safecopy.operators.contender import contender_of, is_test, member_key
+from airflow_provider_safecopy.operators.contender import contender_of, is_test, judge_of, member_key
 from airflow_provider_safecopy.operators.lock_tasks import STALE_AFTER, AcquireLivingLock, ReleaseLivingLock
 from airflow_provider_safecopy.operators.told import told_to_airflow
 
@@ -123,7 +122,7 @@ def joined(context: Context | None = None) -> Iterator[LivingLock]:
             name,
             contender=contender,
             promise=Promise(group.stale_after, crash_grace=None),
-            judge=judge_for(contender.owner),
+            judge=judge_of(context, contender),
         )
         with closing(lock.store):
             demand_held(lock.store, name, group, contender, context)

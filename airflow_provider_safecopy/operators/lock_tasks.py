@@ -9,13 +9,12 @@ from typing import Any
 from airflow.providers.common.compat.sdk import AirflowException, BaseOperator, Context
 
 from airflow_provider_safecopy.hooks.in_process import carry_any_id
-from airflow_provider_safecopy.hooks.judge import judge_for
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
 from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
-from airflow_provider_safecopy.operators.contender import contender_of, is_test, member_key, member_of
+from airflow_provider_safecopy.operators.contender import contender_of, is_test, judge_of, member_key, member_of
 from airflow_provider_safecopy.operators.told import told, told_to_airflow
 from airflow_provider_safecopy.pipeline.eviction import evict
 
@@ -66,7 +65,7 @@ class AcquireLivingLock(BaseOperator):
         )
         with told_to_airflow(), answering:
             lock = SafeCopyHook(target_conn_id=self.target_conn_id).living_lock(
-                self.lock, contender=contender, promise=self.promise, judge=judge_for(contender.owner)
+                self.lock, contender=contender, promise=self.promise, judge=judge_of(context, contender)
             )
             with closing(lock.store), _released_on_failure(lock):
                 (lease,) = lock.acquire().leases

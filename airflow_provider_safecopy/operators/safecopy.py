@@ -11,11 +11,10 @@ from airflow.providers.common.compat.sdk import BaseOperator, Context
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError
 from airflow_provider_safecopy.hooks.in_process import carry_any_id
-from airflow_provider_safecopy.hooks.judge import judge_for
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 from airflow_provider_safecopy.operators import batch
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
-from airflow_provider_safecopy.operators.contender import contender_of, slice_of
+from airflow_provider_safecopy.operators.contender import contender_of, judge_of, slice_of
 from airflow_provider_safecopy.operators.journal import Journal
 from airflow_provider_safecopy.operators.living_lock import lock_of
 from airflow_provider_safecopy.operators.option import LATER, SETTLED, STAND_INS, timeouts_of
@@ -246,7 +245,7 @@ class SafeCopyOperator(BaseOperator):
 
         with self.on_busy.answering(self, self.target_conn_id, deadline, skipped), journal.copying() as progress:
             report = hook.copy(
-                spec, contender=contender, judge=judge_for(contender.owner), abort=abort, progress=progress
+                spec, contender=contender, judge=judge_of(context, contender), abort=abort, progress=progress
             )
         journal.report(report)
         tell_assets(context, self.outlets, report)

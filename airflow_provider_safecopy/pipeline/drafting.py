@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.errors import PlanError, Refusal
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.transfer import draft as drafting
 from airflow_provider_safecopy.transfer import statements, survey
@@ -40,6 +40,8 @@ class Drafts:
         """The plans, refusals included, of a number of tables that is bounded: all answers are kept meanwhile."""
         server = self.target.server
         found = schema.refusals(self.target.connection, role=server.role, may_create=server.may_create)
+        if any(refused.code == "untrusted_schema" for refused in found):
+            raise PlanError(found)  # a plan would read the ledger
         ours = survey.of_sources(self.source, specs, self.guesses)
         theirs = survey.of_targets(self.target, specs, self.source.endpoint)
         plans = [self._of(spec, ours, theirs, found) for spec in specs]

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock.model import Displaced, Holder, Lease, Seen
+from airflow_provider_safecopy.lock.presence import Displacement
 from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.pipeline.reap import clear_away
 
@@ -25,7 +26,7 @@ def evict(store: Store, holder: Holder, members: Collection[Seen]) -> bool:
     for seen in members:
         evicted = _as_displaced(holder, seen)
         freed = _release(store, holder.lease_of(seen), evicted)
-        clear_away(store, evicted)
+        clear_away(store, evicted, Displacement("released", store.label, holder.name, evicted.owner_key))
     return freed
 
 

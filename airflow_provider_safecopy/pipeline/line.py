@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import PlanError
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Lease, application_name
@@ -187,8 +188,10 @@ def _demand_copyable(spec: CopySpec, source: Session, target: Session) -> None:
 
 
 def _drafted(spec: CopySpec, source: Session, target: Session, *, telling: bool = True) -> CopyPlan:
-    drafted = draft(spec, source, target, telling=telling)
     found = schema.refusals(target.connection, role=target.server.role, may_create=target.server.may_create)
+    if any(refused.code == "untrusted_schema" for refused in found):
+        raise PlanError(found)  # a plan would read the ledger
+    drafted = draft(spec, source, target, telling=telling)
     return replace(drafted, refusals=drafted.refusals + found)
 
 

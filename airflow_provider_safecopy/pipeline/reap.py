@@ -18,11 +18,12 @@ from uuid import uuid4
 import psycopg
 
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock import presence, schema
 from airflow_provider_safecopy.lock.living import Judge
 from airflow_provider_safecopy.lock.model import Displaced, Holder, application_name
 from airflow_provider_safecopy.lock.over import gone
 from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.lock.presence import Displacement
 from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.pipeline.attempt import naming_holders
 from airflow_provider_safecopy.transfer import staging
@@ -110,10 +111,13 @@ def reap(
             store.close()
 
 
-def clear_away(store: Store, displaced: Displaced) -> tuple[int, tuple[int, ...]]:
-    """End what a displaced holder still has: its sessions in the store's server, how many, and processes here."""
+def clear_away(store: Store, displaced: Displaced, by: Displacement) -> tuple[int, tuple[int, ...]]:
+    """End what a displaced holder still has: its sessions in the store's server, how many, and processes here.
+
+    Of the processes only those that are to be ended by their own word: see `lock.presence`.
+    """
     sessions = store.end_sessions(displaced)
-    processes = tuple(place.pid for place in displaced.places if place.end())
+    processes = presence.end(displaced, by)
     log.warning("%s: ended %d server sessions and %d processes", displaced, sessions, len(processes))
     return sessions, processes
 
@@ -155,7 +159,7 @@ def _taken(store: Store, reaped: Reaped, known: frozenset[str], overdue: float) 
         log.info("lock %s: left alone, its holder has revived or released it", reaped.name)
         return False
     log.warning("lock %s: reaped from %s, which is %s", reaped.name, displaced, reaped.why)
-    clear_away(store, displaced)
+    clear_away(store, displaced, Displacement(reaped.why, store.label, reaped.name, judged=reaped.holder.owner))
     return True
 
 

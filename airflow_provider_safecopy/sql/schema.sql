@@ -12,7 +12,7 @@ SELECT pg_advisory_xact_lock(hashtextextended('safecopy.schema', 0))
 -- earlier layout that this role may bring up.
 SELECT count(c.oid) = 5 AND count(a.attname) = 2 AS made, count(n.oid) > 0 AS schema_made,
        COALESCE(bool_and(pg_has_role(n.nspowner, 'USAGE') AND (c.oid IS NULL OR pg_has_role(c.relowner, 'USAGE'))), false)
-           AS mine
+           AS mine, max(n.oid::bigint) AS oid
 FROM pg_namespace n
 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'r'
                     AND c.relname IN ('lock', 'member', 'lock_event', 'receipt', 'watermark')

@@ -7,6 +7,7 @@ from typing import Literal
 
 import psycopg
 
+from airflow_provider_safecopy import memory
 from airflow_provider_safecopy.errors import ConfigError, Refusal
 from airflow_provider_safecopy.transfer import (
     aftermath,
@@ -249,6 +250,10 @@ def _transfer(spec: CopySpec, given: Relation | None, size: int | None) -> tuple
 
 
 def _psql(spec: CopySpec, refusals: list[Refusal]) -> PsqlBinary | None:
+    try:
+        memory.require()
+    except ConfigError as error:
+        refusals.append(Refusal("no_memory_file", error.message, hint=error.hint))
     try:
         return find(spec.psql)
     except ConfigError as error:

@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from airflow_provider_safecopy import memory
 from airflow_provider_safecopy.endpoint import Endpoint, leave_no_core
 from airflow_provider_safecopy.errors import ConfigError, StageError, StageTimeoutError
 from airflow_provider_safecopy.transfer.stdio import buffered_input
@@ -248,12 +249,8 @@ def pipe() -> tuple[int, int]:
 
 
 def memory_file(text: str) -> int:
-    """A file in memory that holds `text` in UTF-8, read from its start. The caller closes it."""
-    descriptor = os.memfd_create("safecopy", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.write(text.encode())
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
+    """A file in memory that holds `text` in UTF-8, read from its start. The caller closes it. Raises `ConfigError`."""
+    return memory.memory_file(text.encode())
 
 
 def new_nonce() -> str:

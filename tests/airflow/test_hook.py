@@ -138,6 +138,18 @@ def test_testing_the_connection_says_what_was_found(tables: tuple[Database, Data
     assert "psql" in found
 
 
+def test_testing_the_connection_warns_of_a_name_that_other_airflows_may_have(
+    tables: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", raising=False)
+    fit, found = _hook().test_connection()
+    assert fit, found
+    assert "deployment: warning: " in found
+    assert "deployment_id" in found
+    monkeypatch.setenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", "운영")
+    assert "deployment" not in _hook().test_connection()[1]
+
+
 def test_testing_the_connection_says_what_is_wrong(tables: tuple[Database, Database], connect: Connect) -> None:
     source, _ = tables
     connect("erp", source, password=SECRET)

@@ -40,22 +40,28 @@ def _holder(**owner: str) -> Holder:
     return Holder("분석.고객", 1, "|".join(owner.values()), owner, members, NOW, NOW, NOW, due, NOW)
 
 
-def _judged(holder: Holder, own: Mapping[str, str] = OWN) -> list[str]:
+def _judged(holder: Holder, own: Mapping[str, str] = OWN, *, cleared: bool | None = True) -> list[str]:
     from airflow_provider_safecopy.hooks.judge import judge_for
 
-    return list(judge_for(own)(holder))
+    return list(judge_for(own, cleared=cleared)(holder))
 
 
 @pytest.fixture
 def state(mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What Airflow answers when it is asked for the state of a run; this Airflow is called 운영."""
     monkeypatch.setenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", "운영")
-    return mocker.patch("airflow_provider_safecopy.hooks.judge._state", return_value="running")
+    return mocker.patch("airflow_provider_safecopy.hooks.judge._state", return_value=_run("running"))
+
+
+def _run(state: str | None, started: str | None = OWN["started"]) -> Any:
+    from airflow_provider_safecopy.hooks.judge import Run
+
+    return Run(state, started)
 
 
 @pytest.mark.parametrize("said, gone", [("success", ATTEMPTS), ("failed", ATTEMPTS), ("running", []), (None, [])])
 def test_all_attempts_of_a_run_that_is_over_are_gone(state: Any, said: str, gone: list[str]) -> None:
-    state.return_value = said
+    state.return_value = _run(said)
     assert _judged(_holder(**OWN | {"run": "수동_0"})) == gone
     state.assert_called_once_with("영업_복사", "수동_0")
 
@@ -65,7 +71,7 @@ def test_all_attempts_of_a_run_that_is_over_are_gone(state: Any, said: str, gone
     [OWN | {"deployment": "개발"}, {"mode": "tasks test", "dag": "영업_복사"}, {"owner": "김하나", "host": "dw1"}],
 )
 def test_of_others_nothing_is_claimed_and_nothing_asked(state: Any, owner: dict[str, str]) -> None:
-    state.return_value = "success"
+    state.return_value = _run("success")
     assert _judged(_holder(**owner)) == []
     state.assert_not_called()
 
@@ -82,6 +88,67 @@ def test_an_earlier_incarnation_of_our_own_run_is_gone(state: Any) -> None:
     # But the earlier one, a zombie by now, cannot judge its successor; nor does anybody judge himself.
     assert _judged(_holder(**OWN), own=earlier) == []
     assert _judged(_holder(**OWN)) == []
+
+
+@pytest.mark.parametrize("name", ["운영", ""])
+@pytest.mark.parametrize("said", ["success", "failed"])
+def test_a_run_of_the_same_ids_that_started_at_another_time_is_another_airflows(
+    state: Any, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    """Two Airflows of one name have runs of the same ids: what is over here says nothing of the run over there."""
+    from airflow_provider_safecopy.hooks.judge import deployment
+
+    monkeypatch.setenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", name)
+    state.return_value = _run(said, "2026-03-01T00:00:07.000000+00:00")
+    theirs = OWN | {"run": "수동_0", "deployment": deployment()}
+    assert _judged(_holder(**theirs)) == []
+    state.return_value = _run(said)
+    assert _judged(_holder(**theirs)) == ATTEMPTS
+
+
+@pytest.mark.parametrize("name, gone", [("운영", ATTEMPTS), ("", [])])
+def test_where_airflow_does_not_say_when_a_run_started_only_a_given_name_tells_whose_it_is(
+    state: Any, monkeypatch: pytest.MonkeyPatch, name: str, gone: list[str]
+) -> None:
+    from airflow_provider_safecopy.hooks.judge import deployment
+
+    monkeypatch.setenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", name)
+    state.return_value = _run("success", None)
+    assert _judged(_holder(**OWN | {"run": "수동_0", "deployment": deployment()})) == gone
+
+
+@pytest.mark.parametrize("cleared, gone", [(True, ATTEMPTS), (False, []), (None, ATTEMPTS)])
+def test_a_run_that_was_never_cleared_has_no_former_incarnation(
+    state: Any, cleared: bool | None, gone: list[str]
+) -> None:
+    """An earlier run of the same ids is then another Airflow's: the same schedule, some seconds before ours."""
+    del state
+    earlier = OWN | {"started": "2026-02-28T23:59:59.999999+00:00"}
+    assert _judged(_holder(**earlier), cleared=cleared) == gone
+
+
+def test_whether_a_former_incarnation_is_ours_is_not_known_under_a_default_name(
+    state: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_safecopy.hooks.judge import deployment
+
+    del state
+    monkeypatch.setenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", "")
+    own = OWN | {"deployment": deployment()}
+    earlier = own | {"started": "2026-02-28T23:59:59.999999+00:00"}
+    assert _judged(_holder(**earlier), own, cleared=None) == []
+
+
+def test_a_living_run_of_another_airflow_of_the_same_name_keeps_its_lock(
+    tables: tuple[Database, Database], run_dag: RunDag, run_copy: RunCopy
+) -> None:
+    """Its ids are those of a run that is over here; when it started is not."""
+    _, target = tables
+    started = "2020-01-01T00:00:00.000000+00:00"
+    assert run_dag(HELD_BY_A_RUN_THAT_ENDS.format(owner={"started": started})).state == "success"
+    assert run_copy(source_table="영업.고객", target_table="분석.고객").state == "failed"
+    assert target.rows("SELECT kind FROM safecopy.lock_event WHERE kind LIKE 'takeover%'") == []
+    assert target.rows("TABLE 분석.고객") == [(9, "옛 고객")]
 
 
 def test_a_lock_whose_run_is_over_is_taken_at_once(

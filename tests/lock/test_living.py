@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import os
 import pickle
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +29,7 @@ from airflow_provider_safecopy.errors import (
 )
 from airflow_provider_safecopy.lock import living, schema
 from airflow_provider_safecopy.lock.file import FileStore
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.process import Place
@@ -396,37 +396,38 @@ def test_a_free_lock_needs_no_judge(locks: Locks) -> None:
     locks(judge=judge).acquire()
 
 
-SLEEP = """
-import signal
-print("here", flush=True)
+HOLD_AND_SLEEP = """
+import json, signal, sys
+from pathlib import Path
+from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.model import Contender, Promise
+from airflow_provider_safecopy.lock.process import Place
+given = json.loads(sys.argv[1])
+contender = Contender("r1", given["owner"], place=Place.here(may_end=given["may_end"]))
+lock = LivingLock(given["name"], Path(given["directory"]), contender=contender, promise=Promise(600)).acquire()
+print("held", flush=True)
 signal.pause()
 """
 
 
 @pytest.mark.parametrize("may_end", [True, False])
 def test_a_displaced_process_is_ended_only_where_that_is_allowed(
-    locks: Locks, caplog: pytest.LogCaptureFixture, *, may_end: bool
+    directory: Path, caplog: pytest.LogCaptureFixture, *, may_end: bool
 ) -> None:
-    with subprocess.Popen([sys.executable, "-c", SLEEP], stdout=subprocess.PIPE) as process:
+    given = json.dumps({"owner": OWNER, "may_end": may_end, "name": NAME, "directory": str(directory)})
+    with subprocess.Popen([sys.executable, "-c", HOLD_AND_SLEEP, given], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"here\n"
-        place = replace(Place.here(may_end=may_end), pid=process.pid, started=living_since(process.pid))
-        assert not place.gone
-        lock = locks(contender=Contender("r1", OWNER, place=place)).acquire()
-        with caplog.at_level(logging.WARNING):
-            locks(owner="r2", judge=lambda holder: [seen.attempt for seen in holder.members]).acquire()
+        assert process.stdout.readline() == b"held\n"
+        judge: Judge = lambda holder: [seen.attempt for seen in holder.members]  # noqa: E731 -- short, and typed
+        with caplog.at_level(logging.WARNING), LivingLock(NAME, directory, judge=judge) as lock:
+            assert lock.takeovers
         if may_end:
             assert process.wait(30) == -signal.SIGTERM
         else:
             assert process.poll() is None
         assert (f"processes {process.pid}" if may_end else "and no process") in caplog.text
         assert "dag 야간 집계" in caplog.text
-        assert lock.takeovers == ()
         process.kill()
-
-
-def living_since(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def test_server_sessions_of_the_displaced_are_ended(target: Database) -> None:

@@ -242,10 +242,10 @@ def test_a_role_that_finds_nothing_and_may_not_make_it_is_refused(
     [
         "",
         "GRANT USAGE, CREATE ON SCHEMA safecopy TO PUBLIC",
-        "GRANT ALL ON ALL TABLES IN SCHEMA safecopy TO PUBLIC",
-        "GRANT USAGE ON SCHEMA safecopy TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA safecopy TO PUBLIC",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA safecopy TO PUBLIC",
+        "GRANT USAGE ON SCHEMA safecopy TO PUBLIC; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA safecopy TO PUBLIC",
         "GRANT ALL ON SCHEMA safecopy TO PUBLIC; GRANT SELECT ON ALL TABLES IN SCHEMA safecopy TO PUBLIC",
-        "GRANT ALL ON SCHEMA safecopy TO PUBLIC; GRANT ALL ON safecopy.lock, safecopy.receipt TO PUBLIC",
+        "GRANT ALL ON SCHEMA safecopy TO PUBLIC; GRANT SELECT, INSERT, UPDATE, DELETE ON safecopy.lock, safecopy.receipt TO PUBLIC",
     ],
 )
 def test_a_role_that_finds_it_and_may_not_use_it_is_refused(made: Database, role: MakeRole, rights: str) -> None:
@@ -534,7 +534,7 @@ def test_who_does_not_own_a_former_layout_is_told_who_may(target: Database, role
     loader = role(target)
     target.execute(
         f'GRANT ALL ON SCHEMA safecopy TO "{loader.role}"; '
-        f'GRANT ALL ON ALL TABLES IN SCHEMA safecopy TO "{loader.role}"'
+        f'GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA safecopy TO "{loader.role}"'
     )
     assert codes(loader, may_create=True) == ["not_initialised"]
 

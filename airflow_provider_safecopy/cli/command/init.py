@@ -27,10 +27,10 @@ def init(output: Output, *, target: str | None, grant: str | None, connect_timeo
         open_session(endpoint, application_name="safecopy", connect_timeout=connect_timeout) as session,
         naming_holders(session),
     ):
-        schema.init(session.connection, grant=grant)
+        done = schema.init(session.connection, grant=grant, take_over=True)
     granted = f", granted to {shown(grant)}" if grant else ""
     output.result(
-        {"status": "initialised", "target": str(endpoint), "grant": grant},
-        f"schema safecopy is ready in {shown(endpoint)}{granted}",
+        {"status": "initialised", "target": str(endpoint), "grant": grant, "taken_over": list(done)},
+        "\n".join([f"schema safecopy is ready in {shown(endpoint)}{granted}", *map(shown, done)]),
     )
     return exitcode.DONE

@@ -98,6 +98,7 @@ def history(output: Output, *, target: str | None, name: str | None, limit: int,
 @speaking
 def release(output: Output, *, name: str, target: str | None, reason: str, connect_timeout: float) -> int:
     """Take it from whoever holds it."""
+    from airflow_provider_safecopy.lock.presence import Displacement
     from airflow_provider_safecopy.pipeline.reap import clear_away
 
     (endpoint,) = endpoints(output, target=target)
@@ -108,7 +109,7 @@ def release(output: Output, *, name: str, target: str | None, reason: str, conne
         if displaced is None:
             _demand_known(store, name, endpoint)
             raise ConfigError(f"nobody holds the lock {name} in {endpoint}", hint=f"see {_see(name)}")
-        sessions, processes = clear_away(store, displaced)
+        sessions, processes = clear_away(store, displaced, Displacement("force-release", store.label, name))
     ended = f"{sessions} server sessions ended" + "".join(f", process {pid} ended" for pid in processes)
     output.result(
         {

@@ -1,0 +1,183 @@
+"""What a process says of itself on its own machine. By this alone is a process ended, never by the row of a lock.
+
+A row is written by any role that may use the lock, and names whatever process it likes. So an attempt leaves a note in
+a directory that only its own user can write to: which process it is, which locks it holds for whom, and until when its
+promise is good. Who displaces it asks the note: no note, nobody is ended. It is lost without harm: then what could
+have been ended goes on, and finds at its next heartbeat that it has lost its lock.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+from uuid import UUID
+
+from airflow_provider_safecopy.lock.model import Contender, Displaced
+from airflow_provider_safecopy.lock.process import Place
+
+log = logging.getLogger(__name__)
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 -- a directory of this user's own in it, which is looked at before use
+
+
+@dataclass(frozen=True)
+class Presence:
+    """One attempt, by its own word. `due` and `beaten` are seconds since boot, suspended or not."""
+
+    attempt: str
+    place: Place
+    store: str
+    names: tuple[str, ...]
+    owner_key: str
+    member: str
+    due: float
+    beaten: float
+    crash_grace: float | None = None
+    owner: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, attempt: str) -> Self | None:
+        """The note this user's process left as `attempt`; None where there is none to be believed."""
+        try:
+            path = _note(attempt)
+            return None if path is None else cls._read(path)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            log.debug("attempt %s has left nothing that can be read: %s", attempt, error)
+            return None
+
+    @classmethod
+    def _read(cls, path: Path) -> Self | None:
+        data: dict[str, Any] = json.loads(_content(path))
+        place = Place.of(data.pop("place"))
+        return None if place is None else cls(place=place, names=tuple(data.pop("names")), **data)
+
+    def show(self) -> None:
+        """Leave the note, in the place of an earlier one."""
+        try:
+            path = _note(self.attempt, make=True)
+            if path is not None:
+                beside = path.with_suffix(".new")
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+                with os.fdopen(os.open(beside, flags, 0o600), "wb") as file:
+                    file.write(json.dumps(asdict(self)).encode("utf-8", "surrogatepass"))
+                beside.rename(path)
+        except OSError as error:
+            log.debug("attempt %s cannot leave its note: %s", self.attempt, error)
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether its promise has ended by its own word."""
+        now = _boottime()
+        return now > self.due or (self.crash_grace is not None and now > self.beaten + self.crash_grace)
+
+    def is_meant(self, by: Displacement) -> bool:
+        """Whether it would be displaced by its own word as well."""
+        match by.kind:
+            case "supersede":
+                return (self.owner_key, self.member) == (by.owner_key, by.member)
+            case "released":
+                return self.owner_key == by.owner_key
+            case "force-release":
+                return self.store == by.store and by.name in self.names
+            case "takeover-dead" | "finished" | "gone" if dict(self.owner) == dict(by.judged):
+                return True
+            case _:
+                return self.is_overdue
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """Why a holder of the lock `name` in `store` was displaced.
+
+    `kind` is that of the new lease, or why the lock was reaped: stale, gone, finished; released, by another member of its
+    run; or force-release, by a person. `owner_key` and `member` are who displaced it, `judged` the run that a judge said
+    was over.
+    """
+
+    kind: str
+    store: str
+    name: str
+    owner_key: str = ""
+    member: str = ""
+    judged: Mapping[str, str] = field(default_factory=dict)
+
+
+def show(contender: Contender, *, store: str, names: tuple[str, ...], left: float, crash_grace: float | None) -> None:
+    """Leave the note of this process, which holds `names` in `store` for `left` more seconds."""
+    if contender.place is not None and contender.place.pid == os.getpid():
+        now = _boottime()
+        Presence(
+            attempt=str(contender.attempt),
+            place=contender.place,
+            store=store,
+            names=names,
+            owner_key=contender.owner_key,
+            member=contender.member,
+            due=now + left,
+            beaten=now,
+            crash_grace=crash_grace,
+            owner=contender.owner,
+        ).show()
+
+
+def withdraw(contender: Contender) -> None:
+    """Remove the note, and those of processes that have ended. A forked child leaves its parent's alone."""
+    if contender.place is None or contender.place.pid != os.getpid():
+        return
+    try:
+        path = _note(str(contender.attempt))
+        if path is not None:
+            path.unlink(missing_ok=True)
+            _sweep(path.parent)
+    except OSError as error:
+        log.debug("attempt %s cannot remove its note: %s", contender.attempt, error)
+
+
+def lives(attempt: str) -> bool:
+    """Whether a process of this user's says that it is the attempt, and lives."""
+    found = Presence.of(attempt)
+    return found is not None and found.place.is_here and not found.place.gone
+
+
+def end(displaced: Displaced, by: Displacement) -> tuple[int, ...]:
+    """End the processes of a displaced holder that say themselves that they are to be ended. Their pids."""
+    found = [Presence.of(attempt) for attempt in displaced.attempts]
+    return tuple(each.place.pid for each in found if each and each.is_meant(by) and each.place.end())
+
+
+def _note(attempt: str, *, make: bool = False) -> Path | None:
+    """Where an attempt's note lies; None where nothing that lies there could be believed."""
+    base = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    directory = base / f"safecopy-{os.geteuid()}"
+    if make:
+        directory.mkdir(mode=0o700, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        log.warning("%s is not this user's alone: remove it; no process can be ended by who takes its lock", directory)
+        return None
+    return directory / f"{UUID(attempt)}.json"
+
+
+def _content(path: Path) -> str:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
+        return file.read().decode("utf-8", "surrogatepass")
+
+
+def _sweep(directory: Path) -> None:
+    for path in directory.glob("*.json"):
+        found = Presence.of(path.stem)
+        if found is not None and found.place.gone:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".new").unlink(missing_ok=True)
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

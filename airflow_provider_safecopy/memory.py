@@ -1,0 +1,84 @@
+"""Files in memory, for what must never lie on a disk: passwords, and the scripts that psql is given.
+
+By memfd_create where there is one. A Python built against old headers has no such call though the C library has; a
+sandbox may forbid it: then a file without a name in a directory that is kept in memory does as well. Nothing else does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from airflow_provider_safecopy.errors import ConfigError
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_MFD_CLOEXEC = 1
+_O_TMPFILE = 0o20200000  # Linux, of all machines that Python runs on; not every Python knows it
+_MOUNTS = Path("/proc/self/mountinfo")
+_KEPT_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+
+
+def memory_file(content: bytes = b"") -> int:
+    """A file in memory, read from its start; its descriptor is the caller's to close. Raises `ConfigError`."""
+    descriptor = _opened()
+    try:
+        os.fchmod(descriptor, 0o600)  # libpq ignores a password file that others may read
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def require() -> None:
+    """Raise `ConfigError` where no file in memory can be had."""
+    os.close(_opened())
+
+
+def _opened() -> int:
+    for made in (_by_python, _by_library, *(lambda path=path: _without_name(path) for path in _directories())):
+        try:
+            return made()
+        except (AttributeError, OSError):
+            continue
+    raise ConfigError(
+        "no file in memory can be made here: neither by memfd_create nor in /dev/shm; a password would have to lie on a disk",
+        hint="let this process call memfd_create (its seccomp profile may forbid it), or mount a tmpfs on /dev/shm that its "
+        "user may write to",
+    )
+
+
+def _by_python() -> int:
+    return os.memfd_create("safecopy", os.MFD_CLOEXEC)
+
+
+def _by_library() -> int:
+    descriptor: int = _LIBC.memfd_create(b"safecopy", _MFD_CLOEXEC)
+    if descriptor < 0:
+        raise OSError(ctypes.get_errno(), "memfd_create")
+    return descriptor
+
+
+def _directories() -> tuple[str, ...]:
+    return ("/dev/shm", f"/run/user/{os.geteuid()}", "/run", "/tmp")  # noqa: S108 -- used only without a name, in memory
+
+
+def _without_name(directory: str) -> int:
+    descriptor = os.open(directory, os.O_RDWR | _O_TMPFILE | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    if not _is_in_memory(descriptor):
+        os.close(descriptor)
+        raise OSError(f"{directory} is on a disk")
+    return descriptor
+
+
+def _is_in_memory(descriptor: int) -> bool:
+    """Whether the file system it lies in is one of memory. False where that cannot be learnt."""
+    device = os.fstat(descriptor).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    lines = [line.split() for line in _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()]
+    kinds = {line[line.index("-") + 1] for line in lines if line[2] == number and "-" in line}
+    return bool(kinds) and kinds <= _KEPT_IN_MEMORY
