@@ -76,7 +76,8 @@ def test_a_plan_more_is_hardly_a_question_more(
     for spec in asked[1:]:
         draft(spec, there, here, telling=False)
     # What the planner thinks of the rows, and whether there is one: asked of each table, nothing else is.
-    assert len(heard) <= 2 * (COUNT - 1)
+    # One, between the begin and the end of a transaction that cannot write, which psycopg does not count where it makes them.
+    assert len(heard) <= 3 * (COUNT - 1)
 
 
 def test_answers_are_the_callers_own(sessions: tuple[Session, Session]) -> None:
