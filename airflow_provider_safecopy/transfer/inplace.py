@@ -44,6 +44,11 @@ def demand_same_table(job: Job) -> None:
         raise PlanError((refusal,), retryable=True)
 
 
+def is_empty(job: Job) -> bool:
+    """Whether the target holds no row; asked under its lock, before anything is written."""
+    return not job.target.value(statements.any_row(statements.select((), job.plan.target_name, None)))
+
+
 def insert(job: Job) -> int:
     """Insert all of staging. Returns how many rows went in."""
     return job.connection.execute(job.plan.insert(job.verification.staging)).rowcount

@@ -185,7 +185,8 @@ def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
     )
     job.fence(job.connection)
     if job.plan.spec.write_mode == "append":
-        slices.demand_new(job.target, job.plan.target_name, str(job.plan.spec.slice))
+        follows = job.plan.ledger.follows if job.plan.ledger else 0
+        slices.require_unchanged(job.target, job.plan.target_name, str(job.plan.spec.slice), follows)
     if vacuumed:
         inplace.stop_autovacuum(job)
     written = WAYS[job.plan.publish].write(job, before.prepared)

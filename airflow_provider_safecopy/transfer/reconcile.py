@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import psycopg
@@ -41,9 +42,11 @@ def write(job: Job, of: Comparison) -> Written:
     """
     found = difference.find(job, of)
     previous = _previous(job, of, found)
+    # What others do with the answer (slices, watermarks) matters only where a replace does not answer it anyhow.
+    was_empty = job.plan.spec.write_mode != "replace" and inplace.is_empty(job)
     if not found:
         job.connection.execute(statements.drop_staging(of.difference))
-        return Written(0, 0, 0, job.verification.rows, previous, previous)
+        return Written(0, 0, 0, job.verification.rows, previous, previous, was_empty)
     referring = references(job.target, job.plan.target_oid)
     clashes = clash.find(job, of)
     if clashes and CHANGED in found:
@@ -59,7 +62,7 @@ def write(job: Job, of: Comparison) -> Written:
     if watched or job.plan.spec.verify == "full":
         job.connection.execute(statements.set_local("search_path", "pg_catalog"))
         difference.demand_none(job, of)
-    return written
+    return replace(written, was_empty=was_empty)
 
 
 def _written(job: Job, of: Comparison, ways: clash.Ways, found: Mapping[str, int]) -> Mapping[str, int]:
