@@ -15,7 +15,7 @@ from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema as lock
 from airflow_provider_safecopy.lock.model import application_name
 from airflow_provider_safecopy.transfer import refusal, spool
-from airflow_provider_safecopy.transfer.draft import draft
+from airflow_provider_safecopy.transfer.draft import draft, publishing
 from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
 from airflow_provider_safecopy.transfer.session import Session, open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -119,7 +119,11 @@ def _lock(target: Session) -> list[Check]:
     server = target.server
     found = lock.refusals(target.connection, role=server.role, may_create=server.may_create)
     ready = f"{server.role} may use the schema safecopy, or make it on the first copy"
-    return _failures("schema safecopy", found) or [Check("schema safecopy", "ok", ready)]
+    checks = _failures("schema safecopy", found) or [Check("schema safecopy", "ok", ready)]
+    if server.publications:
+        hint = "name the tables to publish instead of all of them, or make the schema safecopy in the subscriber too"
+        checks.append(Check("publications", "warning", publishing(server.publications), hint))
+    return checks
 
 
 def _pair(source: Session, target: Session) -> Iterator[Check]:

@@ -49,6 +49,19 @@ SELECT current_setting('server_version_num')::int / 10000 AS major,
        has_database_privilege(current_database(), 'CREATE') AS may_create,
        pg_postmaster_start_time()::text || ' ' || (SELECT oid FROM pg_database WHERE datname = current_database()) AS identity
 
+-- name: publications
+-- Those that send the tables of the schema safecopy to subscribers, whether these are there yet or not.
+SELECT p.pubname::text AS name FROM pg_publication p
+WHERE p.puballtables
+   OR EXISTS (SELECT FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid
+              WHERE r.prpubid = p.oid AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'safecopy'))
+ORDER BY 1
+
+-- name: publications_of_schema
+-- From version 15 on: a publication may name schemas.
+SELECT p.pubname::text AS name FROM pg_publication p JOIN pg_publication_namespace s ON s.pnpubid = p.oid
+JOIN pg_namespace n ON n.oid = s.pnnspid WHERE n.nspname = 'safecopy' ORDER BY 1
+
 -- name: home
 -- Where an unqualified name is found: the first schema of the session's own search_path that holds it.
 SELECT s.name::text
@@ -81,6 +94,8 @@ SELECT c.oid, c.relkind::text AS kind, c.relpersistence::text AS persistence,
        ARRAY(SELECT g.tgname::text FROM pg_trigger g
              WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A')
                AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0 ORDER BY 1) AS meddlers,
+       ARRAY(SELECT g.tgname::text FROM pg_trigger g
+             WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A') ORDER BY 1) AS triggers,
        inbound.referenced_by, inbound.deletes_spread_by,
        nameless.published_without_identity, nameless.update_without_identity
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -189,5 +189,10 @@ def _refused(label: str, role: str, why: str, told: str) -> Refusal:
 _OBSTACLES: dict[str, tuple[str, str, str]] = {
     "invalid index": ("invalid_index", "has an index that is invalid, or not yet built: {}", "REINDEX or drop it"),
     "whole row": ("not_built", "has an expression that takes the whole row: {}", _INSTEAD),
+    "sequence used": (
+        "sequence_used",
+        "has an identity whose sequence others use, and a swap would have to drop: {}",
+        "ask for publish=delta or publish=delete_insert, or give them a sequence of their own",
+    ),
     "granted by another": ("not_built", "has a sequence with grants by others than its owner: {}", _INSTEAD),
 }

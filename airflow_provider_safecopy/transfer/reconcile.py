@@ -11,7 +11,7 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import StageError, VerifyError
-from airflow_provider_safecopy.transfer import clash, difference, inplace, statements
+from airflow_provider_safecopy.transfer import clash, difference, guard, inplace, statements
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.reference import ACTIONS, Reference, references
 from airflow_provider_safecopy.transfer.statements import clash as clashing
@@ -42,6 +42,9 @@ def write(job: Job, of: Comparison) -> Written:
     """
     found = difference.find(job, of)
     previous = _previous(job, of, found)
+    if of.missing != "keep":  # before anything is written; of marked rows the table does not get smaller
+        left = job.verification.rows - found.get(NEW, 0) + found.get(VANISHED, 0) + found.get(MARKED, 0)
+        guard.demand_size(job.plan, previous=left, held=job.verification.rows)
     # What others do with the answer (slices, watermarks) matters only where a replace does not answer it anyhow.
     was_empty = job.plan.spec.write_mode != "replace" and inplace.is_empty(job)
     if not found:

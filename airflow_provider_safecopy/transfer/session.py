@@ -33,10 +33,16 @@ PATIENCE_SECONDS = 300.0
 _GONE_WITHIN = 10.0
 _ANSWER_SECONDS = 5.0
 
+# From this version on a publication may name schemas.
+_SCHEMAS_PUBLISHED = 150000
+
 
 @dataclass(frozen=True)
 class Server:
-    """What a server says of itself. `identity` is equal for two sessions in one database, and unequal else."""
+    """What a server says of itself. `identity` is equal for two sessions in one database, and unequal else.
+
+    `publications`: those that send the tables of the schema safecopy to subscribers; not asked of a source.
+    """
 
     major: int
     version: str
@@ -49,6 +55,7 @@ class Server:
     read_only: bool
     may_create: bool
     identity: str
+    publications: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,13 +205,18 @@ def end_stage_sessions(session: Session, *, application_name: str, spared: tuple
 
 def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_only: bool) -> Session:
     """All in one message, and hence one transaction."""
-    words = ("own", "pin", "server", *(("read_only",) if read_only else ()))
+    asked = (
+        "publications",
+        *(("publications_of_schema",) if connection.info.server_version >= _SCHEMAS_PUBLISHED else ()),
+    )
+    words = ("own", "pin", "server", *(("read_only",) if read_only else asked))
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.execute(SQL("; ").join(SQL(_CATALOG[word]) for word in words))
-        told: list[dict[str, Any]] = []
+        told: list[list[dict[str, Any]]] = []
         for _ in words:
-            told += cursor.fetchall()
+            told.append(cursor.fetchall())
             cursor.nextset()
-    own, _, facts, *_ = told
+    (own,), _, (facts,), *rest = told
     path = tuple(own.pop("search_path"))
-    return Session(endpoint.reached_by(connection), connection, Server(**facts, **own), path)
+    publications = () if read_only else tuple(row["name"] for rows in rest for row in rows)
+    return Session(endpoint.reached_by(connection), connection, Server(**facts, **own, publications=publications), path)

@@ -70,7 +70,7 @@ class CopySpec:
 
     `min_rows`: fewer from the source are refused; None means 1 where rows may be lost (``replace``, or `missing` is
     not ``keep``), else 0. `max_shrink`: losing more
-    than so many percent of the target's rows is refused. `max_null_share`: percent of NULLs, by target column.
+    than so many percent of the target's rows is refused, whether they are replaced, deleted or marked. `max_null_share`: percent of NULLs, by target column.
     `drift`: what becomes of columns only the source has. `create_target` makes a table that is missing.
     `end_blockers_after`: seconds after which sessions that hold up the publish are ended; None means never.
     `refresh_views`: refresh dependent materialized views after the publish.
@@ -201,7 +201,9 @@ class CopySpec:
                 raise ConfigError("allow_empty contradicts min_rows", hint="give one of them")
         if self.max_shrink is not None:
             demand_percent("max_shrink", self.max_shrink)
-            self._demand_only_in("max_shrink", "replace")
+            self._demand_only_in("max_shrink", "replace", "upsert")
+            if self.write_mode == "upsert" and self.missing == "keep":
+                raise ConfigError("max_shrink means nothing with missing=keep, which removes no row")
         if self.max_null_share is not None:
             demand_kind("max_null_share", self.max_null_share, Mapping)
         for column, share in (self.max_null_share or {}).items():
