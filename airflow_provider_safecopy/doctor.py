@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import psycopg
 
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema as lock
@@ -147,7 +148,7 @@ def _copy(spec: CopySpec, source: Session, target: Session) -> list[Check]:
             plan = draft(spec, source, target)
     except psycopg.Error as error:
         hint = "see whether a table is locked, or a server busy or gone"
-        detail = f"a server did not answer all that was asked within {_PLAN_SECONDS:g} s: {str(error).strip()}"
+        detail = f"a server did not answer all that was asked within {_PLAN_SECONDS:g} s: {describe(error)}"
         return [Check("plan", "failed", detail, hint)]
     decided = [Check("plan", "ok", reason) for reason in plan.reasons]
     warned = [Check("plan", "warning", warning) for warning in plan.warnings]

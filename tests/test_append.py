@@ -121,7 +121,10 @@ def test_the_same_slice_of_other_rows_is_refused(orders: tuple[Database, Databas
     (refused,) = caught.value.refusals
     assert (refused.code, caught.value.retryable) == ("slice_taken", False)
     assert f"token {first.token}" in refused.message
-    assert f"{source.endpoint} {LABEL} WHERE {DAY}" in refused.message, "what is there"
+    kept = target.value("SELECT proof ->> 'read' FROM safecopy.receipt")
+    assert kept.startswith(f"{source.endpoint} {LABEL} WHERE ")
+    assert "2026-11-19" not in kept, "values of a filter are not kept"
+    assert kept in refused.message, "what is there"
     assert str(other.get("where") or other.get("source_sql") or LABEL) in refused.message, "and what was asked for"
     assert held(target) == (52, 52)
 

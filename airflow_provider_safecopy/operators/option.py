@@ -38,7 +38,16 @@ SETTLED = (
         "verify",
     ),
     *("drift", "create_target", "min_rows", "max_shrink", "max_null_share", "allow_empty", "refresh_views"),
-    *("end_blockers_after", "parallel", "rate_limit", "compress", "spool_limit", "stale_after", "launch_interval"),
+    *(
+        "end_blockers_after",
+        "parallel",
+        "rate_limit",
+        "compress",
+        "spool_limit",
+        "stale_after",
+        "launch_interval",
+        "show_rows",
+    ),
 )
 """Options that are known when the DAG is parsed."""
 

@@ -106,6 +106,7 @@ class SafeCopyOperator(BaseOperator):
         tasks copy from it into this target. Default: as they come.
     :param allow_empty: publish even when the source is empty, which otherwise fails the task.
     :param psql: path of the psql to use; default: ``SAFECOPY_PSQL``, else the one that is found.
+    :param show_rows: let errors show the rows they are about; default: the constraint, the column and the line alone.
     :param dry_run: log the decisions and the exact SQL, touch nothing, answer ``status="planned"``.
 
     The task's result (XCom) is the report (with `tables` one of all) as plain JSON values; `docs/report.md` has its schema. The event
@@ -174,6 +175,7 @@ class SafeCopyOperator(BaseOperator):
         launch_interval: float | None = None,
         allow_empty: bool = False,
         psql: str | None = None,
+        show_rows: bool = False,
         dry_run: bool = False,
         **kwargs: Any,
     ) -> None:

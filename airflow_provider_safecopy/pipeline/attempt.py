@@ -11,6 +11,7 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import AbortedError, LockLostError, LockStoreError, SafeCopyError, StageError
 from airflow_provider_safecopy.lock.gate import Gate
@@ -89,7 +90,7 @@ def telling_losses() -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        message = f"a control session failed: {str(error).strip()}; nothing was changed"
+        message = f"a control session failed: {describe(error)}; nothing was changed"
         raise StageError(message, stage="connect", sqlstate=error.sqlstate) from error
 
 

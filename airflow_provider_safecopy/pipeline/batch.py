@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.diagnosis import conceal, showing_rows
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError, PlanError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema
@@ -59,6 +60,7 @@ def plan_tables(specs: Sequence[CopySpec], source: Endpoint, target: Endpoint) -
     _demand_shared(specs)
     name, timeout = application_name(uuid4()), specs[0].timeouts.connect
     with (
+        showing_rows(show=all(spec.show_rows for spec in specs)),
         telling_losses(),
         open_session(source, application_name=name, connect_timeout=timeout, read_only=True) as ours,
         open_session(target, application_name=name, connect_timeout=timeout) as theirs,
@@ -92,7 +94,8 @@ def copy_tables(
     abort, started = abort or AbortSwitch(), time.monotonic()
     contender = contender or Contender.alone(owner)
     _demand_shared(specs)
-    with telling_aborts(abort), telling_losses(), ExitStack() as stack:
+    shown = showing_rows(show=all(spec.show_rows for spec in specs))
+    with shown, telling_aborts(abort), telling_losses(), ExitStack() as stack:
         asked = Attempt(specs[0], contender, abort, lambda _: None)
         theirs = stack.enter_context(asked.session(target))
         lock = _locks(asked, theirs, judge)
@@ -196,6 +199,7 @@ class _Batch:
         if isinstance(outcome, Failure) and isinstance(outcome.error, LockBusyError) and self.on_busy == "skip":
             outcome = CopyReport.skipped(spec, self.source.endpoint, self.target.endpoint, outcome.error)
         if isinstance(outcome, Failure):
+            conceal(outcome.error)
             log.warning("%s was not copied: %s", name, outcome.error)
         self.found[name] = outcome
         self.progress(BatchProgress(len(self.found), len(self.specs), self._failures, name))

@@ -15,6 +15,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.diagnosis import showing_rows
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
@@ -52,6 +53,7 @@ def plan(spec: CopySpec, source: Endpoint, target: Endpoint) -> CopyPlan:
     """What `copy` would do, decided and not done. Refusals are in the plan; raises `StageError` if unreachable."""
     name, timeout = application_name(uuid4()), spec.timeouts.connect
     with (
+        showing_rows(show=spec.show_rows),
         telling_losses(),
         open_session(source, application_name=name, connect_timeout=timeout, read_only=True) as ours,
         open_session(target, application_name=name, connect_timeout=timeout) as theirs,
@@ -82,7 +84,7 @@ def copy(
     """
     abort, started = abort or AbortSwitch(), time.monotonic()
     contender = contender or Contender.alone(owner)
-    with telling_aborts(abort), telling_losses(), ExitStack() as stack:
+    with showing_rows(show=spec.show_rows), telling_aborts(abort), telling_losses(), ExitStack() as stack:
         asked = Attempt(spec, contender, abort, progress or (lambda _: None))
         theirs = stack.enter_context(asked.session(target))
         lock = asked.lock(theirs, judge)

@@ -18,6 +18,7 @@ import psycopg
 from psycopg.sql import SQL, Composed
 
 from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import AbortedError
 from airflow_provider_safecopy.transfer import inplace, statements
 from airflow_provider_safecopy.transfer.job import Job
@@ -148,7 +149,7 @@ def _failing(job: Job, what: str, work: Callable[[], object]) -> Iterator[str]:
     except psycopg.errors.QueryCanceled:
         yield f"{what}: the time of publish_timeout was over"
     except psycopg.Error as error:
-        yield f"{what}: {str(error).strip()}"
+        yield f"{what}: {describe(error)}"
 
 
 def _patiently(job: Job, statement: Composed) -> None:

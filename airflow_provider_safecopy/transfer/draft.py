@@ -8,6 +8,7 @@ from typing import Literal
 
 import psycopg
 
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import ConfigError, Refusal
 from airflow_provider_safecopy.transfer import (
     aftermath,
@@ -203,7 +204,7 @@ def _bad_sql(option: str, session: Session, error: psycopg.Error) -> Refusal:
         "give names their schema: SafeCopy runs with search_path = pg_catalog" if unknown else "check it on the source"
     )
     return Refusal(
-        "bad_sql", f"{option}: {session.endpoint} cannot run it: {str(error).strip()} [{error.sqlstate}]", hint=hint
+        "bad_sql", f"{option}: {session.endpoint} cannot run it: {describe(error)} [{error.sqlstate}]", hint=hint
     )
 
 

@@ -76,7 +76,7 @@ def look_up(
     """What the ledger says of this copy. Reads only. `sessions` and `relations` are source and target, which may be still to be made."""
     (source, target), (given, taken) = sessions, relations
     origin = origin_of(spec, source, given, pairs)
-    ledger = Ledger(origin, _spellable(target, str(origin)), basis_of(source, given), spec.slice)
+    ledger = Ledger(origin, _spellable(target, origin.label), basis_of(source, given), spec.slice)
     if spec.slice is not None:
         refusals += _of_slice(target, spec.slice)
     if refusals:

@@ -20,6 +20,7 @@ from psycopg.sql import SQL
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError
 from airflow_provider_safecopy.transfer import (
     aftermath,
@@ -212,7 +213,7 @@ def _translated(plan: CopyPlan, error: psycopg.Error) -> StageError:
     kind = StageTimeoutError if isinstance(error, psycopg.errors.QueryCanceled) else StageError
     violated = isinstance(error, psycopg.IntegrityError | psycopg.DataError)
     return kind(
-        f"publish into {plan.target_name} failed: {str(error).strip()}; nothing was changed",
+        f"publish into {plan.target_name} failed: {describe(error)}; nothing was changed",
         stage="publish",
         sqlstate=error.sqlstate,
         retryable=not violated and error.sqlstate != "42501",

@@ -10,6 +10,7 @@ from typing import Literal
 import psycopg
 
 from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import StageError, VerifyError
 from airflow_provider_safecopy.transfer import clash, difference, guard, inplace, statements
 from airflow_provider_safecopy.transfer.job import Job
@@ -76,7 +77,7 @@ def _written(job: Job, of: Comparison, ways: clash.Ways, found: Mapping[str, int
         with job.connection.transaction():
             return clash.run(job, delta.write(of, found))
     except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation) as error:
-        log.info("%s: %s: rows may exchange what must be unique, writing them another way", of.target, error)
+        log.info("%s: %s: rows may exchange what must be unique, writing them another way", of.target, describe(error))
         return clash.around(job, of, ways)
 
 

@@ -85,7 +85,8 @@ class CopySpec:
     table's own; None means the table's alone. `stale_after` is how many seconds without progress the run may
     keep its locks; None means ten minutes, or twice the stall timeout where that is longer. `launch_interval`
     opens connections to the source one after the other, so many seconds apart. `psql` is a path; None means
-    `SAFECOPY_PSQL`, else the one that is found.
+    `SAFECOPY_PSQL`, else the one that is found. `show_rows` lets errors show the rows they are about; by default they
+    name the constraint, the column and the line.
     Raises `ConfigError` for anything that cannot be meant.
     """
 
@@ -125,6 +126,7 @@ class CopySpec:
     stale_after: float | None = None
     launch_interval: float | None = None
     psql: str | None = None
+    show_rows: bool = False
 
     def __post_init__(self) -> None:
         if (self.source_table is None) == (self.source_sql is None):
@@ -142,7 +144,7 @@ class CopySpec:
                 demand_seconds(option, getattr(self, option))
         for option in ("spool_dir", "psql"):
             demand_path(option, getattr(self, option))
-        for option in ("allow_empty", "create_target", "refresh_views"):
+        for option in ("allow_empty", "create_target", "refresh_views", "show_rows"):
             demand_kind(option, getattr(self, option), bool)
         demand_kind("timeouts", self.timeouts, Timeouts)
         if self.parallel != "auto":

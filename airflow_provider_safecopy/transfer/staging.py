@@ -15,6 +15,7 @@ from uuid import UUID
 import psycopg
 
 from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer import build, drift, statements
 from airflow_provider_safecopy.transfer.name import TableName
@@ -60,7 +61,7 @@ def staging(plan: CopyPlan, target: Session, *, token: int, attempt: UUID) -> It
         _create(plan, target, name)
     except psycopg.Error as error:
         raise StageError(
-            f"import: staging table {name} cannot be made: {str(error).strip()}",
+            f"import: staging table {name} cannot be made: {describe(error)}",
             stage="import",
             sqlstate=error.sqlstate,
         ) from error
