@@ -128,6 +128,7 @@ class _Batch:
     specs: dict[str, CopySpec] = field(default_factory=dict)
     found: dict[str, Outcome] = field(default_factory=dict)
     small: list[str] = field(default_factory=list)
+    kin: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def decide(self, specs: Sequence[CopySpec], *, keep_going: bool) -> None:
         """Draft all plans. Raises `PlanError`, `ConfigError`.
@@ -144,11 +145,13 @@ class _Batch:
                     continue
                 plan = next(plans)
                 name = self._add(str(plan.target_name), plan.spec)
+                self.kin[name] = frozenset(map(str, plan.target_relation.kin if plan.target_relation else ()))
                 refusals |= dict.fromkeys(plan.refusals)
                 if plan.refusals:
                     self.found[name] = Failure.of(plan.spec, PlanError(plan.refusals))
                 elif fits(plan):
                     self.small.append(name)
+        self._require_apart()
         if refusals and (not keep_going or len(self.found) == len(specs)):
             raise PlanError(tuple(refusals))
 
@@ -157,6 +160,13 @@ class _Batch:
             raise ConfigError(f"{name} is the target of two tables", hint="name each target once")
         self.specs[name] = spec
         return name
+
+    def _require_apart(self) -> None:
+        """Raise `ConfigError` when rows of one target are rows of another: a partition beside what it is part of."""
+        for name, kin in self.kin.items():
+            if other := next((each for each in sorted(kin) if each in self.specs), None):
+                told = f"{name} and {other} are partition and parent, and both are targets"
+                raise ConfigError(told, hint="copy them in two calls, one after the other")
 
     def begin(self) -> None:
         """Hold the run's own lock. Raises `LockBusyError`, `LockStoreError`."""
@@ -177,7 +187,7 @@ class _Batch:
             rounds = Rounds(crew, self.tell)
             stack.callback(rounds.close)
             for names in _pieces(self.small):
-                rounds.run({name: self.specs[name] for name in names})
+                rounds.run({name: self.specs[name] for name in names}, self.kin)
             rounds.close(at_once=False)
 
     def copy_others(self, judge: Judge | None) -> None:

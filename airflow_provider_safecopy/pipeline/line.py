@@ -26,6 +26,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     answering,
     end_displaced,
     ending_the_lost,
+    require_excluded,
     telling_aborts,
     telling_losses,
     telling_the_lost_lock,
@@ -135,6 +136,7 @@ def _locked(
             decided = _drafted(spec, source, target, telling=False)
             staging.sweep(target, gone=lock.displaced)
             demand_whole(source, decided.source_oid, readers=[source.server.backend])
+            require_excluded(decided, lock.relatives)
         # What spoke against it only now came a moment ago, and may be gone in another.
         decided.require(retryable=None if displacing else True)
         if (first := decided.already_published()) is not None:

@@ -96,11 +96,19 @@ SELECT c.oid, c.relkind::text AS kind, c.relpersistence::text AS persistence,
                AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0 ORDER BY 1) AS meddlers,
        ARRAY(SELECT g.tgname::text FROM pg_trigger g
              WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A') ORDER BY 1) AS triggers,
-       inbound.referenced_by, inbound.deletes_spread_by,
+       kin.kin_schemas, kin.kin_names, inbound.referenced_by, inbound.deletes_spread_by,
        nameless.published_without_identity, nameless.update_without_identity
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 -- The table with its partitions: a foreign key may refer to any of them, or to the parent of the one that is asked for.
 CROSS JOIN LATERAL (SELECT ARRAY(SELECT relid::oid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) AS oids) AS tree
+-- Its partitions, theirs, and whatever it is a partition of: whose rows are its own.
+CROSS JOIN LATERAL (
+    SELECT COALESCE(array_agg(kn.nspname::text ORDER BY k.oid), '{}') AS kin_schemas,
+           COALESCE(array_agg(kc.relname::text ORDER BY k.oid), '{}') AS kin_names
+    FROM (SELECT unnest(tree.oids) UNION SELECT relid::oid FROM pg_partition_ancestors(c.oid)) AS k(oid)
+    JOIN pg_class kc ON kc.oid = k.oid JOIN pg_namespace kn ON kn.oid = kc.relnamespace
+    WHERE k.oid <> c.oid
+) AS kin
 CROSS JOIN LATERAL (
     SELECT COALESCE(array_agg(DISTINCT name), '{}') AS referenced_by,
            COALESCE(array_agg(DISTINCT name) FILTER (WHERE confdeltype IN ('c', 'n', 'd')), '{}') AS deletes_spread_by
@@ -190,6 +198,10 @@ WHERE application_name = %(application)s AND pid <> ALL (%(spared)s::int[])
 -- name: end_sessions
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = %(application)s AND pid <> ALL (%(spared)s::int[])
+
+-- name: ever_locked
+-- Which of these tables a copy has ever locked: by name, as locks are called.
+SELECT l.name FROM safecopy.lock l WHERE l.name = ANY (%(names)s::text[]) ORDER BY 1
 
 -- name: size
 SELECT pg_relation_size(%(oid)s::oid) AS bytes

@@ -62,6 +62,7 @@ class Relation:
     DELETE action would change other tables. `published_without_identity`: DELETE is refused by a
     publication that has no key to name the row by; `update_without_identity`: UPDATE is. `meddlers`: row triggers
     that fire before INSERT or UPDATE, and may have rows other than they come; `triggers`: all that are enabled.
+    `kin`: its partitions, and what it is a partition of.
     """
 
     name: TableName | None
@@ -83,6 +84,7 @@ class Relation:
     rules: tuple[str, ...] = ()
     meddlers: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
+    kin: tuple[TableName, ...] = ()
     referenced_by: tuple[str, ...] = ()
     deletes_spread_by: tuple[str, ...] = ()
     estimated_rows: int = 0
@@ -112,7 +114,8 @@ def describe(session: Session, name: TableName) -> Relation | None:
     lists: dict[str, Any] = {
         key: tuple(found.pop(key)) for key in ("rules", "meddlers", "triggers", "referenced_by", "deletes_spread_by")
     }
-    return Relation(name=TableName(schema, name.name), columns=columns, **lists, **found)
+    kin = tuple(map(TableName, found.pop("kin_schemas"), found.pop("kin_names")))
+    return Relation(name=TableName(schema, name.name), columns=columns, kin=kin, **lists, **found)
 
 
 def describe_query(session: Session, source_sql: str) -> Relation:
