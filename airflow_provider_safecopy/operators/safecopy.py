@@ -18,6 +18,7 @@ from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
 from airflow_provider_safecopy.operators.contender import contender_of, slice_of
 from airflow_provider_safecopy.operators.journal import Journal
 from airflow_provider_safecopy.operators.living_lock import lock_of
+from airflow_provider_safecopy.operators.mapping import checking, require_apart
 from airflow_provider_safecopy.operators.option import LATER, SETTLED, STAND_INS, timeouts_of
 from airflow_provider_safecopy.operators.outcome import push_result, tell_assets
 from airflow_provider_safecopy.operators.template import as_include, is_plain
@@ -122,6 +123,11 @@ class SafeCopyOperator(BaseOperator):
     template_ext: Sequence[str] = ()
     ui_color = "#cfe8dc"
 
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """As any operator's; parts of one table that would overwrite each other are refused by its `expand`."""
+        return checking(super().partial(**kwargs))
+
     _abort: AbortSwitch | None = None
     _killed = False
 
@@ -202,6 +208,11 @@ class SafeCopyOperator(BaseOperator):
             self.on_busy = OnBusy(on_busy, wait_timeout)
             self.settled = {option: given[option] for option in SETTLED} | {"timeouts": timeouts_of(given)}
             self._demand_sense()
+            if self.get_closest_mapped_task_group() is not None:
+                require_apart(
+                    {each: getattr(self, each) for each in ("target_table", "target_conn_id")}
+                    | {"write_mode": write_mode, "dry_run": dry_run}
+                )
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Copy, or plan, and answer the report. Raises Airflow's exceptions, with ours as their cause."""

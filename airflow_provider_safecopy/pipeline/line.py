@@ -34,7 +34,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
 from airflow_provider_safecopy.pipeline.outcome import report_of
 from airflow_provider_safecopy.pipeline.run import Run
 from airflow_provider_safecopy.pipeline.transport import spools_of, transferred
-from airflow_provider_safecopy.transfer import staging
+from airflow_provider_safecopy.transfer import sibling, staging
 from airflow_provider_safecopy.transfer.draft import draft
 from airflow_provider_safecopy.transfer.job import Right
 from airflow_provider_safecopy.transfer.model import Progress
@@ -142,6 +142,7 @@ def _locked(
         if (first := decided.already_published()) is not None:
             log.info("copy %s into %s: %s", decided.source, decided.target, *first.reasons)
             return first
+        sibling.require_none(target, decided, _right(lock.leases[0]))
         return _carried_out(Run(asked, decided, lock, pulse, source, target, seen))
 
 
@@ -186,7 +187,12 @@ def _right(lease: Lease) -> Right:
         lease.attempt,
         lease.contender.label,
         application_name(lease.attempt),
+        *_instance(lease.contender),
     )
+
+
+def _instance(contender: Contender) -> tuple[str, str | None, str]:
+    return contender.owner_key, contender.task, contender.member
 
 
 def peak_rss() -> int:

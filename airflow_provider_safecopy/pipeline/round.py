@@ -224,7 +224,8 @@ def _right(lease: Lease) -> Right:
     """Of one table. A receipt's attempt is unique, and those of a batch are told apart by their tables."""
     attempt = uuid5(lease.attempt, lease.name)
     label = lease.contender.label
-    return Right(lease.name, lease.token, lease.lease_id, attempt, label, application_name(lease.attempt))
+    mine, name = lease.contender, application_name(lease.attempt)
+    return Right(lease.name, lease.token, lease.lease_id, attempt, label, name, mine.owner_key, mine.task, mine.member)
 
 
 def _may_lack_rows(plan: CopyPlan, exported: Exported) -> bool:

@@ -81,3 +81,11 @@ ORDER BY r.id DESC LIMIT 1
 SELECT id, token, to_char(published_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS published_at
 FROM safecopy.receipt WHERE target = %(target)s AND slice = %(slice)s AND write_mode = 'append'
 ORDER BY id DESC LIMIT 1
+
+-- name: of_sibling
+-- Another instance of the same mapped task that has replaced the rows of the same target in this run.
+SELECT proof ->> 'member' AS member, to_char(published_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS published_at
+FROM safecopy.receipt
+WHERE target = %(target)s AND write_mode = 'replace' AND proof ->> 'run' = %(run)s::text AND proof ->> 'task' = %(task)s::text
+  AND proof ->> 'member' <> %(member)s::text
+ORDER BY id DESC LIMIT 1

@@ -31,6 +31,7 @@ from airflow_provider_safecopy.transfer import (
     inplace,
     receipt,
     sequence,
+    sibling,
     statements,
     watermark,
 )
@@ -192,6 +193,7 @@ def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
         inplace.stop_autovacuum(job)
     written = WAYS[job.plan.publish].write(job, before.prepared)
     guard.demand_size(job.plan, previous=written.previous, held=written.held)
+    sibling.require_none(job.target, job.plan, job.right)  # under the table's lock, which waits for a sibling's COMMIT
     if before.drops:
         _drop_unread(job)
     entered = receipt.write(job, written, before.move)

@@ -57,6 +57,8 @@ def _row(job: Job, written: Written, move: Move | None) -> dict[str, Any]:
         decisions["read"] = ledger.told
     if plan.spec.write_mode == "upsert":
         decisions["missing"] = plan.spec.missing
+    if right.task is not None:
+        decisions |= {"run": right.run, "task": right.task, "member": right.member}
     entry = _entry(job, move)
     return {
         "lock": right.lock,
