@@ -5,25 +5,40 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowFailException, task_group
 
-from airflow_provider_safecopy.operators.safecopy import SafeCopyOperator
 from tests.airflow.conftest import RunDag
 from tests.airflow.home import TASK
 from tests.ground.database import Database
-
-# What parses a DAG in this process wants a database of Airflow's, made before it is first looked for.
-pytestmark = pytest.mark.usefixtures("airflow")
 
 GIVEN: dict[str, Any] = {"task_id": TASK, "source_conn_id": "erp", "target_conn_id": "dw"}
 NAMES: dict[str, Any] = {"source_table": "영업.고객", "target_table": "분석.고객"}
 PARTS = ["번호 < 2", "번호 >= 2"]
 
 
+def dag() -> Any:
+    """A DAG to put tasks into; imported late, when Airflow has a home of the suite's."""
+    from airflow.providers.common.compat.sdk import DAG
+
+    return DAG("모음", schedule=None)
+
+
+def operator() -> Any:
+    from airflow_provider_safecopy.operators.safecopy import SafeCopyOperator
+
+    return SafeCopyOperator
+
+
+def refused() -> Any:
+    """What is raised when a DAG is parsed that makes no sense."""
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
+    return pytest.raises(AirflowFailException, match="would replace all rows")
+
+
 def mapped(given: dict[str, Any], over: dict[str, Any]) -> None:
     """Parse a DAG of one mapped task."""
-    with DAG("모음", schedule=None):
-        SafeCopyOperator.partial(**GIVEN, **given).expand(**over)
+    with dag():
+        operator().partial(**GIVEN, **given).expand(**over)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +47,8 @@ def mapped(given: dict[str, Any], over: dict[str, Any]) -> None:
 def test_parts_of_one_table_that_replace_it_are_refused_when_the_dag_is_parsed(over: dict[str, Any]) -> None:
     """Whatever the instances read, each would replace what the one before it wrote, and nobody be told."""
     given = {name: value for name, value in (GIVEN | NAMES).items() if name not in over}
-    with DAG("모음", schedule=None), pytest.raises(AirflowFailException, match="would replace all rows"):
-        SafeCopyOperator.partial(**given).expand(**over)
+    with dag(), refused():
+        operator().partial(**given).expand(**over)
 
 
 @pytest.mark.parametrize(
@@ -51,11 +66,13 @@ def test_parts_that_do_not_overwrite_each_other_are_not(given: dict[str, Any], o
 
 
 def test_a_task_in_a_mapped_group_is_refused_as_well() -> None:
+    from airflow.providers.common.compat.sdk import task_group
+
     @task_group
     def parts(where: str) -> None:
-        SafeCopyOperator(**GIVEN, **NAMES, where=where)
+        operator()(**GIVEN, **NAMES, where=where)
 
-    with DAG("모음", schedule=None), pytest.raises(AirflowFailException, match="would replace all rows"):
+    with dag(), refused():
         parts.expand(where=PARTS)
 
 
