@@ -11,12 +11,13 @@ from uuid import uuid4
 import psycopg
 
 from airflow_provider_safecopy import memory
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema as lock
 from airflow_provider_safecopy.lock.model import application_name
 from airflow_provider_safecopy.transfer import refusal, spool
-from airflow_provider_safecopy.transfer.draft import draft
+from airflow_provider_safecopy.transfer.draft import draft, publishing
 from airflow_provider_safecopy.transfer.lookout import waited_too_long
 from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
 from airflow_provider_safecopy.transfer.session import Session, open_session
@@ -140,7 +141,11 @@ def _lock(target: Session) -> tuple[Refusal, ...]:
 
 def _schema(target: Session, found: tuple[Refusal, ...]) -> list[Check]:
     ready = f"{target.server.role} may use the schema safecopy, or make it on the first copy"
-    return _failures("schema safecopy", found) or [Check("schema safecopy", "ok", ready)]
+    checks = _failures("schema safecopy", found) or [Check("schema safecopy", "ok", ready)]
+    if target.server.publications:
+        hint = "name the tables to publish instead of all of them, or make the schema safecopy in the subscriber too"
+        checks.append(Check("publications", "warning", publishing(target.server.publications), hint))
+    return checks
 
 
 def _pair(source: Session, target: Session) -> Iterator[Check]:
@@ -167,7 +172,7 @@ def _copy(spec: CopySpec, source: Session, target: Session) -> list[Check]:
         return [Check("plan", "failed", late.message, "end the session that holds it, or wait for it")]
     except psycopg.Error as error:
         hint = "see whether a table is locked, or a server busy or gone"
-        detail = f"a server did not answer all that was asked within {_PLAN_SECONDS:g} s: {str(error).strip()}"
+        detail = f"a server did not answer all that was asked within {_PLAN_SECONDS:g} s: {describe(error)}"
         return [Check("plan", "failed", detail, hint)]
     decided = [Check("plan", "ok", reason) for reason in plan.reasons]
     warned = [Check("plan", "warning", warning) for warning in plan.warnings]

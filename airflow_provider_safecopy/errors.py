@@ -45,6 +45,10 @@ class Refusal:
         return f"{told} ({self.hint})" if self.hint else told
 
 
+_PASSING = frozenset({"spool_full"})
+"""The codes of refusals that may be gone though nobody changes the copy: the disk has room again, say."""
+
+
 class SafeCopyError(Exception):
     """The root. `hint` is the next step for a person; empty when there is none to give.
 
@@ -81,6 +85,8 @@ class PlanError(SafeCopyError):
 
     def __init__(self, refusals: tuple[Refusal, ...], *, retryable: bool | None = None) -> None:
         self.refusals = refusals
+        if retryable is None and refusals:
+            retryable = all(refusal.code in _PASSING for refusal in refusals)
         super().__init__("refused: " + "; ".join(map(str, refusals)), retryable=retryable)
 
     def as_dict(self) -> dict[str, Any]:

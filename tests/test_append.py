@@ -121,7 +121,10 @@ def test_the_same_slice_of_other_rows_is_refused(orders: tuple[Database, Databas
     (refused,) = caught.value.refusals
     assert (refused.code, caught.value.retryable) == ("slice_taken", False)
     assert f"token {first.token}" in refused.message
-    assert f"{source.endpoint} {LABEL} WHERE {DAY}" in refused.message, "what is there"
+    kept = target.value("SELECT proof ->> 'read' FROM safecopy.receipt")
+    assert kept.startswith(f"{source.endpoint} {LABEL} WHERE ")
+    assert "2026-11-19" not in kept, "values of a filter are not kept"
+    assert kept in refused.message, "what is there"
     assert str(other.get("where") or other.get("source_sql") or LABEL) in refused.message, "and what was asked for"
     assert held(target) == (52, 52)
 
@@ -167,7 +170,7 @@ def test_who_was_quicker_is_found_out_inside_the_publish(
         pipeline.copy(spec(), source.endpoint, target.endpoint, progress=quicker)
     assert caught.value.retryable
     assert held(target) == (2, 2)
-    monkeypatch.setattr(slices, "demand_new", lambda *_: None)  # … and then by its index alone
+    monkeypatch.setattr(slices, "require_unchanged", lambda *_: None)  # … and then by its index alone
     target.execute("DELETE FROM safecopy.receipt")
     with pytest.raises(PlanError, match="since this copy was planned") as caught:
         pipeline.copy(spec(), source.endpoint, target.endpoint, progress=appended_meanwhile(source, target))
@@ -378,3 +381,97 @@ def test_the_longest_slice_of_the_longest_name_fits_the_index(source: Database, 
     asked = CopySpec.of(source_table=long, target_table=long, write_mode="append", slice=name)
     assert pipeline.copy(asked, source.endpoint, target.endpoint).status == "published"
     assert pipeline.copy(asked, source.endpoint, target.endpoint).status == "already_published"
+
+
+# Whether its rows are still there
+
+
+def ends(target: Database, how: str) -> None:
+    """Take the rows of the table away, in one of the ways there are."""
+    if how == "made anew":
+        target.execute(f"DROP TABLE {NAME}; {SHAPE.partition(';')[2]}")
+    else:
+        target.execute({"truncated": f"TRUNCATE {NAME}", "deleted": f"DELETE FROM {NAME}"}[how])
+
+
+@pytest.mark.parametrize("how", ["truncated", "deleted", "made anew"])
+def test_slices_are_forgotten_with_the_rows_of_the_table(orders: tuple[Database, Database], how: str) -> None:
+    """A receipt proves what a table held then. Once a table was emptied none of its slices is there any more: the second
+    one neither, though the first has filled the table again."""
+    source, target = orders
+    slices_of = [spec(slice=name) for name in ("하나", "둘", "셋")]
+    for each in slices_of:
+        pipeline.copy(each, source.endpoint, target.endpoint)
+    ends(target, how)
+    for each in slices_of:
+        report = pipeline.copy(each, source.endpoint, target.endpoint)
+        assert (report.status, report.inserted) == ("published", 50)
+        assert "once more" in " ".join(report.reasons)
+    assert held(target) == (150, 50)
+    for each in slices_of:
+        assert pipeline.copy(each, source.endpoint, target.endpoint).status == "already_published"
+
+
+@pytest.mark.parametrize("publish", ["auto", "delete_insert", "truncate_insert"])
+def test_slices_are_forgotten_when_the_table_is_replaced(orders: tuple[Database, Database], publish: str) -> None:
+    """Our own replace takes the rows of all slices away, whichever way it publishes and whether the OID changes."""
+    source, target = orders
+    pipeline.copy(spec(), source.endpoint, target.endpoint)
+    replace_all = spec(write_mode="replace", slice=None, where="\"날짜\" = '2026-11-20'", publish=publish)
+    pipeline.copy(replace_all, source.endpoint, target.endpoint)
+    assert pipeline.copy(spec(), source.endpoint, target.endpoint).inserted == 50
+    assert held(target) == (100, 100)
+
+
+def test_a_slice_is_forgotten_when_the_table_was_made_anew_with_other_rows(orders: tuple[Database, Database]) -> None:
+    source, target = orders
+    pipeline.copy(spec(), source.endpoint, target.endpoint)
+    ends(target, "made anew")
+    target.execute(f"INSERT INTO {NAME} VALUES (-3, '2026-11-01', 1)")
+    assert pipeline.copy(spec(), source.endpoint, target.endpoint).inserted == 50
+
+
+@pytest.mark.parametrize("how", [f"TRUNCATE {NAME}; INSERT INTO {NAME} VALUES (-3, '2026-11-01', 1)", "VACUUM FULL"])
+def test_where_nothing_tells_whether_a_slice_is_there_the_copy_is_refused(
+    orders: tuple[Database, Database], how: str
+) -> None:
+    """TRUNCATE and a rewrite look alike once the table holds rows again: rows may neither be missing nor come twice."""
+    source, target = orders
+    pipeline.copy(spec(), source.endpoint, target.endpoint)
+    target.execute(how if how.startswith("TRUNCATE") else f"VACUUM FULL {NAME}")
+    before = held(target)
+    with pytest.raises(PlanError) as caught:
+        pipeline.copy(spec(), source.endpoint, target.endpoint)
+    assert [refused.code for refused in caught.value.refusals] == ["slice_unsure"]
+    assert not caught.value.retryable
+    assert held(target) == before
+    assert pipeline.copy(spec(slice="다른"), source.endpoint, target.endpoint).status == "published"
+
+
+def test_a_slice_in_a_partition_that_was_emptied_is_appended_again(orders: tuple[Database, Database]) -> None:
+    """Of a partitioned table only the partitions that rows were put into count; others may come, go and be emptied."""
+    source, target = orders
+    target.execute(
+        f'DROP TABLE {NAME}; {SHAPE.partition(";")[2]} PARTITION BY RANGE ("날짜"); '
+        f"CREATE TABLE \"영업\".d19 PARTITION OF {NAME} FOR VALUES FROM ('2026-11-19') TO ('2026-11-20'); "
+        f"CREATE TABLE \"영업\".d20 PARTITION OF {NAME} FOR VALUES FROM ('2026-11-20') TO ('2026-11-21')"
+    )
+    first, second = spec(), spec(slice="11월 20일", where="\"날짜\" = '2026-11-20'")
+    for each in (first, second):
+        pipeline.copy(each, source.endpoint, target.endpoint)
+    target.execute('TRUNCATE "영업".d19')
+    assert pipeline.copy(second, source.endpoint, target.endpoint).status == "already_published"
+    assert pipeline.copy(first, source.endpoint, target.endpoint).inserted == 50
+    target.execute('DROP TABLE "영업".d19')
+    assert pipeline.copy(second, source.endpoint, target.endpoint).status == "already_published"
+    assert held(target) == (50, 50)
+
+
+def test_a_slice_of_which_rows_were_deleted_by_a_later_copy_is_refused(orders: tuple[Database, Database]) -> None:
+    source, target = orders
+    target.execute(f'DELETE FROM {NAME}; ALTER TABLE {NAME} ADD PRIMARY KEY ("번호")')
+    pipeline.copy(spec(), source.endpoint, target.endpoint)
+    fewer = spec(write_mode="upsert", slice=None, where='"번호" < 60', missing="delete")
+    pipeline.copy(fewer, source.endpoint, target.endpoint)
+    with pytest.raises(PlanError, match="slice_unsure"):
+        pipeline.copy(spec(), source.endpoint, target.endpoint)

@@ -116,6 +116,11 @@ def manner(function: _Command) -> _Command:
             callback=parameter.seconds,
             help="Open connections to the source one after the other, so far apart.  [default: no gate]",
         ),
+        click.option(
+            "--show-rows",
+            is_flag=True,
+            help="Let errors show the rows they are about.  [default: constraint, column and line alone]",
+        ),
         psql,
     )(function)
 

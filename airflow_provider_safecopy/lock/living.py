@@ -46,7 +46,8 @@ class LivingLock:
     `Store`. `contender` is who asks, by default a process that shares its locks with nobody; of one owner's attempts
     each is a member. `promise` says when others may take the locks over: after ``stale_after`` seconds without
     progress, or ``crash_grace`` seconds after the holder has vanished. `judge` may know that a holder is gone when
-    this machine does not.
+    this machine does not. `relatives` are locks that no other attempt may hold while this one holds its own: those of a
+    table's partitions, or of what it is a partition of. Each asks after it holds its own, so that of two one goes away.
 
     Progress is what `heartbeat` is told of: call it where something was done, never from a timer. Calls closer
     together than `promise.interval` cost nothing. There is no thread in here.
@@ -65,7 +66,9 @@ class LivingLock:
         contender: Contender | None = None,
         promise: Promise | None = None,
         judge: Judge | None = None,
+        relatives: Iterable[str] = (),
     ) -> None:
+        self.relatives = frozenset(relatives)
         self.names = tuple(sorted({names} if isinstance(names, str) else set(names)))
         for name in self.names:
             if not name.strip() or "\0" in name:
@@ -97,6 +100,8 @@ class LivingLock:
             self._appear()
             for lease in taken:
                 self._clear_away(lease)
+            for holder in self._held(self.relatives):
+                self._displace(holder)
         except BaseException as error:
             self.leases = ()
             self._give_back(taken)
@@ -123,6 +128,12 @@ class LivingLock:
             if holder is not None:
                 ours = holder.owner_key == self.contender.owner_key
                 held = held or not ours or self.contender.member in {seen.member for seen in holder.members}
+        with suppress(LockStoreError):  # not known yet
+            for holder in self._held(self.relatives):
+                if self._is_alive(holder):
+                    self.store.refused(holder.name, self.contender)
+                    raise busy(holder)
+                held = held or holder.owner_key != self.contender.owner_key
         return held
 
     def heartbeat(self, progress: int | None = None) -> None:
@@ -231,6 +242,27 @@ class LivingLock:
             return answer.without_itself()
         self.store.refused(name, self.contender)
         raise busy(answer)
+
+    def _held(self, names: Collection[str]) -> list[Holder]:
+        """Return the holders of these locks."""
+        return [each for each in self.store.holders() if each.name in names and each.owner_key] if names else []
+
+    def _displace(self, holder: Holder) -> None:
+        """Fence out a holder that is gone. Raise `LockBusyError` for a living one, one of this very run included."""
+        if holder.owner_key != self.contender.owner_key:
+            lease = self._taken(holder.name)
+            try:
+                self._clear_away(lease)
+            finally:
+                self._give_back([lease])
+            return
+        dead = self._gone(holder)
+        gone = holder.stale or {seen.attempt for seen in holder.members} <= dead
+        displaced = self.store.reap(holder.name, dead=dead, reason="its member is gone") if gone else None
+        if displaced is None:
+            self.store.refused(holder.name, self.contender)
+            raise busy(holder)
+        self.store.end_sessions(displaced)
 
     def _is_alive(self, holder: Holder) -> bool:
         """Whether it is another run's and by no rule to be displaced now."""

@@ -60,7 +60,8 @@ class Contender:
     Attempts of one owner share the lock: another member joins, a higher `try_number` of the same member supersedes,
     an equal or lower one is busy. `owner` is for people: what is told to whoever finds the lock busy. `place` is the
     process it lives in; a `detached` member lives in none, as the setup task of a DAG run that has ended. Of one that
-    is only `passing`, as through the launch gate, the history keeps takeovers alone.
+    is only `passing`, as through the launch gate, the history keeps takeovers alone. `task`: of an instance of a mapped
+    task, that task.
     """
 
     owner_key: str
@@ -71,6 +72,7 @@ class Contender:
     place: Place | None = field(default_factory=Place.here)
     detached: bool = False
     passing: bool = False
+    task: str | None = None
 
     @classmethod
     def alone(cls, owner: str = "") -> Contender:

@@ -35,7 +35,10 @@ _MADE = (
     "receipt_index",
     "receipt_columns",
     "receipt_slice",
+    "receipt_texts",
     "watermark",
+    "watermark_columns",
+    "watermark_texts",
 )
 # Data errors that a name leads to, and no row: NUL (told by the driver, without a code), letters the server lacks.
 _OF_THE_ASKER = frozenset({None, "22021", "22P05"})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, LiteralString, Self
 from uuid import uuid4
 
@@ -126,8 +126,13 @@ class TableLocks(LivingLock):
             log.debug("not known yet: %s", error)
             return frozenset()
 
-    def take(self, names: Iterable[str]) -> dict[str, Lease | LockBusyError]:
-        """Of each lock the lease, or who holds it. Raises `LockStoreError`, and then holds none of them."""
+    def take(
+        self, names: Iterable[str], relatives: Mapping[str, Collection[str]] | None = None
+    ) -> dict[str, Lease | LockBusyError]:
+        """Of each lock the lease, or who holds it. Raises `LockStoreError`, and then holds none of them.
+
+        `relatives`: by the name of a lock, those that no other attempt may hold beside it; see `LivingLock`.
+        """
         wanted, started = list(names), time.monotonic()
         found: dict[str, Lease | LockBusyError] = {}
         try:
@@ -139,6 +144,7 @@ class TableLocks(LivingLock):
             for name in wanted:
                 if name not in found:
                     found[name] = self._asked(name)
+            self._exclude(found, relatives or {})
             self._hold([answer for answer in found.values() if isinstance(answer, Lease)], started)
         except BaseException as error:
             self.let_go(answer for answer in found.values() if isinstance(answer, Lease))
@@ -194,6 +200,18 @@ class TableLocks(LivingLock):
             self.answering = True
             self._beaten, self._until = started, self._end_of(started, remaining)
         self._appear()
+
+    def _exclude(self, found: dict[str, Lease | LockBusyError], relatives: Mapping[str, Collection[str]]) -> None:
+        """Give back each lease one of whose relatives is held by another attempt, and say who does."""
+        holders = self._held({each for name in found for each in relatives.get(name, ())})
+        for name, lease in list(found.items()):
+            try:
+                for holder in holders if isinstance(lease, Lease) else ():
+                    if holder.name in relatives.get(name, ()):
+                        self._displace(holder)
+            except LockBusyError as error:
+                found[name] = error
+                self._give_back([lease] if isinstance(lease, Lease) else [])
 
     def _asked(self, name: str) -> Lease | LockBusyError:
         try:

@@ -31,7 +31,9 @@ def contender_of(context: Context, *, detached: bool = False) -> Contender:
         key, owner = f"{key}|test|{uuid4()}", {"mode": "tasks test", "dag": ti.dag_id}
     if not detached:
         place = Place.here(may_end=_has_own_process(ti))
-    return Contender(key, owner, member_of(ti), ti.try_number, place=place, detached=detached)
+    mapped = ti.map_index is not None and ti.map_index >= 0
+    task = ti.task_id if mapped else None
+    return Contender(key, owner, member_of(ti), ti.try_number, place=place, detached=detached, task=task)
 
 
 def judge_of(context: Context, contender: Contender) -> Judge:

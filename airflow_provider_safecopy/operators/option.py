@@ -47,6 +47,7 @@ SETTLED = (
         "spool_limit",
         "stale_after",
         "launch_interval",
+        "show_rows",
     ),
 )
 """Options that are known when the DAG is parsed."""

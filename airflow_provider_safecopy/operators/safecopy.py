@@ -17,6 +17,7 @@ from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
 from airflow_provider_safecopy.operators.contender import contender_of, judge_of, slice_of
 from airflow_provider_safecopy.operators.journal import Journal
 from airflow_provider_safecopy.operators.living_lock import lock_of
+from airflow_provider_safecopy.operators.mapping import checking, require_apart
 from airflow_provider_safecopy.operators.option import LATER, SETTLED, STAND_INS, timeouts_of
 from airflow_provider_safecopy.operators.outcome import push_result, tell_assets
 from airflow_provider_safecopy.operators.template import as_include, is_plain
@@ -108,6 +109,7 @@ class SafeCopyOperator(BaseOperator):
         tasks copy from it into this target. Default: as they come.
     :param allow_empty: publish even when the source is empty, which otherwise fails the task.
     :param psql: path of the psql to use; default: ``SAFECOPY_PSQL``, else the one that is found.
+    :param show_rows: let errors show the rows they are about; default: the constraint, the column and the line alone.
     :param dry_run: log the decisions and the exact SQL, touch nothing, answer ``status="planned"``.
 
     The task's result (XCom) is the report (with `tables` one of all) as plain JSON values; `docs/report.md` has its schema. The event
@@ -122,6 +124,11 @@ class SafeCopyOperator(BaseOperator):
     # A table may well be called x.sql, so only `source_sql` is ever taken for a file: see `template`.
     template_ext: Sequence[str] = ()
     ui_color = "#cfe8dc"
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """As any operator's; parts of one table that would overwrite each other are refused by its `expand`."""
+        return checking(super().partial(**kwargs))
 
     _abort: AbortSwitch | None = None
     _killed = False
@@ -178,6 +185,7 @@ class SafeCopyOperator(BaseOperator):
         launch_interval: float | None = None,
         allow_empty: bool = False,
         psql: str | None = None,
+        show_rows: bool = False,
         dry_run: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -204,6 +212,11 @@ class SafeCopyOperator(BaseOperator):
             self.on_busy = OnBusy(on_busy, wait_timeout)
             self.settled = {option: given[option] for option in SETTLED} | {"timeouts": timeouts_of(given)}
             self._demand_sense()
+            if self.get_closest_mapped_task_group() is not None:
+                require_apart(
+                    {each: getattr(self, each) for each in ("target_table", "target_conn_id")}
+                    | {"write_mode": write_mode, "dry_run": dry_run}
+                )
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Copy, or plan, and answer the report. Raises Airflow's exceptions, with ours as their cause."""

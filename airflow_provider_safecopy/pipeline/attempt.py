@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -11,11 +11,14 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import (
     AbortedError,
     LockLostError,
     LockStoreError,
+    PlanError,
+    Refusal,
     SafeCopyError,
     StageError,
     StalledError,
@@ -28,6 +31,7 @@ from airflow_provider_safecopy.transfer import catalog, creation, refusal
 from airflow_provider_safecopy.transfer.blocker import list_blockers
 from airflow_provider_safecopy.transfer.lookout import holders_of, waited_too_long
 from airflow_provider_safecopy.transfer.model import Progress
+from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import LOCKED
 from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session, end_stage_sessions, open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -64,20 +68,33 @@ class Attempt:
     def lock(self, target: Session, judge: Judge | None) -> LivingLock:
         """The lock that was asked for, and always the table's own: two runs may call it differently. Not held yet."""
         table = self.spec.target_table
+        relatives: frozenset[str] = frozenset()
         with target.obeys(self.abort), target.within(self.spec.timeouts.verify):
             if not any(refusal.of_name(target, table)):
                 found = catalog.describe(target, table)
                 table = (found and found.name) or creation.place(target, table)
+                relatives = frozenset(map(str, found.kin)) if found else relatives
         store = PostgresStore(
             target.endpoint, attempt=self.contender.attempt, connect_timeout=self.spec.timeouts.connect
         )
         names, promise = {self.spec.lock or str(table), str(table)}, Promise(stale_after=self.spec.patience)
-        return LivingLock(names, store, contender=self.contender, promise=promise, judge=judge)
+        return LivingLock(names, store, contender=self.contender, promise=promise, judge=judge, relatives=relatives)
 
     def gate(self, lock: LivingLock, source: Endpoint) -> Gate:
         """The gate before the source."""
         spec = self.spec
         return Gate(lock.store, str(source), spec.launch_interval, self.contender, spec.timeouts.connect)
+
+
+def require_excluded(plan: CopyPlan, relatives: Collection[str]) -> None:
+    """Raise `PlanError`, worth a retry, when the table was attached to another, or another to it, since it was locked."""
+    came = [
+        str(each) for each in (plan.target_relation.kin if plan.target_relation else ()) if str(each) not in relatives
+    ]
+    if came:
+        message = f"{plan.target_name} and {', '.join(came)} have become partition and parent since the lock was taken"
+        refused = Refusal("target_changed", message, str(plan.target_name), hint="run the copy again")
+        raise PlanError((refused,), retryable=True)
 
 
 @contextmanager
@@ -102,7 +119,7 @@ def telling_losses() -> Iterator[None]:
     except psycopg.errors.LockNotAvailable as error:
         raise waited_too_long(error, "connect", "what a control session asked for") from error
     except psycopg.Error as error:
-        message = f"a control session failed: {str(error).strip()}; nothing was changed"
+        message = f"a control session failed: {describe(error)}; nothing was changed"
         raise StageError(message, stage="connect", sqlstate=error.sqlstate) from error
 
 

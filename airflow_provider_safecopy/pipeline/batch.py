@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.diagnosis import conceal, showing_rows
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError, PlanError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema
@@ -60,6 +61,7 @@ def plan_tables(specs: Sequence[CopySpec], source: Endpoint, target: Endpoint) -
     _demand_shared(specs)
     name, timeout = application_name(uuid4()), specs[0].timeouts.connect
     with (
+        showing_rows(show=all(spec.show_rows for spec in specs)),
         telling_losses(),
         open_session(
             source,
@@ -101,7 +103,8 @@ def copy_tables(
     abort, started = abort or AbortSwitch(), time.monotonic()
     contender = contender or Contender.alone(owner)
     _demand_shared(specs)
-    with telling_aborts(abort), telling_losses(), ExitStack() as stack:
+    shown = showing_rows(show=all(spec.show_rows for spec in specs))
+    with shown, telling_aborts(abort), telling_losses(), ExitStack() as stack:
         asked = Attempt(specs[0], contender, abort, lambda _: None)
         theirs = stack.enter_context(asked.session(target))
         lock = _locks(asked, theirs, judge)
@@ -135,6 +138,7 @@ class _Batch:
     specs: dict[str, CopySpec] = field(default_factory=dict)
     found: dict[str, Outcome] = field(default_factory=dict)
     small: list[str] = field(default_factory=list)
+    kin: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def decide(self, specs: Sequence[CopySpec], *, keep_going: bool) -> None:
         """Draft all plans. Raises `PlanError`, `ConfigError`.
@@ -151,11 +155,13 @@ class _Batch:
                     continue
                 plan = next(plans)
                 name = self._add(str(plan.target_name), plan.spec)
+                self.kin[name] = frozenset(map(str, plan.target_relation.kin if plan.target_relation else ()))
                 refusals |= dict.fromkeys(plan.refusals)
                 if plan.refusals:
                     self.found[name] = Failure.of(plan.spec, PlanError(plan.refusals))
                 elif fits(plan):
                     self.small.append(name)
+        self._require_apart()
         if refusals and (not keep_going or len(self.found) == len(specs)):
             raise PlanError(tuple(refusals))
 
@@ -164,6 +170,13 @@ class _Batch:
             raise ConfigError(f"{name} is the target of two tables", hint="name each target once")
         self.specs[name] = spec
         return name
+
+    def _require_apart(self) -> None:
+        """Raise `ConfigError` when rows of one target are rows of another: a partition beside what it is part of."""
+        for name, kin in self.kin.items():
+            if other := next((each for each in sorted(kin) if each in self.specs), None):
+                told = f"{name} and {other} are partition and parent, and both are targets"
+                raise ConfigError(told, hint="copy them in two calls, one after the other")
 
     def begin(self) -> None:
         """Hold the run's own lock. Raises `LockBusyError`, `LockStoreError`."""
@@ -185,7 +198,7 @@ class _Batch:
             rounds = Rounds(crew, self.tell)
             stack.callback(rounds.close)
             for names in _pieces(self.small):
-                rounds.run({name: self.specs[name] for name in names})
+                rounds.run({name: self.specs[name] for name in names}, self.kin)
             rounds.close(at_once=False)
 
     def copy_others(self, judge: Judge | None) -> None:
@@ -207,6 +220,7 @@ class _Batch:
         if isinstance(outcome, Failure) and isinstance(outcome.error, LockBusyError) and self.on_busy == "skip":
             outcome = CopyReport.skipped(spec, self.source.endpoint, self.target.endpoint, outcome.error)
         if isinstance(outcome, Failure):
+            conceal(outcome.error)
             log.warning("%s was not copied: %s", name, outcome.error)
         self.found[name] = outcome
         self.progress(BatchProgress(len(self.found), len(self.specs), self._failures, name))

@@ -15,6 +15,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.diagnosis import showing_rows
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PlanError
 from airflow_provider_safecopy.lock import schema
@@ -27,6 +28,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     end_displaced,
     ending_the_lost,
     naming_holders,
+    require_excluded,
     telling_aborts,
     telling_losses,
     telling_the_lost_lock,
@@ -34,7 +36,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
 from airflow_provider_safecopy.pipeline.outcome import report_of
 from airflow_provider_safecopy.pipeline.run import Run
 from airflow_provider_safecopy.pipeline.transport import spools_of, transferred
-from airflow_provider_safecopy.transfer import staging
+from airflow_provider_safecopy.transfer import sibling, staging
 from airflow_provider_safecopy.transfer.draft import draft
 from airflow_provider_safecopy.transfer.job import Right
 from airflow_provider_safecopy.transfer.model import Progress
@@ -54,6 +56,7 @@ def plan(spec: CopySpec, source: Endpoint, target: Endpoint) -> CopyPlan:
     """What `copy` would do, decided and not done. Refusals are in the plan; raises `StageError` if unreachable."""
     name, timeout = application_name(uuid4()), spec.timeouts.connect
     with (
+        showing_rows(show=spec.show_rows),
         telling_losses(),
         open_session(
             source, application_name=name, connect_timeout=timeout, lock_wait=spec.timeouts.lock_wait, read_only=True
@@ -88,7 +91,7 @@ def copy(
     """
     abort, started = abort or AbortSwitch(), time.monotonic()
     contender = contender or Contender.alone(owner)
-    with telling_aborts(abort), telling_losses(), ExitStack() as stack:
+    with showing_rows(show=spec.show_rows), telling_aborts(abort), telling_losses(), ExitStack() as stack:
         asked = Attempt(spec, contender, abort, progress or (lambda _: None))
         theirs = stack.enter_context(asked.session(target))
         lock = asked.lock(theirs, judge)
@@ -141,11 +144,13 @@ def _locked(
             decided = _drafted(spec, source, target, telling=False)
             staging.sweep(target, gone=lock.displaced)
             demand_whole(source)
+            require_excluded(decided, lock.relatives)
         # What spoke against it only now came a moment ago, and may be gone in another.
         decided.require(retryable=None if displacing else True)
         if (first := decided.already_published()) is not None:
             log.info("copy %s into %s: %s", decided.source, decided.target, *first.reasons)
             return first
+        sibling.require_none(target, decided, _right(lock.leases[0]))
         return _carried_out(Run(asked, decided, lock, pulse, source, target, seen))
 
 
@@ -203,7 +208,12 @@ def _right(lease: Lease) -> Right:
         lease.attempt,
         lease.contender.label,
         application_name(lease.attempt),
+        *_instance(lease.contender),
     )
+
+
+def _instance(contender: Contender) -> tuple[str, str | None, str]:
+    return contender.owner_key, contender.task, contender.member
 
 
 def peak_rss() -> int:

@@ -7,7 +7,7 @@ is read, the sessions, and the questions that are asked of all of them at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid5
@@ -89,23 +89,28 @@ class Rounds:
             shuttle, self._shuttle = self._shuttle, None
             shuttle.close(at_once=at_once)
 
-    def run(self, locks: Mapping[str, CopySpec]) -> None:
-        """One round: the tables by the names of their locks. Raises what ends the batch, and else nothing."""
+    def run(self, locks: Mapping[str, CopySpec], kin: Mapping[str, Collection[str]]) -> None:
+        """One round: the tables by the names of their locks. Raises what ends the batch, and else nothing.
+
+        `kin`: the locks of partitions and parents, which nobody else may hold meanwhile.
+        """
         crew = self._crew
-        answers = crew.lock.take(locks)
+        answers = crew.lock.take(locks, kin)
         leases = {name: answer for name in locks if isinstance(answer := answers[name], Lease)}
         try:
             for name, answer in answers.items():
                 if isinstance(answer, LockBusyError):
                     self._tell(name, Failure.of(locks[name], answer))
-            self._all(self._ready(locks, leases))
+            self._all(self._ready(locks, leases, kin))
         finally:
             # At once: to drop one the server looks through all of its buffers, and to drop many no more often.
             staging.drop(crew.target, *self._published)
             self._published.clear()
             crew.lock.let_go(leases.values())
 
-    def _ready(self, locks: Mapping[str, CopySpec], leases: Mapping[str, Lease]) -> list[tuple[CopyPlan, Lease]]:
+    def _ready(
+        self, locks: Mapping[str, CopySpec], leases: Mapping[str, Lease], kin: Mapping[str, Collection[str]]
+    ) -> list[tuple[CopyPlan, Lease]]:
         """Once more, now under the locks and in the very snapshot that is exported."""
         crew, asked = self._crew, self._crew.asked
         specs = [locks[name] for name in leases]
@@ -123,7 +128,7 @@ class Rounds:
                 self._tell(lease.name, Failure.of(plan.spec, error))
             elif (first := plan.already_published()) is not None:
                 self._tell(lease.name, first)
-            elif not fits(plan) or str(plan.target_name) != lease.name:
+            elif not fits(plan) or str(plan.target_name) != lease.name or _has_joined(plan, kin.get(lease.name, ())):
                 self.too_large.append(lease.name)
             else:
                 ready.append((plan, lease))
@@ -211,8 +216,14 @@ class Rounds:
             yield
 
 
+def _has_joined(plan: CopyPlan, kin: Collection[str]) -> bool:
+    """Whether it has become a partition, or been given one, since its lock was taken."""
+    return plan.target_relation is not None and not {str(each) for each in plan.target_relation.kin} <= set(kin)
+
+
 def _right(lease: Lease) -> Right:
     """Of one table. A receipt's attempt is unique, and those of a batch are told apart by their tables."""
     attempt = uuid5(lease.attempt, lease.name)
     label = lease.contender.label
-    return Right(lease.name, lease.token, lease.lease_id, attempt, label, application_name(lease.attempt))
+    mine, name = lease.contender, application_name(lease.attempt)
+    return Right(lease.name, lease.token, lease.lease_id, attempt, label, name, mine.owner_key, mine.task, mine.member)

@@ -377,6 +377,12 @@ CROSS JOIN LATERAL (
     SELECT 'right', 'CREATE on schema ' || x.stxnamespace::regnamespace FROM pg_statistic_ext x
     WHERE x.stxrelid = c.oid AND x.stxnamespace <> c.relnamespace AND NOT has_schema_privilege(x.stxnamespace, 'CREATE')
     UNION ALL
+    -- An identity's sequence goes with the old table; whatever else draws from it would keep that from being dropped.
+    SELECT 'sequence used', format('%%s, by %%s', s.oid::regclass, pg_describe_object(u.classid, u.objid, u.objsubid))
+    FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+    JOIN pg_depend u ON u.refclassid = 'pg_class'::regclass AND u.refobjid = s.oid AND u.deptype = 'n'
+    WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'i'
+    UNION ALL
     SELECT 'granted by another', s.oid::regclass::text FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
     CROSS JOIN LATERAL aclexplode(s.relacl) a
     WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'i'

@@ -50,6 +50,19 @@ SELECT current_setting('server_version_num')::int / 10000 AS major,
                AND d.defaclnamespace IN (0, COALESCE(to_regnamespace('safecopy')::oid, 0))) AS grantees,
        (EXTRACT(epoch FROM current_setting('deadlock_timeout')::interval))::float8 AS deadlock_seconds
 
+-- name: publications
+-- Those that send the tables of the schema safecopy to subscribers, whether these are there yet or not.
+SELECT p.pubname::text AS name FROM pg_publication p
+WHERE p.puballtables
+   OR EXISTS (SELECT FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid
+              WHERE r.prpubid = p.oid AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'safecopy'))
+ORDER BY 1
+
+-- name: publications_of_schema
+-- From version 15 on: a publication may name schemas.
+SELECT p.pubname::text AS name FROM pg_publication p JOIN pg_publication_namespace s ON s.pnpubid = p.oid
+JOIN pg_namespace n ON n.oid = s.pnnspid WHERE n.nspname = 'safecopy' ORDER BY 1
+
 -- name: home
 -- Where an unqualified name is found: the first schema of the session's own search_path that holds it.
 SELECT s.name::text
@@ -82,11 +95,21 @@ SELECT c.oid, c.relkind::text AS kind, c.relpersistence::text AS persistence,
        ARRAY(SELECT g.tgname::text FROM pg_trigger g
              WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A')
                AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0 ORDER BY 1) AS meddlers,
-       inbound.referenced_by, inbound.deletes_spread_by,
+       ARRAY(SELECT g.tgname::text FROM pg_trigger g
+             WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A') ORDER BY 1) AS triggers,
+       kin.kin_schemas, kin.kin_names, inbound.referenced_by, inbound.deletes_spread_by,
        nameless.published_without_identity, nameless.update_without_identity
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 -- The table with its partitions: a foreign key may refer to any of them, or to the parent of the one that is asked for.
 CROSS JOIN LATERAL (SELECT ARRAY(SELECT relid::oid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) AS oids) AS tree
+-- Its partitions, theirs, and whatever it is a partition of: whose rows are its own.
+CROSS JOIN LATERAL (
+    SELECT COALESCE(array_agg(kn.nspname::text ORDER BY k.oid), '{}') AS kin_schemas,
+           COALESCE(array_agg(kc.relname::text ORDER BY k.oid), '{}') AS kin_names
+    FROM (SELECT unnest(tree.oids) UNION SELECT relid::oid FROM pg_partition_ancestors(c.oid)) AS k(oid)
+    JOIN pg_class kc ON kc.oid = k.oid JOIN pg_namespace kn ON kn.oid = kc.relnamespace
+    WHERE k.oid <> c.oid
+) AS kin
 CROSS JOIN LATERAL (
     SELECT COALESCE(array_agg(DISTINCT name), '{}') AS referenced_by,
            COALESCE(array_agg(DISTINCT name) FILTER (WHERE confdeltype IN ('c', 'n', 'd')), '{}') AS deletes_spread_by
@@ -176,6 +199,10 @@ WHERE application_name = %(application)s AND pid <> ALL (%(spared)s::int[])
 -- name: end_sessions
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = %(application)s AND pid <> ALL (%(spared)s::int[])
+
+-- name: ever_locked
+-- Which of these tables a copy has ever locked: by name, as locks are called.
+SELECT l.name FROM safecopy.lock l WHERE l.name = ANY (%(names)s::text[]) ORDER BY 1
 
 -- name: size
 SELECT pg_relation_size(%(oid)s::oid) AS bytes

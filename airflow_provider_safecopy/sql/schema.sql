@@ -10,14 +10,15 @@ SELECT pg_advisory_xact_lock(hashtextextended('safecopy.schema', 0))
 -- name: present
 -- Read from the catalog: a role without USAGE may not even ask to_regclass for what is in the schema. `mine`: an
 -- earlier layout that this role may bring up.
-SELECT count(c.oid) = 5 AND count(a.attname) = 2 AS made, count(n.oid) > 0 AS schema_made,
+SELECT count(c.oid) = 5 AND count(a.attname) = 3 AS made, count(n.oid) > 0 AS schema_made,
        COALESCE(bool_and(pg_has_role(n.nspowner, 'USAGE') AND (c.oid IS NULL OR pg_has_role(c.relowner, 'USAGE'))), false)
            AS mine, max(n.oid::bigint) AS oid
 FROM pg_namespace n
 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'r'
                     AND c.relname IN ('lock', 'member', 'lock_event', 'receipt', 'watermark')
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid
-                        AND (c.relname::text, a.attname::text) IN (('lock', 'members'), ('receipt', 'origin'))
+                        AND (c.relname::text, a.attname::text) IN (('lock', 'members'), ('receipt', 'target_state'),
+                                                                 ('watermark', 'target_files'))
 WHERE n.nspname = 'safecopy'
 
 -- name: usable
@@ -57,7 +58,7 @@ SELECT told FROM (
 CREATE SCHEMA IF NOT EXISTS safecopy
 
 -- name: comment
-COMMENT ON SCHEMA safecopy IS 'SafeCopy: lock, receipts, watermarks and staging tables. Layout 3.'
+COMMENT ON SCHEMA safecopy IS 'SafeCopy: lock, receipts, watermarks and staging tables. Layout 4.'
 
 -- name: lock
 -- One row per lock name, never deleted. `token` only grows: by one with each change of owner.
@@ -151,7 +152,9 @@ CREATE INDEX IF NOT EXISTS receipt_target ON safecopy.receipt (target, id)
 
 -- name: receipt_columns
 -- Apart, because layouts 1 and 2 had the table without them; all they wrote was a replace. `origin` says what was read,
--- as a digest. An append does not count the whole table: its `row_count` and `previous_rows` are NULL.
+-- as a digest. An append does not count the whole table: its `row_count` and `previous_rows` are NULL. `target_state` is
+-- how the target was found and left, by which a later copy sees whether the rows are still there; `follows` is the
+-- receipt of the same slice whose rows are not, 0 where there is none.
 ALTER TABLE safecopy.receipt
     ADD COLUMN IF NOT EXISTS write_mode text NOT NULL DEFAULT 'replace',
     ADD COLUMN IF NOT EXISTS slice      text,
@@ -161,12 +164,20 @@ ALTER TABLE safecopy.receipt
     ADD COLUMN IF NOT EXISTS deleted    bigint,
     ADD COLUMN IF NOT EXISTS unchanged  bigint,
     ADD COLUMN IF NOT EXISTS watermark  jsonb,
+    ADD COLUMN IF NOT EXISTS follows    bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS target_state jsonb,
     ALTER COLUMN row_count DROP NOT NULL,
     ALTER COLUMN previous_rows DROP NOT NULL
 
 -- name: receipt_slice
--- A slice is appended to a target once: not even two runs that both think they hold the lock can do it twice.
-CREATE UNIQUE INDEX IF NOT EXISTS receipt_slice ON safecopy.receipt (target, slice) WHERE write_mode = 'append'
+-- A slice is appended to a target once, and once more when its rows are gone: not even two runs that both think they
+-- hold the lock can do it twice. Layout 3 had the index without `follows`.
+DROP INDEX IF EXISTS safecopy.receipt_slice;
+CREATE UNIQUE INDEX receipt_slice ON safecopy.receipt (target, slice, follows) WHERE write_mode = 'append'
+
+-- name: receipt_texts
+-- Layout 3 kept the text of `where` and of queries, and with it the values in them. What is left says where it was read.
+UPDATE safecopy.receipt SET proof = proof - 'read' WHERE proof ? 'read' AND target_state IS NULL
 
 -- name: watermark
 -- How far a target has read an origin. Losing a row of it costs no more than reading everything once more.
@@ -183,6 +194,14 @@ CREATE TABLE IF NOT EXISTS safecopy.watermark (
     updated_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (target, origin)
 )
+
+-- name: watermark_columns
+-- Apart, because layout 3 had the table without it: the files of the target when the watermark was put.
+ALTER TABLE safecopy.watermark ADD COLUMN IF NOT EXISTS target_files jsonb
+
+-- name: watermark_texts
+UPDATE safecopy.watermark SET source = regexp_replace(regexp_replace(source, ' WHERE .*$', ''), '^(\S+) \(.*$', '\1 the query')
+WHERE target_files IS NULL
 
 -- name: grant_schema
 GRANT USAGE, CREATE ON SCHEMA safecopy TO {}

@@ -6,25 +6,35 @@ SELECT count(*) = 2
 FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid
 WHERE n.nspname = 'safecopy' AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
   AND (c.relname = 'watermark' OR c.relname = 'receipt'
-       AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'origin'))
+       AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'target_state'))
 
 -- name: of_origin
-SELECT value, type, basis, target_oid = %(oid)s::oid AND target_oid <> 0 AS same_target
+-- `moved`: a table of the target has another file than it had. TRUNCATE gives it one, and so does a rewrite that keeps all
+-- rows, as VACUUM FULL; partitions that came or went do not count.
+SELECT value, type, basis, target_oid = %(oid)s::oid AND target_oid <> 0 AS same_target,
+       EXISTS (SELECT FROM jsonb_each_text(target_files) AS f(oid, file)
+               WHERE pg_relation_filenode(f.oid::oid)::text <> f.file
+                 AND (f.oid::oid = %(oid)s::oid OR f.oid::oid IN (SELECT relid FROM pg_partition_tree(%(oid)s::oid)))) AS moved
 FROM safecopy.watermark WHERE target = %(target)s AND origin = %(origin)s
 
 -- name: put
 -- Only in the place of the one that was read from (`stored`), if there was one: whoever deleted that meanwhile wants
 -- everything read again. The target's oid is asked for only now: it may have been made in this very transaction.
 INSERT INTO safecopy.watermark AS w
-    (target, origin, source, cursor_column, type, value, basis, target_oid, token)
+    (target, origin, source, cursor_column, type, value, basis, target_oid, token, target_files)
 SELECT %(target)s, %(origin)s, %(source)s, %(cursor_column)s, %(type)s, %(value)s, %(basis)s,
        COALESCE((SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                 WHERE n.nspname::text = %(schema)s::text AND c.relname::text = %(name)s::text), 0), %(token)s
+                 WHERE n.nspname::text = %(schema)s::text AND c.relname::text = %(name)s::text), 0), %(token)s,
+       (SELECT jsonb_object_agg(t.oid::text, pg_relation_filenode(t.oid))
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        CROSS JOIN LATERAL (SELECT relid::oid AS oid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) AS t
+        WHERE n.nspname::text = %(schema)s::text AND c.relname::text = %(name)s::text
+          AND pg_relation_filenode(t.oid) IS NOT NULL)
 WHERE %(stored)s::text IS NULL
    OR EXISTS (SELECT FROM safecopy.watermark WHERE target = %(target)s AND origin = %(origin)s)
 ON CONFLICT (target, origin) DO UPDATE
 SET type = EXCLUDED.type, value = EXCLUDED.value, basis = EXCLUDED.basis, target_oid = EXCLUDED.target_oid,
-    token = EXCLUDED.token, updated_at = EXCLUDED.updated_at
+    target_files = EXCLUDED.target_files, token = EXCLUDED.token, updated_at = EXCLUDED.updated_at
 WHERE w.value = %(stored)s::text
 
 -- name: forget_origin

@@ -16,6 +16,7 @@ import psycopg
 from psycopg.sql import SQL, Composed
 
 from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import AbortedError, StageTimeoutError
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.blockers import Blockers
@@ -150,7 +151,7 @@ def _failing(job: Job, what: str, work: Callable[[], object]) -> Iterator[str]:
     except psycopg.errors.QueryCanceled:
         yield f"{what}: the time of publish_timeout was over"
     except psycopg.Error as error:
-        yield f"{what}: {str(error).strip()}"
+        yield f"{what}: {describe(error)}"
 
 
 def _patiently(job: Job, statement: Composed, stage: Stage, what: TableName) -> None:

@@ -18,6 +18,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from airflow_provider_safecopy import sql, wire
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import SafeCopyError, StageTimeoutError
 from airflow_provider_safecopy.transfer import lock_retry
 from airflow_provider_safecopy.transfer.blocker import Blocker, list_blockers
@@ -206,7 +207,7 @@ class Blockers:
                 return  # the step is over: the next will show whether it is still there
             warning = f"ended {blocker}, which had held up the publish for {seconds:.1f} s"
         except psycopg.errors.InsufficientPrivilege as error:
-            warning = f"{blocker} held up the publish and could not be ended: {str(error).strip()}"
+            warning = f"{blocker} held up the publish and could not be ended: {describe(error)}"
         self._dealt_with.add((blocker.pid, began))
         self.warnings.append(warning)
         log.warning("publish: %s", warning)

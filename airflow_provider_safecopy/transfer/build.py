@@ -17,6 +17,7 @@ from typing import Literal, LiteralString
 import psycopg
 
 from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import Refusal, StageError, StageTimeoutError
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.blockers import Blockers
@@ -148,7 +149,7 @@ def finish(job: Job, build: Build) -> None:
         except psycopg.Error as error:
             if step.kind != "analysis" or isinstance(error, psycopg.errors.QueryCanceled):
                 raise _failed(job, step, error) from error
-            log.warning("prepare: %s was not analyzed: %s", job.plan.target_name, error)
+            log.warning("prepare: %s was not analyzed: %s", job.plan.target_name, describe(error))
         log.info("prepare: %s %s of %s, %.2f s", step.kind, step.name, job.plan.target_name, time.monotonic() - started)
 
 
@@ -195,7 +196,7 @@ def _failed(job: Job, step: Step, error: psycopg.Error) -> StageError:
         hint = "the rows of the source do not fit the target: mend them, or leave them out with where"
     elif error.sqlstate in _NOT_FOUND:
         hint = f"give names in your functions their schema, or {_INSTEAD}"
-    told = str(error).strip() if violated or not late else f"not done within {job.plan.spec.timeouts.publish:g} s"
+    told = describe(error) if violated or not late else f"not done within {job.plan.spec.timeouts.publish:g} s"
     return (StageTimeoutError if late else StageError)(
         f"prepare: {step.kind} {name} of {job.plan.target_name} cannot be built: {told}; nothing was changed",
         stage="prepare",
@@ -215,5 +216,10 @@ def _refused(label: str, role: str, why: str, told: str) -> Refusal:
 _OBSTACLES: dict[str, tuple[str, str, str]] = {
     "invalid index": ("invalid_index", "has an index that is invalid, or not yet built: {}", "REINDEX or drop it"),
     "whole row": ("not_built", "has an expression that takes the whole row: {}", _INSTEAD),
+    "sequence used": (
+        "sequence_used",
+        "has an identity whose sequence others use, and a swap would have to drop: {}",
+        "ask for publish=delta or publish=delete_insert, or give them a sequence of their own",
+    ),
     "granted by another": ("not_built", "has a sequence with grants by others than its owner: {}", _INSTEAD),
 }

@@ -61,7 +61,8 @@ class Relation:
     `filtered`: row security would hide rows from this role. `deletes_spread_by`: foreign keys whose ON
     DELETE action would change other tables. `published_without_identity`: DELETE is refused by a
     publication that has no key to name the row by; `update_without_identity`: UPDATE is. `meddlers`: row triggers
-    that fire before INSERT or UPDATE, and may have rows other than they come.
+    that fire before INSERT or UPDATE, and may have rows other than they come; `triggers`: all that are enabled.
+    `kin`: its partitions, and what it is a partition of.
     """
 
     name: TableName | None
@@ -82,6 +83,8 @@ class Relation:
     update_without_identity: bool = False
     rules: tuple[str, ...] = ()
     meddlers: tuple[str, ...] = ()
+    triggers: tuple[str, ...] = ()
+    kin: tuple[TableName, ...] = ()
     referenced_by: tuple[str, ...] = ()
     deletes_spread_by: tuple[str, ...] = ()
     estimated_rows: int = 0
@@ -109,9 +112,10 @@ def describe(session: Session, name: TableName) -> Relation | None:
     inner = type_facts(session, [oid for _, oid in numbers_and_types])
     columns = tuple(Column(**row, **inner[oid]) for row, (_, oid) in zip(rows, numbers_and_types, strict=True))
     lists: dict[str, Any] = {
-        key: tuple(found.pop(key)) for key in ("rules", "meddlers", "referenced_by", "deletes_spread_by")
+        key: tuple(found.pop(key)) for key in ("rules", "meddlers", "triggers", "referenced_by", "deletes_spread_by")
     }
-    return Relation(name=TableName(schema, name.name), columns=columns, **lists, **found)
+    kin = tuple(map(TableName, found.pop("kin_schemas"), found.pop("kin_names")))
+    return Relation(name=TableName(schema, name.name), columns=columns, kin=kin, **lists, **found)
 
 
 def describe_query(session: Session, source_sql: str) -> Relation:

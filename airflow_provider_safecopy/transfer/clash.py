@@ -14,6 +14,7 @@ import psycopg
 from psycopg.sql import Composed
 
 from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer import difference
 from airflow_provider_safecopy.transfer.job import Job
@@ -71,7 +72,7 @@ def around(job: Job, of: Comparison, ways: Ways) -> Mapping[str, int]:
             return run(job, delta.write(of, difference.tally(job, of)))
     except (psycopg.IntegrityError, psycopg.DataError) as error:
         raise StageError(
-            f"publish into {of.target} failed: {str(error).strip()}; rows whose unique values change could be written in "
+            f"publish into {of.target} failed: {describe(error)}; rows whose unique values change could be written in "
             "no other order either; nothing was changed",
             stage="publish",
             sqlstate=error.sqlstate,
@@ -113,7 +114,7 @@ def _parked(job: Job, statement: Composed) -> bool:
         with job.connection.transaction():
             job.connection.execute(statement)
     except (psycopg.IntegrityError, psycopg.DataError) as error:
-        log.debug("not to be parked so: %s", error)
+        log.debug("not to be parked so: %s", describe(error))
         return False
     return True
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import psycopg
 
 from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.diagnosis import rows_shown
 from airflow_provider_safecopy.errors import PlanError, Refusal, VerifyError
 from airflow_provider_safecopy.transfer import inplace, key, statements
 from airflow_provider_safecopy.transfer.catalog import Relation
@@ -97,7 +98,8 @@ def prepare(job: Job, missing: Missing) -> Comparison:
         job.connection.execute(difference.unique_keys(of))
     except psycopg.errors.UniqueViolation as error:
         example = (error.diag.message_detail or "").removesuffix(" is duplicated.")
-        _demand(job, of, job.target.value(difference.repeated(of)), f"repeat another's key ({example})", "repeated")
+        problem = f"repeat another's key ({example})" if rows_shown.get() else "repeat another's key"
+        _demand(job, of, job.target.value(difference.repeated(of)), problem, "repeated")
         raise
     if not _are_few(job):
         job.connection.execute(difference.analyze(of.staging, of.key.names))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Literal
 
 import psycopg
 
 from airflow_provider_safecopy import memory
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import ConfigError, Refusal
 from airflow_provider_safecopy.transfer import (
     aftermath,
@@ -28,8 +30,8 @@ from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.key import paired_by
 from airflow_provider_safecopy.transfer.ledger import Ledger, look_up
 from airflow_provider_safecopy.transfer.match import Match
-from airflow_provider_safecopy.transfer.model import Extent, MiB
-from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.model import Extent, MiB, Way
+from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import LOCKED, PsqlBinary, find
 from airflow_provider_safecopy.transfer.session import Session, SettingsChangedError
@@ -101,7 +103,8 @@ def draft(
             *guard.told(spec),
         ),
         warnings=(
-            *_warnings(binary, source, target, there),
+            *_warnings(binary, source, target),
+            *_warnings_of_way(publish, there),
             *match.warnings,
             *(ledger.warnings if ledger else ()),
         ),
@@ -212,7 +215,7 @@ def _bad_sql(option: str, session: Session, error: psycopg.Error) -> Refusal:
         "give names their schema: SafeCopy runs with search_path = pg_catalog" if unknown else "check it on the source"
     )
     return Refusal(
-        "bad_sql", f"{option}: {session.endpoint} cannot run it: {str(error).strip()} [{error.sqlstate}]", hint=hint
+        "bad_sql", f"{option}: {session.endpoint} cannot run it: {describe(error)} [{error.sqlstate}]", hint=hint
     )
 
 
@@ -268,15 +271,32 @@ def _spool(spec: CopySpec, transfer: str, size: int | None) -> list[Refusal]:
     return spool.refusals(spec.spool_dir, needed=needed, limit=spec.spool_limit)
 
 
-def _warnings(binary: PsqlBinary | None, source: Session, target: Session, taken: Relation | None) -> list[str]:
+def _warnings(binary: PsqlBinary | None, source: Session, target: Session) -> list[str]:
     found = []
     newest = max(source.server.major, target.server.major)
     if binary and binary.major < newest:
         found.append(f"psql {binary.major} is older than the server ({newest}); it will do, a newer one is better")
     if ignored := sorted({*source.endpoint.ignored, *target.endpoint.ignored}):
         found.append(f"{', '.join(ignored)} in the environment: ignored; a connection alone says where it goes")
-    if taken and taken.referenced_by:
-        found.append(
-            f"{taken.label} is referenced by {', '.join(taken.referenced_by)}: publishing fails while rows refer to it"
-        )
+    if target.server.publications:
+        found.append(publishing(target.server.publications))
     return found
+
+
+def publishing(publications: tuple[str, ...]) -> str:
+    """What is wrong where publications send the tables of the schema safecopy to subscribers."""
+    return (
+        f"the target publishes the tables of the schema safecopy by {', '.join(map(spell, publications))}: a subscriber "
+        "that lacks them stops at the first copy; name the tables to publish, or make the schema safecopy there too"
+    )
+
+
+def _warnings_of_way(way: Way, relation: Relation | None) -> Iterator[str]:
+    """What a way to publish does that a person had better know."""
+    if relation is None:
+        return
+    if way == "delete_insert" and relation.referenced_by:
+        yield f"{relation.label} is referenced by {', '.join(relation.referenced_by)}: publishing fails while rows refer to it"
+    if way == "swap" and relation.triggers:
+        named = ", ".join(map(spell, relation.triggers))
+        yield f"{relation.label}: its triggers do not fire in a swap ({named}); ask for publish=delete_insert if they must"

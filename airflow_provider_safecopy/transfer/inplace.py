@@ -39,6 +39,26 @@ def demand_same_table(job: Job) -> None:
         changed = f"{plan.target_name} is not the table it was when this copy was planned"
         refusal = Refusal("target_changed", changed, str(plan.target_name), hint="run the copy again")
         raise PlanError((refusal,), retryable=True)
+    _require_known_kin(job, [str(each) for each in now.kin if each not in then.kin])
+
+
+def _require_known_kin(job: Job, came: list[str]) -> None:
+    """Raise `PlanError`, worth a retry, when a table that copies write into was attached since the lock was taken.
+
+    Its copy was not excluded by our lock, and may have published rows newer than ours.
+    """
+    if not came or not (copied := [row["name"] for row in job.target.all(_CATALOG["ever_locked"], {"names": came})]):
+        return
+    message = (
+        f"{job.plan.target_name} and {', '.join(copied)} have become partition and parent since this copy was planned"
+    )
+    refusal = Refusal("target_changed", message, str(job.plan.target_name), hint="run the copy again")
+    raise PlanError((refusal,), retryable=True)
+
+
+def is_empty(job: Job) -> bool:
+    """Whether the target holds no row; asked under its lock, before anything is written."""
+    return not job.target.value(statements.any_row(statements.select((), job.plan.target_name, None)))
 
 
 def insert(job: Job) -> int:

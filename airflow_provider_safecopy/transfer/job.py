@@ -19,7 +19,10 @@ from airflow_provider_safecopy.transfer.verify import Verification
 
 @dataclass(frozen=True)
 class Right:
-    """Who publishes, under which right; with the proofs it becomes a receipt."""
+    """Who publishes, under which right; with the proofs it becomes a receipt.
+
+    `task`: the mapped task it is one instance of (`member`, in the run `run`); None where it is none.
+    """
 
     lock: str
     token: int
@@ -27,6 +30,9 @@ class Right:
     attempt: UUID
     owner: str
     application_name: str
+    run: str = ""
+    task: str | None = None
+    member: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from airflow_provider_safecopy.transfer.cursor import Cursor, cursor_of
 from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.origin import Origin, basis_of, origin_of
 from airflow_provider_safecopy.transfer.session import Session
-from airflow_provider_safecopy.transfer.slice import Appended
+from airflow_provider_safecopy.transfer.slice import Appended, Vanished
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
 _WATERMARK = sql.load("watermark")
@@ -24,10 +24,11 @@ _WATERMARK = sql.load("watermark")
 
 @dataclass(frozen=True)
 class Stored:
-    """A watermark as the ledger has it. `stale` says why it does not count any more; None where it does."""
+    """A watermark as the ledger has it. `stale` says why it does not count any more; None where it does; `empty`, whether the target is."""
 
     value: str
     stale: str | None = None
+    empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Ledger:
     """What one copy finds in the ledger, and will enter. Made anew with each plan; the last one under the lock.
 
     `told` is the origin as the target can spell it, `basis` what its name stands for now. `appended`: the slice is there
-    already. `slice` of an incremental copy is the interval, where nothing else was asked for.
+    already; `follows`: the receipt of it whose rows are gone, 0 where there is none; `was_empty`: the target was found
+    without rows. `slice` of an incremental copy is the interval, where nothing else was asked for.
     """
 
     origin: Origin
@@ -43,6 +45,8 @@ class Ledger:
     basis: str
     slice: str | None = None
     appended: Appended | None = None
+    follows: int = 0
+    was_empty: bool = False
     stored: Stored | None = None
     bounds: Bounds | None = None
     reasons: tuple[str, ...] = ()
@@ -72,24 +76,38 @@ def look_up(
     """What the ledger says of this copy. Reads only. `sessions` and `relations` are source and target, which may be still to be made."""
     (source, target), (given, taken) = sessions, relations
     origin = origin_of(spec, source, given, pairs)
-    ledger = Ledger(origin, _spellable(target, str(origin)), basis_of(source, given), spec.slice)
+    ledger = Ledger(origin, _spellable(target, origin.label), basis_of(source, given), spec.slice)
     if spec.slice is not None:
         refusals += _of_slice(target, spec.slice)
     if refusals:
         return ledger
     kept = bool(target.value(_WATERMARK["readable"]))
     if spec.write_mode == "append" and spec.slice is not None and kept:
-        table = (taken and taken.name) or spec.target_table
-        found = slices.find(target, table, spec.slice, origin, ledger.told)
-        refusals += [found] if isinstance(found, Refusal) else []
-        return replace(ledger, appended=found if isinstance(found, Appended) else None)
+        return _appended(ledger, spec, target, taken, refusals)
     if spec.cursor_column is not None and (cursor := cursor_of(spec.cursor_column, pairs, refusals)):
         if kept and taken is not None:
-            ledger = replace(ledger, stored=_stored(target, taken, ledger, cursor))
+            stored = _stored(target, taken, ledger, cursor)
+            ledger = replace(ledger, stored=stored, was_empty=bool(stored and stored.empty))
         if refused := _of_watermark(source, taken, ledger, cursor):
             refusals += refused
             return ledger
         return _bounded(ledger, spec, source, cursor, refusals)
+    return ledger
+
+
+def _appended(
+    ledger: Ledger, spec: CopySpec, target: Session, taken: Relation | None, refusals: list[Refusal]
+) -> Ledger:
+    """Return the ledger with what it has of the slice."""
+    table = (taken and taken.name) or spec.target_table
+    found = slices.find(target, table, taken.oid if taken else 0, str(spec.slice), ledger.origin)
+    if isinstance(found, Refusal):
+        refusals.append(found)
+    elif isinstance(found, Vanished):
+        reason = f"slice {spec.slice} is appended once more: its rows are gone: {found.why}"
+        return replace(ledger, follows=found.receipt, was_empty=found.empty, reasons=(reason,))
+    elif found is not None:
+        return replace(ledger, appended=found)
     return ledger
 
 
@@ -105,9 +123,10 @@ def _stored(target: Session, taken: Relation, ledger: Ledger, cursor: Cursor) ->
         stale = "the source has been made anew since"
     elif not row["same_target"]:
         stale = f"{taken.label} has been made anew since"
-    elif taken.name and _is_empty(target, taken.name):
-        stale = f"{taken.label} is empty"
-    return Stored(row["value"], stale)
+    elif row["moved"]:
+        stale = f"{taken.label} has been truncated or rewritten since"
+    empty = taken.name is not None and _is_empty(target, taken.name)
+    return Stored(row["value"], f"{taken.label} is empty" if empty else stale, empty=empty)
 
 
 def _is_empty(target: Session, table: TableName) -> bool:

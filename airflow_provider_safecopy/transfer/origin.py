@@ -19,6 +19,7 @@ from airflow_provider_safecopy.transfer.spec import CopySpec
 
 _WATERMARK = sql.load("watermark")
 _TOLD = 200
+_SHORT = 12
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class Origin:
     def digest(self) -> str:
         """Equal for equal origins, in any process and version of Python."""
         return _digest(json.dumps(asdict(self), sort_keys=True))
+
+    @property
+    def label(self) -> str:
+        """What is kept of it for people: of `where` and of a query a digest, for their literals may be data."""
+        what = self.table or f"query {_digest(self.query or '')[:_SHORT]}"
+        return f"{self.endpoint} {what}" + (f" WHERE {_digest(self.where)[:_SHORT]}" if self.where else "")
 
     def __str__(self) -> str:
         what = self.table or f"({self.query})"

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from airflow_provider_safecopy import memory
+from airflow_provider_safecopy.diagnosis import describe_output
 from airflow_provider_safecopy.endpoint import Endpoint, leave_no_core
 from airflow_provider_safecopy.errors import ConfigError, StageError, StageTimeoutError
 from airflow_provider_safecopy.transfer.stdio import buffered_input
@@ -202,7 +203,7 @@ class Psql:
         retryable: bool | None = None,
     ) -> StageError:
         """The error that tells what went wrong, in psql's own last words."""
-        said = self.transcript.tail
+        said = describe_output(self.transcript.tail)
         sqlstate = self.transcript.sqlstate
         # A standby refuses to begin a transaction that writes; the plan has seen a primary.
         if sqlstate == LOCKED and kind is StageError:

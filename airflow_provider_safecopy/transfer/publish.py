@@ -18,6 +18,7 @@ from psycopg.sql import SQL
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError
 from airflow_provider_safecopy.transfer import (
     aftermath,
@@ -27,6 +28,7 @@ from airflow_provider_safecopy.transfer import (
     inplace,
     receipt,
     sequence,
+    sibling,
     statements,
     watermark,
 )
@@ -193,11 +195,13 @@ def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
     )
     job.fence(job.connection)
     if job.plan.spec.write_mode == "append":
-        slices.demand_new(job.target, job.plan.target_name, str(job.plan.spec.slice))
+        follows = job.plan.ledger.follows if job.plan.ledger else 0
+        slices.require_unchanged(job.target, job.plan.target_name, str(job.plan.spec.slice), follows)
     if vacuumed:
         inplace.stop_autovacuum(job)
     written = WAYS[job.plan.publish].write(job, before.prepared)
     guard.demand_size(job.plan, previous=written.previous, held=written.held)
+    sibling.require_none(job.target, job.plan, job.right)  # under the table's lock, which waits for a sibling's COMMIT
     if before.drops:
         _drop_unread(job)
     entered = receipt.write(job, written, before.move)
@@ -222,7 +226,7 @@ def _translated(job: Job, error: psycopg.Error) -> StageError:
     kind = StageTimeoutError if isinstance(error, psycopg.errors.QueryCanceled) else StageError
     violated = isinstance(error, psycopg.IntegrityError | psycopg.DataError)
     return kind(
-        f"publish into {plan.target_name} failed: {str(error).strip()}; nothing was changed",
+        f"publish into {plan.target_name} failed: {describe(error)}; nothing was changed",
         stage="publish",
         sqlstate=error.sqlstate,
         retryable=not violated and error.sqlstate != "42501",

@@ -55,6 +55,10 @@ def _row(job: Job, written: Written, move: Move | None) -> dict[str, Any]:
     decisions: dict[str, str] = {"format": plan.format, "publish": plan.publish, "verify": plan.spec.verify}
     if ledger is not None:
         decisions["read"] = ledger.told
+    if plan.spec.write_mode == "upsert":
+        decisions["missing"] = plan.spec.missing
+    if right.task is not None:
+        decisions |= {"run": right.run, "task": right.task, "member": right.member}
     entry = _entry(job, move)
     return {
         "lock": right.lock,
@@ -75,6 +79,10 @@ def _row(job: Job, written: Written, move: Move | None) -> dict[str, Any]:
         "deleted": written.deleted,
         "unchanged": written.unchanged,
         "watermark": None if entry is None else Jsonb(entry),
+        "follows": ledger.follows if ledger else 0,
+        "was_empty": written.was_empty or bool(ledger and ledger.was_empty),
+        "schema": plan.target_name.schema,
+        "name": plan.target_name.name,
     }
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import psycopg
 
 from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import StageError, VerifyError
-from airflow_provider_safecopy.transfer import clash, difference, inplace, statements
+from airflow_provider_safecopy.transfer import clash, difference, guard, inplace, statements
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.reference import ACTIONS, Reference, references
 from airflow_provider_safecopy.transfer.statements import clash as clashing
@@ -41,9 +43,14 @@ def write(job: Job, of: Comparison) -> Written:
     """
     found = difference.find(job, of)
     previous = _previous(job, of, found)
+    if of.missing != "keep":  # before anything is written; of marked rows the table does not get smaller
+        left = job.verification.rows - found.get(NEW, 0) + found.get(VANISHED, 0) + found.get(MARKED, 0)
+        guard.demand_size(job.plan, previous=left, held=job.verification.rows)
+    # What others do with the answer (slices, watermarks) matters only where a replace does not answer it anyhow.
+    was_empty = job.plan.spec.write_mode != "replace" and inplace.is_empty(job)
     if not found:
         job.connection.execute(statements.drop_staging(of.difference))
-        return Written(0, 0, 0, job.verification.rows, previous, previous)
+        return Written(0, 0, 0, job.verification.rows, previous, previous, was_empty)
     referring = references(job.target, job.plan.target_oid)
     clashes = clash.find(job, of)
     if clashes and CHANGED in found:
@@ -59,7 +66,7 @@ def write(job: Job, of: Comparison) -> Written:
     if watched or job.plan.spec.verify == "full":
         job.connection.execute(statements.set_local("search_path", "pg_catalog"))
         difference.demand_none(job, of)
-    return written
+    return replace(written, was_empty=was_empty)
 
 
 def _written(job: Job, of: Comparison, ways: clash.Ways, found: Mapping[str, int]) -> Mapping[str, int]:
@@ -70,7 +77,7 @@ def _written(job: Job, of: Comparison, ways: clash.Ways, found: Mapping[str, int
         with job.connection.transaction():
             return clash.run(job, delta.write(of, found))
     except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation) as error:
-        log.info("%s: %s: rows may exchange what must be unique, writing them another way", of.target, error)
+        log.info("%s: %s: rows may exchange what must be unique, writing them another way", of.target, describe(error))
         return clash.around(job, of, ways)
 
 

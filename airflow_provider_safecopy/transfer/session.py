@@ -39,6 +39,9 @@ _GONE_WITHIN = 10.0
 _READING = "safecopy_reading"
 _ANSWER_SECONDS = 5.0
 
+# From this version on a publication may name schemas.
+_SCHEMAS_PUBLISHED = 150000
+
 
 class SettingsChangedError(StageError):
     """SQL that was run on a server changed settings that decide what rows mean: `names` says which."""
@@ -58,6 +61,7 @@ class Server:
     """What a server says of itself. `identity` is equal for two sessions in one database, and unequal else.
 
     `grantees` are roles that default privileges give rights on the tables this role makes; an empty name is PUBLIC.
+    `publications`: those that send the tables of the schema safecopy to subscribers; not asked of a source.
     """
 
     major: int
@@ -73,6 +77,7 @@ class Server:
     identity: str
     grantees: tuple[str, ...]
     deadlock_seconds: float
+    publications: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -253,18 +258,24 @@ def end_stage_sessions(session: Session, *, application_name: str, spared: tuple
 
 def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_only: bool, lock_wait: float) -> Session:
     """All in one message, and hence one transaction."""
-    words = ("own", "pin", "server", *(("read_only",) if read_only else ()))
+    more = (
+        "publications",
+        *(("publications_of_schema",) if connection.info.server_version >= _SCHEMAS_PUBLISHED else ()),
+    )
+    words = ("own", "pin", "server", *(("read_only",) if read_only else more))
     # Asked first, what the role has; all else finds its names in pg_catalog alone.
     asked = [SQL(_CATALOG[word]) for word in words]
     with connection.cursor(row_factory=dict_row) as cursor:
         patient = keep_timeout("lock_timeout", lock_wait)
         cursor.execute(SQL("; ").join([asked[0], *settings.session_pins(), *asked[1:], patient]))
-        told: list[dict[str, Any]] = []
+        told: list[list[dict[str, Any]]] = []
         while True:
-            told += cursor.fetchall() if cursor.description else []
+            if cursor.description:
+                told.append(cursor.fetchall())
             if not cursor.nextset():
                 break
-    own, _, facts, *_ = told
+    (own,), _, (facts,), *rest = told
     path = tuple(own.pop("search_path"))
+    publications = () if read_only else tuple(row["name"] for rows in rest[: len(more)] for row in rows)
     facts["grantees"] = tuple(facts["grantees"])
-    return Session(endpoint.reached_by(connection), connection, Server(**facts, **own), path)
+    return Session(endpoint.reached_by(connection), connection, Server(**facts, **own, publications=publications), path)

@@ -1,4 +1,9 @@
-"""A slice: what one append adds to a target, by name; it is added once."""
+"""A slice: what one append adds to a target, by name; it is added once, and again only when its rows are gone.
+
+A receipt says that a slice was appended. Whether its rows are still there is judged by the table: its OID, whether it
+is empty or was found empty or replaced since, and the files its rows were put into. Where the table does not tell, the
+copy is refused: neither may rows be missing, nor may they be there twice.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from typing import Any
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import PlanError, Refusal
+from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.origin import Origin
 from airflow_provider_safecopy.transfer.session import Session
@@ -27,36 +33,101 @@ class Appended:
     digest: str | None
 
 
-def find(target: Session, table: TableName, name: str, origin: Origin, told: str) -> Appended | Refusal | None:
-    """That the slice is there already; that it is, but of other rows; or None."""
-    row = target.one(_RECEIPT["of_slice"], {"target": str(table), "slice": name})
+@dataclass(frozen=True)
+class Vanished:
+    """That a slice was appended by the receipt `receipt`, and `why` its rows are certainly not there any more.
+
+    `empty`: because the whole table is empty.
+    """
+
+    receipt: int
+    why: str
+    empty: bool = False
+
+
+def find(
+    target: Session, table: TableName, oid: int, name: str, origin: Origin
+) -> Appended | Vanished | Refusal | None:
+    """Return what became of the slice in `table` (`oid`, 0 where there is none yet); None where it never was there."""
+    row = target.one(_RECEIPT["of_slice"], {"target": str(table), "slice": name, "oid": oid})
     if row is None:
         return None
+    if (vanished := _vanished(target, table, oid, row)) is not None:
+        return vanished
+    if (doubt := _doubt(target, row)) is not None:
+        return _unsure(table, name, row, doubt)
     if row["origin"] != origin.digest:
-        return _taken(table, name, row, told)
+        return _taken(table, name, row, str(origin))
     return Appended(
         row["lock"], row["token"], row["attempt"], row["published_at"], row["inserted"], row["bytes"], row["digest"]
     )
 
 
-def demand_new(target: Session, table: TableName, name: str) -> None:
-    """Inside the publish. Raises `PlanError`, worth a retry, when somebody has appended the slice since."""
-    if row := target.one(_RECEIPT["of_slice"], {"target": str(table), "slice": name}):
+def require_unchanged(target: Session, table: TableName, name: str, follows: int) -> None:
+    """Raise `PlanError`, worth a retry, when the slice has been appended since it was looked for; inside the publish."""
+    row = target.one(_RECEIPT["last_of_slice"], {"target": str(table), "slice": name})
+    if row is not None and row["id"] != follows:
         raise already(table, name, f"token {row['token']} did, at {row['published_at']}")
 
 
+def _vanished(target: Session, table: TableName, oid: int, row: dict[str, Any]) -> Vanished | None:
+    """Return why none of the rows can be there any more, or None."""
+    events = {"replaced": "has been replaced", "another": "has been made anew"}
+    if row["inserted"] != 0:  # of no rows none can be missing
+        events["emptied"] = "has been found empty by a later copy"
+    why = next((told for event, told in events.items() if row[event] or (event == "another" and oid == 0)), None)
+    if why is not None or row["inserted"] == 0:
+        return None if why is None else Vanished(row["id"], f"{table} {why}")
+    if not target.value(statements.any_row(statements.select((), table, None))):
+        return Vanished(row["id"], f"{table} is empty", empty=True)
+    put = row["kept"] + row["gone"] + row["unreadable"] + len(row["names"])
+    if put and not row["kept"] and not row["unreadable"] and not _filled(target, row):
+        return Vanished(row["id"], f"the partitions of {table} it was added to are empty or gone")
+    return None
+
+
+def _doubt(target: Session, row: dict[str, Any]) -> str | None:
+    """Return why rows may be missing, where nothing proves that all or none of them are there."""
+    if row["thinned"]:
+        return "a copy with missing=delete has deleted rows since"
+    if filled := _filled(target, row):
+        named = ", ".join(map(str, filled))
+        return f"{named} has been truncated or rewritten since (TRUNCATE, VACUUM FULL, CLUSTER, ALTER TABLE), and holds rows"
+    if row["unreadable"]:
+        return "a partition that this role may not read has been truncated or rewritten since"
+    if row["gone"] or row["names"]:
+        return "some of the partitions it was added to are empty or gone, and others are not"
+    return None
+
+
+def _filled(target: Session, row: dict[str, Any]) -> list[TableName]:
+    """Return the tables with another file than rows were put into that hold rows all the same."""
+    tables = [TableName(*each) for each in zip(row["schemas"], row["names"], strict=True)]
+    return [each for each in tables if target.value(statements.any_row(statements.select((), each, None)))]
+
+
+def _unsure(table: TableName, name: str, row: dict[str, Any], doubt: str) -> Refusal:
+    return Refusal(
+        "slice_unsure",
+        f"{table}: slice {name} was appended at {row['published_at']} (token {row['token']}), and nothing tells whether "
+        f"its rows are still there: {doubt}",
+        table=str(table),
+        hint="look for its rows: if they are there, there is nothing to copy; if not, give this copy another slice",
+    )
+
+
 def already(table: TableName, name: str, who: str) -> PlanError:
-    """That another run was quicker; the next try finds out whether it appended the same."""
+    """Return the error of a run that came second; the next try finds out whether the other appended the same."""
     message = f"{table}: slice {name} has been appended since this copy was planned: {who}; nothing was changed"
     return PlanError((Refusal("slice_taken", message, str(table), hint="run the copy again"),), retryable=True)
 
 
-def _taken(table: TableName, name: str, row: dict[str, Any], told: str) -> Refusal:
+def _taken(table: TableName, name: str, row: dict[str, Any], asked: str) -> Refusal:
     first = row["read"] or row["source"]
     return Refusal(
         "slice_taken",
         f"{table}: slice {name} was appended at {row['published_at']} (token {row['token']}) from {first}, "
-        f"and would now be of other rows: {told}",
+        f"and would now be of other rows: {asked}",
         table=str(table),
         hint="give this one another slice",
     )

@@ -70,7 +70,7 @@ class CopySpec:
 
     `min_rows`: fewer from the source are refused; None means 1 where rows may be lost (``replace``, or `missing` is
     not ``keep``), else 0. `max_shrink`: losing more
-    than so many percent of the target's rows is refused. `max_null_share`: percent of NULLs, by target column.
+    than so many percent of the target's rows is refused, whether they are replaced, deleted or marked. `max_null_share`: percent of NULLs, by target column.
     `drift`: what becomes of columns only the source has. `create_target` makes a table that is missing.
     `end_blockers_after`: seconds after which sessions that hold up the publish are ended; None means never.
     `swap_patience`: seconds after which a swap that ``publish="auto"`` has chosen, and that waits for readers, is left
@@ -87,7 +87,8 @@ class CopySpec:
     table's own; None means the table's alone. `stale_after` is how many seconds without progress the run may
     keep its locks; None means ten minutes, or twice the stall timeout where that is longer. `launch_interval`
     opens connections to the source one after the other, so many seconds apart. `psql` is a path; None means
-    `SAFECOPY_PSQL`, else the one that is found.
+    `SAFECOPY_PSQL`, else the one that is found. `show_rows` lets errors show the rows they are about; by default they
+    name the constraint, the column and the line.
     Raises `ConfigError` for anything that cannot be meant.
     """
 
@@ -128,6 +129,7 @@ class CopySpec:
     stale_after: float | None = None
     launch_interval: float | None = None
     psql: str | None = None
+    show_rows: bool = False
 
     def __post_init__(self) -> None:
         if (self.source_table is None) == (self.source_sql is None):
@@ -145,7 +147,7 @@ class CopySpec:
                 demand_seconds(option, getattr(self, option))
         for option in ("spool_dir", "psql"):
             demand_path(option, getattr(self, option))
-        for option in ("allow_empty", "create_target", "refresh_views"):
+        for option in ("allow_empty", "create_target", "refresh_views", "show_rows"):
             demand_kind(option, getattr(self, option), bool)
         demand_kind("timeouts", self.timeouts, Timeouts)
         if self.parallel != "auto":
@@ -204,7 +206,9 @@ class CopySpec:
                 raise ConfigError("allow_empty contradicts min_rows", hint="give one of them")
         if self.max_shrink is not None:
             demand_percent("max_shrink", self.max_shrink)
-            self._demand_only_in("max_shrink", "replace")
+            self._demand_only_in("max_shrink", "replace", "upsert")
+            if self.write_mode == "upsert" and self.missing == "keep":
+                raise ConfigError("max_shrink means nothing with missing=keep, which removes no row")
         if self.max_null_share is not None:
             demand_kind("max_null_share", self.max_null_share, Mapping)
         for column, share in (self.max_null_share or {}).items():

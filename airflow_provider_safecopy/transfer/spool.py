@@ -185,9 +185,7 @@ def refusals(given: str | None, *, needed: int, limit: int | None) -> list[Refus
     least = max(needed, CHUNK_BYTES)
     if free < least:
         message = f"spool directory {directory}: {free:,} bytes are free, about {least:,} are needed"
-        return [
-            Refusal("spool_full", message, hint="free some, name another with spool_dir, or ask for transfer=chunked")
-        ]
+        return [Refusal("spool_full", message, hint=f"free space in {directory}, and run the copy again")]
     if limit is not None and needed > limit:
         message = f"spool_limit is {limit:,} bytes, and a sequential copy needs about {needed:,}"
         return [Refusal("spool_limit", message, hint="raise spool_limit, or ask for transfer=chunked")]

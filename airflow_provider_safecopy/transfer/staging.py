@@ -15,6 +15,7 @@ from uuid import UUID
 import psycopg
 
 from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer import build, drift, statements
 from airflow_provider_safecopy.transfer.lookout import waited_too_long
@@ -65,7 +66,7 @@ def staging(plan: CopyPlan, target: Session, *, token: int, attempt: UUID) -> It
         raise waited_too_long(error, "import", f"what staging table {name} is made of", target.lookout) from error
     except psycopg.Error as error:
         raise StageError(
-            f"import: staging table {name} cannot be made: {str(error).strip()}",
+            f"import: staging table {name} cannot be made: {describe(error)}",
             stage="import",
             sqlstate=error.sqlstate,
         ) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError, VerifyError
 from airflow_provider_safecopy.transfer import guard, statements
 from airflow_provider_safecopy.transfer.export import Exported
@@ -72,9 +73,9 @@ def verify(plan: CopyPlan, exported: Exported, loaded: Loaded, *, source: Sessio
 def _previous(plan: CopyPlan, target: Session) -> int | None:
     """How many rows the target holds, if a guard wants to know; the publish will count again, and under its lock.
 
-    None where there is no table yet, or where others have it locked.
+    None where there is no table yet, where others have it locked, or where rows may be marked already as missing.
     """
-    if plan.spec.max_shrink is None or not plan.target_oid:
+    if plan.spec.max_shrink is None or not plan.target_oid or plan.spec.missing == "mark":
         return None
     try:
         return int(_ask(plan, target, statements.count(plan.target_name), lock_timeout=_LOCK_SECONDS)["count"])
@@ -120,7 +121,7 @@ def _ask(
         ) from error
     except psycopg.Error as error:
         raise StageError(
-            f"verify on {session.endpoint} failed: {str(error).strip()}", stage="verify", sqlstate=error.sqlstate
+            f"verify on {session.endpoint} failed: {describe(error)}", stage="verify", sqlstate=error.sqlstate
         ) from error
     assert row is not None  # noqa: S101 -- an aggregate has one row
     return row
@@ -136,7 +137,7 @@ def _cancelled(session: Session, error: psycopg.Error, *, limit: float, late: bo
             hint="raise verify_timeout, or use verify=counts",
         )
     return StageError(
-        f"verify on {session.endpoint} was cancelled there, before its timeout: {str(error).strip()}",
+        f"verify on {session.endpoint} was cancelled there, before its timeout: {describe(error)}",
         stage="verify",
         sqlstate=error.sqlstate,
     )

@@ -60,10 +60,16 @@ def decide(job: Job) -> Move | None:
 
 
 def carry_out(job: Job, move: Move | None, written: Written) -> None:
-    """Do it, in the publishing transaction. Whoever removes rows forgets how far any origin was read."""
+    """Do it, in the publishing transaction.
+
+    A copy that removes rows forgets how far any origin was read, and so does one that finds the target empty: the next
+    copy of another origin would find rows in it, and take its watermark for good.
+    """
     plan, execute = job.plan, job.connection.execute
     target = {"target": str(plan.target_name)}
-    if plan.spec.write_mode == "replace" or (plan.spec.write_mode == "upsert" and written.deleted):
+    was_empty = written.was_empty or bool(plan.ledger and plan.ledger.was_empty)
+    removed = plan.spec.write_mode == "upsert" and written.deleted
+    if plan.spec.write_mode == "replace" or removed or was_empty:
         execute(_WATERMARK["forget_target"], target)
     if move is None or move.action == "keep" or plan.ledger is None or plan.ledger.bounds is None:
         return
@@ -80,7 +86,7 @@ def carry_out(job: Job, move: Move | None, written: Written) -> None:
         "basis": plan.ledger.basis,
         "schema": plan.target_name.schema,
         "name": plan.target_name.name,
-        "stored": plan.ledger.stored and plan.ledger.stored.value,
+        "stored": plan.ledger.stored.value if plan.ledger.stored and not was_empty else None,
         "token": job.right.token,
     }
     if not execute(_WATERMARK["put"], asked | row).rowcount:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Written:
     """Rows by what became of them, how many the target held before (`previous`), and holds now (`held`).
 
-    These, and `deleted`, are None where counting them would mean reading a table of any length for nothing.
+    `was_empty`: the target held no row before. The counts, and `deleted`, are None where counting them would mean reading a table of any length for nothing.
     `deleted` counts rows the source no longer has, not those a way deletes in order to write them again.
     """
 
@@ -19,6 +19,7 @@ class Written:
     unchanged: int
     previous: int | None
     held: int | None
+    was_empty: bool = False
 
     def __str__(self) -> str:
         holds = "" if self.held is None else f"holds {self.held} rows"

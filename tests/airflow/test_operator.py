@@ -151,7 +151,8 @@ def test_bad_arguments_of_one_mapped_task_fail_it_without_a_retry(
 ) -> None:
     ran = run_dag(f"""\
 SafeCopyOperator.partial(
-    task_id={TASK!r}, source_conn_id="erp", target_conn_id="dw", target_table="분석.고객", **{RETRYING!r}
+    task_id={TASK!r}, source_conn_id="erp", target_conn_id="dw", target_table="분석.고객",
+    write_mode="upsert", **{RETRYING!r}
 ).expand(source_table=["영업.고객", "영업.고객.명부"])""")
     assert ran.states == {f"{TASK}[0]": "success", f"{TASK}[1]": "failed"}
     assert ran.tries == {f"{TASK}[0]": 1, f"{TASK}[1]": 1}

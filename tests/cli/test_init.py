@@ -28,6 +28,16 @@ def test_a_role_that_may_create_nothing_can_copy_after_a_grant(safecopy: Command
     assert safecopy.holds() == "new"
 
 
+def test_several_roles_are_let_in_together_or_none_is(safecopy: Command, role: MakeRole) -> None:
+    one, two = (str(role(safecopy.target).role) for _ in range(2))
+    usable = "SELECT has_schema_privilege(%s, 'safecopy', 'USAGE')"
+    assert safecopy.run("init", "--grant", one, "--grant", "아무도 아님").code == 5
+    assert not safecopy.target.value("SELECT to_regnamespace('safecopy') IS NOT NULL")
+    ran = safecopy.run("init", "--grant", one, "--grant", two, "--json")
+    assert (ran.code, ran.json["grant"]) == (0, [one, two])
+    assert [safecopy.target.value(usable, [each]) for each in (one, two)] == [True, True]
+
+
 def test_a_role_that_is_not_there_is_an_error(safecopy: Command) -> None:
     ran = safecopy.run("init", "--grant", "아무도 아님", "--json")
     assert (ran.code, ran.json["error"]["type"]) == (5, "LockStoreError")

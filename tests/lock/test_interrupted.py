@@ -29,7 +29,10 @@ NAMES = ("가", "나")
 OVERDUE = Promise(stale_after=0.01)
 ELSEWHERE = Place("elsewhere", 1, may_end=True)
 # Not of the file that closes the guard of a lock: no program can do what it is kept from beginning.
-LOCK = tuple(f"{PACKAGE}/lock/{each}" for each in ("living", "several", "postgres", "rows", "model", "over", "process"))
+LOCK = tuple(
+    f"{PACKAGE}/lock/{each}"
+    for each in ("living", "several", "postgres", "rows", "model", "over", "presence", "process")
+)
 FILES = tuple(f"{PACKAGE}/lock/{each}.py" for each in ("file", "file_state", "file_record", "file_turn", "disk"))
 PSYCOPG = str(psycopg.__path__[0])
 

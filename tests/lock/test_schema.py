@@ -422,7 +422,7 @@ def test_a_former_layout_is_brought_up_and_its_tokens_and_receipts_stay(former: 
     free = "SELECT name, token FROM safecopy.lock WHERE lease_id IS NULL AND owner_key IS NULL ORDER BY 2"
     assert former.rows(free) == [("분석.빈 잠금", 7), (NAME, 42)], "whoever held one by the former rules is fenced out"
     assert grant(former).token == 43
-    assert "Layout 3" in former.value("SELECT obj_description('safecopy'::regnamespace, 'pg_namespace')")
+    assert "Layout 4" in former.value("SELECT obj_description('safecopy'::regnamespace, 'pg_namespace')")
 
 
 @pytest.mark.parametrize("major", PRESENT)

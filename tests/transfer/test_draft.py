@@ -13,8 +13,10 @@ import pytest
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.demo.servers import installations
-from airflow_provider_safecopy.errors import AbortedError, StageError
+from airflow_provider_safecopy.doctor import examine
+from airflow_provider_safecopy.errors import AbortedError, PlanError, StageError
 from airflow_provider_safecopy.transfer import draft as module
+from airflow_provider_safecopy.transfer import spool
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import find
@@ -225,11 +227,59 @@ def test_inbound_keys_are_a_warning_and_identity_columns_are_none(
 ) -> None:
     target.execute(f"CREATE TABLE 영업.주문 (고객 bigint CONSTRAINT 누구의 REFERENCES {TABLE})")
     target.execute(f"ALTER TABLE {TABLE} ALTER 번호 ADD GENERATED ALWAYS AS IDENTITY")
-    made = plan()
+    made = plan(publish="delete_insert")
     assert made.refusals == ()
     (referenced,) = made.warnings
     assert referenced.startswith("영업.고객 is referenced by 누구의 on ")
     assert made.keeps_identity
+    for other in (plan(publish="delta"), plan(write_mode="upsert"), plan(write_mode="append", slice="하나")):
+        assert other.warnings == (), "these publish though rows are referred to"
+
+
+@pytest.mark.parametrize("event", ["BEFORE INSERT", "AFTER DELETE"])
+def test_triggers_that_a_swap_would_not_fire_are_a_warning(
+    plan: Callable[..., CopyPlan], target: Database, event: str
+) -> None:
+    """A swap writes no row of the old table, so that no trigger of it fires: a person is told, not only given a reason."""
+    target.execute(
+        "CREATE FUNCTION 영업.그대로() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN COALESCE(NEW, OLD); END'"
+    )
+    target.execute(f"CREATE TRIGGER 손질 {event} ON {TABLE} FOR EACH ROW EXECUTE FUNCTION 영업.그대로()")
+    (warned,) = plan(publish="swap").warnings
+    assert "triggers do not fire in a swap (손질)" in warned
+    assert plan(publish="delete_insert").warnings == ()
+    chosen = plan()
+    assert (chosen.publish == "swap") == any("do not fire" in each for each in chosen.warnings)
+    target.execute(f"ALTER TABLE {TABLE} DISABLE TRIGGER 손질")
+    assert plan(publish="swap").warnings == ()
+
+
+@pytest.mark.parametrize("what", ["ALL TABLES", "TABLES IN SCHEMA safecopy", "TABLE safecopy.lock_event"])
+def test_a_publication_of_our_own_tables_is_a_warning(
+    plan: Callable[..., CopyPlan], source: Database, target: Database, what: str
+) -> None:
+    """A subscriber that lacks the tables of the schema safecopy stops at the first row of them: plan and doctor say so."""
+    target.execute(
+        f'CREATE SCHEMA IF NOT EXISTS safecopy; CREATE TABLE safecopy.lock_event (); CREATE PUBLICATION "모두" FOR {what}'
+    )
+    warned = [each for each in plan(publish="delta").warnings if "schema safecopy" in each]
+    assert len(warned) == 1
+    assert "모두" in warned[0]
+    checks = [each for each in examine(source.endpoint, target.endpoint) if each.name == "publications"]
+    assert [each.outcome for each in checks] == ["warning"]
+    assert [each for each in examine(target.endpoint, source.endpoint) if each.name == "publications"] == []
+
+
+def test_a_full_spool_directory_is_worth_a_retry(
+    plan: Callable[..., CopyPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What may pass by itself is retryable, unless something else is refused as well; the hint says what helps."""
+    monkeypatch.setattr(spool, "CHUNK_BYTES", 1 << 60)
+    for others, retryable in (({}, True), ({"columns": ["없음"]}, False)):
+        with pytest.raises(PlanError) as caught:
+            plan(**others).require()
+        assert caught.value.retryable == retryable
+        assert "free space in" in str(caught.value)
 
 
 # Looking only

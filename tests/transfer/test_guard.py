@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.errors import PlanError, VerifyError
+from airflow_provider_safecopy.errors import ConfigError, PlanError, VerifyError
 from airflow_provider_safecopy.transfer import guard
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.ways import WAYS
@@ -19,6 +19,7 @@ from tests.ground.database import Database
 
 REPLACING = [way for way in ("delete_insert", "truncate_insert", "delta", "swap") if way in WAYS]
 ALL_ROWS = f"SELECT * FROM {TABLE}"
+COLUMNS = ("번호", "이름", "금액", "가입")
 
 
 def refused(source: Database, target: Database, nothing_left: NothingLeft, **options: Any) -> VerifyError:
@@ -243,3 +244,38 @@ def test_staging_is_dropped_by_the_run_that_is_refused(filled: tuple[Database, D
         pipeline.copy(spec(min_rows=9999), source.endpoint, target.endpoint, progress=look)
     assert any(name.startswith("고객__safecopy_1_") for name in seen)
     assert target.rows("SELECT relname FROM pg_class WHERE relname ~ '__safecopy_'") == []
+
+
+# The guard in modes that delete
+
+
+@pytest.mark.parametrize("missing", ["delete", "mark"])
+def test_an_upsert_that_removes_too_many_rows_is_refused(
+    filled: tuple[Database, Database], nothing_left: NothingLeft, missing: str
+) -> None:
+    """A source that has lost its rows must not take the target's with it, in whatever mode rows are removed or marked."""
+    source, target = filled
+    fill(target, 100)
+    asked: dict[str, Any] = {"write_mode": "upsert", "missing": missing, "where": '"번호" <= 10', "columns": COLUMNS}
+    if missing == "mark":
+        target.execute(f'ALTER TABLE {TABLE} ADD "없어짐" timestamptz')
+        asked["missing_column"] = "없어짐"
+    error = refused(source, target, nothing_left, **asked, max_shrink=50)
+    assert error.proofs == {"shrink": {"previous": 102, "new": 10, "percent": 90.196, "max_shrink": 50}}
+    assert pipeline.copy(spec(**asked, max_shrink=91), source.endpoint, target.endpoint).deleted == 92
+    if missing == "mark":  # rows that are marked already are lost already: what is left is what counts
+        with pytest.raises(VerifyError, match="would lose 9 of its 10 rows"):
+            pipeline.copy(spec(**asked | {"where": '"번호" = 1'}, max_shrink=50), source.endpoint, target.endpoint)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"write_mode": "upsert"},
+        {"write_mode": "append", "slice": "하나"},
+        {"write_mode": "incremental", "cursor_column": "번호"},
+    ],
+)
+def test_a_guard_that_could_never_hold_is_an_error(asked: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="max_shrink means nothing"):
+        spec(**asked, max_shrink=10)

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.errors import VerifyError
+from airflow_provider_safecopy.errors import PlanError, VerifyError
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from airflow_provider_safecopy.transfer.ways import swap
 from tests.conftest import MakeDatabase, NothingLeft
@@ -228,3 +228,37 @@ def test_a_table_that_cannot_be_analyzed_is_published_all_the_same(
     report = pipeline.copy(spec(publish="swap"), source.endpoint, target.endpoint)
     assert (report.status, report.rows) == ("published", 2000)
     assert "was not analyzed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        "CREATE TABLE 영업.표 (번호 bigint DEFAULT nextval('영업.\"고객_순번_seq\"'))",
+        "CREATE VIEW 영업.보기 AS SELECT nextval('영업.\"고객_순번_seq\"')",
+        "CREATE FUNCTION 영업.다음() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT nextval('영업.\"고객_순번_seq\"'); END",
+        'ALTER TABLE 영업.고객 ADD "따라" bigint DEFAULT nextval(\'영업."고객_순번_seq"\')',
+    ],
+)
+def test_an_identity_that_others_draw_from_is_published_another_way(
+    filled: tuple[Database, Database], user: str
+) -> None:
+    """The sequence of an identity goes with the old table. Whoever else uses it would keep that from being dropped, each
+    night anew: `auto` takes another way, and a swap that was asked for is refused with the names."""
+    source, target = filled
+    target.execute(f'ALTER TABLE {TABLE} ADD "순번" int GENERATED ALWAYS AS IDENTITY')
+    target.execute(user)
+    report = pipeline.copy(spec(columns=COLUMNS), source.endpoint, target.endpoint)
+    assert report.publish == "delta"
+    with pytest.raises(PlanError) as caught:
+        pipeline.copy(spec(columns=COLUMNS, publish="swap"), source.endpoint, target.endpoint)
+    assert [refused.code for refused in caught.value.refusals] == ["sequence_used"]
+    assert "고객_순번_seq" in str(caught.value)
+    assert "CASCADE" not in str(caught.value)
+
+
+def test_a_serial_that_others_draw_from_is_kept_by_a_swap(filled: tuple[Database, Database]) -> None:
+    source, target = filled
+    target.execute(f'ALTER TABLE {TABLE} ADD "일련" serial')
+    target.execute("CREATE TABLE 영업.표 (번호 bigint DEFAULT nextval('영업.\"고객_일련_seq\"'))")
+    assert pipeline.copy(spec(columns=COLUMNS, publish="swap"), source.endpoint, target.endpoint).publish == "swap"
+    target.execute("INSERT INTO 영업.표 DEFAULT VALUES")

@@ -12,11 +12,17 @@ from airflow_provider_safecopy.cli.speaking import endpoints, speaking
 
 @click.command(help=guide.INIT, short_help="Prepare the target: create the schema safecopy.", epilog=guide.PASSWORDS)
 @option.endpoint("target")
-@click.option("--grant", metavar="ROLE", callback=parameter.text, help="Let this role run copies into the target.")
+@click.option(
+    "--grant",
+    metavar="ROLE",
+    multiple=True,
+    callback=parameter.texts,
+    help="Let this role run copies into the target. May be given several times.",
+)
 @option.connect_timeout
 @option.output
 @speaking
-def init(output: Output, *, target: str | None, grant: str | None, connect_timeout: float) -> int:
+def init(output: Output, *, target: str | None, grant: tuple[str, ...], connect_timeout: float) -> int:
     """Make the schema."""
     from airflow_provider_safecopy.lock import schema
     from airflow_provider_safecopy.pipeline.attempt import naming_holders
@@ -26,11 +32,14 @@ def init(output: Output, *, target: str | None, grant: str | None, connect_timeo
     with (
         open_session(endpoint, application_name="safecopy", connect_timeout=connect_timeout) as session,
         naming_holders(session),
+        session.connection.transaction(),
     ):
-        done = schema.init(session.connection, grant=grant, take_over=True)
-    granted = f", granted to {shown(grant)}" if grant else ""
+        done = schema.init(session.connection, take_over=True)
+        for role in grant:
+            schema.init(session.connection, grant=role)
+    granted = f", granted to {', '.join(map(shown, grant))}" if grant else ""
     output.result(
-        {"status": "initialised", "target": str(endpoint), "grant": grant, "taken_over": list(done)},
+        {"status": "initialised", "target": str(endpoint), "grant": list(grant), "taken_over": list(done)},
         "\n".join([f"schema safecopy is ready in {shown(endpoint)}{granted}", *map(shown, done)]),
     )
     return exitcode.DONE

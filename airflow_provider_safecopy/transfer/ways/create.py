@@ -69,7 +69,7 @@ def write(job: Job, prepared: None) -> Written:
         job.connection.execute(comment)
     held = inplace.count(job)
     inplace.demand_rows(job, written=inserted, held=held)
-    return Written(inserted, 0, 0, 0, 0, held)
+    return Written(inserted, 0, 0, 0, 0, held, was_empty=True)
 
 
 def _definition(plan: CopyPlan) -> Definition:

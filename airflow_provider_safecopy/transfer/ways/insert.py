@@ -39,6 +39,7 @@ def prepare(job: Job) -> None:
 def write(job: Job, prepared: None) -> Written:
     """Insert all. The table is not counted: it may be as long as history, and others may be writing to it."""
     inplace.take(job, _LOCK)
+    was_empty = inplace.is_empty(job)
     staged, inserted = job.verification.rows, inplace.insert(job)
     if inserted != staged:
         raise VerifyError(
@@ -46,4 +47,4 @@ def write(job: Job, prepared: None) -> Written:
             proofs={"rows": {"staging": staged, "inserted": inserted}},
             hint="a trigger of the table swallows rows",
         )
-    return Written(inserted, 0, 0, 0, None, None)
+    return Written(inserted, 0, 0, 0, None, None, was_empty)

@@ -1,0 +1,28 @@
+"""Siblings: instances of one mapped task. Each replaces all rows of its target, so that two of them may not have one."""
+
+from __future__ import annotations
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import PlanError, Refusal
+from airflow_provider_safecopy.transfer.job import Right
+from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.session import Session
+
+_RECEIPT = sql.load("receipt")
+HINT = (
+    "a replace is of the whole table: copy all parts in one task, give each its own target or partition, or add them by "
+    "write_mode append or upsert"
+)
+
+
+def require_none(target: Session, plan: CopyPlan, right: Right) -> None:
+    """Raise `PlanError` when a sibling of this run has replaced the rows of the same target."""
+    if right.task is None or plan.spec.write_mode != "replace":
+        return
+    asked = {"target": str(plan.target_name), "run": right.run, "task": right.task, "member": right.member}
+    if row := target.one(_RECEIPT["of_sibling"], asked):
+        message = (
+            f"{plan.target_name}: {row['member']} of this run has replaced its rows already, at {row['published_at']}; "
+            f"{right.member} would overwrite them"
+        )
+        raise PlanError((Refusal("parts_overwrite", message, str(plan.target_name), hint=HINT),), retryable=False)
