@@ -12,8 +12,9 @@ import pytest
 
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError
 from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock.fence import fence
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
-from airflow_provider_safecopy.lock.postgres import PostgresStore, fence
+from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.pipeline.eviction import evict
 from tests.ground.database import Database
 

@@ -15,7 +15,8 @@ from dataclasses import replace
 import pytest
 
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError, StageError
-from airflow_provider_safecopy.lock import postgres, schema
+from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock.fence import fence
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.pipeline.reap import KEEP_SECONDS, reap
@@ -210,7 +211,7 @@ def test_a_stuck_holder_is_fenced_out_though_its_process_may_not_be_ended(made: 
     with pytest.raises(LockLostError):
         store.heartbeat(lease, phase=0, count=1)
     with made.connect() as session, session.transaction(), pytest.raises(FencedOutError):
-        postgres.fence(session, lease)
+        fence(session, lease)
     assert granted(store, "집계", Contender.alone()).token == 3
 
 

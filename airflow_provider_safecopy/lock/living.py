@@ -13,27 +13,27 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psycopg
 
-from airflow_provider_safecopy import wire
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import ConfigError, LockBusyError, LockLostError, LockStoreError
-from airflow_provider_safecopy.lock import over, postgres, presence
+from airflow_provider_safecopy.errors import ConfigError, LockLostError, LockStoreError
+from airflow_provider_safecopy.lock import departure, over, presence
 from airflow_provider_safecopy.lock.busy import busy
+from airflow_provider_safecopy.lock.fence import fence
+from airflow_provider_safecopy.lock.loss import stopped
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.presence import Displacement
+from airflow_provider_safecopy.lock.presence import Displacement, clear_away
 from airflow_provider_safecopy.lock.store import Store
 
 log = logging.getLogger(__name__)
 
-# A holder that beat its heart within so many seconds has not crashed.
-_SURELY_ALIVE = 10.0
+_SURELY_ALIVE = 10.0  # seconds: a holder that beat its heart within them has not crashed
 
 Judge = Callable[[Holder], Collection[str]]
 """Who knows more of a holder than its store: the attempts it is certain are gone."""
@@ -106,7 +106,7 @@ class LivingLock:
             self.leases = ()
             self._give_back(taken)
             presence.withdraw(self.contender)
-            self._withdraw(self.names[len(taken) :], error)
+            departure.withdraw(self.store, self.contender, self.names[len(taken) :], error)
             raise
         return self
 
@@ -152,14 +152,7 @@ class LivingLock:
     def check(self) -> None:
         """Raise `LockLostError` if the lock is lost, or its promise is about to end. Asks nobody."""
         if self.lost is None and self.leases and self.seconds_left <= 0:
-            first = self.leases[0]
-            self.lost = LockLostError(
-                f"lock {first.name}: no progress was confirmed for nearly {self.promise.stale_after:g} s by the "
-                "lock's own clock; this run stopped itself before another takes over, and published nothing",
-                lock=first.name,
-                token=first.token,
-                hint="see what it waited for, or raise stale_after",
-            )
+            self.lost = stopped(self.leases[0], self.promise)
         if self.lost is not None:
             raise self.lost
 
@@ -200,8 +193,7 @@ class LivingLock:
             log.warning("no heartbeat: %s", error)
             return
         self.answering = True
-        self._beaten = started
-        self._until = self._end_of(started, remaining)
+        self._beaten, self._until = started, self._end_of(started, remaining)
         self._appear()
 
     def fence(self, connection: psycopg.Connection[Any]) -> None:
@@ -209,7 +201,7 @@ class LivingLock:
         if not isinstance(self.store, PostgresStore):
             raise ConfigError("only locks in a database can fence a transaction of it")
         for lease in self.leases:
-            postgres.fence(connection, lease)
+            fence(connection, lease)
 
     def release(self) -> None:
         """Let go of the locks and of the store. Twice, or after they were lost, is harmless."""
@@ -256,8 +248,8 @@ class LivingLock:
             finally:
                 self._give_back([lease])
             return
-        dead = self._gone(holder)
-        gone = holder.stale or {seen.attempt for seen in holder.members} <= dead
+        dead, members = self._gone(holder), {seen.attempt for seen in holder.members}
+        gone = holder.stale or members <= dead
         displaced = self.store.reap(holder.name, dead=dead, reason="its member is gone") if gone else None
         if displaced is None:
             self.store.refused(holder.name, self.contender)
@@ -266,32 +258,19 @@ class LivingLock:
 
     def _is_alive(self, holder: Holder) -> bool:
         """Whether it is another run's and by no rule to be displaced now."""
-        quiet = (holder.asked_at - holder.alive_at).total_seconds()
-        dead = self._gone(holder)
-        return holder.owner_key != self.contender.owner_key and not (holder.stale or dead or quiet > _SURELY_ALIVE)
+        quiet = (holder.asked_at - holder.alive_at).total_seconds() > _SURELY_ALIVE
+        return holder.owner_key != self.contender.owner_key and not (holder.stale or self._gone(holder) or quiet)
 
     def _gone(self, holder: Holder) -> set[str]:
         return over.gone(holder) | set(self._judge(holder) if self._judge else ())
 
     def _clear_away(self, lease: Lease) -> None:
-        """End what whoever was displaced still has: sessions in the store's server, and processes on this machine."""
+        """End what a displaced holder still has: sessions in the store's server, and processes on this machine."""
         log.info("lock %s: token %d (%s)", lease.name, lease.token, lease.kind)
-        if lease.displaced is None:
-            return
-        ended = self.store.end_sessions(lease.displaced)
-        killed = presence.end(lease.displaced, self._displacement(lease))
-        log.warning(
-            "lock %s: %s from %s; ended %d server sessions and %s",
-            lease.name,
-            lease.kind,
-            lease.displaced,
-            ended,
-            f"processes {', '.join(map(str, killed))}" if killed else "no process",
-        )
-
-    def _displacement(self, lease: Lease) -> Displacement:
-        own, judged = self.contender, self._judged.get(lease.name, {})
-        return Displacement(lease.kind, self.store.label, lease.name, own.owner_key, own.member, judged)
+        if lease.displaced is not None:
+            own, judged = self.contender, self._judged.get(lease.name, {})
+            by = Displacement(lease.kind, self.store.label, lease.name, own.owner_key, own.member, judged)
+            clear_away(self.store, lease.displaced, by)
 
     def _appear(self) -> None:
         """Say on this machine which process this is, and how long its promise is good: see `presence`."""
@@ -304,35 +283,7 @@ class LivingLock:
         )
 
     def _give_back(self, leases: Iterable[Lease]) -> None:
-        with ExitStack() as stack:  # each, whatever comes of the one before
-            for lease in leases:
-                stack.callback(self._leave, lease)
-
-    def _leave(self, lease: Lease) -> None:
-        try:
-            self.store.release(lease)
-        except LockStoreError as error:
-            over.leave(lease.attempt)
-            log.warning("lock %s could not be released, and is left to be taken over: %s", lease.name, error)
-        except BaseException:  # a signal's: the release may not have been made
-            over.leave(lease.attempt)
-            with suppress(LockStoreError):
-                self.store.release(lease)
-            raise
-
-    def _withdraw(self, names: Iterable[str], error: BaseException) -> None:
-        """Release what may have been granted though `error` came instead of the answer."""
-        if isinstance(error, LockBusyError) or isinstance(error.__cause__, wire.LateError):
-            return  # it was not granted; or the store is silent, and would be so again
-        for name in names:
-            try:
-                holder = self.store.holder(name)
-            except LockStoreError as unknown:
-                log.debug("lock %s: not known whether it was granted: %s", name, unknown)
-                return
-            for seen in holder.members if holder is not None else ():
-                if holder is not None and seen.attempt == str(self.contender.attempt):
-                    self._leave(holder.lease_of(seen))
+        departure.give_back(self.store, leases)
 
     def _end_of(self, started: float, remaining: Iterable[float]) -> float:
         """When to stop, by this process's own clock, counted from before the store was asked."""

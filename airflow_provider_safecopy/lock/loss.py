@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from airflow_provider_safecopy.errors import FencedOutError, LockLostError
-from airflow_provider_safecopy.lock.model import Lease
-
-
-def fenced_out(lease: Lease) -> FencedOutError:
-    """What a fence raises when the lock is another's."""
-    return FencedOutError(
-        f"lock {lease.name}: it is held by somebody else now; token {lease.token} may not publish any more",
-        lock=lease.name,
-        token=lease.token,
-    )
+from airflow_provider_safecopy.errors import LockLostError
+from airflow_provider_safecopy.lock.model import Lease, Promise
 
 
 def lost(lease: Lease) -> LockLostError:
@@ -22,4 +13,15 @@ def lost(lease: Lease) -> LockLostError:
         lock=lease.name,
         token=lease.token,
         hint="see safecopy locks history for who took it, and why",
+    )
+
+
+def stopped(lease: Lease, promise: Promise) -> LockLostError:
+    """What a holder stops itself with, before another takes its lock."""
+    return LockLostError(
+        f"lock {lease.name}: no progress was confirmed for nearly {promise.stale_after:g} s by the "
+        "lock's own clock; this run stopped itself before another takes over, and published nothing",
+        lock=lease.name,
+        token=lease.token,
+        hint="see what it waited for, or raise stale_after",
     )

@@ -23,7 +23,7 @@ from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import LockStoreError, StageError
 from airflow_provider_safecopy.lock import fork, rows, schema, trust
-from airflow_provider_safecopy.lock.loss import fenced_out, lost
+from airflow_provider_safecopy.lock.loss import lost
 from airflow_provider_safecopy.lock.model import (
     Contender,
     Displaced,
@@ -38,17 +38,15 @@ from airflow_provider_safecopy.lock.rows import asked_by, displaced_of, event_of
 log = logging.getLogger(__name__)
 
 _LOCK = sql.load("lock")
-# A publisher that holds the row and may be displaced is terminated within one of these steps.
-_LOCK_STEP_SECONDS = 0.2
-# Whoever leaves, or beats between two steps of its work, does not wait as long for a silent server.
+_LOCK_STEP_SECONDS = 0.2  # a publisher that holds the row and may be displaced is terminated within one
+# Who leaves, or beats between two steps of its work, does not wait as long.
 _ANSWER_SECONDS = {"heartbeat": 2.0, "release": 2.0, "others": 5.0}
 _MAKING_SECONDS = 30.0
 _AGAIN_SECONDS = 3.0
 _PATIENCE_SECONDS = 5.0
 _LOCKED = "55P03"
-# No schema, no table, or one of an older layout.
-_NOT_MADE = frozenset({"3F000", "42P01", "42703"})
-# The server has ended the session; libpq may not have seen its last of it yet.
+_NOT_MADE = frozenset({"3F000", "42P01", "42703"})  # no schema, no table, or one of an older layout
+# The server has ended the session.
 _ENDED = frozenset({"57P01", "57P02", "57P03", "57P05"})
 # Whose answer, lost with the connection, cannot be had by asking again.
 _ONCE = frozenset({"acquire", "force_release"})
@@ -58,10 +56,8 @@ _NOBODY = Contender("", member="", place=None)
 class PostgresStore:
     """Locks in the schema `safecopy` of the database at `endpoint`.
 
-    Connects when first asked, as ``safecopy:<attempt>``, and again when the connection was lost. `patience` is how
-    many seconds a publish of whoever may be displaced is waited for, while it is being ended. `statements` are those
-    of `sql/lock.sql`. Threads take turns. A forked child holds nothing of what its parent holds, and cannot use its
-    parent's store: it makes its own.
+    Connects when first asked, as ``safecopy:<attempt>``, and again when the connection was lost. `patience`: so many
+    seconds a publish that may be displaced is waited for. Threads take turns. A forked child makes a store of its own.
     """
 
     def __init__(
@@ -225,14 +221,13 @@ class PostgresStore:
 
     def _seen(self, name: str) -> Holder | None:
         """Who has the lock, or had it; None when it had to be made."""
-        row = self._one("holders", {"name": name})
-        if row is None:
-            self._one("ensure", {"name": name})
-        return holder_of(row) if row else None
+        if row := self._one("holders", {"name": name}):
+            return holder_of(row)
+        self._one("ensure", {"name": name})
+        return None
 
     def _one(self, statement: str, asked: Mapping[str, Any]) -> DictRow | None:
-        found = self._all(statement, asked)
-        return found[0] if found else None
+        return next(iter(self._all(statement, asked)), None)
 
     def _all(self, statement: str, asked: Mapping[str, Any]) -> list[DictRow]:
         """The answer to the statement. A connection found lost is made anew, where asking twice does no harm."""
@@ -285,10 +280,7 @@ class PostgresStore:
                 raise
 
     def _check(self) -> LiteralString:
-        """In the first message of a connection, before any table of the schema is touched: that it is to be trusted.
-
-        Once is enough: who could change that later is trusted.
-        """
+        """The schema is to be trusted: asked in the first message. Once is enough: who may change it later is trusted."""
         return "" if self._connection is self._trusted else trust.CHECK
 
     def _connected(self, patience: float) -> wire.PromptConnection:
@@ -305,9 +297,3 @@ class PostgresStore:
             self._connection = cast("wire.PromptConnection", made)
         self._connection.patience = patience
         return self._connection
-
-
-def fence(connection: psycopg.Connection[Any], lease: Lease) -> None:
-    """Inside the publishing transaction: hold the lock until COMMIT. Raises `FencedOutError`."""
-    if connection.execute(_LOCK["fence"], held(lease)).fetchone() is None:
-        raise fenced_out(lease)

@@ -22,6 +22,7 @@ from uuid import UUID
 
 from airflow_provider_safecopy.lock.model import Contender, Displaced
 from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +152,14 @@ def end(displaced: Displaced, by: Displacement) -> tuple[int, ...]:
     """End the processes of a displaced holder that say themselves that they are to be ended. Their pids."""
     found = [Presence.of(attempt) for attempt in displaced.attempts]
     return tuple(each.place.pid for each in found if each and each.is_meant(by) and each.place.end())
+
+
+def clear_away(store: Store, displaced: Displaced, by: Displacement) -> tuple[int, tuple[int, ...]]:
+    """End what a displaced holder still has: its sessions in the store's server, how many, and processes here."""
+    sessions, killed = store.end_sessions(displaced), end(displaced, by)
+    told = f"processes {', '.join(map(str, killed))}" if killed else "no process"
+    log.warning("lock %s: %s from %s; ended %d server sessions and %s", by.name, by.kind, displaced, sessions, told)
+    return sessions, killed
 
 
 def _note(attempt: str, *, make: bool = False) -> Path | None:

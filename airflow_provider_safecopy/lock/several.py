@@ -20,10 +20,11 @@ from psycopg.types.json import Jsonb
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import LockBusyError, LockLostError, LockStoreError
-from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock import departure, schema
 from airflow_provider_safecopy.lock.busy import busy
+from airflow_provider_safecopy.lock.fence import fenced_out
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
-from airflow_provider_safecopy.lock.loss import fenced_out, lost
+from airflow_provider_safecopy.lock.loss import lost
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.rows import asked_by, held, interval, lease_of, remaining_of
@@ -140,7 +141,7 @@ class TableLocks(LivingLock):
                 taken = self._several.acquire_all(wanted, self.contender, self.promise)
                 found |= {lease.name: lease for lease in taken}
             except LockStoreError as error:  # a publisher holds one of the rows, say: each is asked for by itself
-                self._withdraw(wanted, error)
+                departure.withdraw(self.store, self.contender, wanted, error)
             for name in wanted:
                 if name not in found:
                     found[name] = self._asked(name)
@@ -148,7 +149,7 @@ class TableLocks(LivingLock):
             self._hold([answer for answer in found.values() if isinstance(answer, Lease)], started)
         except BaseException as error:
             self.let_go(answer for answer in found.values() if isinstance(answer, Lease))
-            self._withdraw([name for name in wanted if name not in found], error)
+            departure.withdraw(self.store, self.contender, [name for name in wanted if name not in found], error)
             raise
         return found
 

@@ -213,10 +213,8 @@ class SafeCopyOperator(BaseOperator):
             self.settled = {option: given[option] for option in SETTLED} | {"timeouts": timeouts_of(given)}
             self._demand_sense()
             if self.get_closest_mapped_task_group() is not None:
-                require_apart(
-                    {each: getattr(self, each) for each in ("target_table", "target_conn_id")}
-                    | {"write_mode": write_mode, "dry_run": dry_run}
-                )
+                apart = {each: getattr(self, each) for each in ("target_table", "target_conn_id")}
+                require_apart(apart | {"write_mode": write_mode, "dry_run": dry_run})
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Copy, or plan, and answer the report. Raises Airflow's exceptions, with ours as their cause."""
@@ -233,10 +231,11 @@ class SafeCopyOperator(BaseOperator):
                 hook = SafeCopyHook(self.source_conn_id, self.target_conn_id, psql=self.psql)
                 if self.tables is not None:
                     return batch.run(self, hook, context, abort, event).as_dict()
-                report = self._plan(hook, context) if self.plan_only else self._copy(hook, context, abort, event)
+                if self.plan_only:
+                    return self._plan(hook, context).as_dict()
+                return self._copy(hook, context, abort, event).as_dict()
         finally:
             self._abort = None
-        return report.as_dict()
 
     def on_kill(self) -> None:
         """Stop the copy. Airflow 3 lets `execute` go on after this: the pipeline sees the switch and raises."""
@@ -294,8 +293,7 @@ class SafeCopyOperator(BaseOperator):
         if self.tables is not None:
             self.specs()
             return
-        if self.keep_going:
-            raise ConfigError("keep_going means nothing without tables")
-        if self.target_table is None:
-            raise ConfigError("give target_table, or tables with a list of them")
+        if self.keep_going or self.target_table is None:
+            lone = "keep_going means nothing without tables"
+            raise ConfigError(lone if self.keep_going else "give target_table, or tables with a list of them")
         CopySpec.of(**self.options())

@@ -7,9 +7,8 @@ from collections.abc import Collection
 
 from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock.model import Displaced, Holder, Lease, Seen
-from airflow_provider_safecopy.lock.presence import Displacement
+from airflow_provider_safecopy.lock.presence import Displacement, clear_away
 from airflow_provider_safecopy.lock.store import Store
-from airflow_provider_safecopy.pipeline.reap import clear_away
 
 _PATIENCE_SECONDS = 5.0
 # The member is publishing: its transaction holds the row until COMMIT.

@@ -18,12 +18,12 @@ from uuid import uuid4
 import psycopg
 
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.lock import presence, schema
+from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.living import Judge
-from airflow_provider_safecopy.lock.model import Displaced, Holder, application_name
+from airflow_provider_safecopy.lock.model import Holder, application_name
 from airflow_provider_safecopy.lock.over import gone
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.presence import Displacement
+from airflow_provider_safecopy.lock.presence import Displacement, clear_away
 from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.pipeline.attempt import naming_holders
 from airflow_provider_safecopy.transfer import staging
@@ -109,17 +109,6 @@ def reap(
             return _told(session, dead) if dry_run else _done(session, store, dead, overdue, keep)
         finally:
             store.close()
-
-
-def clear_away(store: Store, displaced: Displaced, by: Displacement) -> tuple[int, tuple[int, ...]]:
-    """End what a displaced holder still has: its sessions in the store's server, how many, and processes here.
-
-    Of the processes only those that are to be ended by their own word: see `lock.presence`.
-    """
-    sessions = store.end_sessions(displaced)
-    processes = presence.end(displaced, by)
-    log.warning("%s: ended %d server sessions and %d processes", displaced, sessions, len(processes))
-    return sessions, processes
 
 
 def _dead(store: Store, overdue: float, judge: Judge | None) -> Iterator[tuple[Reaped, frozenset[str]]]:

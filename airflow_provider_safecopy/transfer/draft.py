@@ -272,8 +272,7 @@ def _spool(spec: CopySpec, transfer: str, size: int | None) -> list[Refusal]:
 
 
 def _warnings(binary: PsqlBinary | None, source: Session, target: Session) -> list[str]:
-    found = []
-    newest = max(source.server.major, target.server.major)
+    found, newest = [], max(source.server.major, target.server.major)
     if binary and binary.major < newest:
         found.append(f"psql {binary.major} is older than the server ({newest}); it will do, a newer one is better")
     if ignored := sorted({*source.endpoint.ignored, *target.endpoint.ignored}):
@@ -293,10 +292,8 @@ def publishing(publications: tuple[str, ...]) -> str:
 
 def _warnings_of_way(way: Way, relation: Relation | None) -> Iterator[str]:
     """What a way to publish does that a person had better know."""
-    if relation is None:
-        return
-    if way == "delete_insert" and relation.referenced_by:
+    if relation and way == "delete_insert" and relation.referenced_by:
         yield f"{relation.label} is referenced by {', '.join(relation.referenced_by)}: publishing fails while rows refer to it"
-    if way == "swap" and relation.triggers:
+    if relation and way == "swap" and relation.triggers:
         named = ", ".join(map(spell, relation.triggers))
         yield f"{relation.label}: its triggers do not fire in a swap ({named}); ask for publish=delete_insert if they must"

@@ -205,7 +205,6 @@ class Psql:
         """The error that tells what went wrong, in psql's own last words."""
         said = describe_output(self.transcript.tail)
         sqlstate = self.transcript.sqlstate
-        # A standby refuses to begin a transaction that writes; the plan has seen a primary.
         if sqlstate == LOCKED and kind is StageError:
             kind, hint = StageTimeoutError, hint or "end the session that holds the lock, or raise lock_wait_timeout"
         began = bool(self.transcript.values("backend"))

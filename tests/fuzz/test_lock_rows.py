@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from airflow_provider_safecopy.cli import main
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError, SafeCopyError
+from airflow_provider_safecopy.lock.fence import fence
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
-from airflow_provider_safecopy.lock.postgres import PostgresStore, fence
+from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.process import Place
 from airflow_provider_safecopy.lock.several import SeveralStore
 from tests.fuzz.depth import looking

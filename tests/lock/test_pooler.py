@@ -19,9 +19,10 @@ import pytest
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock.fence import fence
 from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise, application_name
-from airflow_provider_safecopy.lock.postgres import PostgresStore, fence
+from airflow_provider_safecopy.lock.postgres import PostgresStore
 from tests.ground.database import Database
 from tests.ground.pooler import Pooler
 from tests.ground.until import until

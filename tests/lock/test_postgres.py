@@ -20,7 +20,8 @@ from psycopg.rows import dict_row
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.demo.servers import Server, installations
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError
-from airflow_provider_safecopy.lock import postgres, schema
+from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock.fence import fence
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.rows import asked_by, lease_of
@@ -136,10 +137,10 @@ def test_two_members_publish_under_one_lock_at_once(world: World) -> None:
 def test_who_is_fenced_out_is_told_of_lock_and_token(world: World) -> None:
     lease = taken(world.store, world.new_name(), run())
     with world.session(lease.attempt) as session:
-        postgres.fence(session, lease)
+        fence(session, lease)
         world.store.force_release(lease.name, reason="시험")
         with pytest.raises(FencedOutError, match=lease.name) as caught:
-            postgres.fence(session, lease)
+            fence(session, lease)
         assert (caught.value.lock, caught.value.token, caught.value.retryable) == (lease.name, 1, False)
 
 
@@ -269,7 +270,7 @@ def test_a_publish_of_somebody_it_may_not_end_is_waited_for_and_left_alone(
     lease = taken(store, NAME, run())
     rival = opened(loader, patience=0.3)
     with psycopg.connect(made.conninfo, application_name=f"safecopy:{lease.attempt}") as session:
-        postgres.fence(session, lease)
+        fence(session, lease)
         answer = rival.acquire(NAME, run("후임"), PROMISE, dead=[str(lease.attempt)])
         assert isinstance(answer, Holder)
         assert answer.owner_key == "가동"
@@ -285,7 +286,7 @@ def test_of_the_same_role_it_may(loader: Database, opened: Open) -> None:
     holder, rival = opened(loader), opened(loader)
     lease = taken(holder, NAME, run())
     with psycopg.connect(loader.conninfo, application_name=f"safecopy:{lease.attempt}") as session:
-        postgres.fence(session, lease)
+        fence(session, lease)
         assert taken(rival, NAME, run("후임"), (lease.attempt,)).kind == "takeover-dead"
         with pytest.raises(psycopg.OperationalError):
             session.execute("SELECT 1")
@@ -377,7 +378,7 @@ def test_a_roles_short_statement_timeout_ends_no_wait_for_a_lock(
     store = opened(loader)
     lease = taken(store, NAME, run())
     with made.connect() as session, session.transaction():
-        postgres.fence(session, lease)
+        fence(session, lease)
         with pytest.raises(LockStoreError) as caught:
             store.release(lease)
     assert caught.value.sqlstate == "55P03", "after its own 200 ms"

@@ -21,9 +21,9 @@ from airflow_provider_safecopy.lock.file import FileStore
 from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Displaced, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.presence import Displacement, Presence
+from airflow_provider_safecopy.lock.presence import Displacement, Presence, clear_away
 from airflow_provider_safecopy.lock.process import Place
-from airflow_provider_safecopy.pipeline.reap import clear_away, reap
+from airflow_provider_safecopy.pipeline.reap import reap
 from tests.conftest import MakeRole
 from tests.ground.database import Database
 

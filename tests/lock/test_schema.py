@@ -15,7 +15,8 @@ from psycopg import sql as compose
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import FencedOutError, LockStoreError
-from airflow_provider_safecopy.lock import postgres, schema
+from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock.fence import fence
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -165,7 +166,7 @@ def test_grant_gives_what_a_copy_needs_and_no_more(target: Database, role: MakeR
     lease = grant(loader)
     with loader.connect() as session:
         with session.transaction():
-            postgres.fence(session, lease)
+            fence(session, lease)
         for forbidden in (
             "DELETE FROM safecopy.lock",
             "TRUNCATE safecopy.lock",
@@ -555,7 +556,7 @@ def test_who_is_fenced_out_of_a_schema_made_anew(made: Database) -> None:
     made.execute("DROP SCHEMA safecopy CASCADE")
     assert grant(made).token == lease.token
     with made.connect() as session, pytest.raises(FencedOutError):
-        postgres.fence(session, lease)
+        fence(session, lease)
 
 
 # Receipts

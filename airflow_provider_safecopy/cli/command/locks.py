@@ -98,8 +98,7 @@ def history(output: Output, *, target: str | None, name: str | None, limit: int,
 @speaking
 def release(output: Output, *, name: str, target: str | None, reason: str, connect_timeout: float) -> int:
     """Take it from whoever holds it."""
-    from airflow_provider_safecopy.lock.presence import Displacement
-    from airflow_provider_safecopy.pipeline.reap import clear_away
+    from airflow_provider_safecopy.lock.presence import Displacement, clear_away
 
     (endpoint,) = endpoints(output, target=target)
     with _store(endpoint, connect_timeout) as store:

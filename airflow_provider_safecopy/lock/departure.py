@@ -1,0 +1,50 @@
+"""Leaving a lock on every way out: what was granted is given back, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+
+from airflow_provider_safecopy import wire
+from airflow_provider_safecopy.errors import LockBusyError, LockStoreError
+from airflow_provider_safecopy.lock import over
+from airflow_provider_safecopy.lock.model import Contender, Lease
+from airflow_provider_safecopy.lock.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def give_back(store: Store, leases: Iterable[Lease]) -> None:
+    """Release each lease, whatever comes of the one before. A store that does not answer is left to a takeover."""
+    with ExitStack() as stack:
+        for lease in leases:
+            stack.callback(_leave, store, lease)
+
+
+def withdraw(store: Store, contender: Contender, names: Iterable[str], error: BaseException) -> None:
+    """Release what may have been granted to `contender` though `error` came instead of the answer."""
+    if isinstance(error, LockBusyError) or isinstance(error.__cause__, wire.LateError):
+        return  # it was not granted; or the store is silent, and would be so again
+    for name in names:
+        try:
+            holder = store.holder(name)
+        except LockStoreError as unknown:
+            log.debug("lock %s: not known whether it was granted: %s", name, unknown)
+            return
+        for seen in holder.members if holder is not None else ():
+            if holder is not None and seen.attempt == str(contender.attempt):
+                _leave(store, holder.lease_of(seen))
+
+
+def _leave(store: Store, lease: Lease) -> None:
+    try:
+        store.release(lease)
+    except LockStoreError as error:
+        over.leave(lease.attempt)
+        log.warning("lock %s could not be released, and is left to be taken over: %s", lease.name, error)
+    except BaseException:  # a signal's: the release may not have been made
+        over.leave(lease.attempt)
+        with suppress(LockStoreError):
+            store.release(lease)
+        raise
