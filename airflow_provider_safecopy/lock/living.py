@@ -83,8 +83,7 @@ class LivingLock:
         self._judge = judge
         self._judged: dict[str, Mapping[str, str]] = {}
         self._count = 0
-        self._beaten = 0.0
-        self._until = 0.0
+        self._beaten = self._until = 0.0
 
     def acquire(self) -> Self:
         """Hold all the locks. Raises `LockBusyError` (holding none), `LockStoreError`. Held already: nothing."""
