@@ -20,7 +20,7 @@ from airflow_provider_safecopy.cli.progress import open_line
 from airflow_provider_safecopy.cli.quantity import show_seconds
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import LockBusyError, LockStoreError
-from airflow_provider_safecopy.lock.living import busy
+from airflow_provider_safecopy.lock.busy import busy
 from airflow_provider_safecopy.lock.model import CRASH_GRACE, Holder
 from airflow_provider_safecopy.lock.over import gone
 from airflow_provider_safecopy.lock.postgres import PostgresStore

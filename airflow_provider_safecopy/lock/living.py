@@ -21,8 +21,9 @@ from typing import Any, Self
 import psycopg
 
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import ConfigError, LockBusyError, LockLostError, LockStoreError
+from airflow_provider_safecopy.errors import ConfigError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import over, postgres
+from airflow_provider_safecopy.lock.busy import busy, holders_of
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.store import Store
@@ -89,7 +90,7 @@ class LivingLock:
         try:
             for name in self.names:
                 taken.append(self._taken(name))  # noqa: PERF401 -- what was taken before an error is given back
-            for holder in self._held(self.relatives):
+            for holder in holders_of(self.store, self.relatives):
                 self._displace(holder)
         except BaseException:
             self._give_back(taken)
@@ -119,7 +120,7 @@ class LivingLock:
                 ours = holder.owner_key == self.contender.owner_key
                 held = held or not ours or self.contender.member in {seen.member for seen in holder.members}
         with suppress(LockStoreError):  # not known yet
-            for holder in self._held(self.relatives):
+            for holder in holders_of(self.store, self.relatives):
                 if self._is_alive(holder):
                     self.store.refused(holder.name, self.contender)
                     raise busy(holder)
@@ -230,10 +231,6 @@ class LivingLock:
         self.store.refused(name, self.contender)
         raise busy(answer)
 
-    def _held(self, names: Collection[str]) -> list[Holder]:
-        """Return the holders of these locks."""
-        return [each for each in self.store.holders() if each.name in names and each.owner_key] if names else []
-
     def _displace(self, holder: Holder) -> None:
         """Fence out a holder that is gone. Raise `LockBusyError` for a living one, one of this very run included."""
         if holder.owner_key != self.contender.owner_key:
@@ -287,32 +284,6 @@ class LivingLock:
     def _end_of(self, started: float, remaining: Iterable[float]) -> float:
         """When to stop, by this process's own clock, counted from before the store was asked."""
         return started + min(remaining) - self.promise.margin
-
-
-def busy(holder: Holder) -> LockBusyError:
-    """What a contender is told: who holds the lock, since when, its last progress, and when it will be taken."""
-    if holder.owner_key is None:
-        told = f"was released a moment ago and rests for {holder.takeable_in:.1f} s more"
-    else:
-        quiet = (holder.asked_at - holder.progressed_at).total_seconds()
-        told = (
-            f"is held by {holder} ({_members(holder)}) since {holder.since:%Y-%m-%d %H:%M:%S%z}; last progress "
-            f"{quiet:.0f} s ago; it will be taken in {holder.takeable_in:.0f} s if nothing moves until then"
-        )
-    return LockBusyError(
-        f"lock {holder.name} {told}",
-        lock=holder.name,
-        holder=holder.as_dict(),
-        hint="wait for it, or see safecopy locks" if holder.owner_key is not None else "",
-    )
-
-
-def _members(holder: Holder) -> str:
-    told = [
-        f"{seen.member}, try {seen.try_number}" + (f", pid {seen.place.pid} on {seen.place.host}" if seen.place else "")
-        for seen in holder.members
-    ]
-    return "; ".join(told) or "no member"
 
 
 def _store(where: str | Path | Endpoint | Store, contender: Contender) -> Store:

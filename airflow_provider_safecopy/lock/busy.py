@@ -1,0 +1,40 @@
+"""What a contender is told of a lock that somebody has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from airflow_provider_safecopy.errors import LockBusyError
+from airflow_provider_safecopy.lock.model import Holder
+from airflow_provider_safecopy.lock.store import Store
+
+
+def holders_of(store: Store, names: Collection[str]) -> list[Holder]:
+    """Return who holds these locks; asks for all of them at once."""
+    return [each for each in store.holders() if each.name in names and each.owner_key] if names else []
+
+
+def busy(holder: Holder) -> LockBusyError:
+    """What a contender is told: who holds the lock, since when, its last progress, and when it will be taken."""
+    if holder.owner_key is None:
+        told = f"was released a moment ago and rests for {holder.takeable_in:.1f} s more"
+    else:
+        quiet = (holder.asked_at - holder.progressed_at).total_seconds()
+        told = (
+            f"is held by {holder} ({_members(holder)}) since {holder.since:%Y-%m-%d %H:%M:%S%z}; last progress "
+            f"{quiet:.0f} s ago; it will be taken in {holder.takeable_in:.0f} s if nothing moves until then"
+        )
+    return LockBusyError(
+        f"lock {holder.name} {told}",
+        lock=holder.name,
+        holder=holder.as_dict(),
+        hint="wait for it, or see safecopy locks" if holder.owner_key is not None else "",
+    )
+
+
+def _members(holder: Holder) -> str:
+    told = [
+        f"{seen.member}, try {seen.try_number}" + (f", pid {seen.place.pid} on {seen.place.host}" if seen.place else "")
+        for seen in holder.members
+    ]
+    return "; ".join(told) or "no member"
