@@ -22,7 +22,6 @@ _NOT_OF_ROWS = frozenset(
 _OF_VALUES = "22"
 # Of that class, what speaks of encodings and columns, and quotes no value.
 _OF_LETTERS = frozenset({"22021", "22P04", "22P05"})
-_OF_USERS = "P0"
 _QUOTES = "\"“”„«»「」'‘’"
 _QUOTED = re.compile(f"[{_QUOTES}].*[{_QUOTES}]", re.DOTALL)
 # "COPY table, line 3, column a", in whatever language; a value comes after a colon.
@@ -36,8 +35,8 @@ _LABEL = re.compile(
 # The place psql puts before a message, then "ERROR:  23514: ".
 _OPENING = re.compile(r"(?m)^(?:psql:[^\n]*?:\d+: )?[^\s:][^:\n]*:  ([0-9A-Z]{5}): ")
 _NO_ERRORS = ("00", "01", "02")
-# In pieces: no statement, and no advice, of ours has the word.
-_HARMFUL = "CASCADE"
+# No text of ours has the word as it is written in a statement.
+_HARMFUL = "cascade".upper()
 
 
 rows_shown: ContextVar[bool] = ContextVar("rows_shown", default=False)

@@ -412,3 +412,34 @@ def test_a_cursor_cannot_smuggle_sql(orders: tuple[Database, Database]) -> None:
     assert [code for code, _ in refused(orders, lookback="1 day'); --")] == ["bad_lookback"]
     with pytest.raises(PlanError):
         pipeline.copy(spec(lookback="x"), source.endpoint, target.endpoint)
+
+
+# When the target has lost its rows
+
+
+@pytest.mark.parametrize("how", ["TRUNCATE", "DELETE FROM"])
+def test_the_watermarks_of_all_origins_are_forgotten_with_the_rows(orders: tuple[Database, Database], how: str) -> None:
+    """Two origins fill one target. Once it was emptied the first copy fills it again; the other's watermark would count
+    for a table that is not empty, and its rows be missing for good."""
+    _, target = orders
+    halves: list[dict[str, Any]] = [{"where": '"번호" <= 5'}, {"where": '"번호" > 5'}]
+    for half in halves:
+        copy(orders, **half)
+    target.execute(f"{how} {NAME}")
+    for half in halves:
+        assert copy(orders, **half).inserted == 5
+    assert same(orders)
+
+
+def test_a_watermark_does_not_outlast_a_truncate_though_others_fill_the_table(
+    orders: tuple[Database, Database],
+) -> None:
+    _, target = orders
+    copy(orders)
+    target.execute(f"TRUNCATE {NAME}")
+    put(target, 10)
+    report = copy(orders)
+    assert report.inserted == 9
+    assert "truncated or rewritten" in " ".join(report.reasons)
+    assert same(orders)
+    assert copy(orders).watermark["old"] is not None  # type: ignore[index]

@@ -1,9 +1,17 @@
-"""The error of a contender that finds a lock held."""
+"""What a contender is told of a lock that another has."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from airflow_provider_safecopy.errors import LockBusyError
 from airflow_provider_safecopy.lock.model import Holder
+from airflow_provider_safecopy.lock.store import Store
+
+
+def holders_of(store: Store, names: Collection[str]) -> list[Holder]:
+    """Return who holds these locks; asks for all of them at once."""
+    return [each for each in store.holders() if each.name in names and each.owner_key] if names else []
 
 
 def busy(holder: Holder) -> LockBusyError:

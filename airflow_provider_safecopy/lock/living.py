@@ -23,7 +23,7 @@ import psycopg
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import departure, over, presence
-from airflow_provider_safecopy.lock.busy import busy
+from airflow_provider_safecopy.lock.busy import busy, holders_of
 from airflow_provider_safecopy.lock.fence import fence
 from airflow_provider_safecopy.lock.loss import stopped
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
@@ -99,7 +99,7 @@ class LivingLock:
             self._appear()
             for lease in taken:
                 self._clear_away(lease)
-            for holder in self._held(self.relatives):
+            for holder in holders_of(self.store, self.relatives):
                 self._displace(holder)
         except BaseException as error:
             self.leases = ()
@@ -128,7 +128,7 @@ class LivingLock:
                 ours = holder.owner_key == self.contender.owner_key
                 held = held or not ours or self.contender.member in {seen.member for seen in holder.members}
         with suppress(LockStoreError):  # not known yet
-            for holder in self._held(self.relatives):
+            for holder in holders_of(self.store, self.relatives):
                 if self._is_alive(holder):
                     self.store.refused(holder.name, self.contender)
                     raise busy(holder)
@@ -233,10 +233,6 @@ class LivingLock:
             return answer.without_itself()
         self.store.refused(name, self.contender)
         raise busy(answer)
-
-    def _held(self, names: Collection[str]) -> list[Holder]:
-        """Return the holders of these locks."""
-        return [each for each in self.store.holders() if each.name in names and each.owner_key] if names else []
 
     def _displace(self, holder: Holder) -> None:
         """Fence out a holder that is gone. Raise `LockBusyError` for a living one, one of this very run included."""

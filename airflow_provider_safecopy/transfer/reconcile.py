@@ -46,8 +46,7 @@ def write(job: Job, of: Comparison) -> Written:
     if of.missing != "keep":  # before anything is written; of marked rows the table does not get smaller
         left = job.verification.rows - found.get(NEW, 0) + found.get(VANISHED, 0) + found.get(MARKED, 0)
         guard.demand_size(job.plan, previous=left, held=job.verification.rows)
-    # What others do with the answer (slices, watermarks) matters only where a replace does not answer it anyhow.
-    was_empty = job.plan.spec.write_mode != "replace" and inplace.is_empty(job)
+    was_empty = _was_empty(job, found)
     if not found:
         job.connection.execute(statements.drop_staging(of.difference))
         return Written(0, 0, 0, job.verification.rows, previous, previous, was_empty)
@@ -79,6 +78,12 @@ def _written(job: Job, of: Comparison, ways: clash.Ways, found: Mapping[str, int
     except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation) as error:
         log.info("%s: %s: rows may exchange what must be unique, writing them another way", of.target, describe(error))
         return clash.around(job, of, ways)
+
+
+def _was_empty(job: Job, found: Mapping[str, int]) -> bool:
+    """Whether the target held no row, which slices and watermarks hang on; asked only where no row was met in it."""
+    met = job.verification.rows - found.get(NEW, 0) + found.get(VANISHED, 0) + found.get(MARKED, 0)
+    return job.plan.spec.write_mode != "replace" and not met and inplace.is_empty(job)
 
 
 def _previous(job: Job, of: Comparison, found: Mapping[str, int]) -> int | None:

@@ -85,8 +85,6 @@ def test_what_only_a_run_can_know_is_refused_before_anything_is_touched(
 SafeCopyOperator.partial(**{GIVEN!r}).expand_kwargs([dict({NAMES!r}, where=part) for part in {PARTS!r}])""")
     assert sorted(ran.states.values()) == ["failed", "success"]
     assert target.value("SELECT count(*) FROM safecopy.receipt") == 1
-    assert (
-        run_dag(f"""\
-SafeCopyOperator.partial(**{GIVEN!r}).expand_kwargs([{NAMES!r}])""").state
-        == "success"
-    ), "another run may"
+    again = run_dag(f"""\
+SafeCopyOperator.partial(**{GIVEN!r}).expand_kwargs([{NAMES!r}])""")
+    assert list(again.states.values()) == ["success"], "another run may"
