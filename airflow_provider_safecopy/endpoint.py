@@ -280,7 +280,7 @@ def _password_file(endpoint: Endpoint) -> int:
     if (wrong := _more_than_one_line(endpoint.parameters)) is not None:  # once more: it may come from the environment
         raise wrong
     escaped = endpoint.parameters["password"].replace("\\", "\\\\").replace(":", "\\:")
-    return memory.memory_file(f"*:*:*:*:{escaped}\n".encode())
+    return memory.memory_file(f"*:*:*:*:{escaped}\n".encode(), "safecopy-password")
 
 
 def _label(parameters: Mapping[str, str]) -> str:

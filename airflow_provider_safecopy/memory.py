@@ -19,9 +19,9 @@ _MOUNTS = Path("/proc/self/mountinfo")
 _KEPT_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
-def memory_file(content: bytes = b"") -> int:
+def memory_file(content: bytes = b"", name: str = "safecopy") -> int:
     """A file in memory, read from its start; its descriptor is the caller's to close. Raises `ConfigError`."""
-    descriptor = _opened()
+    descriptor = _opened(name)
     try:
         os.fchmod(descriptor, 0o600)  # libpq ignores a password file that others may read
         view = memoryview(content)
@@ -39,10 +39,11 @@ def require() -> None:
     os.close(_opened())
 
 
-def _opened() -> int:
-    for made in (_by_python, _by_library, *(lambda path=path: _without_name(path) for path in _directories())):
+def _opened(name: str = "safecopy") -> int:
+    ways = [(_by_python, name), (_by_library, name), *((_without_name, path) for path in _directories())]
+    for made, of in ways:
         try:
-            return made()
+            return made(of)
         except (AttributeError, OSError):
             continue
     raise ConfigError(
@@ -52,12 +53,12 @@ def _opened() -> int:
     )
 
 
-def _by_python() -> int:
-    return os.memfd_create("safecopy", os.MFD_CLOEXEC)
+def _by_python(name: str) -> int:
+    return os.memfd_create(name, os.MFD_CLOEXEC)
 
 
-def _by_library() -> int:
-    descriptor: int = _LIBC.memfd_create(b"safecopy", _MFD_CLOEXEC)
+def _by_library(name: str) -> int:
+    descriptor: int = _LIBC.memfd_create(name.encode(), _MFD_CLOEXEC)
     if descriptor < 0:
         raise OSError(ctypes.get_errno(), "memfd_create")
     return descriptor
