@@ -128,8 +128,9 @@ class Endpoint:
         """
         try:
             with shut_out(self.parameters) as said:
-                conninfo = self._conninfo(application_name, connect_timeout, said)
-                return kind.connect(conninfo, autocommit=True, prepare_threshold=None)
+                return kind.connect(
+                    self._conninfo(application_name, connect_timeout, said), autocommit=True, prepare_threshold=None
+                )
         except psycopg.Error as error:
             unreachable = self._unreachable(error)
         except UnicodeError as error:  # psycopg looks hosts up by Python's own rules for their names
