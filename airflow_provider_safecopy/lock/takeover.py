@@ -1,6 +1,7 @@
 """Taking the schema `safecopy` over from a role that is not to be trusted: by `safecopy init` alone, never by a copy.
 
-Tables that are nothing but tables only change their owner, and lose the right to make triggers that others were given. Anything else is put aside with the whole schema, and made
+Tables that are nothing but tables only change their owner, and lose the right to make triggers that others were given.
+Anything else is put aside with the whole schema, and made
 anew: what is taken off a table one by one may be hung on it again meanwhile, and of what is unknown nothing is looked
 for. Rows are moved by COPY, which plans no query and so runs no expression of the table's.
 """

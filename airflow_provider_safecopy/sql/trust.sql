@@ -90,7 +90,8 @@ FROM ({present}) AS present
 SELECT count(DISTINCT (i.indrelid, k.columns)) = 7 AS whole
 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'safecopy'
 CROSS JOIN LATERAL (
-    SELECT string_agg(a.attname::text, ',' ORDER BY k.at) AS columns
+    -- Layout 3 had the key of slices without `follows`: it is brought up afterwards.
+    SELECT replace(string_agg(a.attname::text, ',' ORDER BY k.at), 'target,slice,follows', 'target,slice') AS columns
     FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, at)
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 ) AS k
