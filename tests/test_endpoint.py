@@ -392,7 +392,9 @@ def test_a_server_asks_by_itself_whether_its_client_is_still_there(target: Datab
         asked = "SELECT current_setting('tcp_keepalives_idle'), current_setting('tcp_keepalives_count')"
         assert session.connection.execute(asked.encode()).fetchone() == ("30", "3")
     read = SQL("SELECT current_setting('tcp_keepalives_idle')")
-    script = export_script(read, format="text", snapshot="00000003-00000001-1", output="/dev/null", nonce="0", seconds=1)
+    script = export_script(
+        read, format="text", snapshot="00000003-00000001-1", output="/dev/null", nonce="0", seconds=1
+    )
     assert re.search(r"tcp_keepalives_idle\W+30", script)
 
 

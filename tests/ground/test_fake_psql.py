@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -20,6 +21,7 @@ from tests.conftest import MakePsql
 from tests.ground.database import Database
 from tests.ground.fake_psql import Behaviour
 from tests.ground.remains import children
+from tests.ground.until import until
 
 NONCE = "0123456789abcdef"
 ROWS = 20_000
@@ -179,6 +181,13 @@ def test_an_import_dies_after_so_many_bytes_and_nothing_is_committed(
     assert empty.value("SELECT count(*) FROM public.고객") == 0
 
 
+def _catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal: before that, a stubborn one ends of it as any other."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 @pytest.mark.parametrize(
     "behaviour",
     [
@@ -202,6 +211,7 @@ def test_an_export_hangs_until_it_is_told_to_end(fake_psql: MakePsql, filled: Da
             assert psql.process.poll() is None
             readable, _, _ = select.select([stream], [], [], 0.2)
             assert bool(readable) == (behaviour.hang_at == "exit")  # its end, and nothing more
+            until(lambda: _catches(psql.pid, signal.SIGTERM))
             psql.interrupt()
             if behaviour.hang_after is not None:
                 psql.send(signal.SIGTERM)  # it cannot hear SIGINT while it waits for somebody to read
@@ -261,7 +271,14 @@ def test_lying(fake_psql: MakePsql, filled: Database) -> None:
 
 def test_telling_what_is_true_at_the_wrong_time(fake_psql: MakePsql, filled: Database, empty: Database) -> None:
     early = export(fake_psql(Behaviour("export", first="end")), filled)
-    assert [name for name, _ in early.psql.transcript._marks] == ["end", "backend", "rows", "changed"]
+    assert [name for name, _ in early.psql.transcript._marks] == [
+        "end",
+        "backend",
+        "rows",
+        "changed",
+        "replaced",
+        "keeper",
+    ]
     late = export(fake_psql(Behaviour("export", trailing="0\t유령\n", late=True)), filled)
     assert (late.code, late.data, late.mark("rows")) == (0, STREAM + "0\t유령\n".encode(), [str(ROWS)])
     strange = export(fake_psql(Behaviour("export", stranger=True)), filled)
