@@ -44,7 +44,7 @@ rows_shown: ContextVar[bool] = ContextVar("rows_shown", default=False)
 
 
 @contextmanager
-def showing_rows(*, show: bool) -> Iterator[None]:
+def set_rows_shown(*, show: bool) -> Iterator[None]:
     """Around a copy: whether its errors may show rows. If not, none is left in what they were caused by either."""
     token = rows_shown.set(show)
     try:
@@ -73,10 +73,10 @@ def describe(error: psycopg.Error) -> str:
     """Return the error's text; no row, and no value of one, is in it unless the copy is asked to show them."""
     text = str(error).strip()
     if rows_shown.get() or error.sqlstate is None:
-        return _without_harm(text)
+        return _strip_harmful_hints(text)
     if error.sqlstate[:2] in _NOT_OF_ROWS:
-        return _without_context(_without_harm(text))
-    told = [_masked(error.sqlstate, (error.diag.message_primary or text).strip())]
+        return _strip_context(_strip_harmful_hints(text))
+    told = [_mask_values(error.sqlstate, (error.diag.message_primary or text).strip())]
     where = ", ".join(_place(error)) or _line(error.diag.context or "")
     return f"{told[0]} ({where})" if where else told[0]
 
@@ -87,9 +87,9 @@ def describe_output(text: str) -> str:
         return text
     starts = [match.start() for match in _OPENING.finditer(text)]
     if not starts:
-        return _without_context(text)
+        return _strip_context(text)
     pieces = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
-    told = [_without_context(text[: starts[0]]).strip(), *map(_message, pieces)]
+    told = [_strip_context(text[: starts[0]]).strip(), *map(_message, pieces)]
     return "\n".join(each for each in told if each)
 
 
@@ -101,14 +101,14 @@ def _message(text: str) -> str:
     if sqlstate.startswith(_NO_ERRORS):
         return ""
     if sqlstate[:2] in _NOT_OF_ROWS:
-        return _without_context(_without_harm(text)).strip()
+        return _strip_context(_strip_harmful_hints(text)).strip()
     label = _LABEL.search(text, opening.end())
     primary = text[opening.end() : label.start() if label else len(text)].strip()
     line = _line(text[label.start() :]) if label else ""
-    return opening[0] + _masked(sqlstate, primary) + (f" ({line})" if line else "")
+    return opening[0] + _mask_values(sqlstate, primary) + (f" ({line})" if line else "")
 
 
-def _masked(sqlstate: str, message: str) -> str:
+def _mask_values(sqlstate: str, message: str) -> str:
     if sqlstate[:2] != _OF_VALUES or sqlstate in _OF_LETTERS:
         return message
     return _QUOTED.sub("…", message)
@@ -130,7 +130,7 @@ def _line(context: str) -> str:
     return f"line {match['line']}{column}"
 
 
-def _without_context(text: str) -> str:
+def _strip_context(text: str) -> str:
     """Return the text with each line of a COPY cut before the value it quotes."""
     return re.sub(
         r"(?m)^((?:CONTEXT:  )?)(COPY [^\n]*, [^\n]*\d[^\n]*)$",
@@ -139,5 +139,5 @@ def _without_context(text: str) -> str:
     )
 
 
-def _without_harm(text: str) -> str:
+def _strip_harmful_hints(text: str) -> str:
     return "\n".join(line for line in text.split("\n") if not (line.startswith("HINT:") and _HARMFUL in line))

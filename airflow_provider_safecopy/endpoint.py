@@ -20,7 +20,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from airflow_provider_safecopy import memory
-from airflow_provider_safecopy.environment import shut_out, variables_ignored
+from airflow_provider_safecopy.environment import find_ignored_variables, shut_out
 from airflow_provider_safecopy.errors import ConfigError, StageError
 
 _KNOWN = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
@@ -109,7 +109,7 @@ class Endpoint:
         if (wrong := _wrong(given)) is not None:
             del parameters, given  # as above
             raise wrong
-        return cls(given, _label(given), variables_ignored(given))
+        return cls(given, _label(given), find_ignored_variables(given))
 
     def __str__(self) -> str:
         return self.label

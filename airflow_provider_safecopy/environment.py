@@ -34,7 +34,7 @@ _changing = threading.Lock()
 _hidden: dict[str, tuple[str | None, int]] = {}
 
 
-def variables_ignored(parameters: Mapping[str, str]) -> tuple[str, ...]:
+def find_ignored_variables(parameters: Mapping[str, str]) -> tuple[str, ...]:
     """Return the PG* variables that are set, and would have filled in for `parameters`."""
     return tuple(sorted({name for names in _variables(parameters).values() for name in names}))
 
@@ -53,7 +53,7 @@ def shut_out(parameters: Mapping[str, str]) -> Iterator[dict[str, str]]:
     # psycopg tries the hosts of this one again without it.
     if parameters.get("target_session_attrs") == "prefer-standby":
         hidden.add(_VARIABLES["target_session_attrs"])
-    with _hiding(hidden):
+    with _hide(hidden):
         yield said
 
 
@@ -83,7 +83,7 @@ def _system_user() -> str:
 
 
 @contextmanager
-def _hiding(names: Iterable[str]) -> Iterator[None]:
+def _hide(names: Iterable[str]) -> Iterator[None]:
     """Without these variables. Threads that hide the same one at once share it, and the last puts it back."""
     hidden = sorted(names)
     with _changing:

@@ -21,7 +21,7 @@ _KEPT_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 def memory_file(content: bytes = b"") -> int:
     """A file in memory, read from its start; its descriptor is the caller's to close. Raises `ConfigError`."""
-    descriptor = _opened()
+    descriptor = _open()
     try:
         os.fchmod(descriptor, 0o600)  # libpq ignores a password file that others may read
         view = memoryview(content)
@@ -36,11 +36,15 @@ def memory_file(content: bytes = b"") -> int:
 
 def require() -> None:
     """Raise `ConfigError` where no file in memory can be had."""
-    os.close(_opened())
+    os.close(_open())
 
 
-def _opened() -> int:
-    for made in (_by_python, _by_library, *(lambda path=path: _without_name(path) for path in _directories())):
+def _open() -> int:
+    for made in (
+        _open_by_python,
+        _open_by_library,
+        *(lambda path=path: _open_unnamed(path) for path in _directories()),
+    ):
         try:
             return made()
         except (AttributeError, OSError):
@@ -52,11 +56,11 @@ def _opened() -> int:
     )
 
 
-def _by_python() -> int:
+def _open_by_python() -> int:
     return os.memfd_create("safecopy", os.MFD_CLOEXEC)
 
 
-def _by_library() -> int:
+def _open_by_library() -> int:
     descriptor: int = _LIBC.memfd_create(b"safecopy", _MFD_CLOEXEC)
     if descriptor < 0:
         raise OSError(ctypes.get_errno(), "memfd_create")
@@ -67,7 +71,7 @@ def _directories() -> tuple[str, ...]:
     return ("/dev/shm", f"/run/user/{os.geteuid()}", "/run", "/tmp")  # noqa: S108 -- used only without a name, in memory
 
 
-def _without_name(directory: str) -> int:
+def _open_unnamed(directory: str) -> int:
     descriptor = os.open(directory, os.O_RDWR | _O_TMPFILE | os.O_EXCL | os.O_CLOEXEC, 0o600)
     if not _is_in_memory(descriptor):
         os.close(descriptor)

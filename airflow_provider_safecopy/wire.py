@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 _CANCEL_SECONDS, _CANCEL_AGAIN_SECONDS = 2.0, 1.0
 
 
-class Looking(Protocol):
+class Watcher(Protocol):
     """Looks why an answer does not come."""
 
     def look(self, seconds: float) -> None:
@@ -37,7 +37,7 @@ class PromptConnection(psycopg.Connection[Any]):
     _limit: float | None = None
     _stopped: Callable[[], bool] | None = None
     _cancel_after: float = 0.0
-    lookout: Looking | None = None
+    lookout: Watcher | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -17,7 +17,7 @@ from psycopg import pq
 
 from airflow_provider_safecopy import doctor, pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.environment import shut_out, variables_ignored
+from airflow_provider_safecopy.environment import find_ignored_variables, shut_out
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.lock.living import LivingLock
 from tests.conftest import MakeDatabase, MakeRole, NothingLeft
@@ -215,4 +215,4 @@ def test_what_is_hidden_by_several_threads_is_put_back_by_the_last(environment: 
 def test_without_any_variable_nothing_is_added() -> None:
     with shut_out({"host": "a"}) as said_instead:
         assert said_instead == {}
-    assert variables_ignored({"host": "a"}) == ()
+    assert find_ignored_variables({"host": "a"}) == ()

@@ -35,7 +35,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
         if "python" in ways:
             monkeypatch.delattr(os, "memfd_create")
         if "library" in ways:
-            monkeypatch.setattr(memory, "_by_library", refuse)
+            monkeypatch.setattr(memory, "_open_by_library", refuse)
         if "directories" in ways:
             monkeypatch.setattr(memory, "_directories", lambda: (str(Path(__file__).parent), "/없음"))
 

@@ -87,7 +87,7 @@ def is_over(holder: Holder) -> bool:
     return run.started == holder.owner.get("started")
 
 
-def started_of(run: object) -> str:
+def format_start(run: object) -> str:
     """When a run started, to the microsecond; a run that never was started by a scheduler may have no such time."""
     started: datetime | None = getattr(run, "start_date", None)
     return started.astimezone(UTC).isoformat(timespec="microseconds") if started else "not started"
@@ -131,7 +131,7 @@ def _state_by_message(dag_id: str, run_id: str) -> Run | None:
         return None
     run = supervisor.send(asked(dag_id=dag_id, run_id=run_id))
     state = getattr(run, "state", None)
-    return None if state is None else Run(str(getattr(state, "value", state)), started_of(run))
+    return None if state is None else Run(str(getattr(state, "value", state)), format_start(run))
 
 
 def _state_by_database(dag_id: str, run_id: str) -> Run:
@@ -140,4 +140,4 @@ def _state_by_database(dag_id: str, run_id: str) -> Run:
 
     with create_session() as session:
         run = session.query(DagRun).filter(DagRun.dag_id == dag_id, DagRun.run_id == run_id).one_or_none()
-        return Run(None) if run is None else Run(str(run.state), started_of(run))
+        return Run(None) if run is None else Run(str(run.state), format_start(run))

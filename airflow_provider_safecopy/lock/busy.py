@@ -9,7 +9,7 @@ from airflow_provider_safecopy.lock.model import Holder
 from airflow_provider_safecopy.lock.store import Store
 
 
-def holders_of(store: Store, names: Collection[str]) -> list[Holder]:
+def read_holders(store: Store, names: Collection[str]) -> list[Holder]:
     """Return who holds these locks; asks for all of them at once."""
     return [each for each in store.holders() if each.name in names and each.owner_key] if names else []
 

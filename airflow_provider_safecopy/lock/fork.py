@@ -12,7 +12,7 @@ def is_own(process: int) -> bool:
     return os.getpid() == process
 
 
-def demand_own(process: int, where: object) -> None:
+def require_own_process(process: int, where: object) -> None:
     """Raise `LockStoreError` in a forked child of `process`, before it touches the store at `where`."""
     if not is_own(process):
         raise LockStoreError(

@@ -16,7 +16,7 @@ def lost(lease: Lease) -> LockLostError:
     )
 
 
-def stopped(lease: Lease, promise: Promise) -> LockLostError:
+def self_stop_error(lease: Lease, promise: Promise) -> LockLostError:
     """What a holder stops itself with, before another takes its lock."""
     return LockLostError(
         f"lock {lease.name}: no progress was confirmed for nearly {promise.stale_after:g} s by the "

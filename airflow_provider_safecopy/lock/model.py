@@ -123,7 +123,7 @@ class Lease:
         """The attempt that holds it."""
         return self.contender.attempt
 
-    def without_itself(self) -> Lease:
+    def drop_itself(self) -> Lease:
         """Return it without its own attempt among the displaced ones, as after a grant whose answer was not heard.
 
         The sessions of that attempt are those of this very run.

@@ -214,7 +214,7 @@ class PostgresStore:
                 return displaced_of(row, row["prev_members"], row["prev_owner_key"], row["prev_owner"]) if row else None
 
     def _make(self) -> bool:
-        fork.demand_own(self._process, self.endpoint)
+        fork.require_own_process(self._process, self.endpoint)
         with self._turn:
             schema.init(self._connected(_MAKING_SECONDS))
         return True
@@ -256,7 +256,7 @@ class PostgresStore:
             "lock_timeout": f"{round(_LOCK_STEP_SECONDS * 1000)}ms",
             "statement_timeout": f"{round(seconds * 1000)}ms",
         }
-        with self._asking(seconds + 1) as cursor:
+        with self._open_cursor(seconds + 1) as cursor:
             backend = cursor.connection.info.backend_pid
             message = self._statements["settings"] + self._check() + self._statements[statement]
             cursor.execute(message, {**asked, **settings, "backend": backend})
@@ -266,9 +266,9 @@ class PostgresStore:
             return cursor.fetchall() if cursor.description else []
 
     @contextmanager
-    def _asking(self, patience: float) -> Iterator[psycopg.ClientCursor[DictRow]]:
+    def _open_cursor(self, patience: float) -> Iterator[psycopg.ClientCursor[DictRow]]:
         """A cursor for one message; alone with the connection, which is given up when a signal interrupts the answer."""
-        fork.demand_own(self._process, self.endpoint)
+        fork.require_own_process(self._process, self.endpoint)
         with self._turn:
             connection = self._connected(patience)
             try:

@@ -45,17 +45,17 @@ class Presence:
     owner: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, attempt: str) -> Self | None:
+    def read(cls, attempt: str) -> Self | None:
         """The note this user's process left as `attempt`; None where there is none to be believed."""
         try:
             path = _note(attempt)
-            return None if path is None else cls._read(path)
+            return None if path is None else cls._parse(path)
         except (OSError, ValueError, TypeError, KeyError) as error:
             log.debug("attempt %s has left nothing that can be read: %s", attempt, error)
             return None
 
     @classmethod
-    def _read(cls, path: Path) -> Self | None:
+    def _parse(cls, path: Path) -> Self | None:
         data: dict[str, Any] = json.loads(_content(path))
         place = Place.of(data.pop("place"))
         return None if place is None else cls(place=place, names=tuple(data.pop("names")), **data)
@@ -79,7 +79,7 @@ class Presence:
         now = _boottime()
         return now > self.due or (self.crash_grace is not None and now > self.beaten + self.crash_grace)
 
-    def is_meant(self, by: Displacement) -> bool:
+    def agrees_with(self, by: Displacement) -> bool:
         """Whether it would be displaced by its own word as well."""
         match by.kind:
             case "supersede":
@@ -144,14 +144,14 @@ def withdraw(contender: Contender) -> None:
 
 def lives(attempt: str) -> bool:
     """Whether a process of this user's says that it is the attempt, and lives."""
-    found = Presence.of(attempt)
+    found = Presence.read(attempt)
     return found is not None and found.place.is_here and not found.place.gone
 
 
 def end(displaced: Displaced, by: Displacement) -> tuple[int, ...]:
     """End the processes of a displaced holder that say themselves that they are to be ended. Their pids."""
-    found = [Presence.of(attempt) for attempt in displaced.attempts]
-    return tuple(each.place.pid for each in found if each and each.is_meant(by) and each.place.end())
+    found = [Presence.read(attempt) for attempt in displaced.attempts]
+    return tuple(each.place.pid for each in found if each and each.agrees_with(by) and each.place.end())
 
 
 def clear_away(store: Store, displaced: Displaced, by: Displacement) -> tuple[int, tuple[int, ...]]:
@@ -182,7 +182,7 @@ def _content(path: Path) -> str:
 
 def _sweep(directory: Path) -> None:
     for path in directory.glob("*.json"):
-        found = Presence.of(path.stem)
+        found = Presence.read(path.stem)
         if found is not None and found.place.gone:
             path.unlink(missing_ok=True)
             path.with_suffix(".new").unlink(missing_ok=True)

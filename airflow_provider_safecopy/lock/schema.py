@@ -21,7 +21,7 @@ _SCHEMA = sql.load("schema")
 # Of these sessions the schema of this oid has been found good once, which is enough: who could change it is trusted. The
 # question takes ten times as long as whether it is there.
 _TRUSTED: WeakKeyDictionary[psycopg.Connection[Any], int] = WeakKeyDictionary()
-_PRESENT = trust.with_suspicions(_SCHEMA["present"])
+_PRESENT = trust.add_suspicions(_SCHEMA["present"])
 _MADE = (
     "schema",
     "comment",
@@ -72,8 +72,8 @@ def init(connection: psycopg.Connection[Any], *, grant: str | None = None, take_
             done = _bring_up(connection, take_over=take_over)
             for privilege in _grants(grant) if grant else ():
                 connection.execute(privilege)
-            if grant and not trust.will_be_used_by(connection, grant):
-                raise _of_no_use_to(grant)
+            if grant and not trust.is_trusted_by(connection, grant):
+                raise _grant_error(grant)
             return done
     except psycopg.Error as error:
         raise failed("the schema safecopy cannot be made", error) from error
@@ -130,8 +130,8 @@ def failed(what: str, error: psycopg.Error | UnicodeEncodeError, *, lock: str | 
     if isinstance(error, UnicodeEncodeError):  # a name, an owner or a reason with bytes of another encoding in it
         told = f"{what}: a text of it is none: {error.reason}"
         return LockStoreError(told, hint="give names, owners and reasons in UTF-8", retryable=False)
-    if (found := trust.found_in(str(error))) is not None:
-        return trust.distrusted(found)
+    if (found := trust.parse_suspicions(str(error))) is not None:
+        return trust.distrust_error(found)
     denied = error.sqlstate in {"42501", "42703", "42704", "3F000", "42P01"}
     too_long = error.sqlstate == "54000"  # of a name, for an index
     hint = "run safecopy init as a role that may, with --grant for this one" if denied else ""
@@ -150,7 +150,7 @@ def made(connection: psycopg.Connection[Any]) -> bool:
     """Whether the schema is there, in this layout. Raises `LockStoreError` when it is not to be trusted."""
     found = state(connection)
     if found.suspicions:
-        raise trust.distrusted(found.suspicions)
+        raise trust.distrust_error(found.suspicions)
     return found.made
 
 
@@ -164,7 +164,7 @@ def _answer(connection: psycopg.Connection[Any], question: LiteralString) -> lis
 def _bring_up(connection: psycopg.Connection[Any], *, take_over: bool) -> tuple[str, ...]:
     found, done = state(connection), tuple[str, ...]()
     if found.suspicions and not take_over:
-        raise trust.distrusted(found.suspicions)
+        raise trust.distrust_error(found.suspicions)
     if found.suspicions:
         done = takeover.take_over(connection, found.suspicions, make=_make)
     elif not found.made:
@@ -172,7 +172,7 @@ def _bring_up(connection: psycopg.Connection[Any], *, take_over: bool) -> tuple[
     # Another role may have made the schema since it was looked at first.
     _TRUSTED.pop(connection, None)
     if left := state(connection).suspicions:
-        raise trust.distrusted(left)
+        raise trust.distrust_error(left)
     return done
 
 
@@ -181,7 +181,7 @@ def _make(connection: psycopg.Connection[Any]) -> None:
         connection.execute(_SCHEMA[statement])
 
 
-def _of_no_use_to(role: str) -> LockStoreError:
+def _grant_error(role: str) -> LockStoreError:
     return LockStoreError(
         f"the schema safecopy cannot be granted to {role}: it belongs to another role, whose code its tables could run "
         f"with the rights of {role}",

@@ -21,7 +21,7 @@ from psycopg.types.json import Jsonb
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import LockBusyError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import departure, schema
-from airflow_provider_safecopy.lock.busy import busy, holders_of
+from airflow_provider_safecopy.lock.busy import busy, read_holders
 from airflow_provider_safecopy.lock.fence import fenced_out
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.loss import lost
@@ -81,7 +81,7 @@ class SeveralStore(PostgresStore):
             return []
         settings = {"lock_timeout": f"{_STEP_SECONDS * 1000:.0f}ms", "statement_timeout": f"{_ANSWER_SECONDS:.0f}s"}
         try:
-            with self._asking(_ANSWER_SECONDS + 1) as cursor:
+            with self._open_cursor(_ANSWER_SECONDS + 1) as cursor:
                 backend = {"backend": cursor.connection.info.backend_pid}
                 before = _LOCK["settings"] + self._check() + (first or "")
                 opening = cursor.mogrify(before, {**settings, **(given or {})})
@@ -204,7 +204,7 @@ class TableLocks(LivingLock):
 
     def _exclude(self, found: dict[str, Lease | LockBusyError], relatives: Mapping[str, Collection[str]]) -> None:
         """Give back each lease one of whose relatives is held by another attempt, and say who does."""
-        holders = holders_of(self.store, {each for name in found for each in relatives.get(name, ())})
+        holders = read_holders(self.store, {each for name in found for each in relatives.get(name, ())})
         for name, lease in list(found.items()):
             try:
                 for holder in holders if isinstance(lease, Lease) else ():

@@ -36,7 +36,7 @@ def take_over(connection: psycopg.Connection[Any], found: Sequence[Suspicion], *
     try:
         connection.execute(_TRUST["take_schema"])
         if all(each.kind != "trap" for each in found) and _has_keys(connection):
-            return _own(connection, make)
+            return _claim(connection, make)
         return _replace(connection, make)
     except psycopg.errors.InsufficientPrivilege as error:
         told = f"the schema safecopy cannot be taken over: {str(error).strip()}; found: "
@@ -54,15 +54,15 @@ def _has_keys(connection: psycopg.Connection[Any]) -> bool:
     return bool(row and row[0])
 
 
-def _own(connection: psycopg.Connection[Any], make: Make) -> tuple[str, ...]:
+def _claim(connection: psycopg.Connection[Any], make: Make) -> tuple[str, ...]:
     tables = [name for (name,) in connection.execute(_TRUST["foreign_tables"]).fetchall()]
     for name in tables:
-        connection.execute(compose.SQL("ALTER TABLE {} OWNER TO CURRENT_USER").format(_in("safecopy", name)))
+        connection.execute(compose.SQL("ALTER TABLE {} OWNER TO CURRENT_USER").format(_qualify("safecopy", name)))
     makers = connection.execute(_TRUST["trigger_makers"]).fetchall()
     for name, role in makers:
         revoke = compose.SQL("REVOKE TRIGGER ON {} FROM {}")
         who = compose.Identifier(role) if role is not None else compose.SQL("PUBLIC")
-        connection.execute(revoke.format(_in("safecopy", name), who))
+        connection.execute(revoke.format(_qualify("safecopy", name), who))
     make(connection)
     if not tables:
         return ("nobody but its owner may make triggers on its tables any more",) if makers else ()
@@ -87,7 +87,7 @@ def _move(connection: psycopg.Connection[Any], schema: str, name: str) -> bool:
     if connection.execute(_TRUST["former"], asked).fetchone() is None:
         return False
     # From here on its owner changes it no more; it is asked once more, because it may have until now.
-    connection.execute(compose.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_in(schema, name)))
+    connection.execute(compose.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_qualify(schema, name)))
     row = connection.execute(_TRUST["former"], asked).fetchone()
     facts = (
         connection.execute(_TRUST["columns"], {"former": row[0], "own": f"safecopy.{name}"}).fetchall() if row else []
@@ -96,13 +96,13 @@ def _move(connection: psycopg.Connection[Any], schema: str, name: str) -> bool:
     required = [column for column, required, _ in facts if required and (column in columns or column in _ALWAYS)]
     if not columns or not set(required) <= set(columns):
         return False
-    _carry(connection, _in(schema, name), name, _list(columns))
-    connection.execute(_entered(name, _list(columns), _whole(required)))
+    _carry(connection, _qualify(schema, name), name, _join_names(columns))
+    connection.execute(_insert(name, _join_names(columns), _require_columns(required)))
     if name in ("receipt", "lock_event"):
         connection.execute(
             compose.SQL(
                 "SELECT setval(pg_get_serial_sequence({}, 'id'), COALESCE(max(id), 0) + 1, false) FROM {}"
-            ).format(compose.Literal(f"safecopy.{name}"), _in("safecopy", name))
+            ).format(compose.Literal(f"safecopy.{name}"), _qualify("safecopy", name))
         )
     return True
 
@@ -113,19 +113,19 @@ def _carry(
     """Into a temporary table without any constraint: what does not fit ours is left out there."""
     connection.execute(
         compose.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
-            compose.Identifier(_moved(name)), columns, _in("safecopy", name)
+            compose.Identifier(_temporary_name(name)), columns, _qualify("safecopy", name)
         )
     )
     with connection.cursor() as cursor:
         with cursor.copy(compose.SQL("COPY {} ({}) TO STDOUT").format(former, columns)) as rows:
             content = b"".join(bytes(block) for block in rows)
-        into = compose.SQL("COPY pg_temp.{} ({}) FROM STDIN").format(compose.Identifier(_moved(name)), columns)
+        into = compose.SQL("COPY pg_temp.{} ({}) FROM STDIN").format(compose.Identifier(_temporary_name(name)), columns)
         with cursor.copy(into) as rows:
             rows.write(content)
 
 
-def _entered(name: str, columns: compose.Composed, whole: compose.Composed) -> compose.Composed:
-    own, moved = _in("safecopy", name), _in("pg_temp", _moved(name))
+def _insert(name: str, columns: compose.Composed, whole: compose.Composed) -> compose.Composed:
+    own, moved = _qualify("safecopy", name), _qualify("pg_temp", _temporary_name(name))
     if name == "lock":  # free, with a token above all that was ever granted
         return compose.SQL(
             "INSERT INTO {} (name, token) SELECT name, LEAST(max(token), {}) + 1 FROM {} WHERE {} AND token >= 0 GROUP BY name"
@@ -135,19 +135,19 @@ def _entered(name: str, columns: compose.Composed, whole: compose.Composed) -> c
     ).format(own, columns, columns, moved, whole)
 
 
-def _whole(required: Sequence[str]) -> compose.Composed:
+def _require_columns(required: Sequence[str]) -> compose.Composed:
     return compose.SQL(" AND ").join(
         compose.SQL("{} IS NOT NULL").format(compose.Identifier(each)) for each in required
     )
 
 
-def _moved(name: str) -> str:
+def _temporary_name(name: str) -> str:
     return f"safecopy_moved_{name}"
 
 
-def _list(columns: Any) -> compose.Composed:
+def _join_names(columns: Any) -> compose.Composed:
     return compose.SQL(", ").join(map(compose.Identifier, columns))
 
 
-def _in(schema: str, name: str) -> compose.Identifier:
+def _qualify(schema: str, name: str) -> compose.Identifier:
     return compose.Identifier(schema, name)

@@ -23,7 +23,7 @@ PIN = _TRUST["pin"]
 """In front of every question: names are the server's own until the transaction ends."""
 
 CHECK: LiteralString = _TRUST["check"].replace("{suspicions}", _TRUST["suspicions"])
-"""Fails where the schema is not to be trusted, and with it the rest of its message. See `found_in`."""
+"""Fails where the schema is not to be trusted, and with it the rest of its message. See `parse_suspicions`."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Suspicion:
     what: str
 
 
-def with_suspicions(present: LiteralString) -> LiteralString:
+def add_suspicions(present: LiteralString) -> LiteralString:
     """The question `present`, and beside its answer what speaks against using the schema."""
     return _TRUST["beside"].replace("{suspicions}", _TRUST["suspicions"]).replace("{present}", present)
 
 
-def found_in(error: str) -> tuple[Suspicion, ...] | None:
+def parse_suspicions(error: str) -> tuple[Suspicion, ...] | None:
     """The suspicions that `CHECK` has told by its error; None for any other error."""
     _, mark, told = error.partition(_MARK)
     if not mark:
@@ -64,12 +64,12 @@ def hint(found: Sequence[Suspicion]) -> str:
     return f"have {who} take it over: safecopy init --target …"
 
 
-def distrusted(found: Sequence[Suspicion]) -> LockStoreError:
+def distrust_error(found: Sequence[Suspicion]) -> LockStoreError:
     """What is raised in place of using it."""
     return LockStoreError(message(found), hint=hint(found), retryable=False)
 
 
-def will_be_used_by(connection: psycopg.Connection[Any], role: str) -> bool:
+def is_trusted_by(connection: psycopg.Connection[Any], role: str) -> bool:
     """Whether the schema's owner is one that `role` trusts."""
     row = connection.execute(_TRUST["trusted_by"], {"role": role}).fetchone()
     return bool(row and row[0])

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from airflow.providers.common.compat.sdk import Context
 
-from airflow_provider_safecopy.hooks.judge import deployment, is_cleared, judge_for, started_of
+from airflow_provider_safecopy.hooks.judge import deployment, format_start, is_cleared, judge_for
 from airflow_provider_safecopy.lock.living import Judge
 from airflow_provider_safecopy.lock.model import Contender
 from airflow_provider_safecopy.lock.process import Place
@@ -24,7 +24,7 @@ def contender_of(context: Context, *, detached: bool = False) -> Contender:
     a run of its own each time, and never joins. `detached` is a member that outlives its process.
     """
     ti, place = context["ti"], None
-    started = started_of(context.get("dag_run"))
+    started = format_start(context.get("dag_run"))
     owner = {"dag": ti.dag_id, "run": ti.run_id, "deployment": deployment(), "started": started}
     key = "|".join((owner["deployment"], ti.dag_id, ti.run_id, started))
     if is_test(context):
@@ -36,7 +36,7 @@ def contender_of(context: Context, *, detached: bool = False) -> Contender:
     return Contender(key, owner, member_of(ti), ti.try_number, place=place, detached=detached, task=task)
 
 
-def judge_of(context: Context, contender: Contender) -> Judge:
+def make_judge(context: Context, contender: Contender) -> Judge:
     """What this Airflow knows of those who hold the contender's locks."""
     return judge_for(contender.owner, cleared=is_cleared(context.get("dag_run")))
 

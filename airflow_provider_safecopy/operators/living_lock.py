@@ -20,7 +20,7 @@ from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
 from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode
-from airflow_provider_safecopy.operators.contender import contender_of, is_test, judge_of, member_key
+from airflow_provider_safecopy.operators.contender import contender_of, is_test, make_judge, member_key
 from airflow_provider_safecopy.operators.lock_tasks import STALE_AFTER, AcquireLivingLock, ReleaseLivingLock
 from airflow_provider_safecopy.operators.told import told_to_airflow
 
@@ -122,7 +122,7 @@ def joined(context: Context | None = None) -> Iterator[LivingLock]:
             name,
             contender=contender,
             promise=Promise(group.stale_after, crash_grace=None),
-            judge=judge_of(context, contender),
+            judge=make_judge(context, contender),
         )
         with closing(lock.store):
             demand_held(lock.store, name, group, contender, context)

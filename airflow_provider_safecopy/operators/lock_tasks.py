@@ -14,7 +14,7 @@ from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
 from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
-from airflow_provider_safecopy.operators.contender import contender_of, is_test, judge_of, member_key, member_of
+from airflow_provider_safecopy.operators.contender import contender_of, is_test, make_judge, member_key, member_of
 from airflow_provider_safecopy.operators.told import told, told_to_airflow
 from airflow_provider_safecopy.pipeline.eviction import evict
 
@@ -65,9 +65,9 @@ class AcquireLivingLock(BaseOperator):
         )
         with told_to_airflow(), answering:
             lock = SafeCopyHook(target_conn_id=self.target_conn_id).living_lock(
-                self.lock, contender=contender, promise=self.promise, judge=judge_of(context, contender)
+                self.lock, contender=contender, promise=self.promise, judge=make_judge(context, contender)
             )
-            with closing(lock.store), _released_on_failure(lock):
+            with closing(lock.store), _release_on_failure(lock):
                 (lease,) = lock.acquire().leases
                 if self._killed:  # else this task would succeed under a lock that no task releases
                     raise AirflowException("the task was killed")
@@ -104,7 +104,7 @@ class ReleaseLivingLock(BaseOperator):
         """Release what the setup task acquired, and whatever of this group is still in the lock."""
         carry_any_id()
         ti, contender = context["ti"], contender_of(context, detached=True)
-        acquired = _acquired_lock(ti.xcom_pull(task_ids=self.setup_task_id, map_indexes=ti.map_index))
+        acquired = _read_lock_name(ti.xcom_pull(task_ids=self.setup_task_id, map_indexes=ti.map_index))
         with (
             told_to_airflow(),
             closing(SafeCopyHook(target_conn_id=self.target_conn_id).lock_store(contender.attempt)) as store,
@@ -139,7 +139,7 @@ class ReleaseLivingLock(BaseOperator):
 
 
 @contextmanager
-def _released_on_failure(lock: LivingLock) -> Iterator[None]:
+def _release_on_failure(lock: LivingLock) -> Iterator[None]:
     """Release the lock when the block fails: the release task only runs after a setup task that succeeded."""
     try:
         yield
@@ -148,7 +148,7 @@ def _released_on_failure(lock: LivingLock) -> Iterator[None]:
         raise
 
 
-def _acquired_lock(result: Any) -> str | None:
+def _read_lock_name(result: Any) -> str | None:
     """The lock's name by the setup task's result; None where it tells of none: it may be cleared, or changed by hand."""
     match result:
         case {"lock": str(name)} if name.strip() and "\0" not in name:

@@ -25,7 +25,7 @@ def require_apart(given: Mapping[str, Any], *, mapped: frozenset[str] = frozense
         raise ConfigError(f"each mapped instance would replace all rows of {given['target_table']}", hint=HINT)
 
 
-def checking(partial: Any) -> Any:
+def check_expansion(partial: Any) -> Any:
     """Return Airflow's `partial` as one that looks at what it is expanded by."""
 
     class _Checking(type(partial)):  # type: ignore[misc]  # Airflow 2 and 3 have it in different places

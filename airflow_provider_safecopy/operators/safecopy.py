@@ -14,10 +14,10 @@ from airflow_provider_safecopy.hooks.in_process import carry_any_id
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 from airflow_provider_safecopy.operators import batch
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
-from airflow_provider_safecopy.operators.contender import contender_of, judge_of, slice_of
+from airflow_provider_safecopy.operators.contender import contender_of, make_judge, slice_of
 from airflow_provider_safecopy.operators.journal import Journal
 from airflow_provider_safecopy.operators.living_lock import lock_of
-from airflow_provider_safecopy.operators.mapping import checking, require_apart
+from airflow_provider_safecopy.operators.mapping import check_expansion, require_apart
 from airflow_provider_safecopy.operators.option import LATER, SETTLED, STAND_INS, timeouts_of
 from airflow_provider_safecopy.operators.outcome import push_result, tell_assets
 from airflow_provider_safecopy.operators.template import as_include, is_plain
@@ -128,7 +128,7 @@ class SafeCopyOperator(BaseOperator):
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
         """As any operator's; parts of one table that would overwrite each other are refused by its `expand`."""
-        return checking(super().partial(**kwargs))
+        return check_expansion(super().partial(**kwargs))
 
     _abort: AbortSwitch | None = None
     _killed = False
@@ -257,7 +257,7 @@ class SafeCopyOperator(BaseOperator):
 
         with self.on_busy.answering(self, self.target_conn_id, deadline, skipped), journal.copying() as progress:
             report = hook.copy(
-                spec, contender=contender, judge=judge_of(context, contender), abort=abort, progress=progress
+                spec, contender=contender, judge=make_judge(context, contender), abort=abort, progress=progress
             )
         journal.report(report)
         tell_assets(context, self.outlets, report)

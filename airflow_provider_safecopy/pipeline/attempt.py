@@ -29,7 +29,7 @@ from airflow_provider_safecopy.lock.model import Contender, Promise, application
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.transfer import catalog, creation, refusal
 from airflow_provider_safecopy.transfer.blocker import list_blockers
-from airflow_provider_safecopy.transfer.lookout import holders_of, waited_too_long
+from airflow_provider_safecopy.transfer.lookout import find_holders, lock_wait_error
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import LOCKED
@@ -117,14 +117,14 @@ def telling_losses() -> Iterator[None]:
     try:
         yield
     except psycopg.errors.LockNotAvailable as error:
-        raise waited_too_long(error, "connect", "what a control session asked for") from error
+        raise lock_wait_error(error, "connect", "what a control session asked for") from error
     except psycopg.Error as error:
         message = f"a control session failed: {describe(error)}; nothing was changed"
         raise StageError(message, stage="connect", sqlstate=error.sqlstate) from error
 
 
 @contextmanager
-def naming_holders(target: Session) -> Iterator[None]:
+def name_holders(target: Session) -> Iterator[None]:
     """Add to the error of a store of locks that another session keeps locked, who that is.
 
     The store waits in steps too short for a lookout, so the holders of its tables are asked for afterwards.
@@ -135,7 +135,7 @@ def naming_holders(target: Session) -> Iterator[None]:
         if error.sqlstate != LOCKED or error.blockers:
             raise
         with suppress(psycopg.Error):
-            found = target.lookout.blockers() or holders_of(target, "safecopy.lock")
+            found = target.lookout.blockers() or find_holders(target, "safecopy.lock")
             error.blockers = tuple(blocker.as_dict() for blocker in found)
             error.message = f"{error.message}; in the way: {list_blockers(found)}"
             error.hint = error.hint or "end the session that holds it, and run this again"
@@ -167,11 +167,11 @@ def answering(spec: CopySpec, source: Session, target: Session) -> Iterator[None
             yield
     except psycopg.errors.LockNotAvailable as error:
         what = f"{spec.source_table or 'what the query reads'} or {spec.target_table}"
-        raise waited_too_long(error, "plan", what, source.lookout, target.lookout) from error
+        raise lock_wait_error(error, "plan", what, source.lookout, target.lookout) from error
 
 
 @contextmanager
-def naming_blockers(source: Session, target: Session) -> Iterator[None]:
+def name_blockers(source: Session, target: Session) -> Iterator[None]:
     """Add to the error of a stage that psql does who was in its way, if it waited for a lock."""
     try:
         yield
@@ -181,7 +181,7 @@ def naming_blockers(source: Session, target: Session) -> Iterator[None]:
         if error.blockers or not found or not (error.sqlstate == LOCKED or isinstance(error, StalledError)):
             raise
         error.blockers = tuple(blocker.as_dict() for blocker in found)
-        error.message = f"{error.message}; {lookout.told()}"
+        error.message = f"{error.message}; {lookout.describe()}"
         raise
 
 

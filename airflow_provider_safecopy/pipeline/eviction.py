@@ -23,7 +23,7 @@ def evict(store: Store, holder: Holder, members: Collection[Seen]) -> bool:
     """
     freed = False
     for seen in members:
-        evicted = _as_displaced(holder, seen)
+        evicted = _make_displaced(holder, seen)
         freed = _release(store, holder.lease_of(seen), evicted)
         clear_away(store, evicted, Displacement("released", store.label, holder.name, evicted.owner_key))
     return freed
@@ -40,6 +40,6 @@ def _release(store: Store, lease: Lease, evicted: Displaced) -> bool:
             store.end_sessions(evicted)
 
 
-def _as_displaced(holder: Holder, seen: Seen) -> Displaced:
+def _make_displaced(holder: Holder, seen: Seen) -> Displaced:
     places = () if seen.place is None else (seen.place,)
     return Displaced(holder.owner_key or "", holder.owner, holder.token, (seen.attempt,), places)

@@ -21,7 +21,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
     answering,
     end_displaced,
-    naming_blockers,
+    name_blockers,
     see_them_gone,
     telling_aborts,
     telling_losses,
@@ -39,7 +39,7 @@ from airflow_provider_safecopy.transfer.publish import publish
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.shuttle import Shuttle, TooLargeError
-from airflow_provider_safecopy.transfer.snapshot import demand_no_deadlock
+from airflow_provider_safecopy.transfer.snapshot import require_no_deadlock
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.verify import verify
 
@@ -182,7 +182,7 @@ class Rounds:
         crew = self._crew
         self._shuttle = self._shuttle or self._new_shuttle(plan)
         try:
-            with self._shuttle.obeying(), naming_blockers(crew.source, crew.target):
+            with self._shuttle.obeying(), name_blockers(crew.source, crew.target):
                 exported = self._shuttle.fetch(plan)
                 if following is not None:
                     self._shuttle.ask(following)
@@ -205,7 +205,7 @@ class Rounds:
             abort=asked.abort,
             starting=(self._turn, crew.pulse.resting),
             moved=crew.pulse.step,
-            waiting=lambda readers: demand_no_deadlock(crew.source, readers=readers),
+            waiting=lambda readers: require_no_deadlock(crew.source, readers=readers),
             look=(crew.source.lookout.look, crew.target.lookout.look),
         )
 

@@ -287,7 +287,7 @@ WITH RECURSIVE t AS (
 )
 SELECT DISTINCT problem, object FROM found ORDER BY 1, 2
 
--- name: rights_apart
+-- name: compare_rights
 -- What may be done with one of two tables, its columns and identities' sequences, and not with the other. Asked while
 -- both are there: %(old)s and %(new)s.
 WITH part AS (

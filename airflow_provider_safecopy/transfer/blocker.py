@@ -45,7 +45,7 @@ class Blocker:
         return f"{who} ({', '.join(fact for fact in facts if fact)})"
 
     @classmethod
-    def of(cls, row: dict[str, Any]) -> Self:
+    def from_row(cls, row: dict[str, Any]) -> Self:
         """From a row of the catalog's."""
         schema, name = row.pop("schema"), row.pop("name")
         return cls(**row, relation=None if name is None else str(TableName(schema, name)))

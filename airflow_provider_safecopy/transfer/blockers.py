@@ -110,13 +110,13 @@ class Blockers:
             step, abort=self._job.abort, until=self._until, blocked=blocked, meanwhile=self._meanwhile
         )
 
-    def known(self) -> tuple[Blocker, ...]:
+    def read_latest(self) -> tuple[Blocker, ...]:
         """Return who was seen last; where that could not be seen, who holds the table now. Between two steps only."""
         if self._seen and time.monotonic() - self._seen_at < _LONG_AGO_SECONDS:
             return self._seen
         plan = self._job.plan
         asked = {"target": plan.target_oid, "exclusive": plan.publish in {"truncate_insert", "swap"}}
-        return tuple(Blocker.of(row) for row in self._job.target.all(_BLOCKERS["holders"], asked))
+        return tuple(Blocker.from_row(row) for row in self._job.target.all(_BLOCKERS["holders"], asked))
 
     def go_on_with(self, job: Job) -> None:
         """Watch this job from now on, which publishes in another way. The wait goes on."""
@@ -136,7 +136,7 @@ class Blockers:
             self._thread = threading.Thread(target=self._watch, name="safecopy blockers", daemon=True)
             self._thread.start()
         if now > self._until():
-            raise self._too_long() from error
+            raise self._timeout_error() from error
         self.vacuumed = bool(job.target.value(_CATALOG["vacuumed"], {"oid": job.plan.target_oid}))
 
     def _meanwhile(self) -> None:
@@ -144,11 +144,11 @@ class Blockers:
         now = time.monotonic()
         if self._began is not None and now - self._told >= _TOLD_EVERY_SECONDS:
             self._told = now
-            found = list_blockers(self.known())
+            found = list_blockers(self.read_latest())
             log.warning("%s: waiting for %s since %.0f s: %s", self._stage, self._what, now - self._began, found)
 
-    def _too_long(self) -> StageTimeoutError:
-        found = self.known()
+    def _timeout_error(self) -> StageTimeoutError:
+        found = self.read_latest()
         error = StageTimeoutError(
             f"{self._stage}: {self._what} stayed locked for {self.seconds:.0f} s by "
             f"{list_blockers(found)}{''.join(f'; {each}' for each in self.warnings)}",
@@ -184,7 +184,7 @@ class Blockers:
         if session.execute(_BLOCKERS["waits"], waiting).fetchone() != {"waits": True}:
             return
         asked = {"target": plan.target_oid, "application": self._job.right.application_name} | waiting
-        if found := tuple(Blocker.of(row) for row in session.execute(_BLOCKERS["in_the_way"], asked)):
+        if found := tuple(Blocker.from_row(row) for row in session.execute(_BLOCKERS["in_the_way"], asked)):
             self._seen, self._seen_at = found, time.monotonic()
             self._end_those_due(session)
 

@@ -80,7 +80,7 @@ class Build:
         )
 
     @property
-    def without_server_names(self) -> Build:
+    def drop_server_names(self) -> Build:
         """All but the renaming of constraints that the server has named: those are there once keys of `refer` are."""
         return Build(tuple(step for step in self.steps if (step.phase, step.kind) != ("rename", "constraint")))
 

@@ -76,9 +76,9 @@ def carried(session: Session, relation: Relation, new: TableName) -> Carried:
     return Carried(*(tuple(each) for each in told.values()))
 
 
-def rights_apart(session: Session, old: int, new: int) -> list[str]:
+def compare_rights(session: Session, old: int, new: int) -> list[str]:
     """Return what may be done with one of two tables, and not with the other; columns and identities included."""
-    return [row["apart"] for row in session.all(_CARRY["rights_apart"], {"old": old, "new": new})]
+    return [row["apart"] for row in session.all(_CARRY["compare_rights"], {"old": old, "new": new})]
 
 
 def refusals(session: Session, relation: Relation) -> Iterator[Refusal]:

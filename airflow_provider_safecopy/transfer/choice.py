@@ -54,7 +54,7 @@ def choose(
     return way, (*told, _ONE_OF_MANY[extent]) if extent in _ONE_OF_MANY and way == order[0] else told
 
 
-def without_swap(spec: CopySpec, session: Session, relation: Relation) -> Way | None:
+def choose_instead_of_swap(spec: CopySpec, session: Session, relation: Relation) -> Way | None:
     """Return the first way that waits for no reader and that nothing speaks against; None where there is none."""
     for way in _SAFE:
         if way == "swap" or any(WAYS[way].refusals(session, relation, spec)):

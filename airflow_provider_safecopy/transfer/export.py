@@ -61,7 +61,7 @@ def start(
     """Start the export psql on the rows of `snapshot`, all or those in `pages`. Raises `StageError`."""
     assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
     nonce, (data, into) = new_nonce(), pipe()
-    scripts, words = _given(plan, pages, snapshot=snapshot, output=f"/proc/self/fd/{into}", nonce=nonce)
+    scripts, words = _split_scripts(plan, pages, snapshot=snapshot, output=f"/proc/self/fd/{into}", nonce=nonce)
     try:
         psql = Psql.start(
             "export",
@@ -102,8 +102,8 @@ def prove(export: Export, *, size: int, digest: str) -> Exported:
     code = psql.process.returncode
     if code != 0:
         raise psql.failure(f"failed with exit code {code}")
-    demand_meaning(psql)
-    demand_snapshot(psql)
+    require_meaning(psql)
+    require_snapshot(psql)
     rows = transcript.number("rows")
     if rows is None or transcript.values("end") != [""]:
         raise psql.failure("ended with exit code 0 but without the server's row count", retryable=True)
@@ -114,7 +114,7 @@ def prove(export: Export, *, size: int, digest: str) -> Exported:
     return Exported(rows, size, digest, (StageReport("export", seconds, psql.pid, code, rows, size),))
 
 
-def demand_meaning(psql: Psql) -> None:
+def require_meaning(psql: Psql) -> None:
     """Raise `StageError` where a COPY has left another meaning to its texts, or has not said so."""
     said = psql.transcript.values("changed")
     if said == [""]:
@@ -129,7 +129,7 @@ def demand_meaning(psql: Psql) -> None:
     )
 
 
-def demand_snapshot(psql: Psql) -> None:
+def require_snapshot(psql: Psql) -> None:
     """Raise `StageError`, worth a retry, unless an export has said that it read the snapshot's rows."""
     replaced, keeper = psql.transcript.values("replaced"), psql.transcript.values("keeper")
     if keeper == ["t"] and replaced == [""]:
@@ -145,7 +145,7 @@ def demand_snapshot(psql: Psql) -> None:
     raise psql.failure("did not say once whether it read the snapshot's rows", retryable=True)
 
 
-def _given(
+def _split_scripts(
     plan: CopyPlan, pages: Pages | None, *, snapshot: str, output: str, nonce: str
 ) -> tuple[list[int], list[str]]:
     """Scripts in memory, the last for psql's stdin, and psql's arguments. Text that psql could act upon is in no script."""

@@ -183,7 +183,7 @@ class Lane:
         if load is not None:
             _demand_life(load.psql, now, self.taken.moved, limits.import_, limits.stall)
 
-    def still(self, now: float) -> tuple[float, float]:
+    def idle_seconds(self, now: float) -> tuple[float, float]:
         """For how long nothing has moved in the export, and in the import; 0 where nothing is to move."""
         importing = self.load is not None and self.load.psql.process.returncode is None
         return (0.0 if self.export_ended else now - self.out.moved, now - self.taken.moved if importing else 0.0)

@@ -77,7 +77,7 @@ class Lookout:
         """Return who was in the way a moment ago."""
         return self._seen if time.monotonic() - self._seen_at < _LONG_AGO_SECONDS else ()
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Return the same in words; empty where none was seen."""
         found = self.blockers()
         return f"in the way: {list_blockers(found)}" if found else ""
@@ -88,11 +88,11 @@ class Lookout:
             self._connection.close()
 
     def _ask(self, seconds: float) -> None:
-        session = self._connected()
+        session = self._connect()
         if session is None:
             return
         waiters = session.execute(_BLOCKERS["waiters"], {"application": self._name}).fetchall()
-        found = {waiter["pid"]: self._in_the_way(session, waiter["pid"]) for waiter in waiters}
+        found = {waiter["pid"]: self._find_blockers(session, waiter["pid"]) for waiter in waiters}
         waiters = [waiter for waiter in waiters if found[waiter["pid"]]]
         if not waiters:
             return
@@ -103,18 +103,20 @@ class Lookout:
             self._told = now
             for waiter in waiters:
                 told = list_blockers(found[waiter["pid"]])
-                log.warning("%s: waiting for %s since %.0f s: %s", self._endpoint, _wanted(waiter), seconds, told)
+                log.warning(
+                    "%s: waiting for %s since %.0f s: %s", self._endpoint, _describe_wait(waiter), seconds, told
+                )
 
-    def _in_the_way(self, session: psycopg.Connection[dict[str, Any]], pid: int) -> tuple[Blocker, ...]:
+    def _find_blockers(self, session: psycopg.Connection[dict[str, Any]], pid: int) -> tuple[Blocker, ...]:
         """Return who blocks the session `pid`; behind one that only waits before it, who blocks that one."""
         asked = {"target": 0, "application": self._name}
-        found = [Blocker.of(row) for row in session.execute(_BLOCKERS["in_the_way"], asked | {"waiting": pid})]
+        found = [Blocker.from_row(row) for row in session.execute(_BLOCKERS["in_the_way"], asked | {"waiting": pid})]
         for queued in [each.pid for each in found if not each.holds and each.pid]:
             rows = session.execute(_BLOCKERS["in_the_way"], asked | {"waiting": queued})
-            found += [each for each in map(Blocker.of, rows) if each.pid not in {one.pid for one in found}]
+            found += [each for each in map(Blocker.from_row, rows) if each.pid not in {one.pid for one in found}]
         return tuple(found)
 
-    def _connected(self) -> psycopg.Connection[dict[str, Any]] | None:
+    def _connect(self) -> psycopg.Connection[dict[str, Any]] | None:
         """Return the session; None when there is none and none may be opened now."""
         if self._connection is None or self._connection.closed:
             self._connection = None
@@ -129,7 +131,7 @@ class Lookout:
         return self._connection
 
 
-def waited_too_long(error: psycopg.Error, stage: str, what: str, *lookouts: Lookout) -> StageTimeoutError:
+def lock_wait_error(error: psycopg.Error, stage: str, what: str, *lookouts: Lookout) -> StageTimeoutError:
     """Return the error of a wait for a lock that lasted longer than ``lock_wait_timeout``, with those in the way."""
     found = [blocker for lookout in lookouts for blocker in lookout.blockers()]
     timeout = StageTimeoutError(
@@ -143,12 +145,12 @@ def waited_too_long(error: psycopg.Error, stage: str, what: str, *lookouts: Look
     return timeout
 
 
-def _wanted(waiter: dict[str, Any]) -> str:
+def _describe_wait(waiter: dict[str, Any]) -> str:
     if waiter["name"] is None:
         return f"{waiter['mode']} ({waiter['locktype']})"
     return f"{waiter['mode']} on {TableName(waiter['schema'], waiter['name'])}"
 
 
-def holders_of(session: Session, table: LiteralString) -> tuple[Blocker, ...]:
+def find_holders(session: Session, table: LiteralString) -> tuple[Blocker, ...]:
     """Return who holds a lock on a table of ours that writing waits for, without waiting for it."""
-    return tuple(map(Blocker.of, session.all(_BLOCKERS["holders_by_name"], {"table": table})))
+    return tuple(map(Blocker.from_row, session.all(_BLOCKERS["holders_by_name"], {"table": table})))

@@ -35,7 +35,7 @@ from airflow_provider_safecopy.transfer import (
 from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.job import Job, Right
-from airflow_provider_safecopy.transfer.lookout import waited_too_long
+from airflow_provider_safecopy.transfer.lookout import lock_wait_error
 from airflow_provider_safecopy.transfer.model import Way
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.receipt import Receipt
@@ -109,7 +109,7 @@ def publish(
                 try:
                     done = _until_locked(job, before, blockers)
                 except LeaveSwapError as left:
-                    job, before = _prepared_instead(left.job, before)
+                    job, before = _prepare_instead(left.job, before)
                     blockers.go_on_with(job)
                     done = _until_locked(job, before, blockers)
                 commit.commit(job)
@@ -160,7 +160,7 @@ def _prepared(job: Job, *, drops: bool) -> _Beforehand:
     return _Beforehand(prepared, move, peaks, drops)
 
 
-def _prepared_instead(job: Job, before: _Beforehand) -> tuple[Job, _Beforehand]:
+def _prepare_instead(job: Job, before: _Beforehand) -> tuple[Job, _Beforehand]:
     """Prepare the way that takes the place of a swap, from the same staging table and under the same proofs."""
     with job.target.obeys(job.abort):
         return job, replace(before, prepared=WAYS[job.plan.publish].prepare(job), peaks=None)
@@ -176,7 +176,7 @@ def _until_locked(job: Job, before: _Beforehand, blockers: Blockers) -> _Done:
         trying.abort.check()
         return done
 
-    return blockers.outlast(work, held_up=lambda: patience.of(blockers))
+    return blockers.outlast(work, held_up=lambda: patience.check_blockers(blockers))
 
 
 def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
@@ -222,7 +222,7 @@ def _drop_unread(job: Job) -> None:
 def _translated(job: Job, error: psycopg.Error) -> StageError:
     plan = job.plan
     if isinstance(error, psycopg.errors.LockNotAvailable):
-        return waited_too_long(error, "publish", f"what publishing into {plan.target_name} needs", job.target.lookout)
+        return lock_wait_error(error, "publish", f"what publishing into {plan.target_name} needs", job.target.lookout)
     kind = StageTimeoutError if isinstance(error, psycopg.errors.QueryCanceled) else StageError
     violated = isinstance(error, psycopg.IntegrityError | psycopg.DataError)
     return kind(

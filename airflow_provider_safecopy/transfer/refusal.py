@@ -52,7 +52,7 @@ def of_missing(session: Session, name: TableName) -> Refusal:
     return Refusal("no_such_table", f"{name}: no such table in {session.endpoint}", table=str(name), hint=hint)
 
 
-def of_text(copy: Composable) -> Iterator[Refusal]:
+def check_text_size(copy: Composable) -> Iterator[Refusal]:
     """SQL that psql must not read, and that is too long for an argument of its."""
     size = len(copy.as_string(None).encode())
     if size >= _ARGUMENT_BYTES and not is_plain(copy):

@@ -34,7 +34,7 @@ class Appended:
 
 
 @dataclass(frozen=True)
-class Vanished:
+class VanishedSlice:
     """That a slice was appended by the receipt `receipt`, and `why` its rows are certainly not there any more.
 
     `empty`: because the whole table is empty.
@@ -47,7 +47,7 @@ class Vanished:
 
 def find(
     target: Session, table: TableName, oid: int, name: str, origin: Origin
-) -> Appended | Vanished | Refusal | None:
+) -> Appended | VanishedSlice | Refusal | None:
     """Return what became of the slice in `table` (`oid`, 0 where there is none yet); None where it never was there."""
     row = target.one(_RECEIPT["of_slice"], {"target": str(table), "slice": name, "oid": oid})
     if row is None:
@@ -55,7 +55,7 @@ def find(
     if (vanished := _vanished(target, table, oid, row)) is not None:
         return vanished
     if (doubt := _doubt(target, row)) is not None:
-        return _unsure(table, name, row, doubt)
+        return _doubt_refusal(table, name, row, doubt)
     if row["origin"] != origin.digest:
         return _taken(table, name, row, str(origin))
     return Appended(
@@ -70,19 +70,19 @@ def require_unchanged(target: Session, table: TableName, name: str, follows: int
         raise already(table, name, f"token {row['token']} did, at {row['published_at']}")
 
 
-def _vanished(target: Session, table: TableName, oid: int, row: dict[str, Any]) -> Vanished | None:
+def _vanished(target: Session, table: TableName, oid: int, row: dict[str, Any]) -> VanishedSlice | None:
     """Return why none of the rows can be there any more, or None."""
     events = {"replaced": "has been replaced", "another": "has been made anew"}
     if row["inserted"] != 0:  # of no rows none can be missing
         events["emptied"] = "has been found empty by a later copy"
     why = next((told for event, told in events.items() if row[event] or (event == "another" and oid == 0)), None)
     if why is not None or row["inserted"] == 0:
-        return None if why is None else Vanished(row["id"], f"{table} {why}")
+        return None if why is None else VanishedSlice(row["id"], f"{table} {why}")
     if not target.value(statements.any_row(statements.select((), table, None))):
-        return Vanished(row["id"], f"{table} is empty", empty=True)
+        return VanishedSlice(row["id"], f"{table} is empty", empty=True)
     put = row["kept"] + row["gone"] + row["unreadable"] + len(row["names"])
     if put and not row["kept"] and not row["unreadable"] and not _filled(target, row):
-        return Vanished(row["id"], f"the partitions of {table} it was added to are empty or gone")
+        return VanishedSlice(row["id"], f"the partitions of {table} it was added to are empty or gone")
     return None
 
 
@@ -106,7 +106,7 @@ def _filled(target: Session, row: dict[str, Any]) -> list[TableName]:
     return [each for each in tables if target.value(statements.any_row(statements.select((), each, None)))]
 
 
-def _unsure(table: TableName, name: str, row: dict[str, Any], doubt: str) -> Refusal:
+def _doubt_refusal(table: TableName, name: str, row: dict[str, Any], doubt: str) -> Refusal:
     return Refusal(
         "slice_unsure",
         f"{table}: slice {name} was appended at {row['published_at']} (token {row['token']}), and nothing tells whether "

@@ -30,7 +30,7 @@ def snapshot(source: Session) -> Iterator[str]:
         source.end_transaction()
 
 
-def demand_whole(source: Session) -> None:
+def require_whole(source: Session) -> None:
     """Raise `StageError`, worth a retry, where what `source` has locked is not what its snapshot saw.
 
     Asked after planning: an export asks the same once more, of what it has read itself.
@@ -40,7 +40,7 @@ def demand_whole(source: Session) -> None:
         raise StageError(message, stage="export", retryable=True, hint=READ_AGAIN)
 
 
-def demand_no_deadlock(source: Session, *, readers: Sequence[int]) -> None:
+def require_no_deadlock(source: Session, *, readers: Sequence[int]) -> None:
     """Raise `StageError`, worth a retry, where one of `readers` waits for what waits for `source` itself.
 
     `source` keeps what was planned as it is, and is idle: a TRUNCATE waits for it, and an export that comes only then

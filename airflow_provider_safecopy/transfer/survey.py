@@ -78,7 +78,7 @@ class Survey(Session):
         """As a session's own; begun with the first question that is not remembered."""
         known = set(self.composed)
         try:
-            with cast("_Connection", self.connection).lazily(self.behind.reading):
+            with cast("_Connection", self.connection).enter_lazily(self.behind.reading):
                 yield
         except SettingsChangedError:
             for key in self.composed - known:  # asked again, it is to be refused again
@@ -212,11 +212,11 @@ class _Connection:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """As a connection's own."""
-        with self.lazily(self._real.transaction):
+        with self.enter_lazily(self._real.transaction):
             yield
 
     @contextmanager
-    def lazily(self, begin: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+    def enter_lazily(self, begin: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
         """What `begin` gives is entered with the first question in the block."""
         with ExitStack() as stack:
             self._wanted.append((stack, begin))

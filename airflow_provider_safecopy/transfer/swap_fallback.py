@@ -43,14 +43,14 @@ class SwapPatience:
         if seconds < self._due:
             return
         told = found if isinstance(found, str) else list_blockers(found)
-        if (job := _instead(self._job, told, self._seconds)) is not None:
+        if (job := _replan(self._job, told, self._seconds)) is not None:
             raise LeaveSwapError(job)
         self._due = seconds + self._seconds
 
-    def of(self, blockers: Blockers) -> None:
+    def check_blockers(self, blockers: Blockers) -> None:
         """As `check`, of the wait for the lock that `blockers` watches."""
         if blockers.seconds >= self._due:
-            self.check(blockers.seconds, blockers.known())
+            self.check(blockers.seconds, blockers.read_latest())
 
 
 def may_leave(job: Job) -> bool:
@@ -58,7 +58,7 @@ def may_leave(job: Job) -> bool:
     return job.plan.publish == "swap" and job.plan.spec.publish == "auto" and not drift.adds_columns(job.plan)
 
 
-def _instead(job: Job, told: str, seconds: float) -> Job | None:
+def _replan(job: Job, told: str, seconds: float) -> Job | None:
     """Return the job with the best way that waits for no reader; None where there is none, or it would wait as well."""
     plan, relation = job.plan, job.plan.target_relation
     asked = {"target": plan.target_oid, "exclusive": False}
@@ -67,7 +67,7 @@ def _instead(job: Job, told: str, seconds: float) -> Job | None:
     staging = job.verification.staging
     if job.target.value(_BLOCKERS["rows_may_change"], {"schema": staging.schema, "name": staging.name}):
         return None  # what is in staging now may not be what was proven
-    way = choice.without_swap(plan.spec, job.target, relation)
+    way = choice.choose_instead_of_swap(plan.spec, job.target, relation)
     if way is None:
         return None
     why = f"publish {way} instead of swap: it waits for no reader; swap had waited {seconds:g} s for {told}"

@@ -271,9 +271,9 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_note_is_read_as_it_was_left_and_is_its_users_alone(memory: Path) -> None:
     one = shown()
-    assert Presence.of(one.attempt) == one
+    assert Presence.read(one.attempt) == one
     assert memory.stat().st_mode & 0o777 == 0o700
-    assert Presence.of(str(uuid4())) is None
+    assert Presence.read(str(uuid4())) is None
 
 
 @pytest.mark.parametrize(
@@ -282,14 +282,14 @@ def test_a_note_is_read_as_it_was_left_and_is_its_users_alone(memory: Path) -> N
 def test_a_note_that_cannot_be_read_says_nothing(memory: Path, content: str) -> None:
     one = shown()
     (memory / f"{one.attempt}.json").write_text(content)
-    assert Presence.of(one.attempt) is None
+    assert Presence.read(one.attempt) is None
     assert not presence.lives(one.attempt)
 
 
 @pytest.mark.parametrize("attempt", ["../x", "", "no uuid"])
 def test_an_attempt_that_is_no_uuid_has_no_note(memory: Path, attempt: str) -> None:
     shown()
-    assert Presence.of(attempt) is None
+    assert Presence.read(attempt) is None
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
@@ -306,7 +306,7 @@ def test_a_directory_that_others_made_or_may_write_to_is_not_believed(
     else:
         memory.rename(memory.with_name("elsewhere"))
         memory.symlink_to(memory.with_name("elsewhere"))
-    assert Presence.of(one.attempt) is None
+    assert Presence.read(one.attempt) is None
     assert not presence.lives(one.attempt)
     shown()
     assert "not this user's alone" in caplog.text
@@ -322,7 +322,7 @@ def test_notes_of_processes_that_have_ended_are_swept(memory: Path, sleeper: sub
     assert len(list(memory.glob("*.json"))) == 2
     presence.withdraw(mine)
     assert list(memory.iterdir()) == []
-    assert Presence.of(left.attempt) is None
+    assert Presence.read(left.attempt) is None
 
 
 def test_a_forked_child_neither_leaves_a_note_nor_removes_its_parents(memory: Path) -> None:
@@ -333,7 +333,7 @@ def test_a_forked_child_neither_leaves_a_note_nor_removes_its_parents(memory: Pa
         presence.withdraw(mine)
         os._exit(0)
     os.waitpid(child, 0)
-    assert Presence.of(str(mine.attempt)) is not None
+    assert Presence.read(str(mine.attempt)) is not None
     assert memory.exists()
 
 

@@ -344,7 +344,7 @@ def test_what_is_found_is_told_in_one_line() -> None:
     found = tuple(trust.Suspicion("trap", f"lock has the trigger t{number}") for number in range(9))
     assert trust.message(found).endswith("; and 4 more")
     error = 'invalid input syntax for type integer: "untrusted schema: owner the schema belongs to x; trap lock has it"'
-    assert trust.found_in(error) == (
+    assert trust.parse_suspicions(error) == (
         trust.Suspicion("owner", "the schema belongs to x"), trust.Suspicion("trap", "lock has it"),
     )  # fmt: skip
-    assert trust.found_in("anything else") is None
+    assert trust.parse_suspicions("anything else") is None

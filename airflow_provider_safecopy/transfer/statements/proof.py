@@ -19,10 +19,10 @@ def proof(snapshot: str) -> Composed:
         "EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE k.locktype = 'virtualxid' AND k.granted "
         "AND k.mode = 'ExclusiveLock' AND k.virtualtransaction = {}) AS safecopy_keeper FROM ({}) AS r"
     )
-    return query.format(Literal(_transaction_of(snapshot)), verbatim(sql.load("snapshot")["replaced"]))
+    return query.format(Literal(_parse_transaction(snapshot)), verbatim(sql.load("snapshot")["replaced"]))
 
 
-def _transaction_of(snapshot: str) -> str:
+def _parse_transaction(snapshot: str) -> str:
     """The transaction that has exported `snapshot`, as pg_locks spells it: the snapshot is named after it, in hex."""
     backend, transaction, _ = snapshot.split("-")
     return f"{int(backend, 16)}/{int(transaction, 16)}"

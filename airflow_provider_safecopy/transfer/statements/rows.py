@@ -24,7 +24,7 @@ def select(columns: Sequence[str], source: TableName | str, where: str | None, *
     return SQL("SELECT {} FROM {}{}").format(listed(columns), _from(source), where_clause)
 
 
-def where_alone(source: TableName | str, where: str) -> Composed:
+def check_where(source: TableName | str, where: str) -> Composed:
     """No columns of the rows that `where` finds, with no parenthesis around it: nothing but a whole condition fits."""
     return SQL("SELECT FROM {} WHERE\n{}\n").format(_from(source), verbatim(where))
 

@@ -83,7 +83,7 @@ def export_script(
     """What the export psql runs: what is to be `read`, under `snapshot`, into the file `output`. Only for plain text."""
     return (
         export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait)
-        + _script([_to_file(export_copy(read, format=format), output)])
+        + _script([_write_to_file(export_copy(read, format=format), output)])
         + export_end(nonce, snapshot=snapshot)
     )
 
@@ -98,7 +98,7 @@ def export_output(output: str) -> str:
 
 def export_end(nonce: str, *, snapshot: str) -> str:
     """The rows' count, and what else is to be known of a COPY, from the transaction it was in."""
-    return _script([*_after_export(nonce, snapshot), SQL("COMMIT;"), _mark(nonce, "end")])
+    return _script([*_export_checks(nonce, snapshot), SQL("COMMIT;"), _mark(nonce, "end")])
 
 
 def export_opening(*, snapshot: str, nonce: str, seconds: float, lock_wait: float = Timeouts.lock_wait) -> str:
@@ -116,8 +116,8 @@ def export_next(read: Composable, *, format: str, output: str, nonce: str, snaps
     this one, and what was read is asked of all that is locked.
     """
     anew = SQL("ROLLBACK TO SAVEPOINT {}").format(_BEFORE_EACH)
-    copy = _to_file(export_copy(read, format=format), output)
-    return _script([_together([anew, *settings.pins()]), copy, *_after_export(nonce, snapshot)])
+    copy = _write_to_file(export_copy(read, format=format), output)
+    return _script([_join([anew, *settings.pins()]), copy, *_export_checks(nonce, snapshot)])
 
 
 def load_opening(nonce: str) -> str:
@@ -150,11 +150,11 @@ def load_next(
                 seconds=seconds,
                 lock_wait=lock_wait,
             ),
-            _together(
+            _join(
                 [plain_names(create_staging(staging, columns)), *map(plain_names, hide_staging(staging, hidden_from))]
             ),
             SQL("\\copy {} FROM {} (FORMAT {})").format(table(staging), Literal(data), SQL(_format(format))),
-            *_after_copy(nonce),
+            *_copy_checks(nonce),
         ]
     )
 
@@ -182,7 +182,7 @@ def load_copy(staging: TableName, columns: Sequence[str], *, format: str, freeze
 
 def load_end(nonce: str, *, frozen: bool = False) -> str:
     """The import's own row count, and what else is to be known of its COPY before it is committed."""
-    return _script(_after_copy(nonce, but=(_OWN_ZONE,) if frozen else ()))
+    return _script(_copy_checks(nonce, but=(_OWN_ZONE,) if frozen else ()))
 
 
 def load_commit(nonce: str) -> str:
@@ -201,30 +201,30 @@ def _begin(*first: Composable, seconds: float, lock_wait: float, last: Sequence[
     # Known from 17 on; where it is not, there is no row.
     unlimited = SQL("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'")
     limited = (set_local(setting, value) for setting, value in limits)
-    return _together([*first, *settings.pins(), *limited, unlimited, *last])
+    return _join([*first, *settings.pins(), *limited, unlimited, *last])
 
 
-def _together(several: Iterable[Composable]) -> Composed:
+def _join(several: Iterable[Composable]) -> Composed:
     """Statements that psql sends in one message."""
     return SQL("{};").format(SQL(" \\; ").join(several))
 
 
-def _to_file(copy: Composable, output: str) -> Composed:
+def _write_to_file(copy: Composable, output: str) -> Composed:
     return SQL("{} \\g {}").format(copy, Literal(output))
 
 
-def _after_copy(nonce: str, *, but: tuple[str, ...] = ()) -> list[Composable]:
+def _copy_checks(nonce: str, *, but: tuple[str, ...] = ()) -> list[Composable]:
     """The server's own row count, and which settings do not mean any more what they meant before, `but` some."""
     return [
         _mark(nonce, "rows :ROW_COUNT"),
-        SQL("{} \\gset").format(settings.changed(but=but)),
+        SQL("{} \\gset").format(settings.select_changed(but=but)),
         _mark(nonce, "changed :safecopy_changed"),
     ]
 
 
-def _after_export(nonce: str, snapshot: str) -> list[Composable]:
+def _export_checks(nonce: str, snapshot: str) -> list[Composable]:
     """As after any COPY; and whether what was read is what the snapshot saw, whose transaction must still be there."""
-    asked = SQL("SELECT * FROM ({}) AS c, ({}) AS p \\gset").format(settings.changed(), proof(snapshot))
+    asked = SQL("SELECT * FROM ({}) AS c, ({}) AS p \\gset").format(settings.select_changed(), proof(snapshot))
     marks = ("changed :safecopy_changed", "replaced :safecopy_replaced", "keeper :safecopy_keeper")
     return [_mark(nonce, "rows :ROW_COUNT"), asked, *(_mark(nonce, mark) for mark in marks)]
 

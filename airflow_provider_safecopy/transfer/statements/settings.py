@@ -53,7 +53,7 @@ def session_pins() -> tuple[Composed, ...]:
     return tuple(SQL("SET {} TO {}").format(SQL(name), Literal(value)) for name, value in MEANINGS)
 
 
-def changed(*, but: tuple[str, ...] = ()) -> Composed:
+def select_changed(*, but: tuple[str, ...] = ()) -> Composed:
     """Ask which of them are not as they were pinned: their names as one text, empty where there is none."""
     each = (
         SQL("CASE WHEN pg_catalog.current_setting({0}) OPERATOR(pg_catalog.<>) {1} THEN {0} END").format(
@@ -74,8 +74,8 @@ def begin_reading(savepoint: str | None) -> Composed:
 def end_reading(savepoint: str | None) -> Composed:
     """Ask what was changed, and take it back; the locks of an outer transaction stay."""
     if savepoint is None:
-        return together([changed(), SQL("ROLLBACK"), *session_pins()])
-    return together([changed(), SQL("RELEASE SAVEPOINT {}").format(Identifier(savepoint)), *pins()])
+        return together([select_changed(), SQL("ROLLBACK"), *session_pins()])
+    return together([select_changed(), SQL("RELEASE SAVEPOINT {}").format(Identifier(savepoint)), *pins()])
 
 
 def undo_reading(savepoint: str | None) -> Composed:

@@ -115,7 +115,7 @@ def prepare(job: Job) -> Prepared:
     build.finish(job, planned)
     previous = _previous(job)
     new: int = job.target.value(_OID, {"schema": staging.schema, "name": staging.name})
-    _rights_apart(job, new, new)  # planned here: there is no time for it under the lock
+    _compare_rights(job, new, new)  # planned here: there is no time for it under the lock
     # Once more: what the server gave the new sequences by itself is known only now.
     return Prepared(_built(job), _carried(job), previous, new)
 
@@ -140,7 +140,7 @@ def write(job: Job, prepared: Prepared) -> Written:
     inplace.demand_same_table(job)
     _demand_unchanged(job, prepared)
     _probe(job, prepared)
-    made = _referred(job, prepared)
+    made = _add_references(job, prepared)
     began, step = time.monotonic(), _step_seconds(job)
     _within(job, began, step, prepared.carried.first)
     _within(job, began, step, [statements.lock(job.plan.target_name, _LOCK)])
@@ -174,13 +174,13 @@ def _probe(job: Job, prepared: Prepared) -> None:
             job.connection.execute(tried)
 
 
-def _referred(job: Job, prepared: Prepared) -> Build:
+def _add_references(job: Job, prepared: Prepared) -> Build:
     """Make the keys that other tables feel; none but their writers wait. Returns the rest of the build as it is then."""
     if not prepared.build.phase("refer"):
         return prepared.build
     build.refer(job, prepared.build, within=job.lock_step)
     made = _built(job)
-    if made.without_server_names != prepared.build.without_server_names:
+    if made.drop_server_names != prepared.build.drop_server_names:
         raise _changed(job)
     return made
 
@@ -190,31 +190,31 @@ def _exchange(job: Job, prepared: Prepared, made: Build) -> None:
     exchange = (*prepared.carried.before, *_texts(made, "rename"), *prepared.carried.after, *_texts(made, "finish"))
     *pins, drop = _texts(made, "drop")
     _run(job, (*exchange, *pins))
-    if _rights_apart(job, job.plan.target_oid, prepared.new):
+    if _compare_rights(job, job.plan.target_oid, prepared.new):
         raise _changed(job)
-    _demand_like(job, prepared)
+    _require_like(job, prepared)
     _run(job, [drop])
 
 
-def _rights_apart(job: Job, old: int, new: int) -> list[str]:
-    return carry.rights_apart(job.target, old, new)
+def _compare_rights(job: Job, old: int, new: int) -> list[str]:
+    return carry.compare_rights(job.target, old, new)
 
 
-def _demand_like(job: Job, prepared: Prepared) -> None:
+def _require_like(job: Job, prepared: Prepared) -> None:
     """Raise `PlanError` when the table that has taken the place is not made as the old one was."""
     new, added = replace(_relation(job), oid=prepared.new), drift.adds_columns(job.plan)
     columns = frozenset(job.plan.target_columns)
     now = build.statements_of(job.target, new, job.verification.staging, columns).likeness
-    differing = {f"{kind} {name}" for kind, name, _ in _apart(prepared.build.likeness, now)}
-    hung = _apart(prepared.carried.likeness, carry.carried(job.target, new, job.verification.staging).likeness)
+    differing = {f"{kind} {name}" for kind, name, _ in _diff(prepared.build.likeness, now)}
+    hung = _diff(prepared.carried.likeness, carry.carried(job.target, new, job.verification.staging).likeness)
     if added:  # the table differs by the columns that it was to be given
         differing -= {f"table {prepared.build.phase('create')[0].name}"}
         hung = {statement for statement in hung if not statement.startswith("COMMENT ON COLUMN")}
     if found := sorted(differing | hung):
-        raise _unlike(job, found)
+        raise _unlike_error(job, found)
 
 
-def _apart(then: Mapping[Thing, int], now: Mapping[Thing, int]) -> set[Thing]:
+def _diff(then: Mapping[Thing, int], now: Mapping[Thing, int]) -> set[Thing]:
     return {each for each in then.keys() | now.keys() if then.get(each) != now.get(each)}
 
 
@@ -266,7 +266,7 @@ def _changed(job: Job) -> PlanError:
     return PlanError((Refusal("target_changed", message, table, hint="run the copy again"),), retryable=True)
 
 
-def _unlike(job: Job, found: Sequence[str]) -> PlanError:
+def _unlike_error(job: Job, found: Sequence[str]) -> PlanError:
     table, more = str(job.plan.target_name), f" and {len(found) - 3} more" if len(found) > 3 else ""
     message = f"{table}: the table built to take its place is not like it: {'; '.join(found[:3])}{more}"
     hint = "see which event trigger of the database changes new tables, or ask for publish=delta or delete_insert"
