@@ -115,8 +115,10 @@ def _session(side: str, endpoint: Endpoint | None, stack: ExitStack, checks: lis
 
 def _check_environment(side: str, endpoint: Endpoint) -> Iterator[Check]:
     if endpoint.ignored:
-        detail = f"{', '.join(endpoint.ignored)} in the environment: ignored; a connection alone says where it goes"
-        yield Check(f"{side} environment", "warning", detail, "say it in the connection, if it is to hold")
+        detail = f"{', '.join(endpoint.ignored)} in the environment: ignored; only the connection says where it goes"
+        yield Check(
+            f"{side} environment", "warning", detail, "put these settings into the connection, if you need them"
+        )
 
 
 def _newest(given: str | None, *sessions: Session | None) -> Iterator[Check]:

@@ -1,7 +1,7 @@
-"""Files in memory, for what must never lie on a disk: passwords, and the scripts that psql is given.
+"""Memory files, for what must never lie on a disk: passwords, and scripts for psql.
 
-By memfd_create where there is one. A Python built against old headers has no such call though the C library has; a
-sandbox may forbid it: then a file without a name in a directory that is kept in memory does as well. Nothing else does.
+They come from memfd_create where possible. A Python built against old headers lacks it although the C library has it, and
+a sandbox may forbid it: then an unnamed file in a tmpfs serves as well. Nothing else does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KEPT_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
 def memory_file(content: bytes = b"") -> int:
-    """A file in memory, read from its start; its descriptor is the caller's to close. Raises `ConfigError`."""
+    """Return the descriptor of a memory file, at its start; the caller closes it. Raises `ConfigError`."""
     descriptor = _open()
     try:
         os.fchmod(descriptor, 0o600)  # libpq ignores a password file that others may read
@@ -35,7 +35,7 @@ def memory_file(content: bytes = b"") -> int:
 
 
 def require() -> None:
-    """Raise `ConfigError` where no file in memory can be had."""
+    """Raise `ConfigError` if no memory file can be made."""
     os.close(_open())
 
 
@@ -50,8 +50,8 @@ def _open() -> int:
         except (AttributeError, OSError):
             continue
     raise ConfigError(
-        "no file in memory can be made here: neither by memfd_create nor in /dev/shm; a password would have to lie on a disk",
-        hint="let this process call memfd_create (its seccomp profile may forbid it), or mount a tmpfs on /dev/shm that its "
+        "no memory file can be made on this machine, neither by memfd_create nor in /dev/shm; a password would have to lie on a disk",
+        hint="allow memfd_create in the seccomp profile of this process, or mount a tmpfs on /dev/shm that its "
         "user may write to",
     )
 
@@ -80,7 +80,7 @@ def _open_unnamed(directory: str) -> int:
 
 
 def _is_in_memory(descriptor: int) -> bool:
-    """Whether the file system it lies in is one of memory. False where that cannot be learnt."""
+    """Whether its file system is kept in memory. False if that cannot be found out."""
     device = os.fstat(descriptor).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     lines = [line.split() for line in _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()]

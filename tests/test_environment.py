@@ -109,7 +109,7 @@ def test_what_is_ignored_is_named_once_in_plan_report_and_doctor(
 ) -> None:
     source, target = filled
     environment(PGHOSTADDR="203.0.113.1", PGOPTIONS="-c role=x", PGHOST="203.0.113.1", PGPASSWORD="x")
-    told = "PGHOSTADDR, PGOPTIONS in the environment: ignored; a connection alone says where it goes"
+    told = "PGHOSTADDR, PGOPTIONS in the environment: ignored; only the connection says where it goes"
     plan = pipeline.plan(spec(), source.endpoint, target.endpoint)
     assert [warning for warning in plan.warnings if "PG" in warning] == [told]
     (planned,) = pipeline.plan_tables([spec()], source.endpoint, target.endpoint)

@@ -105,9 +105,9 @@ def test_where_there_is_none_plan_copy_and_doctor_say_so_and_what_to_do(
     found = {refused.code: refused for refused in pipeline.plan(spec, source.endpoint, target.endpoint).refusals}
     refused = found["no_memory_file"]
     assert "/dev/shm" in refused.hint
-    with pytest.raises(PlanError, match="no file in memory"):
+    with pytest.raises(PlanError, match="no memory file"):
         pipeline.copy(spec, source.endpoint, target.endpoint)
-    with pytest.raises(PlanError, match="no file in memory"):
+    with pytest.raises(PlanError, match="no memory file"):
         pipeline.copy_tables([spec], source.endpoint, target.endpoint)
     with pytest.raises(ConfigError):
         memory.memory_file(b"")

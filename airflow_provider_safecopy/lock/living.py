@@ -33,7 +33,7 @@ from airflow_provider_safecopy.lock.store import Store
 
 log = logging.getLogger(__name__)
 
-_SURELY_ALIVE = 10.0  # seconds: a holder that beat its heart within them has not crashed
+_SURELY_ALIVE = 10.0  # seconds: a holder with a heartbeat this recent has not crashed
 
 Judge = Callable[[Holder], Collection[str]]
 """Who knows more of a holder than its store: the attempts it is certain are gone."""
@@ -47,7 +47,7 @@ class LivingLock:
     each is a member. `promise` says when others may take the locks over: after ``stale_after`` seconds without
     progress, or ``crash_grace`` seconds after the holder has vanished. `judge` may know that a holder is gone when
     this machine does not. `relatives` are locks that no other attempt may hold while this one holds its own: those of a
-    table's partitions, or of what it is a partition of. Each asks after it holds its own, so that of two one goes away.
+    table's partitions and parents. Each attempt asks after it holds its own lock, so at least one of two gives up.
 
     Progress is what `heartbeat` is told of: call it where something was done, never from a timer. Calls closer
     together than `promise.interval` cost nothing. There is no thread in here.
@@ -268,7 +268,7 @@ class LivingLock:
             clear_away(self.store, lease.displaced, by)
 
     def _appear(self) -> None:
-        """Say on this machine which process this is, and how long its promise is good: see `presence`."""
+        """Leave or renew the presence note: which process this is, and until when its promise is good."""
         presence.show(
             self.contender,
             store=self.store.label,

@@ -1,6 +1,6 @@
-"""The schema `safecopy` in the target: made on the first copy, brought up by its owner, and who may use it.
+"""The schema `safecopy` in the target: creation, upgrades by its owner, and rights to use it.
 
-Nothing in it is touched before `lock.trust` has said that it may be.
+Nothing in it is touched before `lock.trust` allows it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from airflow_provider_safecopy.errors import LockStoreError, Refusal
 from airflow_provider_safecopy.lock import takeover, trust
 
 _SCHEMA = sql.load("schema")
-# Of these sessions the schema of this oid has been found good once, which is enough: who could change it is trusted. The
-# question takes ten times as long as whether it is there.
+# Sessions that have found the schema of this oid trusted. Once is enough: only trusted roles could change it. The
+# check takes ten times as long as asking whether the schema is there.
 _TRUSTED: WeakKeyDictionary[psycopg.Connection[Any], int] = WeakKeyDictionary()
 _PRESENT = trust.add_suspicions(_SCHEMA["present"])
 _MADE = (
@@ -47,7 +47,7 @@ _GRANTS = ("grant_schema", "grant_lock", "grant_member", "grant_lock_event", "gr
 
 @dataclass(frozen=True)
 class State:
-    """What there is of the schema: `made` in this layout, `mine` to bring up, and what speaks against using it."""
+    """State of the schema: `made` in this layout, `mine` to upgrade, and the suspicions against it."""
 
     made: bool
     schema_made: bool
@@ -59,8 +59,8 @@ def init(connection: psycopg.Connection[Any], *, grant: str | None = None, take_
     """Make the schema `safecopy`, or leave it as it is; let the role `grant` use it. Raises `LockStoreError`.
 
     Creating it needs CREATE on the database, once; bringing up an earlier layout, to be its owner. Two at a time do no
-    harm. A schema that is not to be trusted is refused, or with `take_over` taken from its owner: what was done then
-    is returned, for people.
+    harm. An untrusted schema is refused, or with `take_over` taken from its owner. Returns what the takeover did, for
+    people.
     """
     try:
         found = state(connection)
@@ -80,7 +80,7 @@ def init(connection: psycopg.Connection[Any], *, grant: str | None = None, take_
 
 
 def state(connection: psycopg.Connection[Any]) -> State:
-    """What there is of the schema; one question, which any role may ask. It reads catalogs alone."""
+    """Return the state of the schema, by one question of the catalogs that any role may ask."""
     if connection in _TRUSTED:
         ((made, schema_made, mine, oid),) = _answer(connection, _SCHEMA["present"])
         if oid == _TRUSTED[connection]:
@@ -147,7 +147,7 @@ def failed(what: str, error: psycopg.Error | UnicodeEncodeError, *, lock: str | 
 
 
 def made(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the schema is there, in this layout. Raises `LockStoreError` when it is not to be trusted."""
+    """Whether the schema is there, in this layout. Raises `LockStoreError` if it cannot be trusted."""
     found = state(connection)
     if found.suspicions:
         raise trust.distrust_error(found.suspicions)
@@ -155,7 +155,7 @@ def made(connection: psycopg.Connection[Any]) -> bool:
 
 
 def _answer(connection: psycopg.Connection[Any], question: LiteralString) -> list[tuple[Any, ...]]:
-    """In one message with the settings in front: a search_path may put functions of others before the server's."""
+    """Ask in one message, with search_path pinned first: it may put others' functions before the server's."""
     cursor = connection.execute(trust.PIN + "; " + question)
     cursor.nextset()
     return cursor.fetchall()
@@ -169,7 +169,7 @@ def _bring_up(connection: psycopg.Connection[Any], *, take_over: bool) -> tuple[
         done = takeover.take_over(connection, found.suspicions, make=_make)
     elif not found.made:
         _make(connection)
-    # Another role may have made the schema since it was looked at first.
+    # Another role may have made the schema since the first look.
     _TRUSTED.pop(connection, None)
     if left := state(connection).suspicions:
         raise trust.distrust_error(left)

@@ -130,9 +130,9 @@ class TableLocks(LivingLock):
     def take(
         self, names: Iterable[str], relatives: Mapping[str, Collection[str]] | None = None
     ) -> dict[str, Lease | LockBusyError]:
-        """Of each lock the lease, or who holds it. Raises `LockStoreError`, and then holds none of them.
+        """Return for each lock its lease, or who holds it. Raises `LockStoreError`, and then holds none.
 
-        `relatives`: by the name of a lock, those that no other attempt may hold beside it; see `LivingLock`.
+        `relatives`: for each lock, the locks that no other attempt may hold beside it; see `LivingLock`.
         """
         wanted, started = list(names), time.monotonic()
         found: dict[str, Lease | LockBusyError] = {}
@@ -140,7 +140,7 @@ class TableLocks(LivingLock):
             try:
                 taken = self._several.acquire_all(wanted, self.contender, self.promise)
                 found |= {lease.name: lease for lease in taken}
-            except LockStoreError as error:  # a publisher holds one of the rows, say: each is asked for by itself
+            except LockStoreError as error:  # such as a publisher that holds one of the rows: ask for each by itself
                 departure.withdraw(self.store, self.contender, wanted, error)
             for name in wanted:
                 if name not in found:
@@ -203,7 +203,7 @@ class TableLocks(LivingLock):
         self._appear()
 
     def _exclude(self, found: dict[str, Lease | LockBusyError], relatives: Mapping[str, Collection[str]]) -> None:
-        """Give back each lease one of whose relatives is held by another attempt, and say who does."""
+        """Release each lease whose relative another attempt holds, and put that holder's error in its place."""
         holders = read_holders(self.store, {each for name in found for each in relatives.get(name, ())})
         for name, lease in list(found.items()):
             try:
@@ -227,7 +227,7 @@ class TableLocks(LivingLock):
         except LockStoreError as error:
             log.info("locks are released one by one: %s", error)
             super()._give_back(going)
-        except BaseException:  # a signal's: the release may not have been made
+        except BaseException:  # raised by a signal: the release may be incomplete
             super()._give_back(going)
             raise
 

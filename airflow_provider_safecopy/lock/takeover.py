@@ -1,8 +1,8 @@
-"""Taking the schema `safecopy` over from a role that is not to be trusted: by `safecopy init` alone, never by a copy.
+"""Takeover of the schema `safecopy` from an untrusted role: only by `safecopy init`, never by a copy.
 
-Tables that are nothing but tables only change their owner, and lose the right to make triggers that others were given. Anything else is put aside with the whole schema, and made
-anew: what is taken off a table one by one may be hung on it again meanwhile, and of what is unknown nothing is looked
-for. Rows are moved by COPY, which plans no query and so runs no expression of the table's.
+Plain tables only change their owner, and grants of TRIGGER to others are revoked. If anything else is attached to a table,
+the whole schema is renamed and made anew: objects dropped one by one could be attached again meanwhile, and unknown kinds
+would be overlooked. Rows are moved by COPY, which plans no query and so runs no expression of the table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from airflow_provider_safecopy.lock.trust import Suspicion
 
 _TRUST = sql.load("trust")
 _MOST_TOKEN = 1 << 62
-# Without these a row of its table says nothing. What came with a later layout has a default.
+# Columns that a row of its table needs. Columns of later layouts have a default.
 _ALWAYS = frozenset(
     {"name", "token", "kind", "at", "lock", "lease_id", "attempt", "owner_key", "source", "target", "proof"}
 )
@@ -29,9 +29,9 @@ Make = Callable[[psycopg.Connection[Any]], None]
 
 
 def take_over(connection: psycopg.Connection[Any], found: Sequence[Suspicion], *, make: Make) -> tuple[str, ...]:
-    """Make the schema this role's, inside an open transaction; what was done, for people. Raises `LockStoreError`.
+    """Take the schema over, inside an open transaction. Return what was done, for people.
 
-    Whoever holds a lock in a schema that is put aside is fenced out: every token grows.
+    Raises `LockStoreError`. Holders of locks in a renamed schema are fenced out, because every token grows.
     """
     try:
         connection.execute(_TRUST["take_schema"])
@@ -39,9 +39,9 @@ def take_over(connection: psycopg.Connection[Any], found: Sequence[Suspicion], *
             return _claim(connection, make)
         return _replace(connection, make)
     except psycopg.errors.InsufficientPrivilege as error:
-        told = f"the schema safecopy cannot be taken over: {str(error).strip()}; found: "
+        message = f"the schema safecopy cannot be taken over: {str(error).strip()}; found: "
         raise LockStoreError(
-            told + "; ".join(each.what for each in found),
+            message + "; ".join(each.what for each in found),
             sqlstate=error.sqlstate,
             hint="run safecopy init as a superuser, or as a role that has the rights of those owners and CREATE on the "
             "database",
@@ -65,28 +65,28 @@ def _claim(connection: psycopg.Connection[Any], make: Make) -> tuple[str, ...]:
         connection.execute(revoke.format(_qualify("safecopy", name), who))
     make(connection)
     if not tables:
-        return ("nobody but its owner may make triggers on its tables any more",) if makers else ()
+        return ("now only its owner may make triggers on its tables",) if makers else ()
     return (f"taken over from its former owner: {', '.join(['the schema', *tables])}",)
 
 
 def _replace(connection: psycopg.Connection[Any], make: Make) -> tuple[str, ...]:
-    former = f"safecopy_{secrets.token_hex(8)}"  # unknown to its owner until this is committed
+    former = f"safecopy_{secrets.token_hex(8)}"  # its owner cannot guess it before COMMIT
     connection.execute(compose.SQL("ALTER SCHEMA safecopy RENAME TO {}").format(compose.Identifier(former)))
     make(connection)
     moved = [name for name in ("lock", "receipt", "watermark", "lock_event") if _move(connection, former, name)]
     return (
-        f"made anew; the former one is now the schema {former}: look at what it holds, and drop it",
-        f"rows were taken from {', '.join(moved) or 'none of its tables'}; who held a lock has lost it",
-        "nobody but this role and superusers may use it until it is granted: safecopy init --grant ROLE",
+        f"made anew; the former one is now the schema {former}: look at its contents, then drop it",
+        f"rows were copied from {', '.join(moved) or 'none of its tables'}; all holders have lost their locks",
+        "only this role and superusers may use it until it is granted: safecopy init --grant ROLE",
     )
 
 
 def _move(connection: psycopg.Connection[Any], schema: str, name: str) -> bool:
-    """Take over the rows of one table that may be read without running anything. Whether there was such a table."""
+    """Copy the rows of one table, if reading it runs no code. Return whether there was such a table."""
     asked = {"schema": schema, "name": name}
     if connection.execute(_TRUST["former"], asked).fetchone() is None:
         return False
-    # From here on its owner changes it no more; it is asked once more, because it may have until now.
+    # From here on its owner cannot change it; until now it could, so ask once more.
     connection.execute(compose.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_qualify(schema, name)))
     row = connection.execute(_TRUST["former"], asked).fetchone()
     facts = (
@@ -110,7 +110,7 @@ def _move(connection: psycopg.Connection[Any], schema: str, name: str) -> bool:
 def _carry(
     connection: psycopg.Connection[Any], former: compose.Identifier, name: str, columns: compose.Composed
 ) -> None:
-    """Into a temporary table without any constraint: what does not fit ours is left out there."""
+    """Copy rows into a temporary table without constraints; those that do not fit ours are left out later."""
     connection.execute(
         compose.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
             compose.Identifier(_temporary_name(name)), columns, _qualify("safecopy", name)
@@ -126,7 +126,7 @@ def _carry(
 
 def _insert(name: str, columns: compose.Composed, whole: compose.Composed) -> compose.Composed:
     own, moved = _qualify("safecopy", name), _qualify("pg_temp", _temporary_name(name))
-    if name == "lock":  # free, with a token above all that was ever granted
+    if name == "lock":  # free, with a token above every token granted so far
         return compose.SQL(
             "INSERT INTO {} (name, token) SELECT name, LEAST(max(token), {}) + 1 FROM {} WHERE {} AND token >= 0 GROUP BY name"
         ).format(own, compose.Literal(_MOST_TOKEN), moved, whole)

@@ -37,7 +37,7 @@ def contender_of(context: Context, *, detached: bool = False) -> Contender:
 
 
 def make_judge(context: Context, contender: Contender) -> Judge:
-    """What this Airflow knows of those who hold the contender's locks."""
+    """Return the judge of other holders of the contender's locks, by what this Airflow knows."""
     return judge_for(contender.owner, cleared=is_cleared(context.get("dag_run")))
 
 
@@ -47,7 +47,7 @@ def member_of(ti: Any) -> str:
 
 
 def member_key(task_id: str, map_index: int | None) -> str:
-    """Return the name under which a task is a member of a lock; `map_index` is None or negative when it is not mapped."""
+    """Return the name of a task as a member of a lock; `map_index` is None or negative if it is not mapped."""
     return task_id if map_index is None or map_index < 0 else f"{task_id}[{map_index}]"
 
 

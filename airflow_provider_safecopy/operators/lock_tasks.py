@@ -48,7 +48,7 @@ class AcquireLivingLock(BaseOperator):
             self.promise = Promise(stale_after, crash_grace=None)
 
     def on_kill(self) -> None:
-        """Let go of what is acquired. Airflow 3 lets `execute` go on after this."""
+        """Release what was acquired. Airflow 3 lets `execute` go on after this."""
         self._killed = True
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class ReleaseLivingLock(BaseOperator):
         self.setup_task_id = setup_task_id
 
     def execute(self, context: Context) -> None:
-        """Release what the setup task acquired, and whatever of this group is still in the lock."""
+        """Release what the setup task acquired, and evict members of this group that are still in the lock."""
         carry_any_id()
         ti, contender = context["ti"], contender_of(context, detached=True)
         acquired = _read_lock_name(ti.xcom_pull(task_ids=self.setup_task_id, map_indexes=ti.map_index))
@@ -116,7 +116,7 @@ class ReleaseLivingLock(BaseOperator):
         members = holder.members if holder is not None and holder.owner_key == contender.owner_key else ()
         own = [seen for seen in members if self._is_own(seen.member, ti)]
         if holder is None or not own:
-            self.log.info("lock %s: was not held by this group any more", name)
+            self.log.info("lock %s: this group did not hold it any more", name)
             return
         setup = member_key(self.setup_task_id, ti.map_index)
         strays = [seen for seen in own if seen.member != setup]
@@ -130,7 +130,7 @@ class ReleaseLivingLock(BaseOperator):
 
     def _is_own(self, member: str, ti: Any) -> bool:
         """Whether a member is a task of this group; in a mapped group, of this one of its instances."""
-        # By way of the DAG: one of several mapped tasks has forgotten its group, with Airflow 2.
+        # Ask the DAG: with Airflow 2, an instance of a mapped task does not know its group.
         group = self.dag.get_task(self.task_id).task_group
         tasks = {task.task_id for task in group.iter_tasks()} if group is not None else set()
         if member_of(ti) != ti.task_id:
@@ -149,7 +149,7 @@ def _release_on_failure(lock: LivingLock) -> Iterator[None]:
 
 
 def _read_lock_name(result: Any) -> str | None:
-    """The lock's name by the setup task's result; None where it tells of none: it may be cleared, or changed by hand."""
+    """Return the lock's name from the setup task's result; None if that was cleared or changed by hand."""
     match result:
         case {"lock": str(name)} if name.strip() and "\0" not in name:
             return name

@@ -172,11 +172,11 @@ class _Batch:
         return name
 
     def _require_apart(self) -> None:
-        """Raise `ConfigError` when rows of one target are rows of another: a partition beside what it is part of."""
+        """Raise `ConfigError` if one target of the batch is a partition of another."""
         for name, kin in self.kin.items():
             if other := next((each for each in sorted(kin) if each in self.specs), None):
-                told = f"{name} and {other} are partition and parent, and both are targets"
-                raise ConfigError(told, hint="copy them in two calls, one after the other")
+                message = f"{name} and {other} are partition and parent, and both are targets"
+                raise ConfigError(message, hint="copy them in two calls, one after the other")
 
     def begin(self) -> None:
         """Hold the run's own lock. Raises `LockBusyError`, `LockStoreError`."""
@@ -277,7 +277,7 @@ def _drafted(specs: Sequence[CopySpec], drafts: Drafts) -> Iterator[CopyPlan]:
     for some in _pieces(specs):
         with answering(specs[0], drafts.source, drafts.target):
             plans = drafts.of(some)
-            # A table that is exchanged while its catalog is read has no columns, or no pages: it is looked at once more.
+            # A table that is exchanged while its catalog is read seems to have no columns or pages: look once more.
             refused = [plan.spec for plan in plans if plan.refusals]
             again = iter(drafts.of(refused) if refused else ())
             yield from [next(again) if plan.refusals else plan for plan in plans]

@@ -1,4 +1,4 @@
-"""Eviction: some members of a run leave its lock, whether they want to or not; the other members keep it."""
+"""Eviction: remove some members of a run from its lock; the other members keep it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LOCKED = "55P03"
 
 
 def evict(store: Store, holder: Holder, members: Collection[Seen]) -> bool:
-    """Release the lock of `holder` on behalf of `members`, and end what they still run.
+    """Release the lock of `holder` for `members`, and end what they still run.
 
-    They are fenced out: none of them can publish any more. The lock stays with the members that are not named; return
+    They are fenced out: none of them can publish any more. The other members keep the lock. Return
     whether it is free now. Raises `LockStoreError`.
     """
     freed = False

@@ -182,9 +182,9 @@ def _carried_out(run: Run) -> CopyReport:
 
 
 def _require_copyable(spec: CopySpec, source: Session, target: Session) -> None:
-    """Raise `PlanError` when something speaks against the copy, both times that it is looked at.
+    """Raise `PlanError` if something speaks against the copy at both looks.
 
-    A table that is exchanged while its catalog is read has no columns, or no pages: what is seen once may be gone.
+    A table that is exchanged while its catalog is read seems to have no columns or pages: one look may be wrong.
     """
     if not (first := _drafted(spec, source, target, telling=False)).refusals:
         return

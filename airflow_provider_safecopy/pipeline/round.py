@@ -90,9 +90,9 @@ class Rounds:
             shuttle.close(at_once=at_once)
 
     def run(self, locks: Mapping[str, CopySpec], kin: Mapping[str, Collection[str]]) -> None:
-        """One round: the tables by the names of their locks. Raises what ends the batch, and else nothing.
+        """Run one round of tables, by the names of their locks. Raises only errors that end the batch.
 
-        `kin`: the locks of partitions and parents, which nobody else may hold meanwhile.
+        `kin`: the locks of partitions and parents, which no other attempt may hold meanwhile.
         """
         crew = self._crew
         answers = crew.lock.take(locks, kin)
@@ -217,7 +217,7 @@ class Rounds:
 
 
 def _has_joined(plan: CopyPlan, kin: Collection[str]) -> bool:
-    """Whether it has become a partition, or been given one, since its lock was taken."""
+    """Whether a partition or parent was attached since the lock was taken."""
     return plan.target_relation is not None and not {str(each) for each in plan.target_relation.kin} <= set(kin)
 
 

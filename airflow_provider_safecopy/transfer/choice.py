@@ -55,7 +55,7 @@ def choose(
 
 
 def choose_instead_of_swap(spec: CopySpec, session: Session, relation: Relation) -> Way | None:
-    """Return the first way that waits for no reader and that nothing speaks against; None where there is none."""
+    """Return the first way that waits for no reader and has no drawback; None if there is none."""
     for way in _SAFE:
         if way == "swap" or any(WAYS[way].refusals(session, relation, spec)):
             continue

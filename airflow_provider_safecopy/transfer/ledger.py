@@ -98,7 +98,7 @@ def look_up(
 def _add_slice(
     ledger: Ledger, spec: CopySpec, target: Session, taken: Relation | None, refusals: list[Refusal]
 ) -> Ledger:
-    """Return the ledger with what it has of the slice."""
+    """Return the ledger with what it knows of the slice."""
     table = (taken and taken.name) or spec.target_table
     found = slices.find(target, table, taken.oid if taken else 0, str(spec.slice), ledger.origin)
     if isinstance(found, Refusal):

@@ -233,7 +233,7 @@ class Shuttle:
         self._moved()
 
     def _ask_why(self, driver: Driver) -> None:
-        """Have it looked at what an export waits for that sends no byte."""
+        """Have the lookout check what a silent export waits for."""
         now = time.monotonic()
         if driver.psql.stage == "export" and driver.backend and now - max(driver.moved, self._asked_why) > _ASK_SECONDS:
             self._asked_why = now

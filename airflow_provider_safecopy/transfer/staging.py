@@ -41,7 +41,7 @@ def name_of(target: TableName, *, token: int, attempt: UUID, encoding: str) -> T
     """``<target>…__safecopy_<token>_<attempt>``, within 63 bytes of the server's encoding.
 
     The target's name is shortened at a letter's border and told apart by a hash when it does not fit, or
-    when it holds control characters, or what would mean something to psql.
+    when it holds control characters, or characters that psql interprets.
     """
     suffix = f"__safecopy_{token}_{attempt.hex[:8]}"
     room = _NAME_BYTES - len(suffix)
@@ -63,7 +63,9 @@ def staging(plan: CopyPlan, target: Session, *, token: int, attempt: UUID) -> It
     try:
         _create(plan, target, name)
     except psycopg.errors.LockNotAvailable as error:
-        raise lock_wait_error(error, "import", f"what staging table {name} is made of", target.lookout) from error
+        raise lock_wait_error(
+            error, "import", f"a table that staging table {name} is made from", target.lookout
+        ) from error
     except psycopg.Error as error:
         raise StageError(
             f"import: staging table {name} cannot be made: {describe(error)}",

@@ -135,7 +135,7 @@ class Stream:
             look(max(seconds))
 
     def _ask_why(self, now: float) -> None:
-        """Once a second, have it looked at what exports wait for that send no byte."""
+        """Once a second, have the lookout check what silent exports wait for."""
         if now - self._waited < _ASK_SECONDS:
             return
         self._waited = now

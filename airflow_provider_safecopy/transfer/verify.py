@@ -102,7 +102,7 @@ def _ask(
 ) -> dict[str, Any]:
     """One row, within `verify_timeout`. A savepoint keeps the source's snapshot as it is.
 
-    Raises `SettingsChangedError`, and psycopg's `LockNotAvailable` past `lock_timeout` seconds, if given.
+    Raises `SettingsChangedError`, and psycopg's `LockNotAvailable` after `lock_timeout` seconds, if given.
     """
     began, limit = time.monotonic(), plan.spec.timeouts.verify
     try:

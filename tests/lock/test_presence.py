@@ -380,7 +380,7 @@ def test_a_lock_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     theirs.mkdir(mode=0o755)
     os.chown(theirs, 65534, 65534)
     said = subprocess.check_output([sys.executable, "-c", AS_NOBODY, str(ours)], text=True)
-    assert "it belongs to user 0, and this process is of user 65534" in said
+    assert "it belongs to user 0, but this process runs as user 65534" in said
     assert subprocess.check_output([sys.executable, "-c", AS_NOBODY, str(theirs)], text=True) == "acquired\n"
     for use in every_use(theirs):
         with pytest.raises(LockStoreError, match="belongs to user 65534") as caught:

@@ -203,7 +203,7 @@ def test_who_may_make_triggers_is_as_good_as_an_owner(
     demand_refused(*tables, loader)
     with target.connect() as session:
         told = schema.init(session, take_over=True)
-        assert told == ("nobody but its owner may make triggers on its tables any more",)
+        assert told == ("now only its owner may make triggers on its tables",)
         assert schema.made(session)
     if maker == "role":
         assert target.value(f"SELECT has_table_privilege('{loader.role}', 'safecopy.lock', 'INSERT')")
