@@ -76,7 +76,7 @@ def _psql(given: str | None) -> Iterator[Check]:
     try:
         memory.require()
     except ConfigError as error:
-        yield Check("files in memory", "failed", error.message, error.hint)
+        yield Check("memory files", "failed", error.message, error.hint)
 
 
 def _spool(directory: str | None) -> list[Check]:

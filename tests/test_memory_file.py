@@ -112,8 +112,8 @@ def test_where_there_is_none_plan_copy_and_doctor_say_so_and_what_to_do(
     with pytest.raises(ConfigError):
         memory.memory_file(b"")
     checks = {check.name: check for check in doctor.examine(None, None)}
-    assert checks["files in memory"].outcome == "failed"
-    assert "seccomp" in checks["files in memory"].hint
+    assert checks["memory files"].outcome == "failed"
+    assert "seccomp" in checks["memory files"].hint
 
 
 # Ending a process without a pidfd

@@ -377,11 +377,14 @@ CROSS JOIN LATERAL (
     SELECT 'right', 'CREATE on schema ' || x.stxnamespace::regnamespace FROM pg_statistic_ext x
     WHERE x.stxrelid = c.oid AND x.stxnamespace <> c.relnamespace AND NOT has_schema_privilege(x.stxnamespace, 'CREATE')
     UNION ALL
-    -- An identity's sequence is dropped with the old table; any other object that uses it would prevent that.
+    -- An identity's sequence is dropped with the old table; any other object that uses it would prevent that. Staging uses it
+    -- too, until it has sequences of its own.
     SELECT 'sequence used', format('%%s, by %%s', s.oid::regclass, pg_describe_object(u.classid, u.objid, u.objsubid))
     FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
     JOIN pg_depend u ON u.refclassid = 'pg_class'::regclass AND u.refobjid = s.oid AND u.deptype = 'n'
     WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'i'
+      AND NOT EXISTS (SELECT FROM pg_attrdef f JOIN pg_class t ON t.oid = f.adrelid JOIN pg_namespace n ON n.oid = t.relnamespace
+                      WHERE u.classid = 'pg_attrdef'::regclass AND f.oid = u.objid AND n.nspname = 'safecopy')
     UNION ALL
     SELECT 'granted by another', s.oid::regclass::text FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
     CROSS JOIN LATERAL aclexplode(s.relacl) a
