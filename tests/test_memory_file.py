@@ -1,4 +1,4 @@
-"""Files in memory: had in several ways, never on a disk, and where there is none a copy is refused and told what to do."""
+"""Memory files: made in several ways, never on a disk; without any, a copy is refused with a hint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTHING = ["python", "library", "directories"]
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
-    """Take ways to make a file in memory away, as another Python or a seccomp profile does."""
+    """Remove ways to make a memory file, as another Python or a seccomp profile does."""
 
     def refuse(*_: object) -> int:
         raise PermissionError(1, "Operation not permitted")

@@ -1,4 +1,4 @@
-"""Whatever a command waits for, one line says within seconds what it is and who has it; and it ends after minutes."""
+"""Each lock wait of a command is named within seconds, with the holder, and ends after minutes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def waits(database: Database) -> bool:
 def test_a_table_that_is_locked_when_it_is_planned_is_named_with_its_holder(
     filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture, command: str, side: str
 ) -> None:
-    """The kind: a question about a locked table waits in silence, for an hour."""
+    """The kind: a question about a locked table waited silently for an hour."""
     source, target = filled
     asked = spec(timeouts=PATIENT)
     run: Callable[[], object] = {

@@ -146,7 +146,11 @@ class Blockers:
             self._told = now
             found = list_blockers(self.read_latest())
             log.warning(
-                "%s: has been waiting for %s for %.0f s, blocked by %s", self._stage, self._what, now - self._began, found
+                "%s: has been waiting for %s for %.0f s, blocked by %s",
+                self._stage,
+                self._what,
+                now - self._began,
+                found,
             )
 
     def _timeout_error(self) -> StageTimeoutError:

@@ -68,7 +68,7 @@ def _demand_free(store: Store, told: str) -> None:
 def test_whatever_interrupts_the_acquisition_none_of_the_locks_is_held(
     ground: Ground, error: Callable[[], BaseException], step: int
 ) -> None:
-    """Found: a takeover that failed as it cleared away, or was interrupted, was granted and never entered."""
+    """A takeover that fails or is interrupted while it clears away was granted, but never entered."""
     struck, rival = set(), ground.store()
     for interrupter in interrupt_at_each_call(error, LOCK + FILES, step=step):
         _held_by_an_overdue_one(ground, NAMES[1])
@@ -141,7 +141,7 @@ def tables(target: Database) -> Iterator[Callable[[], TableLocks]]:
 def test_whatever_interrupts_taking_many_none_of_them_is_held_unless_it_is_answered_for(
     target: Database, tables: Callable[[], TableLocks], error: Callable[[], BaseException]
 ) -> None:
-    """An answer that was lost was told as "held by its own run": what was granted is released, and asked for anew."""
+    """A lost answer was reported as "held by its own run": the grant is released and requested again."""
     for interrupter in interrupt_at_each_call(error, LOCK, step=4):
         overdue = LivingLock(NAMES[1], target.endpoint, promise=OVERDUE).acquire()
         overdue.store.close()

@@ -1,4 +1,4 @@
-"""What is read is what the snapshot saw, whatever becomes of the source while a copy begins."""
+"""A copy reads what its snapshot saw, whatever happens to the source while the copy begins."""
 
 from __future__ import annotations
 
