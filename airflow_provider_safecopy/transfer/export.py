@@ -136,9 +136,7 @@ def require_snapshot(psql: Psql) -> None:
         return
     if len(replaced) == 1 and replaced[0]:
         names = bytes.fromhex(replaced[0]).decode("utf-8", "replace")
-        raise psql.failure(
-            f"has read what the snapshot did not see: {replacement(names)}", hint=READ_AGAIN, retryable=True
-        )
+        raise psql.failure(f"did not read what the snapshot saw; {replacement(names)}", hint=READ_AGAIN, retryable=True)
     if keeper == ["f"]:
         message = "cannot prove that it read the snapshot's rows: the control session that holds the snapshot was lost"
         raise psql.failure(message, hint=READ_AGAIN, retryable=True)
