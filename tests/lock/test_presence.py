@@ -309,7 +309,7 @@ def test_a_directory_that_others_made_or_may_write_to_is_not_believed(
     assert Presence.read(one.attempt) is None
     assert not presence.lives(one.attempt)
     shown()
-    assert "not this user's alone" in caplog.text
+    assert "is open to other users" in caplog.text
     assert note
 
 
