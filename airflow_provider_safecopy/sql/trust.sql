@@ -86,8 +86,8 @@ SELECT present.*, (SELECT COALESCE(array_agg(ARRAY[found.kind, found.what]), '{}
 FROM ({present}) AS present
 
 -- name: keys
--- Whether the fence and the ledger have the unique keys that they rely on.
-SELECT count(DISTINCT (i.indrelid, k.columns)) = 7 AS whole
+-- Whether the fence and the ledger have the unique keys that they rely on. Layout 3 had the key of slices without `follows`.
+SELECT count(DISTINCT (i.indrelid, replace(k.columns, ',follows', ''))) = 7 AS whole
 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'safecopy'
 CROSS JOIN LATERAL (
     SELECT string_agg(a.attname::text, ',' ORDER BY k.at) AS columns
@@ -97,7 +97,7 @@ CROSS JOIN LATERAL (
 WHERE i.indisunique AND i.indisvalid AND i.indimmediate
   AND (c.relname::text, k.columns) IN (
       ('lock', 'name'), ('lock', 'name,token,lease_id'), ('member', 'name,token,member_key'),
-      ('member', 'name,token,member_key,member_id'), ('receipt', 'attempt'), ('receipt', 'target,slice'),
+      ('member', 'name,token,member_key,member_id'), ('receipt', 'attempt'), ('receipt', 'target,slice'), ('receipt', 'target,slice,follows'),
       ('watermark', 'target,origin'))
 
 -- name: take_schema
