@@ -47,7 +47,7 @@ class AbortSwitch:
         if self.thrown:
             return
         self.reason = reason
-        if os.getpid() != self._process:  # a forked child's: what hangs on it is its parent's, and so is the pipe
+        if os.getpid() != self._process:  # in a forked child: the registered ends and the pipe are the parent's
             return
         os.write(self._wake_write, b"!")
         for end in tuple(self._hanging):
@@ -73,7 +73,7 @@ class AbortSwitch:
 def wait_for_input(descriptor: int, seconds: float) -> bool:
     """Wait until `descriptor` can be read, for `seconds` at most. Return whether it can.
 
-    By poll: select fails for descriptors from 1,024 on, which a busy worker has.
+    Uses poll, because select fails for descriptors from 1,024 on, and a busy worker has those.
     """
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)

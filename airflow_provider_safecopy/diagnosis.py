@@ -1,8 +1,8 @@
-"""What a server's error says, without the rows it says it of.
+"""The text of a server's error, without the rows it quotes.
 
 A server quotes rows in many places: the DETAIL of a violated constraint ("Failing row contains …"), the CONTEXT of a COPY,
-the message of a value it cannot read. None of them belongs into a log by default. What is left names the constraint, the
-table, the column and the line. Hints of the server are kept, but for those that advise to drop what hangs on a table.
+the message about a value it cannot read. None of them belongs in a log by default. The rest names the constraint, the
+table, the column and the line. Hints of the server are kept, except those that advise to drop a table's dependents.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from contextvars import ContextVar
 
 import psycopg
 
-# Classes of SQLSTATE whose errors the server itself raises without a value of a row in them. Any other may be about data,
-# or a user's own, from RAISE.
+# Classes of SQLSTATE whose errors the server raises without quoting a row. Any other may be about data, or come from a
+# user's own RAISE.
 _NOT_OF_ROWS = frozenset(
     {"08", "0A", "25", "26", "28", "2B", "3B", "3D", "3F", "40", "42", "53", "54", "55", "57", "58"}
 )
 _OF_VALUES = "22"
-# Of that class, what speaks of encodings and columns, and quotes no value.
+# Errors of that class about encodings and columns, which quote no value.
 _OF_LETTERS = frozenset({"22021", "22P04", "22P05"})
 _QUOTES = "\"“”„«»「」'‘’"
 _QUOTED = re.compile(f"[{_QUOTES}].*[{_QUOTES}]", re.DOTALL)
-# "COPY table, line 3, column a", in whatever language; a value comes after a colon.
+# "COPY table, line 3, column a", in any language; a value comes after a colon.
 _COPIED = re.compile(
     r"COPY (?P<table>[^\n]+?), [^\d\n:\"]{0,40}(?P<line>\d+)[^\d\n:,\"]{0,20}(?:, \w+ (?P<column>[^:\n]+))?"
 )
@@ -35,7 +35,7 @@ _LABEL = re.compile(
 # The place psql puts before a message, then "ERROR:  23514: ".
 _OPENING = re.compile(r"(?m)^(?:psql:[^\n]*?:\d+: )?[^\s:][^:\n]*:  ([0-9A-Z]{5}): ")
 _NO_ERRORS = ("00", "01", "02")
-# No text of ours has the word as it is written in a statement.
+# A test forbids this word, spelled as in a statement, in the package.
 _HARMFUL = "cascade".upper()
 
 
@@ -44,8 +44,8 @@ rows_shown: ContextVar[bool] = ContextVar("rows_shown", default=False)
 
 
 @contextmanager
-def showing_rows(*, show: bool) -> Iterator[None]:
-    """Around a copy: whether its errors may show rows. If not, none is left in what they were caused by either."""
+def set_rows_shown(*, show: bool) -> Iterator[None]:
+    """Decide whether errors in this block may show rows; if not, conceal their causes too."""
     token = rows_shown.set(show)
     try:
         yield
@@ -57,7 +57,7 @@ def showing_rows(*, show: bool) -> Iterator[None]:
 
 
 def conceal(error: BaseException) -> None:
-    """Cut off a server's error from what it has caused: a traceback would print its rows."""
+    """Remove the server's errors from the causes of `error`: a traceback would print their rows."""
     seen: set[int] = set()
     current: BaseException | None = None if rows_shown.get() else error
     while current is not None and id(current) not in seen:
@@ -70,59 +70,59 @@ def conceal(error: BaseException) -> None:
 
 
 def describe(error: psycopg.Error) -> str:
-    """Return the error's text; no row, and no value of one, is in it unless the copy is asked to show them."""
+    """Return the error's text, without rows and their values unless the copy shows them."""
     text = str(error).strip()
     if rows_shown.get() or error.sqlstate is None:
-        return _without_harm(text)
+        return _strip_harmful_hints(text)
     if error.sqlstate[:2] in _NOT_OF_ROWS:
-        return _without_context(_without_harm(text))
-    told = [_masked(error.sqlstate, (error.diag.message_primary or text).strip())]
+        return _strip_context(_strip_harmful_hints(text))
+    message = _mask_values(error.sqlstate, (error.diag.message_primary or text).strip())
     where = ", ".join(_place(error)) or _line(error.diag.context or "")
-    return f"{told[0]} ({where})" if where else told[0]
+    return f"{message} ({where})" if where else message
 
 
 def describe_output(text: str) -> str:
-    """Return what psql said on stderr, as `describe` would; notices, which may say anything, are left out."""
+    """Return what psql wrote to stderr, as `describe` does, without notices."""
     if rows_shown.get():
         return text
     starts = [match.start() for match in _OPENING.finditer(text)]
     if not starts:
-        return _without_context(text)
+        return _strip_context(text)
     pieces = [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
-    told = [_without_context(text[: starts[0]]).strip(), *map(_message, pieces)]
-    return "\n".join(each for each in told if each)
+    parts = [_strip_context(text[: starts[0]]).strip(), *map(_message, pieces)]
+    return "\n".join(each for each in parts if each)
 
 
 def _message(text: str) -> str:
-    """Return one message of psql's, as `describe` would."""
+    """Return one message of psql, as `describe` does."""
     opening = _OPENING.match(text)
-    assert opening is not None  # noqa: S101 -- it was found by it
+    assert opening is not None  # noqa: S101 -- the caller found the text by this pattern
     sqlstate = opening[1]
     if sqlstate.startswith(_NO_ERRORS):
         return ""
     if sqlstate[:2] in _NOT_OF_ROWS:
-        return _without_context(_without_harm(text)).strip()
+        return _strip_context(_strip_harmful_hints(text)).strip()
     label = _LABEL.search(text, opening.end())
     primary = text[opening.end() : label.start() if label else len(text)].strip()
     line = _line(text[label.start() :]) if label else ""
-    return opening[0] + _masked(sqlstate, primary) + (f" ({line})" if line else "")
+    return opening[0] + _mask_values(sqlstate, primary) + (f" ({line})" if line else "")
 
 
-def _masked(sqlstate: str, message: str) -> str:
+def _mask_values(sqlstate: str, message: str) -> str:
     if sqlstate[:2] != _OF_VALUES or sqlstate in _OF_LETTERS:
         return message
     return _QUOTED.sub("…", message)
 
 
 def _place(error: psycopg.Error) -> list[str]:
-    """Return what a violated constraint is about, where the message does not say so."""
+    """Return constraint, table and column of a violation, unless the message names them."""
     diag, message = error.diag, error.diag.message_primary or ""
     named = {"constraint": diag.constraint_name, "table": diag.table_name, "column": diag.column_name}
     return [f"{what} {name}" for what, name in named.items() if name and name not in message]
 
 
 def _line(context: str) -> str:
-    """Return the line of a COPY, and its column where that is told."""
+    """Return the line of a COPY, and its column if the text names one."""
     match = _COPIED.search(context)
     if match is None:
         return ""
@@ -130,7 +130,7 @@ def _line(context: str) -> str:
     return f"line {match['line']}{column}"
 
 
-def _without_context(text: str) -> str:
+def _strip_context(text: str) -> str:
     """Return the text with each line of a COPY cut before the value it quotes."""
     return re.sub(
         r"(?m)^((?:CONTEXT:  )?)(COPY [^\n]*, [^\n]*\d[^\n]*)$",
@@ -139,5 +139,5 @@ def _without_context(text: str) -> str:
     )
 
 
-def _without_harm(text: str) -> str:
+def _strip_harmful_hints(text: str) -> str:
     return "\n".join(line for line in text.split("\n") if not (line.startswith("HINT:") and _HARMFUL in line))

@@ -17,8 +17,8 @@ from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema as lock
 from airflow_provider_safecopy.lock.model import application_name
 from airflow_provider_safecopy.transfer import refusal, spool
-from airflow_provider_safecopy.transfer.draft import draft, publishing
-from airflow_provider_safecopy.transfer.lookout import waited_too_long
+from airflow_provider_safecopy.transfer.draft import describe_publications, draft
+from airflow_provider_safecopy.transfer.lookout import lock_wait_error
 from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
 from airflow_provider_safecopy.transfer.session import Session, open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -76,7 +76,7 @@ def _psql(given: str | None) -> Iterator[Check]:
     try:
         memory.require()
     except ConfigError as error:
-        yield Check("files in memory", "failed", error.message, error.hint)
+        yield Check("memory files", "failed", error.message, error.hint)
 
 
 def _spool(directory: str | None) -> list[Check]:
@@ -101,7 +101,7 @@ def _session(side: str, endpoint: Endpoint | None, stack: ExitStack, checks: lis
         checks.append(Check(side, "failed", error.message, error.hint))
         return None
     server = session.server
-    checks.extend(_ignored(side, endpoint))
+    checks.extend(_check_environment(side, endpoint))
     checks.append(
         Check(
             side,
@@ -113,10 +113,12 @@ def _session(side: str, endpoint: Endpoint | None, stack: ExitStack, checks: lis
     return session
 
 
-def _ignored(side: str, endpoint: Endpoint) -> Iterator[Check]:
+def _check_environment(side: str, endpoint: Endpoint) -> Iterator[Check]:
     if endpoint.ignored:
-        detail = f"{', '.join(endpoint.ignored)} in the environment: ignored; a connection alone says where it goes"
-        yield Check(f"{side} environment", "warning", detail, "say it in the connection, if it is to hold")
+        detail = f"{', '.join(endpoint.ignored)} in the environment: ignored; only the connection says where it goes"
+        yield Check(
+            f"{side} environment", "warning", detail, "put these settings into the connection, if you need them"
+        )
 
 
 def _newest(given: str | None, *sessions: Session | None) -> Iterator[Check]:
@@ -144,7 +146,7 @@ def _schema(target: Session, found: tuple[Refusal, ...]) -> list[Check]:
     checks = _failures("schema safecopy", found) or [Check("schema safecopy", "ok", ready)]
     if target.server.publications:
         hint = "name the tables to publish instead of all of them, or make the schema safecopy in the subscriber too"
-        checks.append(Check("publications", "warning", publishing(target.server.publications), hint))
+        checks.append(Check("publications", "warning", describe_publications(target.server.publications), hint))
     return checks
 
 
@@ -168,7 +170,7 @@ def _copy(spec: CopySpec, source: Session, target: Session) -> list[Check]:
         with source.within(_PLAN_SECONDS), target.within(_PLAN_SECONDS):
             plan = draft(spec, source, target)
     except psycopg.errors.LockNotAvailable as error:
-        late = waited_too_long(error, "plan", "a table of this copy", source.lookout, target.lookout)
+        late = lock_wait_error(error, "plan", "a table of this copy", source.lookout, target.lookout)
         return [Check("plan", "failed", late.message, "end the session that holds it, or wait for it")]
     except psycopg.Error as error:
         hint = "see whether a table is locked, or a server busy or gone"

@@ -1,7 +1,7 @@
 """Where a database is, and the only core module that ever sees a password.
 
 An endpoint is libpq's own connection parameters, in libpq's own words. psycopg resolves them (service
-files, password files, several hosts), without PG* variables but for secrets; psql is then sent to the very server
+files, password files, several hosts), and reads only secrets from PG* variables; psql is then sent to the very server
 psycopg reached, with the password in a file that exists in memory alone.
 """
 
@@ -20,7 +20,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from airflow_provider_safecopy import memory
-from airflow_provider_safecopy.environment import shut_out, variables_ignored
+from airflow_provider_safecopy.environment import find_ignored_variables, shut_out
 from airflow_provider_safecopy.errors import ConfigError, StageError
 
 _KNOWN = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
@@ -91,7 +91,7 @@ class Endpoint:
     parameters: Mapping[str, str] = field(repr=False)
     label: str = ""
     ignored: tuple[str, ...] = ()
-    """The PG* variables that were set when it was made, and have no say."""
+    """The PG* variables that were set when it was made, and are ignored."""
 
     @classmethod
     def from_conninfo(cls, conninfo: str) -> Endpoint:
@@ -109,7 +109,7 @@ class Endpoint:
         if (wrong := _wrong(given)) is not None:
             del parameters, given  # as above
             raise wrong
-        return cls(given, _label(given), variables_ignored(given))
+        return cls(given, _label(given), find_ignored_variables(given))
 
     def __str__(self) -> str:
         return self.label
@@ -201,7 +201,7 @@ class Endpoint:
         if _NOT_ALLOWED in text:
             hint = "grant the role CONNECT on the database"
         if self.ignored:
-            hint += f"; {', '.join(self.ignored)} in the environment cannot say it: the connection must"
+            hint += f"; {', '.join(self.ignored)} in the environment {'is' if len(self.ignored) == 1 else 'are'} ignored: put these settings into the connection"
         return StageError(
             f"{self.label}: cannot connect: {text}",
             stage="connect",

@@ -46,7 +46,7 @@ class Refusal:
 
 
 _PASSING = frozenset({"spool_full"})
-"""The codes of refusals that may be gone though nobody changes the copy: the disk has room again, say."""
+"""The codes of refusals that may pass without a change to the copy, such as a full disk."""
 
 
 class SafeCopyError(Exception):
@@ -96,7 +96,7 @@ class PlanError(SafeCopyError):
 class LockStoreError(SafeCopyError):
     """The store of locks (in the target the schema `safecopy`, else a directory) could not be made, read or written.
 
-    `blockers`, where another session kept a table of it locked: as of a `StageError`.
+    `blockers` as in `StageError`, if another session kept one of its tables locked.
     """
 
     retryable_by_default = True
@@ -148,7 +148,7 @@ class StageError(SafeCopyError):
 
     `stage` is one of connect, plan, export, import, verify, prepare, publish. `exit_code` is psql's own (negative:
     the signal that ended it), `sqlstate` the server's five letters, `stderr_tail` psql's last words.
-    `blockers`, of a stage that waited for a lock: who was in its way, as plain JSON values (``pid``, ``role``,
+    `blockers`, if the stage waited for a lock: the sessions that held it, as plain JSON values (``pid``, ``role``,
     ``application_name``, ``mode``, ``relation``, ``transaction_seconds``, ``query_start``, …). There only when known.
     """
 
@@ -174,7 +174,7 @@ class StageError(SafeCopyError):
 
 
 class StageTimeoutError(StageError):
-    """The stage outlived its own timeout, or waited for a lock for too long; child and server session were ended."""
+    """The stage outlived its own timeout, or waited too long for a lock; child and server session were ended."""
 
 
 class StalledError(StageError):

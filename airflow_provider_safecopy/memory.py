@@ -1,7 +1,7 @@
-"""Files in memory, for what must never lie on a disk: passwords, and the scripts that psql is given.
+"""Memory files, for what must never lie on a disk: passwords, and scripts for psql.
 
-By memfd_create where there is one. A Python built against old headers has no such call though the C library has; a
-sandbox may forbid it: then a file without a name in a directory that is kept in memory does as well. Nothing else does.
+They come from memfd_create where possible. A Python built against old headers lacks it although the C library has it, and
+a sandbox may forbid it: then an unnamed file in a tmpfs serves as well. Nothing else does.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _KEPT_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
 def memory_file(content: bytes = b"", name: str = "safecopy") -> int:
-    """A file in memory, read from its start; its descriptor is the caller's to close. Raises `ConfigError`."""
-    descriptor = _opened(name)
+    """Return the descriptor of a memory file, at its start; the caller closes it. Raises `ConfigError`."""
+    descriptor = _open(name)
     try:
         os.fchmod(descriptor, 0o600)  # libpq ignores a password file that others may read
         view = memoryview(content)
@@ -35,29 +35,29 @@ def memory_file(content: bytes = b"", name: str = "safecopy") -> int:
 
 
 def require() -> None:
-    """Raise `ConfigError` where no file in memory can be had."""
-    os.close(_opened())
+    """Raise `ConfigError` if no memory file can be made."""
+    os.close(_open())
 
 
-def _opened(name: str = "safecopy") -> int:
-    ways = [(_by_python, name), (_by_library, name), *((_without_name, path) for path in _directories())]
+def _open(name: str = "safecopy") -> int:
+    ways = [(_open_by_python, name), (_open_by_library, name), *((_open_unnamed, path) for path in _directories())]
     for made, of in ways:
         try:
             return made(of)
         except (AttributeError, OSError):
             continue
     raise ConfigError(
-        "no file in memory can be made here: neither by memfd_create nor in /dev/shm; a password would have to lie on a disk",
-        hint="let this process call memfd_create (its seccomp profile may forbid it), or mount a tmpfs on /dev/shm that its "
+        "no memory file can be made on this machine, neither by memfd_create nor in /dev/shm; a password would have to lie on a disk",
+        hint="allow memfd_create in the seccomp profile of this process, or mount a tmpfs on /dev/shm that its "
         "user may write to",
     )
 
 
-def _by_python(name: str) -> int:
+def _open_by_python(name: str) -> int:
     return os.memfd_create(name, os.MFD_CLOEXEC)
 
 
-def _by_library(name: str) -> int:
+def _open_by_library(name: str) -> int:
     descriptor: int = _LIBC.memfd_create(name.encode(), _MFD_CLOEXEC)
     if descriptor < 0:
         raise OSError(ctypes.get_errno(), "memfd_create")
@@ -68,7 +68,7 @@ def _directories() -> tuple[str, ...]:
     return ("/dev/shm", f"/run/user/{os.geteuid()}", "/run", "/tmp")  # noqa: S108 -- used only without a name, in memory
 
 
-def _without_name(directory: str) -> int:
+def _open_unnamed(directory: str) -> int:
     descriptor = os.open(directory, os.O_RDWR | _O_TMPFILE | os.O_EXCL | os.O_CLOEXEC, 0o600)
     if not _is_in_memory(descriptor):
         os.close(descriptor)
@@ -77,7 +77,7 @@ def _without_name(directory: str) -> int:
 
 
 def _is_in_memory(descriptor: int) -> bool:
-    """Whether the file system it lies in is one of memory. False where that cannot be learnt."""
+    """Whether its file system is kept in memory. False if that cannot be found out."""
     device = os.fstat(descriptor).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     lines = [line.split() for line in _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()]

@@ -16,11 +16,11 @@ _T = TypeVar("_T")
 _CANCEL_SECONDS, _CANCEL_AGAIN_SECONDS = 2.0, 1.0
 
 
-class Looking(Protocol):
-    """Looks why an answer does not come."""
+class Watcher(Protocol):
+    """Finds out why an answer does not come."""
 
     def look(self, seconds: float) -> None:
-        """Be told, a few times a second, that an answer has been waited for for `seconds`. Must not raise."""
+        """Called a few times a second while an answer is due, after `seconds` of waiting. Must not raise."""
 
 
 class PromptConnection(psycopg.Connection[Any]):
@@ -30,14 +30,14 @@ class PromptConnection(psycopg.Connection[Any]):
     longer answers at all while its TCP connection lives. Inside `within` the block's limit holds instead, for all its
     answers together. It needs no thread, which would cost more than many an answer. Raises psycopg.OperationalError.
 
-    It is of the process that made it: closed in a forked child, or cancelled there, it stays as it is for the parent.
+    It belongs to the process that made it: to close or cancel it in a forked child does not affect the parent.
     """
 
     patience: float = 6.0
     _limit: float | None = None
     _stopped: Callable[[], bool] | None = None
     _cancel_after: float = 0.0
-    lookout: Looking | None = None
+    lookout: Watcher | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -79,7 +79,7 @@ class PromptConnection(psycopg.Connection[Any]):
             self.cancel_safe(timeout=_CANCEL_SECONDS)
 
     def abandon(self) -> None:
-        """Cancel what is asked, and close: an exception of a signal handler came, and nobody reads the answer."""
+        """Cancel the statement, and close: a signal handler raised, so the answer stays unread."""
         if self.info.transaction_status == TransactionStatus.ACTIVE:
             self.stop()
             self.close()

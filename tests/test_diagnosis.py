@@ -19,7 +19,7 @@ COLUMNS = '"번호" bigint, "이름" varchar(40), "금액" numeric(12,2), "가�
 
 @pytest.fixture
 def ends(source: Database, target: Database) -> tuple[Database, Database]:
-    """A source of two rows, of which one holds what nobody is to read in a log."""
+    """A source of two rows, one with a value that must not appear in a log."""
     source.execute(f'CREATE SCHEMA "영업"; CREATE TABLE {TABLE} ({COLUMNS})')
     source.execute(f"INSERT INTO {TABLE} VALUES (1, '고객', 1, now()), (2, '{SECRET}', 2, now())")
     target.execute(SHAPE)

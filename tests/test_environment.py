@@ -17,7 +17,7 @@ from psycopg import pq
 
 from airflow_provider_safecopy import doctor, pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.environment import shut_out, variables_ignored
+from airflow_provider_safecopy.environment import find_ignored_variables, shut_out
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.lock.living import LivingLock
 from tests.conftest import MakeDatabase, MakeRole, NothingLeft
@@ -109,7 +109,7 @@ def test_what_is_ignored_is_named_once_in_plan_report_and_doctor(
 ) -> None:
     source, target = filled
     environment(PGHOSTADDR="203.0.113.1", PGOPTIONS="-c role=x", PGHOST="203.0.113.1", PGPASSWORD="x")
-    told = "PGHOSTADDR, PGOPTIONS in the environment: ignored; a connection alone says where it goes"
+    told = "PGHOSTADDR, PGOPTIONS in the environment: ignored; only the connection says where it goes"
     plan = pipeline.plan(spec(), source.endpoint, target.endpoint)
     assert [warning for warning in plan.warnings if "PG" in warning] == [told]
     (planned,) = pipeline.plan_tables([spec()], source.endpoint, target.endpoint)
@@ -215,4 +215,4 @@ def test_what_is_hidden_by_several_threads_is_put_back_by_the_last(environment: 
 def test_without_any_variable_nothing_is_added() -> None:
     with shut_out({"host": "a"}) as said_instead:
         assert said_instead == {}
-    assert variables_ignored({"host": "a"}) == ()
+    assert find_ignored_variables({"host": "a"}) == ()

@@ -1,4 +1,4 @@
-"""Some members leave a lock against their will: they cannot publish any more, and the others do not notice."""
+"""Evicted members of a lock cannot publish any more; the other members do not notice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files in memory: had in several ways, never on a disk, and where there is none a copy is refused and told what to do."""
+"""Memory files: made in several ways, never on a disk; without any, a copy is refused with a hint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTHING = ["python", "library", "directories"]
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
-    """Take ways to make a file in memory away, as another Python or a seccomp profile does."""
+    """Remove ways to make a memory file, as another Python or a seccomp profile does."""
 
     def refuse(*_: object) -> int:
         raise PermissionError(1, "Operation not permitted")
@@ -35,7 +35,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
         if "python" in ways:
             monkeypatch.delattr(os, "memfd_create")
         if "library" in ways:
-            monkeypatch.setattr(memory, "_by_library", refuse)
+            monkeypatch.setattr(memory, "_open_by_library", refuse)
         if "directories" in ways:
             monkeypatch.setattr(memory, "_directories", lambda: (str(Path(__file__).parent), "/없음"))
 
@@ -105,15 +105,15 @@ def test_where_there_is_none_plan_copy_and_doctor_say_so_and_what_to_do(
     found = {refused.code: refused for refused in pipeline.plan(spec, source.endpoint, target.endpoint).refusals}
     refused = found["no_memory_file"]
     assert "/dev/shm" in refused.hint
-    with pytest.raises(PlanError, match="no file in memory"):
+    with pytest.raises(PlanError, match="no memory file"):
         pipeline.copy(spec, source.endpoint, target.endpoint)
-    with pytest.raises(PlanError, match="no file in memory"):
+    with pytest.raises(PlanError, match="no memory file"):
         pipeline.copy_tables([spec], source.endpoint, target.endpoint)
     with pytest.raises(ConfigError):
         memory.memory_file(b"")
     checks = {check.name: check for check in doctor.examine(None, None)}
-    assert checks["files in memory"].outcome == "failed"
-    assert "seccomp" in checks["files in memory"].hint
+    assert checks["memory files"].outcome == "failed"
+    assert "seccomp" in checks["memory files"].hint
 
 
 # Ending a process without a pidfd

@@ -99,7 +99,7 @@ def test_siblings_are_copied_side_by_side(sales: tuple[Database, Database]) -> N
 
 
 def test_one_that_is_gone_is_fenced_out(sales: tuple[Database, Database]) -> None:
-    """A dead copy into a partition keeps nobody from the parent; should it come back, it may not publish."""
+    """A dead copy into a partition does not block the parent; if it comes back, it may not publish."""
     source, target = sales
 
     def parent() -> None:
@@ -134,7 +134,7 @@ def test_a_table_that_is_attached_meanwhile_is_noticed(sales: tuple[Database, Da
     assert ([each.code for each in caught.value.refusals], caught.value.retryable) == (["target_changed"], True)
 
 
-def test_a_partition_nobody_copies_into_may_come_and_go(sales: tuple[Database, Database]) -> None:
+def test_a_partition_without_copies_may_come_and_go(sales: tuple[Database, Database]) -> None:
     source, target = sales
     made = 'CREATE TABLE 분석."4월" PARTITION OF 분석.매출 FOR VALUES FROM (400) TO (500); DROP TABLE 분석."1월"; '
     made += 'CREATE TABLE 분석."1월 다시" PARTITION OF 분석.매출 FOR VALUES FROM (100) TO (200)'

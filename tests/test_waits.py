@@ -1,4 +1,4 @@
-"""Whatever a command waits for, one line says within seconds what it is and who has it; and it ends after minutes."""
+"""Each lock wait of a command is named within seconds, with the holder, and ends after minutes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def waits(database: Database) -> bool:
 def test_a_table_that_is_locked_when_it_is_planned_is_named_with_its_holder(
     filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture, command: str, side: str
 ) -> None:
-    """The kind: a question about a locked table waits in silence, for an hour."""
+    """The kind: a question about a locked table waited silently for an hour."""
     source, target = filled
     asked = spec(timeouts=PATIENT)
     run: Callable[[], object] = {
@@ -282,7 +282,7 @@ def test_a_copy_that_does_not_wait_opens_no_session_to_look_from(
     def never(self: Lookout) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(Lookout, "_connected", never)
+    monkeypatch.setattr(Lookout, "_connect", never)
     monkeypatch.setattr("airflow_provider_safecopy.transfer.lookout.FIRST_SECONDS", 60.0)
     source, target = filled
     assert pipeline.copy(spec(), source.endpoint, target.endpoint).inserted == 2000

@@ -112,7 +112,7 @@ PASSWORDS = """
 \b
 Passwords belong in a password file (~/.pgpass, PGPASSFILE), a service file, or the variables
 SAFECOPY_SOURCE and SAFECOPY_TARGET: what stands on a command line, every user of the host can read.
-Other PG* variables are ignored: a connection alone says where it goes.
+Other PG* variables are ignored: only the connection itself says where it goes.
 """
 EXIT_CODES = """
 \b

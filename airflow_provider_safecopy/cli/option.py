@@ -119,7 +119,7 @@ def manner(function: _Command) -> _Command:
         click.option(
             "--show-rows",
             is_flag=True,
-            help="Let errors show the rows they are about.  [default: constraint, column and line alone]",
+            help="Let errors show the rows they are about.  [default: only constraint, column and line]",
         ),
         psql,
     )(function)

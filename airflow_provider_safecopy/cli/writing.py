@@ -82,7 +82,7 @@ def _table() -> tuple[Callable[[_Command], _Command], ...]:
             metavar="TIME",
             callback=parameter.seconds,
             default="30.0",
-            help="With auto: leave a swap that waits so long for readers for a way that does not.  [default: 30 s]",
+            help="With auto: replace a swap that waits this long for readers by another way.  [default: 30 s]",
         ),
     )
 

@@ -23,7 +23,7 @@ _OVER = frozenset({"success", "failed"})
 
 @dataclass(frozen=True)
 class Run:
-    """A DAG run as this Airflow has it; `started` is None where that cannot be learnt."""
+    """A DAG run as this Airflow knows it; `started` is None if Airflow does not say."""
 
     state: str | None
     started: str | None = None
@@ -35,12 +35,12 @@ def deployment() -> str:
 
 
 def name_warning() -> str | None:
-    """What to do about a name that nobody has given: another Airflow is likely to be called the same."""
+    """Return a warning if this Airflow has only a default name, which another one may share."""
     if _given_name():
         return None
     return (
-        f"this Airflow is called {deployment()!r} by default, as others may be: two that copy into one database need names "
-        "of their own, for which set deployment_id in the section [safecopy]"
+        f"this Airflow is called {deployment()!r} by default, and another Airflow may have the same name: if both copy into one "
+        "database, set deployment_id in the section [safecopy] of each"
     )
 
 
@@ -48,8 +48,9 @@ def judge_for(own: Mapping[str, str], *, cleared: bool | None = None) -> Judge:
     """The judge of a run whose lock's owner is `own`; none of its own, when it is empty.
 
     All attempts of a holder are gone when its run is over here, or is an earlier incarnation of our own: a run that
-    was finished and `cleared` has the same id and starts anew, while a zombie of the former may still be at work. Two
-    Airflows have runs of the same ids; one that was never cleared has no former incarnation, so that is another's.
+    was finished and then `cleared` has the same id and starts anew, while a zombie of the former may still be at work. Two
+    Airflows have runs of the same ids. A run that was never cleared has no earlier incarnation: such a holder belongs to
+    another Airflow.
     """
     may_have_former = bool(_given_name()) if cleared is None else cleared
 
@@ -69,8 +70,8 @@ def is_cleared(run: object) -> bool | None:
 def is_over(holder: Holder) -> bool:
     """Whether the holder is a DAG run of this Airflow that has ended. False where that is not known. Never raises.
 
-    A run of the same id may be another Airflow's of the same name: it is the holder's only if it started when the holder
-    says. Where that cannot be learnt, the name must have been given by a person.
+    A run of the same id may belong to another Airflow of the same name: it is the holder's only if it started when the
+    holder says. If Airflow does not tell the start, the name must have been configured.
     """
     dag_id, run_id = _run_of(holder.owner)
     if dag_id is None or run_id is None:
@@ -87,8 +88,8 @@ def is_over(holder: Holder) -> bool:
     return run.started == holder.owner.get("started")
 
 
-def started_of(run: object) -> str:
-    """When a run started, to the microsecond; a run that never was started by a scheduler may have no such time."""
+def format_start(run: object) -> str:
+    """Return when a run started, to the microsecond; a run that no scheduler started may have no such time."""
     started: datetime | None = getattr(run, "start_date", None)
     return started.astimezone(UTC).isoformat(timespec="microseconds") if started else "not started"
 
@@ -122,7 +123,7 @@ def _state(dag_id: str, run_id: str) -> Run:
 
 
 def _state_by_message(dag_id: str, run_id: str) -> Run | None:
-    """The whole run, by a message that only newer Airflows know, and no triggerer; None elsewhere."""
+    """Return the whole run, by a message that only newer Airflows support, and no triggerer; else None."""
     from airflow.sdk.execution_time import comms, task_runner
 
     asked = getattr(comms, "GetDagRun", None)
@@ -131,7 +132,7 @@ def _state_by_message(dag_id: str, run_id: str) -> Run | None:
         return None
     run = supervisor.send(asked(dag_id=dag_id, run_id=run_id))
     state = getattr(run, "state", None)
-    return None if state is None else Run(str(getattr(state, "value", state)), started_of(run))
+    return None if state is None else Run(str(getattr(state, "value", state)), format_start(run))
 
 
 def _state_by_database(dag_id: str, run_id: str) -> Run:
@@ -140,4 +141,4 @@ def _state_by_database(dag_id: str, run_id: str) -> Run:
 
     with create_session() as session:
         run = session.query(DagRun).filter(DagRun.dag_id == dag_id, DagRun.run_id == run_id).one_or_none()
-        return Run(None) if run is None else Run(str(run.state), started_of(run))
+        return Run(None) if run is None else Run(str(run.state), format_start(run))

@@ -23,7 +23,7 @@ from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Holder, Promise, application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.pipeline.attempt import naming_holders
+from airflow_provider_safecopy.pipeline.attempt import name_holders
 from airflow_provider_safecopy.pipeline.batch import OnBusy
 from airflow_provider_safecopy.pipeline.outcome import BatchReport, Listener
 from airflow_provider_safecopy.pipeline.reap import KEEP_SECONDS, ReapReport, reap
@@ -167,7 +167,7 @@ class SafeCopyHook(BaseHook):
         name = application_name(contender.attempt)
         with (
             open_session(self.target, application_name=name, connect_timeout=_CONNECT_SECONDS) as session,
-            naming_holders(session),
+            name_holders(session),
         ):
             schema.init(session.connection)
         return LivingLock(names, self.target, contender=contender, promise=promise, judge=judge)

@@ -1,4 +1,4 @@
-"""What a contender is told of a lock that another has."""
+"""The error of a contender whose lock another attempt holds."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from airflow_provider_safecopy.lock.model import Holder
 from airflow_provider_safecopy.lock.store import Store
 
 
-def holders_of(store: Store, names: Collection[str]) -> list[Holder]:
-    """Return who holds these locks; asks for all of them at once."""
+def read_holders(store: Store, names: Collection[str]) -> list[Holder]:
+    """Return the holders of these locks, with one question for all."""
     return [each for each in store.holders() if each.name in names and each.owner_key] if names else []
 
 
 def busy(holder: Holder) -> LockBusyError:
-    """What a contender is told: who holds the lock, since when, its last progress, and when it will be taken."""
+    """Return the error that names the holder, its last progress, and when its lock may be taken."""
     if holder.owner_key is None:
-        told = f"was released a moment ago and rests for {holder.takeable_in:.1f} s more"
+        text = f"was released a moment ago and can be taken in {holder.takeable_in:.1f} s"
     else:
         quiet = (holder.asked_at - holder.progressed_at).total_seconds()
-        told = (
+        text = (
             f"is held by {holder} ({_members(holder)}) since {holder.since:%Y-%m-%d %H:%M:%S%z}; last progress "
             f"{quiet:.0f} s ago; it will be taken in {holder.takeable_in:.0f} s if nothing moves until then"
         )
     return LockBusyError(
-        f"lock {holder.name} {told}",
+        f"lock {holder.name} {text}",
         lock=holder.name,
         holder=holder.as_dict(),
         hint="wait for it, or see safecopy locks" if holder.owner_key is not None else "",
@@ -33,8 +33,8 @@ def busy(holder: Holder) -> LockBusyError:
 
 
 def _members(holder: Holder) -> str:
-    told = [
+    members = [
         f"{seen.member}, try {seen.try_number}" + (f", pid {seen.place.pid} on {seen.place.host}" if seen.place else "")
         for seen in holder.members
     ]
-    return "; ".join(told) or "no member"
+    return "; ".join(members) or "no member"

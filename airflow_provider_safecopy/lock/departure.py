@@ -1,4 +1,4 @@
-"""Leaving a lock on every way out: what was granted is given back, whatever happens meanwhile."""
+"""Releasing locks on every way out, also when something interrupts."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ log = logging.getLogger(__name__)
 
 
 def give_back(store: Store, leases: Iterable[Lease]) -> None:
-    """Release each lease, whatever comes of the one before. A store that does not answer is left to a takeover."""
+    """Release each lease, even if an earlier one fails; a takeover clears up after a silent store."""
     with ExitStack() as stack:
         for lease in leases:
             stack.callback(_leave, store, lease)
 
 
 def withdraw(store: Store, contender: Contender, names: Iterable[str], error: BaseException) -> None:
-    """Release what may have been granted to `contender` though `error` came instead of the answer."""
+    """Release what `contender` may have been granted although `error` came instead of the answer."""
     if isinstance(error, LockBusyError) or isinstance(error.__cause__, wire.LateError):
-        return  # it was not granted; or the store is silent, and would be so again
+        return  # the lock was not granted, or the store is silent and would stay so
     for name in names:
         try:
             holder = store.holder(name)
         except LockStoreError as unknown:
-            log.debug("lock %s: not known whether it was granted: %s", name, unknown)
+            log.debug("lock %s: cannot tell whether it was granted: %s", name, unknown)
             return
         for seen in holder.members if holder is not None else ():
             if holder is not None and seen.attempt == str(contender.attempt):
@@ -42,8 +42,8 @@ def _leave(store: Store, lease: Lease) -> None:
         store.release(lease)
     except LockStoreError as error:
         over.leave(lease.attempt)
-        log.warning("lock %s could not be released, and is left to be taken over: %s", lease.name, error)
-    except BaseException:  # a signal's: the release may not have been made
+        log.warning("lock %s could not be released; the next run takes it over: %s", lease.name, error)
+    except BaseException:  # raised by a signal: the release may be incomplete
         over.leave(lease.attempt)
         with suppress(LockStoreError):
             store.release(lease)

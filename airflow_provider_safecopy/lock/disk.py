@@ -48,30 +48,30 @@ def write(path: Path, content: bytes) -> None:
 
 
 def require_own(directory: Path) -> None:
-    """Raise `LockStoreError` where another user could write a record. OSError where there is no directory.
+    """Raise `LockStoreError` if another user could write a record; OSError if there is no directory.
 
-    A record says who holds a lock, and since when nothing was heard of it: only this user's processes are believed.
+    A record says who holds a lock and when it last gave a sign of life: only this user's processes may write it.
     """
     found = directory.stat()
     if not stat.S_ISDIR(found.st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
     if found.st_uid != os.geteuid():
         raise LockStoreError(
-            f"{directory}: it belongs to user {found.st_uid}, and this process is of user {os.geteuid()}: locks in it are "
-            "not to be trusted",
-            hint="name a directory of its own, or run all that share it as one user",
+            f"{directory}: it belongs to user {found.st_uid}, but this process runs as user {os.geteuid()}: its locks "
+            "cannot be trusted",
+            hint="use a directory of this user, or run all processes that share it as one user",
             retryable=False,
         )
     if found.st_mode & 0o022:
         raise LockStoreError(
-            f"{directory}: other users may write to it: locks in it are not to be trusted",
-            hint=f"chmod go-w {shlex.quote(str(directory))}, and remove what is not this user's in it",
+            f"{directory}: other users may write to it: its locks cannot be trusted",
+            hint=f"chmod go-w {shlex.quote(str(directory))}, and remove the files of other users in it",
             retryable=False,
         )
 
 
 def read(path: Path) -> bytes:
-    """The content of a file of this user's. Raises OSError: PermissionError when it is another user's."""
+    """Return the content of a file of this user. Raises OSError, PermissionError for another user's file."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
         if os.fstat(file.fileno()).st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
@@ -80,7 +80,7 @@ def read(path: Path) -> bytes:
 
 @contextmanager
 def telling(directory: Path) -> Iterator[None]:
-    """The system's errors, told as those of the store in `directory`. Raises `LockStoreError` if that is not ours alone."""
+    """Translate errors of the system into `LockStoreError`; raise it too if others may write to `directory`."""
     try:
         with suppress(FileNotFoundError):
             require_own(directory)

@@ -1,4 +1,4 @@
-"""The fence: inside a publishing transaction, whether its lock is still its own."""
+"""The fence: check inside a publishing transaction that its lease is still good."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _LOCK = sql.load("lock")
 
 
 def fence(connection: psycopg.Connection[Any], lease: Lease) -> None:
-    """Inside the publishing transaction: hold the lock until COMMIT. Raises `FencedOutError`."""
+    """Keep the lock until COMMIT, inside the publishing transaction. Raises `FencedOutError`."""
     if connection.execute(_LOCK["fence"], held(lease)).fetchone() is None:
         raise fenced_out(lease)
 
 
 def fenced_out(lease: Lease) -> FencedOutError:
-    """What a fence raises when the lock is another's."""
+    """Return the error of a publish whose lock has another holder."""
     return FencedOutError(
-        f"lock {lease.name}: it is held by somebody else now; token {lease.token} may not publish any more",
+        f"lock {lease.name}: another run holds it now; token {lease.token} may not publish any more",
         lock=lease.name,
         token=lease.token,
     )

@@ -172,7 +172,7 @@ class FileStore:
     @contextmanager
     def _turn(self, name: str) -> Iterator[Turn]:
         """Alone with one lock, in this process and on this host."""
-        fork.demand_own(self._process, self.directory)
+        fork.require_own_process(self._process, self.directory)
         if not self._thread.acquire(timeout=_PATIENCE_SECONDS):
             raise LockStoreError(f"{self.directory}: another thread has been using this store for too long")
         try:

@@ -1,4 +1,4 @@
-"""What a forked child inherits of its parent's stores, and must leave alone: their locks, their sessions, their files."""
+"""Stores that a forked child inherits, and must leave alone: their locks, sessions and files."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from airflow_provider_safecopy.errors import LockStoreError
 
 
 def is_own(process: int) -> bool:
-    """Whether `process` is this very one, rather than its parent."""
+    """Whether `process` is this process, and not its parent."""
     return os.getpid() == process
 
 
-def demand_own(process: int, where: object) -> None:
+def require_own_process(process: int, where: object) -> None:
     """Raise `LockStoreError` in a forked child of `process`, before it touches the store at `where`."""
     if not is_own(process):
         raise LockStoreError(
-            f"{where}: this store is the parent process's, and so are its locks",
-            hint="make a store, and a contender, in the forked child",
+            f"{where}: this store and its locks belong to the parent process",
+            hint="make a new store and a new contender in the forked child",
             retryable=False,
         )

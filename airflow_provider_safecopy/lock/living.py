@@ -23,9 +23,9 @@ import psycopg
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import departure, over, presence
-from airflow_provider_safecopy.lock.busy import busy, holders_of
+from airflow_provider_safecopy.lock.busy import busy, read_holders
 from airflow_provider_safecopy.lock.fence import fence
-from airflow_provider_safecopy.lock.loss import stopped
+from airflow_provider_safecopy.lock.loss import self_stop_error
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.presence import Displacement, clear_away
@@ -33,7 +33,7 @@ from airflow_provider_safecopy.lock.store import Store
 
 log = logging.getLogger(__name__)
 
-_SURELY_ALIVE = 10.0  # seconds: a holder that beat its heart within them has not crashed
+_SURELY_ALIVE = 10.0  # seconds: a holder with a heartbeat this recent has not crashed
 
 Judge = Callable[[Holder], Collection[str]]
 """Who knows more of a holder than its store: the attempts it is certain are gone."""
@@ -47,7 +47,7 @@ class LivingLock:
     each is a member. `promise` says when others may take the locks over: after ``stale_after`` seconds without
     progress, or ``crash_grace`` seconds after the holder has vanished. `judge` may know that a holder is gone when
     this machine does not. `relatives` are locks that no other attempt may hold while this one holds its own: those of a
-    table's partitions, or of what it is a partition of. Each asks after it holds its own, so that of two one goes away.
+    table's partitions and parents. Each attempt asks after it holds its own lock, so at least one of two gives up.
 
     Progress is what `heartbeat` is told of: call it where something was done, never from a timer. Calls closer
     together than `promise.interval` cost nothing. There is no thread in here.
@@ -99,7 +99,7 @@ class LivingLock:
             self._appear()
             for lease in taken:
                 self._clear_away(lease)
-            for holder in holders_of(self.store, self.relatives):
+            for holder in read_holders(self.store, self.relatives):
                 self._displace(holder)
         except BaseException as error:
             self.leases = ()
@@ -128,7 +128,7 @@ class LivingLock:
                 ours = holder.owner_key == self.contender.owner_key
                 held = held or not ours or self.contender.member in {seen.member for seen in holder.members}
         with suppress(LockStoreError):  # not known yet
-            for holder in holders_of(self.store, self.relatives):
+            for holder in read_holders(self.store, self.relatives):
                 if self._is_alive(holder):
                     self.store.refused(holder.name, self.contender)
                     raise busy(holder)
@@ -151,7 +151,7 @@ class LivingLock:
     def check(self) -> None:
         """Raise `LockLostError` if the lock is lost, or its promise is about to end. Asks nobody."""
         if self.lost is None and self.leases and self.seconds_left <= 0:
-            self.lost = stopped(self.leases[0], self.promise)
+            self.lost = self_stop_error(self.leases[0], self.promise)
         if self.lost is not None:
             raise self.lost
 
@@ -230,7 +230,7 @@ class LivingLock:
                 self._judged[name] = answer.owner
                 answer = self.store.acquire(name, self.contender, self.promise, dead=dead)
         if isinstance(answer, Lease):
-            return answer.without_itself()
+            return answer.drop_itself()
         self.store.refused(name, self.contender)
         raise busy(answer)
 
@@ -268,7 +268,7 @@ class LivingLock:
             clear_away(self.store, lease.displaced, by)
 
     def _appear(self) -> None:
-        """Say on this machine which process this is, and how long its promise is good: see `presence`."""
+        """Leave or renew the presence note: which process this is, and until when its promise is good."""
         presence.show(
             self.contender,
             store=self.store.label,

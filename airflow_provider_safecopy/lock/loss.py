@@ -1,4 +1,4 @@
-"""The errors of a holder whose lock is another's by now."""
+"""The errors of a holder that has lost its lock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from airflow_provider_safecopy.lock.model import Lease, Promise
 
 
 def lost(lease: Lease) -> LockLostError:
-    """What a heartbeat raises when the lease is another's."""
+    """Return the error of a heartbeat whose lock was taken."""
     return LockLostError(
         f"lock {lease.name}: token {lease.token} was taken from this run; it stopped and published nothing",
         lock=lease.name,
@@ -16,8 +16,8 @@ def lost(lease: Lease) -> LockLostError:
     )
 
 
-def stopped(lease: Lease, promise: Promise) -> LockLostError:
-    """What a holder stops itself with, before another takes its lock."""
+def self_stop_error(lease: Lease, promise: Promise) -> LockLostError:
+    """Return the error of a holder that stops itself before another run takes its lock."""
     return LockLostError(
         f"lock {lease.name}: no progress was confirmed for nearly {promise.stale_after:g} s by the "
         "lock's own clock; this run stopped itself before another takes over, and published nothing",

@@ -123,10 +123,10 @@ class Lease:
         """The attempt that holds it."""
         return self.contender.attempt
 
-    def without_itself(self) -> Lease:
-        """Return it without its own attempt among the displaced ones, as after a grant whose answer was not heard.
+    def drop_itself(self) -> Lease:
+        """Return the lease without its own attempt among the displaced ones.
 
-        The sessions of that attempt are those of this very run.
+        It is there after a grant whose answer was lost, and its sessions belong to this very run.
         """
         own = str(self.attempt)
         if self.displaced is None or own not in self.displaced.attempts:

@@ -34,6 +34,6 @@ def gone(holder: Holder) -> set[str]:
         seen.attempt
         for seen in holder.members
         if seen.attempt in _OVER
-        # A row may name a process that never was: what the attempt says itself comes first.
+        # A row may name a process that never existed: the presence note of the attempt comes first.
         or (seen.place is not None and seen.place.gone and not presence.lives(seen.attempt))
     }

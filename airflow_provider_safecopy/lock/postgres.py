@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 _LOCK = sql.load("lock")
 _LOCK_STEP_SECONDS = 0.2  # a publisher that holds the row and may be displaced is terminated within one
-# Who leaves, or beats between two steps of its work, does not wait as long.
+# A release, or a heartbeat between two steps of work, waits less.
 _ANSWER_SECONDS = {"heartbeat": 2.0, "release": 2.0, "others": 5.0}
 _MAKING_SECONDS = 30.0
 _AGAIN_SECONDS = 3.0
@@ -56,8 +56,8 @@ _NOBODY = Contender("", member="", place=None)
 class PostgresStore:
     """Locks in the schema `safecopy` of the database at `endpoint`.
 
-    Connects when first asked, as ``safecopy:<attempt>``, and again when the connection was lost. `patience`: so many
-    seconds a publish that may be displaced is waited for. Threads take turns. A forked child makes a store of its own.
+    Connects when first asked, as ``safecopy:<attempt>``, and again when the connection was lost. `patience`: how many
+    seconds to wait for a publish that may be displaced. Threads take turns. A forked child makes a store of its own.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class PostgresStore:
         return rows.remaining_of(lease.name, row)
 
     def release(self, lease: Lease, *, at_least: float = 0) -> bool:
-        """See `Store`. By a forked child, as when it leaves a block that its parent entered: nothing."""
+        """See `Store`. Does nothing in a forked child, which may leave a block that its parent entered."""
         if not fork.is_own(self._process):
             return False
         row = self._one("release", held(lease) | {"at_least": interval(at_least)})
@@ -194,7 +194,7 @@ class PostgresStore:
         return int(row["members"] + row["events"]) if row else 0
 
     def close(self) -> None:
-        """See `Store`. By a forked child: nothing, or the server would end the session of its parent."""
+        """See `Store`. Does nothing in a forked child: it would end the session of its parent."""
         if self._connection is not None and fork.is_own(self._process):
             self._connection.close()
             self._connection = None
@@ -214,7 +214,7 @@ class PostgresStore:
                 return displaced_of(row, row["prev_members"], row["prev_owner_key"], row["prev_owner"]) if row else None
 
     def _make(self) -> bool:
-        fork.demand_own(self._process, self.endpoint)
+        fork.require_own_process(self._process, self.endpoint)
         with self._turn:
             schema.init(self._connected(_MAKING_SECONDS))
         return True
@@ -256,7 +256,7 @@ class PostgresStore:
             "lock_timeout": f"{round(_LOCK_STEP_SECONDS * 1000)}ms",
             "statement_timeout": f"{round(seconds * 1000)}ms",
         }
-        with self._asking(seconds + 1) as cursor:
+        with self._open_cursor(seconds + 1) as cursor:
             backend = cursor.connection.info.backend_pid
             message = self._statements["settings"] + self._check() + self._statements[statement]
             cursor.execute(message, {**asked, **settings, "backend": backend})
@@ -266,9 +266,9 @@ class PostgresStore:
             return cursor.fetchall() if cursor.description else []
 
     @contextmanager
-    def _asking(self, patience: float) -> Iterator[psycopg.ClientCursor[DictRow]]:
-        """A cursor for one message; alone with the connection, which is given up when a signal interrupts the answer."""
-        fork.demand_own(self._process, self.endpoint)
+    def _open_cursor(self, patience: float) -> Iterator[psycopg.ClientCursor[DictRow]]:
+        """Yield a cursor for one message, alone with the connection; abandon that if a signal interrupts."""
+        fork.require_own_process(self._process, self.endpoint)
         with self._turn:
             connection = self._connected(patience)
             try:
@@ -280,7 +280,7 @@ class PostgresStore:
                 raise
 
     def _check(self) -> LiteralString:
-        """The schema is to be trusted: asked in the first message. Once is enough: who may change it later is trusted."""
+        """Return the trust check for the first message. Once is enough: only trusted roles can change the schema."""
         return "" if self._connection is self._trusted else trust.CHECK
 
     def _connected(self, patience: float) -> wire.PromptConnection:

@@ -1,9 +1,9 @@
-"""What a process says of itself on its own machine. By this alone is a process ended, never by the row of a lock.
+"""Presence notes: what a process says about itself on its own machine.
 
-A row is written by any role that may use the lock, and names whatever process it likes. So an attempt leaves a note in
-a directory that only its own user can write to: which process it is, which locks it holds for whom, and until when its
-promise is good. Who displaces it asks the note: no note, nobody is ended. It is lost without harm: then what could
-have been ended goes on, and finds at its next heartbeat that it has lost its lock.
+Only a note lets a process be ended, never the row of a lock: any role that may use the lock can write a row that names
+any process. So an attempt leaves a note in a directory that only its own user can write to: which process it is, which
+locks it holds for whom, and until when its promise is good. A run that displaces the attempt reads the note; without one
+it ends no process. A lost note does no harm: the process goes on, and finds at its next heartbeat that it lost its lock.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from airflow_provider_safecopy.lock.store import Store
 
 log = logging.getLogger(__name__)
 
-_MEMORY = Path("/dev/shm")  # noqa: S108 -- a directory of this user's own in it, which is looked at before use
+_MEMORY = Path("/dev/shm")  # noqa: S108 -- a directory of this user in it, checked before use
 
 
 @dataclass(frozen=True)
 class Presence:
-    """One attempt, by its own word. `due` and `beaten` are seconds since boot, suspended or not."""
+    """The presence note of one attempt. `due` and `beaten` are seconds since boot, suspended or not."""
 
     attempt: str
     place: Place
@@ -45,23 +45,23 @@ class Presence:
     owner: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, attempt: str) -> Self | None:
-        """The note this user's process left as `attempt`; None where there is none to be believed."""
+    def read(cls, attempt: str) -> Self | None:
+        """Return the note of `attempt`; None if this user's process left none that can be trusted."""
         try:
             path = _note(attempt)
-            return None if path is None else cls._read(path)
+            return None if path is None else cls._parse(path)
         except (OSError, ValueError, TypeError, KeyError) as error:
-            log.debug("attempt %s has left nothing that can be read: %s", attempt, error)
+            log.debug("attempt %s has left no readable presence note: %s", attempt, error)
             return None
 
     @classmethod
-    def _read(cls, path: Path) -> Self | None:
+    def _parse(cls, path: Path) -> Self | None:
         data: dict[str, Any] = json.loads(_content(path))
         place = Place.of(data.pop("place"))
         return None if place is None else cls(place=place, names=tuple(data.pop("names")), **data)
 
     def show(self) -> None:
-        """Leave the note, in the place of an earlier one."""
+        """Write the note, in place of an earlier one."""
         try:
             path = _note(self.attempt, make=True)
             if path is not None:
@@ -71,16 +71,16 @@ class Presence:
                     file.write(json.dumps(asdict(self)).encode("utf-8", "surrogatepass"))
                 beside.rename(path)
         except OSError as error:
-            log.debug("attempt %s cannot leave its note: %s", self.attempt, error)
+            log.debug("attempt %s cannot write its presence note: %s", self.attempt, error)
 
     @property
     def is_overdue(self) -> bool:
-        """Whether its promise has ended by its own word."""
+        """Whether its promise has ended by its own clock."""
         now = _boottime()
         return now > self.due or (self.crash_grace is not None and now > self.beaten + self.crash_grace)
 
-    def is_meant(self, by: Displacement) -> bool:
-        """Whether it would be displaced by its own word as well."""
+    def agrees_with(self, by: Displacement) -> bool:
+        """Whether the note agrees that its attempt was rightly displaced."""
         match by.kind:
             case "supersede":
                 return (self.owner_key, self.member) == (by.owner_key, by.member)
@@ -112,7 +112,7 @@ class Displacement:
 
 
 def show(contender: Contender, *, store: str, names: tuple[str, ...], left: float, crash_grace: float | None) -> None:
-    """Leave the note of this process, which holds `names` in `store` for `left` more seconds."""
+    """Write the note of this process, which holds `names` in `store` for `left` more seconds."""
     if contender.place is not None and contender.place.pid == os.getpid():
         now = _boottime()
         Presence(
@@ -139,38 +139,41 @@ def withdraw(contender: Contender) -> None:
             path.unlink(missing_ok=True)
             _sweep(path.parent)
     except OSError as error:
-        log.debug("attempt %s cannot remove its note: %s", contender.attempt, error)
+        log.debug("attempt %s cannot remove its presence note: %s", contender.attempt, error)
 
 
 def lives(attempt: str) -> bool:
-    """Whether a process of this user's says that it is the attempt, and lives."""
-    found = Presence.of(attempt)
+    """Whether a living process of this user has left the note of this attempt."""
+    found = Presence.read(attempt)
     return found is not None and found.place.is_here and not found.place.gone
 
 
 def end(displaced: Displaced, by: Displacement) -> tuple[int, ...]:
-    """End the processes of a displaced holder that say themselves that they are to be ended. Their pids."""
-    found = [Presence.of(attempt) for attempt in displaced.attempts]
-    return tuple(each.place.pid for each in found if each and each.is_meant(by) and each.place.end())
+    """End the processes of a displaced holder whose notes agree. Return their pids."""
+    found = [Presence.read(attempt) for attempt in displaced.attempts]
+    return tuple(each.place.pid for each in found if each and each.agrees_with(by) and each.place.end())
 
 
 def clear_away(store: Store, displaced: Displaced, by: Displacement) -> tuple[int, tuple[int, ...]]:
-    """End what a displaced holder still has: its sessions in the store's server, how many, and processes here."""
+    """End a displaced holder's sessions and processes. Return how many sessions, and the pids."""
     sessions, killed = store.end_sessions(displaced), end(displaced, by)
-    told = f"processes {', '.join(map(str, killed))}" if killed else "no process"
-    log.warning("lock %s: %s from %s; ended %d server sessions and %s", by.name, by.kind, displaced, sessions, told)
+    pids = f"processes {', '.join(map(str, killed))}" if killed else "no process"
+    log.warning("lock %s: %s from %s; ended %d server sessions and %s", by.name, by.kind, displaced, sessions, pids)
     return sessions, killed
 
 
 def _note(attempt: str, *, make: bool = False) -> Path | None:
-    """Where an attempt's note lies; None where nothing that lies there could be believed."""
+    """Return the path of an attempt's note; None if its directory cannot be trusted."""
     base = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
     directory = base / f"safecopy-{os.geteuid()}"
     if make:
         directory.mkdir(mode=0o700, exist_ok=True)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        log.warning("%s is not this user's alone: remove it; no process can be ended by who takes its lock", directory)
+        log.warning(
+            "%s is open to other users, so presence notes are off and no displaced process is ended: remove the directory",
+            directory,
+        )
         return None
     return directory / f"{UUID(attempt)}.json"
 
@@ -182,7 +185,7 @@ def _content(path: Path) -> str:
 
 def _sweep(directory: Path) -> None:
     for path in directory.glob("*.json"):
-        found = Presence.of(path.stem)
+        found = Presence.read(path.stem)
         if found is not None and found.place.gone:
             path.unlink(missing_ok=True)
             path.with_suffix(".new").unlink(missing_ok=True)

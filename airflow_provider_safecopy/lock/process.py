@@ -76,14 +76,13 @@ class Place:
 
     @property
     def is_here(self) -> bool:
-        """Whether it is, or was, a process that can be seen from here: of this boot and pid namespace."""
+        """Whether the process is, or was, of this boot and pid namespace, and so visible to this one."""
         return self._is_known()
 
     def end(self) -> bool:
-        """End the process: SIGTERM, then SIGKILL. False when it is not known here, not ours, or may not be ended.
+        """End the process: SIGTERM, then SIGKILL. False if it is unknown here, not ours, or may not be ended.
 
-        Only of a place that a process has told of itself, as in `lock.presence`: a place out of a lock's row may be that
-        of any process.
+        Call it only for a place from a presence note: a place from a lock's row may name any process.
         """
         if not self.may_end or not self._is_known() or self.gone or self.pid == os.getpid():
             return False
@@ -115,9 +114,9 @@ class Place:
 
 @contextmanager
 def _handle(pid: int) -> Iterator[Callable[[signal.Signals], None]]:
-    """What sends a signal to that process. Where the system has pidfds, no other can be meant from here on.
+    """Yield what sends a signal to that process. With a pidfd, it can reach no other process.
 
-    A Python built against old headers has no such call, and a sandbox may forbid it: then the pid must do, whose start
+    A Python built against old headers has no such call, and a sandbox may forbid it: then the pid is used, and its start
     time is compared just before each signal.
     """
     try:

@@ -1,6 +1,6 @@
-"""The schema `safecopy` in the target: made on the first copy, brought up by its owner, and who may use it.
+"""The schema `safecopy` in the target: creation, upgrades by its owner, and rights to use it.
 
-Nothing in it is touched before `lock.trust` has said that it may be.
+Nothing in it is touched before `lock.trust` allows it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from airflow_provider_safecopy.errors import LockStoreError, Refusal
 from airflow_provider_safecopy.lock import takeover, trust
 
 _SCHEMA = sql.load("schema")
-# Of these sessions the schema of this oid has been found good once, which is enough: who could change it is trusted. The
-# question takes ten times as long as whether it is there.
+# Sessions that have found the schema of this oid trusted. Once is enough: only trusted roles could change it. The
+# check takes ten times as long as asking whether the schema is there.
 _TRUSTED: WeakKeyDictionary[psycopg.Connection[Any], int] = WeakKeyDictionary()
-_PRESENT = trust.with_suspicions(_SCHEMA["present"])
+_PRESENT = trust.add_suspicions(_SCHEMA["present"])
 _MADE = (
     "schema",
     "comment",
@@ -47,7 +47,7 @@ _GRANTS = ("grant_schema", "grant_lock", "grant_member", "grant_lock_event", "gr
 
 @dataclass(frozen=True)
 class State:
-    """What there is of the schema: `made` in this layout, `mine` to bring up, and what speaks against using it."""
+    """State of the schema: `made` in this layout, `mine` to upgrade, and the suspicions against it."""
 
     made: bool
     schema_made: bool
@@ -59,8 +59,8 @@ def init(connection: psycopg.Connection[Any], *, grant: str | None = None, take_
     """Make the schema `safecopy`, or leave it as it is; let the role `grant` use it. Raises `LockStoreError`.
 
     Creating it needs CREATE on the database, once; bringing up an earlier layout, to be its owner. Two at a time do no
-    harm. A schema that is not to be trusted is refused, or with `take_over` taken from its owner: what was done then
-    is returned, for people.
+    harm. An untrusted schema is refused, or with `take_over` taken from its owner. Returns what the takeover did, for
+    people.
     """
     try:
         found = state(connection)
@@ -72,15 +72,15 @@ def init(connection: psycopg.Connection[Any], *, grant: str | None = None, take_
             done = _bring_up(connection, take_over=take_over)
             for privilege in _grants(grant) if grant else ():
                 connection.execute(privilege)
-            if grant and not trust.will_be_used_by(connection, grant):
-                raise _of_no_use_to(grant)
+            if grant and not trust.is_trusted_by(connection, grant):
+                raise _grant_error(grant)
             return done
     except psycopg.Error as error:
         raise failed("the schema safecopy cannot be made", error) from error
 
 
 def state(connection: psycopg.Connection[Any]) -> State:
-    """What there is of the schema; one question, which any role may ask. It reads catalogs alone."""
+    """Return the state of the schema, by one question of the catalogs that any role may ask."""
     if connection in _TRUSTED:
         ((made, schema_made, mine, oid),) = _answer(connection, _SCHEMA["present"])
         if oid == _TRUSTED[connection]:
@@ -130,8 +130,8 @@ def failed(what: str, error: psycopg.Error | UnicodeEncodeError, *, lock: str | 
     if isinstance(error, UnicodeEncodeError):  # a name, an owner or a reason with bytes of another encoding in it
         told = f"{what}: a text of it is none: {error.reason}"
         return LockStoreError(told, hint="give names, owners and reasons in UTF-8", retryable=False)
-    if (found := trust.found_in(str(error))) is not None:
-        return trust.distrusted(found)
+    if (found := trust.parse_suspicions(str(error))) is not None:
+        return trust.distrust_error(found)
     denied = error.sqlstate in {"42501", "42703", "42704", "3F000", "42P01"}
     too_long = error.sqlstate == "54000"  # of a name, for an index
     hint = "run safecopy init as a role that may, with --grant for this one" if denied else ""
@@ -147,15 +147,15 @@ def failed(what: str, error: psycopg.Error | UnicodeEncodeError, *, lock: str | 
 
 
 def made(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the schema is there, in this layout. Raises `LockStoreError` when it is not to be trusted."""
+    """Whether the schema is there, in this layout. Raises `LockStoreError` if it cannot be trusted."""
     found = state(connection)
     if found.suspicions:
-        raise trust.distrusted(found.suspicions)
+        raise trust.distrust_error(found.suspicions)
     return found.made
 
 
 def _answer(connection: psycopg.Connection[Any], question: LiteralString) -> list[tuple[Any, ...]]:
-    """In one message with the settings in front: a search_path may put functions of others before the server's."""
+    """Ask in one message, with search_path pinned first: it may put others' functions before the server's."""
     cursor = connection.execute(trust.PIN + "; " + question)
     cursor.nextset()
     return cursor.fetchall()
@@ -164,15 +164,15 @@ def _answer(connection: psycopg.Connection[Any], question: LiteralString) -> lis
 def _bring_up(connection: psycopg.Connection[Any], *, take_over: bool) -> tuple[str, ...]:
     found, done = state(connection), tuple[str, ...]()
     if found.suspicions and not take_over:
-        raise trust.distrusted(found.suspicions)
+        raise trust.distrust_error(found.suspicions)
     if found.suspicions:
         done = takeover.take_over(connection, found.suspicions, make=_make)
     elif not found.made:
         _make(connection)
-    # Another role may have made the schema since it was looked at first.
+    # Another role may have made the schema since the first look.
     _TRUSTED.pop(connection, None)
     if left := state(connection).suspicions:
-        raise trust.distrusted(left)
+        raise trust.distrust_error(left)
     return done
 
 
@@ -181,7 +181,7 @@ def _make(connection: psycopg.Connection[Any]) -> None:
         connection.execute(_SCHEMA[statement])
 
 
-def _of_no_use_to(role: str) -> LockStoreError:
+def _grant_error(role: str) -> LockStoreError:
     return LockStoreError(
         f"the schema safecopy cannot be granted to {role}: it belongs to another role, whose code its tables could run "
         f"with the rights of {role}",

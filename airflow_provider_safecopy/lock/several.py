@@ -21,7 +21,7 @@ from psycopg.types.json import Jsonb
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import LockBusyError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import departure, schema
-from airflow_provider_safecopy.lock.busy import busy, holders_of
+from airflow_provider_safecopy.lock.busy import busy, read_holders
 from airflow_provider_safecopy.lock.fence import fenced_out
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.loss import lost
@@ -81,7 +81,7 @@ class SeveralStore(PostgresStore):
             return []
         settings = {"lock_timeout": f"{_STEP_SECONDS * 1000:.0f}ms", "statement_timeout": f"{_ANSWER_SECONDS:.0f}s"}
         try:
-            with self._asking(_ANSWER_SECONDS + 1) as cursor:
+            with self._open_cursor(_ANSWER_SECONDS + 1) as cursor:
                 backend = {"backend": cursor.connection.info.backend_pid}
                 before = _LOCK["settings"] + self._check() + (first or "")
                 opening = cursor.mogrify(before, {**settings, **(given or {})})
@@ -130,9 +130,9 @@ class TableLocks(LivingLock):
     def take(
         self, names: Iterable[str], relatives: Mapping[str, Collection[str]] | None = None
     ) -> dict[str, Lease | LockBusyError]:
-        """Of each lock the lease, or who holds it. Raises `LockStoreError`, and then holds none of them.
+        """Return for each lock its lease, or who holds it. Raises `LockStoreError`, and then holds none.
 
-        `relatives`: by the name of a lock, those that no other attempt may hold beside it; see `LivingLock`.
+        `relatives`: for each lock, the locks that no other attempt may hold beside it; see `LivingLock`.
         """
         wanted, started = list(names), time.monotonic()
         found: dict[str, Lease | LockBusyError] = {}
@@ -140,7 +140,7 @@ class TableLocks(LivingLock):
             try:
                 taken = self._several.acquire_all(wanted, self.contender, self.promise)
                 found |= {lease.name: lease for lease in taken}
-            except LockStoreError as error:  # a publisher holds one of the rows, say: each is asked for by itself
+            except LockStoreError as error:  # such as a publisher that holds one of the rows: ask for each by itself
                 departure.withdraw(self.store, self.contender, wanted, error)
             for name in wanted:
                 if name not in found:
@@ -203,8 +203,8 @@ class TableLocks(LivingLock):
         self._appear()
 
     def _exclude(self, found: dict[str, Lease | LockBusyError], relatives: Mapping[str, Collection[str]]) -> None:
-        """Give back each lease one of whose relatives is held by another attempt, and say who does."""
-        holders = holders_of(self.store, {each for name in found for each in relatives.get(name, ())})
+        """Release each lease whose relative another attempt holds, and put that holder's error in its place."""
+        holders = read_holders(self.store, {each for name in found for each in relatives.get(name, ())})
         for name, lease in list(found.items()):
             try:
                 for holder in holders if isinstance(lease, Lease) else ():
@@ -227,7 +227,7 @@ class TableLocks(LivingLock):
         except LockStoreError as error:
             log.info("locks are released one by one: %s", error)
             super()._give_back(going)
-        except BaseException:  # a signal's: the release may not have been made
+        except BaseException:  # raised by a signal: the release may be incomplete
             super()._give_back(going)
             raise
 

@@ -13,7 +13,7 @@ class Store(Protocol):
 
     @property
     def label(self) -> str:
-        """What this machine calls the store: the same for all processes that are told the same of where it is."""
+        """The name of the store on this machine, equal for all processes that configure it alike."""
 
     @property
     def backends(self) -> tuple[int, ...]:

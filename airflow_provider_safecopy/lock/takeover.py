@@ -1,9 +1,8 @@
-"""Taking the schema `safecopy` over from a role that is not to be trusted: by `safecopy init` alone, never by a copy.
+"""Takeover of the schema `safecopy` from an untrusted role: only by `safecopy init`, never by a copy.
 
-Tables that are nothing but tables only change their owner, and lose the right to make triggers that others were given.
-Anything else is put aside with the whole schema, and made
-anew: what is taken off a table one by one may be hung on it again meanwhile, and of what is unknown nothing is looked
-for. Rows are moved by COPY, which plans no query and so runs no expression of the table's.
+Plain tables only change their owner, and grants of TRIGGER to others are revoked. If anything else is attached to a table,
+the whole schema is renamed and made anew: objects dropped one by one could be attached again meanwhile, and unknown kinds
+would be overlooked. Rows are moved by COPY, which plans no query and so runs no expression of the table.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from airflow_provider_safecopy.lock.trust import Suspicion
 
 _TRUST = sql.load("trust")
 _MOST_TOKEN = 1 << 62
-# Without these a row of its table says nothing. What came with a later layout has a default.
+# Columns that a row of its table needs. Columns of later layouts have a default.
 _ALWAYS = frozenset(
     {"name", "token", "kind", "at", "lock", "lease_id", "attempt", "owner_key", "source", "target", "proof"}
 )
@@ -30,19 +29,19 @@ Make = Callable[[psycopg.Connection[Any]], None]
 
 
 def take_over(connection: psycopg.Connection[Any], found: Sequence[Suspicion], *, make: Make) -> tuple[str, ...]:
-    """Make the schema this role's, inside an open transaction; what was done, for people. Raises `LockStoreError`.
+    """Take the schema over, inside an open transaction. Return what was done, for people.
 
-    Whoever holds a lock in a schema that is put aside is fenced out: every token grows.
+    Raises `LockStoreError`. Holders of locks in a renamed schema are fenced out, because every token grows.
     """
     try:
         connection.execute(_TRUST["take_schema"])
         if all(each.kind != "trap" for each in found) and _has_keys(connection):
-            return _own(connection, make)
+            return _claim(connection, make)
         return _replace(connection, make)
     except psycopg.errors.InsufficientPrivilege as error:
-        told = f"the schema safecopy cannot be taken over: {str(error).strip()}; found: "
+        message = f"the schema safecopy cannot be taken over: {str(error).strip()}; found: "
         raise LockStoreError(
-            told + "; ".join(each.what for each in found),
+            message + "; ".join(each.what for each in found),
             sqlstate=error.sqlstate,
             hint="run safecopy init as a superuser, or as a role that has the rights of those owners and CREATE on the "
             "database",
@@ -55,40 +54,40 @@ def _has_keys(connection: psycopg.Connection[Any]) -> bool:
     return bool(row and row[0])
 
 
-def _own(connection: psycopg.Connection[Any], make: Make) -> tuple[str, ...]:
+def _claim(connection: psycopg.Connection[Any], make: Make) -> tuple[str, ...]:
     tables = [name for (name,) in connection.execute(_TRUST["foreign_tables"]).fetchall()]
     for name in tables:
-        connection.execute(compose.SQL("ALTER TABLE {} OWNER TO CURRENT_USER").format(_in("safecopy", name)))
+        connection.execute(compose.SQL("ALTER TABLE {} OWNER TO CURRENT_USER").format(_qualify("safecopy", name)))
     makers = connection.execute(_TRUST["trigger_makers"]).fetchall()
     for name, role in makers:
         revoke = compose.SQL("REVOKE TRIGGER ON {} FROM {}")
         who = compose.Identifier(role) if role is not None else compose.SQL("PUBLIC")
-        connection.execute(revoke.format(_in("safecopy", name), who))
+        connection.execute(revoke.format(_qualify("safecopy", name), who))
     make(connection)
     if not tables:
-        return ("nobody but its owner may make triggers on its tables any more",) if makers else ()
+        return ("now only its owner may make triggers on its tables",) if makers else ()
     return (f"taken over from its former owner: {', '.join(['the schema', *tables])}",)
 
 
 def _replace(connection: psycopg.Connection[Any], make: Make) -> tuple[str, ...]:
-    former = f"safecopy_{secrets.token_hex(8)}"  # unknown to its owner until this is committed
+    former = f"safecopy_{secrets.token_hex(8)}"  # its owner cannot guess it before COMMIT
     connection.execute(compose.SQL("ALTER SCHEMA safecopy RENAME TO {}").format(compose.Identifier(former)))
     make(connection)
     moved = [name for name in ("lock", "receipt", "watermark", "lock_event") if _move(connection, former, name)]
     return (
-        f"made anew; the former one is now the schema {former}: look at what it holds, and drop it",
-        f"rows were taken from {', '.join(moved) or 'none of its tables'}; who held a lock has lost it",
-        "nobody but this role and superusers may use it until it is granted: safecopy init --grant ROLE",
+        f"made anew; the former one is now the schema {former}: look at its contents, then drop it",
+        f"rows were copied from {', '.join(moved) or 'none of its tables'}; all holders have lost their locks",
+        "only this role and superusers may use it until it is granted: safecopy init --grant ROLE",
     )
 
 
 def _move(connection: psycopg.Connection[Any], schema: str, name: str) -> bool:
-    """Take over the rows of one table that may be read without running anything. Whether there was such a table."""
+    """Copy the rows of one table, if reading it runs no code. Return whether there was such a table."""
     asked = {"schema": schema, "name": name}
     if connection.execute(_TRUST["former"], asked).fetchone() is None:
         return False
-    # From here on its owner changes it no more; it is asked once more, because it may have until now.
-    connection.execute(compose.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_in(schema, name)))
+    # From here on its owner cannot change it; until now it could, so ask once more.
+    connection.execute(compose.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_qualify(schema, name)))
     row = connection.execute(_TRUST["former"], asked).fetchone()
     facts = (
         connection.execute(_TRUST["columns"], {"former": row[0], "own": f"safecopy.{name}"}).fetchall() if row else []
@@ -97,13 +96,13 @@ def _move(connection: psycopg.Connection[Any], schema: str, name: str) -> bool:
     required = [column for column, required, _ in facts if required and (column in columns or column in _ALWAYS)]
     if not columns or not set(required) <= set(columns):
         return False
-    _carry(connection, _in(schema, name), name, _list(columns))
-    connection.execute(_entered(name, _list(columns), _whole(required)))
+    _carry(connection, _qualify(schema, name), name, _join_names(columns))
+    connection.execute(_insert(name, _join_names(columns), _require_columns(required)))
     if name in ("receipt", "lock_event"):
         connection.execute(
             compose.SQL(
                 "SELECT setval(pg_get_serial_sequence({}, 'id'), COALESCE(max(id), 0) + 1, false) FROM {}"
-            ).format(compose.Literal(f"safecopy.{name}"), _in("safecopy", name))
+            ).format(compose.Literal(f"safecopy.{name}"), _qualify("safecopy", name))
         )
     return True
 
@@ -111,23 +110,23 @@ def _move(connection: psycopg.Connection[Any], schema: str, name: str) -> bool:
 def _carry(
     connection: psycopg.Connection[Any], former: compose.Identifier, name: str, columns: compose.Composed
 ) -> None:
-    """Into a temporary table without any constraint: what does not fit ours is left out there."""
+    """Copy rows into a temporary table without constraints; those that do not fit ours are left out later."""
     connection.execute(
         compose.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
-            compose.Identifier(_moved(name)), columns, _in("safecopy", name)
+            compose.Identifier(_temporary_name(name)), columns, _qualify("safecopy", name)
         )
     )
     with connection.cursor() as cursor:
         with cursor.copy(compose.SQL("COPY {} ({}) TO STDOUT").format(former, columns)) as rows:
             content = b"".join(bytes(block) for block in rows)
-        into = compose.SQL("COPY pg_temp.{} ({}) FROM STDIN").format(compose.Identifier(_moved(name)), columns)
+        into = compose.SQL("COPY pg_temp.{} ({}) FROM STDIN").format(compose.Identifier(_temporary_name(name)), columns)
         with cursor.copy(into) as rows:
             rows.write(content)
 
 
-def _entered(name: str, columns: compose.Composed, whole: compose.Composed) -> compose.Composed:
-    own, moved = _in("safecopy", name), _in("pg_temp", _moved(name))
-    if name == "lock":  # free, with a token above all that was ever granted
+def _insert(name: str, columns: compose.Composed, whole: compose.Composed) -> compose.Composed:
+    own, moved = _qualify("safecopy", name), _qualify("pg_temp", _temporary_name(name))
+    if name == "lock":  # free, with a token above every token granted so far
         return compose.SQL(
             "INSERT INTO {} (name, token) SELECT name, LEAST(max(token), {}) + 1 FROM {} WHERE {} AND token >= 0 GROUP BY name"
         ).format(own, compose.Literal(_MOST_TOKEN), moved, whole)
@@ -136,19 +135,19 @@ def _entered(name: str, columns: compose.Composed, whole: compose.Composed) -> c
     ).format(own, columns, columns, moved, whole)
 
 
-def _whole(required: Sequence[str]) -> compose.Composed:
+def _require_columns(required: Sequence[str]) -> compose.Composed:
     return compose.SQL(" AND ").join(
         compose.SQL("{} IS NOT NULL").format(compose.Identifier(each)) for each in required
     )
 
 
-def _moved(name: str) -> str:
+def _temporary_name(name: str) -> str:
     return f"safecopy_moved_{name}"
 
 
-def _list(columns: Any) -> compose.Composed:
+def _join_names(columns: Any) -> compose.Composed:
     return compose.SQL(", ").join(map(compose.Identifier, columns))
 
 
-def _in(schema: str, name: str) -> compose.Identifier:
+def _qualify(schema: str, name: str) -> compose.Identifier:
     return compose.Identifier(schema, name)

@@ -1,7 +1,7 @@
 """Whether the schema `safecopy` may be used: who owns it, and whether its tables are nothing but tables.
 
 Triggers, rules, policies and expressions of a table run with the rights of the role that uses the table. A role that
-was quicker to make the schema, or owned it once, may have left one there for whoever comes next.
+made the schema first, or owned it once, may have left one there for the next user.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _MARK = "untrusted schema: "
 _MOST_TOLD = 5
 
 PIN = _TRUST["pin"]
-"""In front of every question: names are the server's own until the transaction ends."""
+"""Comes before every question: names are the server's own until the transaction ends."""
 
 CHECK: LiteralString = _TRUST["check"].replace("{suspicions}", _TRUST["suspicions"])
-"""Fails where the schema is not to be trusted, and with it the rest of its message. See `found_in`."""
+"""Fails if the schema cannot be trusted, and with it the rest of its message. See `parse_suspicions`."""
 
 
 @dataclass(frozen=True)
@@ -34,42 +34,40 @@ class Suspicion:
     what: str
 
 
-def with_suspicions(present: LiteralString) -> LiteralString:
-    """The question `present`, and beside its answer what speaks against using the schema."""
+def add_suspicions(present: LiteralString) -> LiteralString:
+    """Return the question `present`, with the suspicions against the schema beside its answer."""
     return _TRUST["beside"].replace("{suspicions}", _TRUST["suspicions"]).replace("{present}", present)
 
 
-def found_in(error: str) -> tuple[Suspicion, ...] | None:
-    """The suspicions that `CHECK` has told by its error; None for any other error."""
-    _, mark, told = error.partition(_MARK)
+def parse_suspicions(error: str) -> tuple[Suspicion, ...] | None:
+    """Return the suspicions in an error of `CHECK`; None for any other error."""
+    _, mark, text = error.partition(_MARK)
     if not mark:
         return None
-    each = told.rpartition('"')[0].split("; ")
+    each = text.rpartition('"')[0].split("; ")
     return tuple(Suspicion(kind, what) for kind, _, what in (one.partition(" ") for one in each))
 
 
 def message(found: Sequence[Suspicion]) -> str:
-    """What was found, for people."""
-    told = "; ".join(each.what for each in found[:_MOST_TOLD])
+    """Return what was found, for people."""
+    reasons = "; ".join(each.what for each in found[:_MOST_TOLD])
     more = f"; and {len(found) - _MOST_TOLD} more" if len(found) > _MOST_TOLD else ""
-    return (
-        f"the target's schema safecopy is not used, because it could run another role's code as this one: {told}{more}"
-    )
+    return f"the target's schema safecopy is not used, because it could run another role's code as this one: {reasons}{more}"
 
 
 def hint(found: Sequence[Suspicion]) -> str:
-    """The next step."""
+    """Return the next step."""
     owned = any(each.kind == "owner" for each in found)
     who = "a superuser, or the database's owner with the rights of those owners," if owned else "its owner"
     return f"have {who} take it over: safecopy init --target …"
 
 
-def distrusted(found: Sequence[Suspicion]) -> LockStoreError:
-    """What is raised in place of using it."""
+def distrust_error(found: Sequence[Suspicion]) -> LockStoreError:
+    """Return the error that is raised instead of using the schema."""
     return LockStoreError(message(found), hint=hint(found), retryable=False)
 
 
-def will_be_used_by(connection: psycopg.Connection[Any], role: str) -> bool:
-    """Whether the schema's owner is one that `role` trusts."""
+def is_trusted_by(connection: psycopg.Connection[Any], role: str) -> bool:
+    """Whether `role` trusts the schema's owner."""
     row = connection.execute(_TRUST["trusted_by"], {"role": role}).fetchone()
     return bool(row and row[0])

@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import LockBusyError
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
-from airflow_provider_safecopy.operators.contender import contender_of, judge_of
+from airflow_provider_safecopy.operators.contender import contender_of, make_judge
 from airflow_provider_safecopy.operators.journal import Journal
 from airflow_provider_safecopy.operators.living_lock import lock_of
 from airflow_provider_safecopy.operators.outcome import push_result, tell_assets_of_all
@@ -47,7 +47,7 @@ def run(
         done = hook.copy_tables(
             specs,
             contender=contender,
-            judge=judge_of(context, contender),
+            judge=make_judge(context, contender),
             abort=abort,
             progress=journal.count,
             keep_going=task.keep_going,

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from airflow.providers.common.compat.sdk import Context
 
-from airflow_provider_safecopy.hooks.judge import deployment, is_cleared, judge_for, started_of
+from airflow_provider_safecopy.hooks.judge import deployment, format_start, is_cleared, judge_for
 from airflow_provider_safecopy.lock.living import Judge
 from airflow_provider_safecopy.lock.model import Contender
 from airflow_provider_safecopy.lock.process import Place
@@ -24,7 +24,7 @@ def contender_of(context: Context, *, detached: bool = False) -> Contender:
     a run of its own each time, and never joins. `detached` is a member that outlives its process.
     """
     ti, place = context["ti"], None
-    started = started_of(context.get("dag_run"))
+    started = format_start(context.get("dag_run"))
     owner = {"dag": ti.dag_id, "run": ti.run_id, "deployment": deployment(), "started": started}
     key = "|".join((owner["deployment"], ti.dag_id, ti.run_id, started))
     if is_test(context):
@@ -36,8 +36,8 @@ def contender_of(context: Context, *, detached: bool = False) -> Contender:
     return Contender(key, owner, member_of(ti), ti.try_number, place=place, detached=detached, task=task)
 
 
-def judge_of(context: Context, contender: Contender) -> Judge:
-    """What this Airflow knows of those who hold the contender's locks."""
+def make_judge(context: Context, contender: Contender) -> Judge:
+    """Return the judge of other holders of the contender's locks, by what this Airflow knows."""
     return judge_for(contender.owner, cleared=is_cleared(context.get("dag_run")))
 
 
@@ -47,7 +47,7 @@ def member_of(ti: Any) -> str:
 
 
 def member_key(task_id: str, map_index: int | None) -> str:
-    """Return the name under which a task is a member of a lock; `map_index` is None or negative when it is not mapped."""
+    """Return the name of a task as a member of a lock; `map_index` is None or negative if it is not mapped."""
     return task_id if map_index is None or map_index < 0 else f"{task_id}[{map_index}]"
 
 

@@ -20,7 +20,7 @@ from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
 from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode
-from airflow_provider_safecopy.operators.contender import contender_of, is_test, judge_of, member_key
+from airflow_provider_safecopy.operators.contender import contender_of, is_test, make_judge, member_key
 from airflow_provider_safecopy.operators.lock_tasks import STALE_AFTER, AcquireLivingLock, ReleaseLivingLock
 from airflow_provider_safecopy.operators.told import told_to_airflow
 
@@ -34,8 +34,8 @@ class LivingLockGroup(TaskGroup):
 
     Several groups of one run may share a lock, one after the other, side by side, or as the instances of a mapped group
     around them; so may a `SafeCopyOperator` with the same `lock`. They do not exclude each other. A group leaves the
-    lock with its last task, and the last of them frees it. Where two groups come one after the other, another run may
-    get the lock in between: put both into one group to keep it.
+    lock with its last task, and the last group frees it. Between two groups in sequence another run may get the lock:
+    put both into one group to keep it.
 
     :param group_id: as of any task group.
     :param target_conn_id: the connection, of type ``postgres``, in whose database the lock lives; copies inside must
@@ -122,7 +122,7 @@ def joined(context: Context | None = None) -> Iterator[LivingLock]:
             name,
             contender=contender,
             promise=Promise(group.stale_after, crash_grace=None),
-            judge=judge_of(context, contender),
+            judge=make_judge(context, contender),
         )
         with closing(lock.store):
             demand_held(lock.store, name, group, contender, context)
@@ -175,7 +175,7 @@ def demand_held(store: Store, name: str, group: LivingLockGroup, contender: Cont
 
 
 def _setup_member(group: LivingLockGroup, context: Context) -> str:
-    """Return the member by which a group holds its lock; inside a mapped group, that of the running task's instance."""
+    """Return the member by which a group holds its lock; in a mapped group, that of the running instance."""
     mapped = group.setup.get_closest_mapped_task_group() is not None
     return member_key(group.setup.task_id, context["ti"].map_index if mapped else None)
 

@@ -14,7 +14,7 @@ from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
 from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
-from airflow_provider_safecopy.operators.contender import contender_of, is_test, judge_of, member_key, member_of
+from airflow_provider_safecopy.operators.contender import contender_of, is_test, make_judge, member_key, member_of
 from airflow_provider_safecopy.operators.told import told, told_to_airflow
 from airflow_provider_safecopy.pipeline.eviction import evict
 
@@ -48,7 +48,7 @@ class AcquireLivingLock(BaseOperator):
             self.promise = Promise(stale_after, crash_grace=None)
 
     def on_kill(self) -> None:
-        """Let go of what is acquired. Airflow 3 lets `execute` go on after this."""
+        """Release what was acquired. Airflow 3 lets `execute` go on after this."""
         self._killed = True
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -65,9 +65,9 @@ class AcquireLivingLock(BaseOperator):
         )
         with told_to_airflow(), answering:
             lock = SafeCopyHook(target_conn_id=self.target_conn_id).living_lock(
-                self.lock, contender=contender, promise=self.promise, judge=judge_of(context, contender)
+                self.lock, contender=contender, promise=self.promise, judge=make_judge(context, contender)
             )
-            with closing(lock.store), _released_on_failure(lock):
+            with closing(lock.store), _release_on_failure(lock):
                 (lease,) = lock.acquire().leases
                 if self._killed:  # else this task would succeed under a lock that no task releases
                     raise AirflowException("the task was killed")
@@ -101,10 +101,10 @@ class ReleaseLivingLock(BaseOperator):
         self.setup_task_id = setup_task_id
 
     def execute(self, context: Context) -> None:
-        """Release what the setup task acquired, and whatever of this group is still in the lock."""
+        """Release what the setup task acquired, and evict members of this group that are still in the lock."""
         carry_any_id()
         ti, contender = context["ti"], contender_of(context, detached=True)
-        acquired = _acquired_lock(ti.xcom_pull(task_ids=self.setup_task_id, map_indexes=ti.map_index))
+        acquired = _read_lock_name(ti.xcom_pull(task_ids=self.setup_task_id, map_indexes=ti.map_index))
         with (
             told_to_airflow(),
             closing(SafeCopyHook(target_conn_id=self.target_conn_id).lock_store(contender.attempt)) as store,
@@ -116,7 +116,7 @@ class ReleaseLivingLock(BaseOperator):
         members = holder.members if holder is not None and holder.owner_key == contender.owner_key else ()
         own = [seen for seen in members if self._is_own(seen.member, ti)]
         if holder is None or not own:
-            self.log.info("lock %s: was not held by this group any more", name)
+            self.log.info("lock %s: this group did not hold it any more", name)
             return
         setup = member_key(self.setup_task_id, ti.map_index)
         strays = [seen for seen in own if seen.member != setup]
@@ -130,7 +130,7 @@ class ReleaseLivingLock(BaseOperator):
 
     def _is_own(self, member: str, ti: Any) -> bool:
         """Whether a member is a task of this group; in a mapped group, of this one of its instances."""
-        # By way of the DAG: one of several mapped tasks has forgotten its group, with Airflow 2.
+        # Ask the DAG: with Airflow 2, an instance of a mapped task does not know its group.
         group = self.dag.get_task(self.task_id).task_group
         tasks = {task.task_id for task in group.iter_tasks()} if group is not None else set()
         if member_of(ti) != ti.task_id:
@@ -139,7 +139,7 @@ class ReleaseLivingLock(BaseOperator):
 
 
 @contextmanager
-def _released_on_failure(lock: LivingLock) -> Iterator[None]:
+def _release_on_failure(lock: LivingLock) -> Iterator[None]:
     """Release the lock when the block fails: the release task only runs after a setup task that succeeded."""
     try:
         yield
@@ -148,8 +148,8 @@ def _released_on_failure(lock: LivingLock) -> Iterator[None]:
         raise
 
 
-def _acquired_lock(result: Any) -> str | None:
-    """The lock's name by the setup task's result; None where it tells of none: it may be cleared, or changed by hand."""
+def _read_lock_name(result: Any) -> str | None:
+    """Return the lock's name from the setup task's result; None if that was cleared or changed by hand."""
     match result:
         case {"lock": str(name)} if name.strip() and "\0" not in name:
             return name

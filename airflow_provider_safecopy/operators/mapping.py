@@ -1,4 +1,4 @@
-"""Mapped tasks: parts of one table that would overwrite each other are refused when the DAG is parsed."""
+"""Refuse mapped tasks whose instances would overwrite each other, when the DAG is parsed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from airflow_provider_safecopy.transfer.sibling import HINT
 
 
 def require_apart(given: Mapping[str, Any], *, mapped: frozenset[str] = frozenset()) -> None:
-    """Raise `ConfigError` when each of many instances would replace all rows of one and the same table.
+    """Raise `ConfigError` if every mapped instance would replace all rows of the same table.
 
-    `mapped` are the arguments that differ between the instances, `given` the others. What a template or another task
-    will say may differ as well: that is found out when the tasks run.
+    `mapped` are the arguments that differ between the instances, `given` the others. A template or the result of another
+    task may differ as well: that is checked when the tasks run.
     """
     targets = {"target_table", "tables", "write_mode", "target_conn_id"}
     replaces = given.get("write_mode", "replace") == "replace"
@@ -25,8 +25,8 @@ def require_apart(given: Mapping[str, Any], *, mapped: frozenset[str] = frozense
         raise ConfigError(f"each mapped instance would replace all rows of {given['target_table']}", hint=HINT)
 
 
-def checking(partial: Any) -> Any:
-    """Return Airflow's `partial` as one that looks at what it is expanded by."""
+def check_expansion(partial: Any) -> Any:
+    """Make Airflow's `partial` check the arguments of its `expand`."""
 
     class _Checking(type(partial)):  # type: ignore[misc]  # Airflow 2 and 3 have it in different places
         __slots__ = ()

@@ -14,10 +14,10 @@ from airflow_provider_safecopy.hooks.in_process import carry_any_id
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 from airflow_provider_safecopy.operators import batch
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
-from airflow_provider_safecopy.operators.contender import contender_of, judge_of, slice_of
+from airflow_provider_safecopy.operators.contender import contender_of, make_judge, slice_of
 from airflow_provider_safecopy.operators.journal import Journal
 from airflow_provider_safecopy.operators.living_lock import lock_of
-from airflow_provider_safecopy.operators.mapping import checking, require_apart
+from airflow_provider_safecopy.operators.mapping import check_expansion, require_apart
 from airflow_provider_safecopy.operators.option import LATER, SETTLED, STAND_INS, timeouts_of
 from airflow_provider_safecopy.operators.outcome import push_result, tell_assets
 from airflow_provider_safecopy.operators.template import as_include, is_plain
@@ -83,8 +83,8 @@ class SafeCopyOperator(BaseOperator):
     :param max_null_share: percent of NULLs at most, by target column.
     :param refresh_views: refresh dependent materialized views after the publish.
     :param end_blockers_after: seconds after which sessions that hold up the publish are ended; default: never.
-    :param swap_patience: seconds after which a swap that ``publish="auto"`` has chosen, and that waits for readers, is
-        left for a way that waits for none. Default 30.
+    :param swap_patience: seconds after which a swap that ``publish="auto"`` chose, and that waits for readers, gives way
+        to a way that does not. Default 30.
     :param verify: ``counts``, or ``full`` to compare a hash of the content of both sides as well.
     :param connect_timeout: seconds, as are all of these; none can be switched off. Default 10.
     :param export_timeout: for the export. Default 4 hours.
@@ -109,7 +109,7 @@ class SafeCopyOperator(BaseOperator):
         tasks copy from it into this target. Default: as they come.
     :param allow_empty: publish even when the source is empty, which otherwise fails the task.
     :param psql: path of the psql to use; default: ``SAFECOPY_PSQL``, else the one that is found.
-    :param show_rows: let errors show the rows they are about; default: the constraint, the column and the line alone.
+    :param show_rows: let errors show the rows they are about; default: only the constraint, the column and the line.
     :param dry_run: log the decisions and the exact SQL, touch nothing, answer ``status="planned"``.
 
     The task's result (XCom) is the report (with `tables` one of all) as plain JSON values; `docs/report.md` has its schema. The event
@@ -127,8 +127,8 @@ class SafeCopyOperator(BaseOperator):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
-        """As any operator's; parts of one table that would overwrite each other are refused by its `expand`."""
-        return checking(super().partial(**kwargs))
+        """Return the operator's partial; its `expand` refuses parts of one table that overwrite each other."""
+        return check_expansion(super().partial(**kwargs))
 
     _abort: AbortSwitch | None = None
     _killed = False
@@ -257,7 +257,7 @@ class SafeCopyOperator(BaseOperator):
 
         with self.on_busy.answering(self, self.target_conn_id, deadline, skipped), journal.copying() as progress:
             report = hook.copy(
-                spec, contender=contender, judge=judge_of(context, contender), abort=abort, progress=progress
+                spec, contender=contender, judge=make_judge(context, contender), abort=abort, progress=progress
             )
         journal.report(report)
         tell_assets(context, self.outlets, report)

@@ -29,7 +29,7 @@ from airflow_provider_safecopy.lock.model import Contender, Promise, application
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.transfer import catalog, creation, refusal
 from airflow_provider_safecopy.transfer.blocker import list_blockers
-from airflow_provider_safecopy.transfer.lookout import holders_of, waited_too_long
+from airflow_provider_safecopy.transfer.lookout import find_holders, lock_wait_error
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import LOCKED
@@ -87,12 +87,12 @@ class Attempt:
 
 
 def require_excluded(plan: CopyPlan, relatives: Collection[str]) -> None:
-    """Raise `PlanError`, worth a retry, when the table was attached to another, or another to it, since it was locked."""
+    """Raise a retryable `PlanError` if a relative was attached since the table was locked."""
     came = [
         str(each) for each in (plan.target_relation.kin if plan.target_relation else ()) if str(each) not in relatives
     ]
     if came:
-        message = f"{plan.target_name} and {', '.join(came)} have become partition and parent since the lock was taken"
+        message = f"{plan.target_name} and {', '.join(came)} became partition and parent after the lock was taken"
         refused = Refusal("target_changed", message, str(plan.target_name), hint="run the copy again")
         raise PlanError((refused,), retryable=True)
 
@@ -117,17 +117,17 @@ def telling_losses() -> Iterator[None]:
     try:
         yield
     except psycopg.errors.LockNotAvailable as error:
-        raise waited_too_long(error, "connect", "what a control session asked for") from error
+        raise lock_wait_error(error, "connect", "a table that a control session reads") from error
     except psycopg.Error as error:
         message = f"a control session failed: {describe(error)}; nothing was changed"
         raise StageError(message, stage="connect", sqlstate=error.sqlstate) from error
 
 
 @contextmanager
-def naming_holders(target: Session) -> Iterator[None]:
-    """Add to the error of a store of locks that another session keeps locked, who that is.
+def name_holders(target: Session) -> Iterator[None]:
+    """Add the holders to the error of a lock store whose tables another session has locked.
 
-    The store waits in steps too short for a lookout, so the holders of its tables are asked for afterwards.
+    The store waits in steps too short for a lookout, so it asks for the holders afterwards.
     """
     try:
         yield
@@ -135,9 +135,9 @@ def naming_holders(target: Session) -> Iterator[None]:
         if error.sqlstate != LOCKED or error.blockers:
             raise
         with suppress(psycopg.Error):
-            found = target.lookout.blockers() or holders_of(target, "safecopy.lock")
+            found = target.lookout.blockers() or find_holders(target, "safecopy.lock")
             error.blockers = tuple(blocker.as_dict() for blocker in found)
-            error.message = f"{error.message}; in the way: {list_blockers(found)}"
+            error.message = f"{error.message}; blocked by {list_blockers(found)}"
             error.hint = error.hint or "end the session that holds it, and run this again"
         raise
 
@@ -158,21 +158,21 @@ def telling_the_lost_lock(lock: LivingLock) -> Iterator[None]:
 
 @contextmanager
 def answering(spec: CopySpec, source: Session, target: Session) -> Iterator[None]:
-    """Questions about what is there may take as long as verifying may, and no longer.
+    """Limit questions about what is there to the time that verifying may take.
 
-    Raises `StageTimeoutError` where a table was locked by another session for ``lock_wait_timeout``.
+    Raises `StageTimeoutError` if another session kept a table locked for ``lock_wait_timeout``.
     """
     try:
         with source.within(spec.timeouts.verify), target.within(spec.timeouts.verify):
             yield
     except psycopg.errors.LockNotAvailable as error:
-        what = f"{spec.source_table or 'what the query reads'} or {spec.target_table}"
-        raise waited_too_long(error, "plan", what, source.lookout, target.lookout) from error
+        what = f"{spec.source_table or 'a table that the query reads'} or {spec.target_table}"
+        raise lock_wait_error(error, "plan", what, source.lookout, target.lookout) from error
 
 
 @contextmanager
-def naming_blockers(source: Session, target: Session) -> Iterator[None]:
-    """Add to the error of a stage that psql does who was in its way, if it waited for a lock."""
+def name_blockers(source: Session, target: Session) -> Iterator[None]:
+    """Add the blockers to the error of a psql stage that waited for a lock."""
     try:
         yield
     except StageError as error:
@@ -181,7 +181,7 @@ def naming_blockers(source: Session, target: Session) -> Iterator[None]:
         if error.blockers or not found or not (error.sqlstate == LOCKED or isinstance(error, StalledError)):
             raise
         error.blockers = tuple(blocker.as_dict() for blocker in found)
-        error.message = f"{error.message}; {lookout.told()}"
+        error.message = f"{error.message}; {lookout.describe()}"
         raise
 
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.diagnosis import conceal, showing_rows
+from airflow_provider_safecopy.diagnosis import conceal, set_rows_shown
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError, PlanError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema
@@ -31,7 +31,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     answering,
     end_displaced,
     ending_the_lost,
-    naming_holders,
+    name_holders,
     telling_aborts,
     telling_losses,
     telling_the_lost_lock,
@@ -61,7 +61,7 @@ def plan_tables(specs: Sequence[CopySpec], source: Endpoint, target: Endpoint) -
     _demand_shared(specs)
     name, timeout = application_name(uuid4()), specs[0].timeouts.connect
     with (
-        showing_rows(show=all(spec.show_rows for spec in specs)),
+        set_rows_shown(show=all(spec.show_rows for spec in specs)),
         telling_losses(),
         open_session(
             source,
@@ -103,7 +103,7 @@ def copy_tables(
     abort, started = abort or AbortSwitch(), time.monotonic()
     contender = contender or Contender.alone(owner)
     _demand_shared(specs)
-    shown = showing_rows(show=all(spec.show_rows for spec in specs))
+    shown = set_rows_shown(show=all(spec.show_rows for spec in specs))
     with shown, telling_aborts(abort), telling_losses(), ExitStack() as stack:
         asked = Attempt(specs[0], contender, abort, lambda _: None)
         theirs = stack.enter_context(asked.session(target))
@@ -172,15 +172,15 @@ class _Batch:
         return name
 
     def _require_apart(self) -> None:
-        """Raise `ConfigError` when rows of one target are rows of another: a partition beside what it is part of."""
+        """Raise `ConfigError` if one target of the batch is a partition of another."""
         for name, kin in self.kin.items():
             if other := next((each for each in sorted(kin) if each in self.specs), None):
-                told = f"{name} and {other} are partition and parent, and both are targets"
-                raise ConfigError(told, hint="copy them in two calls, one after the other")
+                message = f"{name} and {other} are partition and parent, and both are targets"
+                raise ConfigError(message, hint="copy them in two calls, one after the other")
 
     def begin(self) -> None:
         """Hold the run's own lock. Raises `LockBusyError`, `LockStoreError`."""
-        with naming_holders(self.target):
+        with name_holders(self.target):
             with self.target.obeys(self.asked.abort):
                 schema.init(self.target.connection)
             self.lock.acquire()
@@ -277,7 +277,7 @@ def _drafted(specs: Sequence[CopySpec], drafts: Drafts) -> Iterator[CopyPlan]:
     for some in _pieces(specs):
         with answering(specs[0], drafts.source, drafts.target):
             plans = drafts.of(some)
-            # A table that is exchanged while its catalog is read has no columns, or no pages: it is looked at once more.
+            # A table that is exchanged while its catalog is read seems to have no columns or pages: look once more.
             refused = [plan.spec for plan in plans if plan.refusals]
             again = iter(drafts.of(refused) if refused else ())
             yield from [next(again) if plan.refusals else plan for plan in plans]

@@ -81,7 +81,7 @@ def fits(plan: CopyPlan) -> bool:
 
 
 def _is_plain(plan: CopyPlan) -> bool:
-    """Whether both scripts of a shuttle hold nothing that psql could act upon: any other text is for ``-c``."""
+    """Whether both scripts of a shuttle are plain: psql could interpret nothing in them."""
     columns = [(taken.name, taken.type) for _, taken in plan.pairs]
     texts = plan.read(), statements.create_staging(plan.target_name, columns)
     return all(statements.is_plain(statements.plain_names(text)) for text in texts)

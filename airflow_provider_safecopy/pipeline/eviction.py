@@ -1,4 +1,4 @@
-"""Eviction: some members of a run leave its lock, whether they want to or not; the other members keep it."""
+"""Eviction: remove some members of a run from its lock; the other members keep it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LOCKED = "55P03"
 
 
 def evict(store: Store, holder: Holder, members: Collection[Seen]) -> bool:
-    """Release the lock of `holder` on behalf of `members`, and end what they still run.
+    """Release the lock of `holder` for `members`, and end what they still run.
 
-    They are fenced out: none of them can publish any more. The lock stays with the members that are not named; return
+    They are fenced out: none of them can publish any more. The other members keep the lock. Return
     whether it is free now. Raises `LockStoreError`.
     """
     freed = False
     for seen in members:
-        evicted = _as_displaced(holder, seen)
+        evicted = _make_displaced(holder, seen)
         freed = _release(store, holder.lease_of(seen), evicted)
         clear_away(store, evicted, Displacement("released", store.label, holder.name, evicted.owner_key))
     return freed
@@ -40,6 +40,6 @@ def _release(store: Store, lease: Lease, evicted: Displaced) -> bool:
             store.end_sessions(evicted)
 
 
-def _as_displaced(holder: Holder, seen: Seen) -> Displaced:
+def _make_displaced(holder: Holder, seen: Seen) -> Displaced:
     places = () if seen.place is None else (seen.place,)
     return Displaced(holder.owner_key or "", holder.owner, holder.token, (seen.attempt,), places)

@@ -15,7 +15,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.diagnosis import showing_rows
+from airflow_provider_safecopy.diagnosis import set_rows_shown
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PlanError
 from airflow_provider_safecopy.lock import schema
@@ -27,7 +27,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     answering,
     end_displaced,
     ending_the_lost,
-    naming_holders,
+    name_holders,
     require_excluded,
     telling_aborts,
     telling_losses,
@@ -44,7 +44,7 @@ from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.publish import publish
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.session import Session, open_session
-from airflow_provider_safecopy.transfer.snapshot import demand_whole, snapshot
+from airflow_provider_safecopy.transfer.snapshot import require_whole, snapshot
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.verify import verify
 from airflow_provider_safecopy.transfer.watch import Watch
@@ -56,7 +56,7 @@ def plan(spec: CopySpec, source: Endpoint, target: Endpoint) -> CopyPlan:
     """What `copy` would do, decided and not done. Refusals are in the plan; raises `StageError` if unreachable."""
     name, timeout = application_name(uuid4()), spec.timeouts.connect
     with (
-        showing_rows(show=spec.show_rows),
+        set_rows_shown(show=spec.show_rows),
         telling_losses(),
         open_session(
             source, application_name=name, connect_timeout=timeout, lock_wait=spec.timeouts.lock_wait, read_only=True
@@ -91,7 +91,7 @@ def copy(
     """
     abort, started = abort or AbortSwitch(), time.monotonic()
     contender = contender or Contender.alone(owner)
-    with showing_rows(show=spec.show_rows), telling_aborts(abort), telling_losses(), ExitStack() as stack:
+    with set_rows_shown(show=spec.show_rows), telling_aborts(abort), telling_losses(), ExitStack() as stack:
         asked = Attempt(spec, contender, abort, progress or (lambda _: None))
         theirs = stack.enter_context(asked.session(target))
         lock = asked.lock(theirs, judge)
@@ -119,10 +119,10 @@ def _locked(
         source.obeys(abort),
         target.obeys(abort),
         answering(spec, source, target),
-        naming_holders(target),
+        name_holders(target),
     ):
         if not displacing:
-            _demand_copyable(spec, source, target)
+            _require_copyable(spec, source, target)
         schema.init(target.connection)
         lock.acquire()
         end_displaced(lock, source)
@@ -143,7 +143,7 @@ def _locked(
         with source.obeys(abort), target.obeys(abort), answering(spec, source, target):
             decided = _drafted(spec, source, target, telling=False)
             staging.sweep(target, gone=lock.displaced)
-            demand_whole(source)
+            require_whole(source)
             require_excluded(decided, lock.relatives)
         # What spoke against it only now came a moment ago, and may be gone in another.
         decided.require(retryable=None if displacing else True)
@@ -181,10 +181,10 @@ def _carried_out(run: Run) -> CopyReport:
     return replace(report, spool_bytes=sum(spool.most_on_disk for spool in spools))
 
 
-def _demand_copyable(spec: CopySpec, source: Session, target: Session) -> None:
-    """Raise `PlanError` when something speaks against the copy, both times that it is looked at.
+def _require_copyable(spec: CopySpec, source: Session, target: Session) -> None:
+    """Raise `PlanError` if something speaks against the copy at both looks.
 
-    A table that is exchanged while its catalog is read has no columns, or no pages: what is seen once may be gone.
+    A table that is exchanged while its catalog is read seems to have no columns or pages: one look may be wrong.
     """
     if not (first := _drafted(spec, source, target, telling=False)).refusals:
         return

@@ -25,7 +25,7 @@ from airflow_provider_safecopy.lock.over import gone
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.presence import Displacement, clear_away
 from airflow_provider_safecopy.lock.store import Store
-from airflow_provider_safecopy.pipeline.attempt import naming_holders
+from airflow_provider_safecopy.pipeline.attempt import name_holders
 from airflow_provider_safecopy.transfer import staging
 from airflow_provider_safecopy.transfer.session import Session, open_session
 
@@ -99,7 +99,7 @@ def reap(
     with (
         open_session(target, application_name=application_name(attempt), connect_timeout=connect_timeout) as session,
         _telling(session),
-        naming_holders(session),
+        name_holders(session),
     ):
         if not schema.made(session.connection):
             return ReapReport(dry_run, initialised=False)

@@ -21,7 +21,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
     answering,
     end_displaced,
-    naming_blockers,
+    name_blockers,
     see_them_gone,
     telling_aborts,
     telling_losses,
@@ -39,7 +39,7 @@ from airflow_provider_safecopy.transfer.publish import publish
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.shuttle import Shuttle, TooLargeError
-from airflow_provider_safecopy.transfer.snapshot import demand_no_deadlock
+from airflow_provider_safecopy.transfer.snapshot import require_no_deadlock
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.verify import verify
 
@@ -90,9 +90,9 @@ class Rounds:
             shuttle.close(at_once=at_once)
 
     def run(self, locks: Mapping[str, CopySpec], kin: Mapping[str, Collection[str]]) -> None:
-        """One round: the tables by the names of their locks. Raises what ends the batch, and else nothing.
+        """Run one round of tables, by the names of their locks. Raises only errors that end the batch.
 
-        `kin`: the locks of partitions and parents, which nobody else may hold meanwhile.
+        `kin`: the locks of partitions and parents, which no other attempt may hold meanwhile.
         """
         crew = self._crew
         answers = crew.lock.take(locks, kin)
@@ -182,7 +182,7 @@ class Rounds:
         crew = self._crew
         self._shuttle = self._shuttle or self._new_shuttle(plan)
         try:
-            with self._shuttle.obeying(), naming_blockers(crew.source, crew.target):
+            with self._shuttle.obeying(), name_blockers(crew.source, crew.target):
                 exported = self._shuttle.fetch(plan)
                 if following is not None:
                     self._shuttle.ask(following)
@@ -205,7 +205,7 @@ class Rounds:
             abort=asked.abort,
             starting=(self._turn, crew.pulse.resting),
             moved=crew.pulse.step,
-            waiting=lambda readers: demand_no_deadlock(crew.source, readers=readers),
+            waiting=lambda readers: require_no_deadlock(crew.source, readers=readers),
             look=(crew.source.lookout.look, crew.target.lookout.look),
         )
 
@@ -217,7 +217,7 @@ class Rounds:
 
 
 def _has_joined(plan: CopyPlan, kin: Collection[str]) -> bool:
-    """Whether it has become a partition, or been given one, since its lock was taken."""
+    """Whether a partition or parent was attached since the lock was taken."""
     return plan.target_relation is not None and not {str(each) for each in plan.target_relation.kin} <= set(kin)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from airflow_provider_safecopy.pipeline.attempt import naming_blockers, see_them_gone
+from airflow_provider_safecopy.pipeline.attempt import name_blockers, see_them_gone
 from airflow_provider_safecopy.pipeline.run import PHASES, Run
 from airflow_provider_safecopy.transfer import export, load
 from airflow_provider_safecopy.transfer.export import Export, Exported
@@ -17,7 +17,7 @@ from airflow_provider_safecopy.transfer.pace import Throttle
 from airflow_provider_safecopy.transfer.pack import packing
 from airflow_provider_safecopy.transfer.pages import Pages
 from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.snapshot import demand_no_deadlock
+from airflow_provider_safecopy.transfer.snapshot import require_no_deadlock
 from airflow_provider_safecopy.transfer.spool import Spool, directory_of
 from airflow_provider_safecopy.transfer.stream import Stream
 from airflow_provider_safecopy.transfer.wal import WalFlush
@@ -45,7 +45,7 @@ def transferred(run: Run, table: TableName, spools: Sequence[Spool]) -> tuple[Ex
         ),
         on_export=lambda: _let_go(run),
         moved=lambda size: run.pulse.advance(PHASES["export"], size),
-        waiting=lambda readers: demand_no_deadlock(run.source, readers=readers),
+        waiting=lambda readers: require_no_deadlock(run.source, readers=readers),
         look=(run.source.lookout.look, run.target.lookout.look),
     )
     try:
@@ -59,7 +59,7 @@ def transferred(run: Run, table: TableName, spools: Sequence[Spool]) -> tuple[Ex
                     timeouts=plan.spec.timeouts,
                 )
             )
-        with naming_blockers(run.source, run.target):
+        with name_blockers(run.source, run.target):
             return stream.run()
     except BaseException as error:
         stream.close()

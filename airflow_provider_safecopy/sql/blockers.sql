@@ -9,8 +9,8 @@ SELECT COALESCE(bool_or(wait_event_type = 'Lock'), false) AS waits FROM pg_stat_
 
 -- name: in_the_way
 -- Who blocks the session. `holds`: has the lock, and has not only come first to the queue for it. `endable`: so, on the
--- table of the publish or what hangs on it, and nobody's but a client's. What this role may not see is NULL. A worker of
--- the server, such as autovacuum's, has no application's name, and is called by what it is.
+-- table of the publish or what hangs on it, and it belongs to a client. What this role may not see is NULL. A worker of
+-- the server, such as autovacuum, has no application name, and appears with its backend type.
 WITH wanted AS (
     SELECT * FROM pg_locks WHERE pid = %(waiting)s AND NOT granted
 ), tree AS (
@@ -91,7 +91,7 @@ WHERE h.relation IN (SELECT relid FROM pg_partition_tree(%(target)s) UNION ALL S
 ORDER BY h.pid
 
 -- name: holders_by_name
--- Who holds a lock, of whatever kind, on a table of the schema safecopy that is not only read.
+-- Who holds a lock, except for reading, on a table of the schema safecopy.
 SELECT h.pid, a.usename::text AS role,
        COALESCE(NULLIF(a.application_name, ''), NULLIF(a.backend_type, 'client backend')) AS application_name, NULL::text AS prepared, a.state, h.mode,
        n.nspname::text AS schema, c.relname::text AS name, true AS holds,
@@ -106,15 +106,15 @@ WHERE h.relation = to_regclass(%(table)s) AND h.mode <> 'AccessShareLock'
 ORDER BY h.pid
 
 -- name: rows_may_change
--- Whether a foreign key of the staging table has an action: it changes rows that were proven, when others change the
--- table it refers to.
+-- Whether a foreign key of the staging table has an action: when others change the referenced table, it changes proven
+-- rows.
 SELECT EXISTS (SELECT FROM pg_constraint f
                JOIN pg_class c ON c.oid = f.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
                WHERE f.contype = 'f' AND n.nspname::text = %(schema)s::text AND c.relname::text = %(name)s::text
                  AND (f.confupdtype NOT IN ('a', 'r') OR f.confdeltype NOT IN ('a', 'r')))
 
 -- name: waiters
--- Sessions of one run that wait for a lock right now, and for which.
+-- Sessions of one run that wait for a lock right now, and the lock.
 SELECT a.pid, w.mode, w.locktype, n.nspname::text AS schema, c.relname::text AS name
 FROM pg_stat_activity a
 JOIN LATERAL (SELECT * FROM pg_locks l WHERE l.pid = a.pid AND NOT l.granted LIMIT 1) AS w ON true

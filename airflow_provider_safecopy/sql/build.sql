@@ -2,7 +2,7 @@
 -- they come. Every query runs under search_path = pg_catalog, so that whatever is the user's is spelled with its schema.
 -- All but `obstacles` are parts of one: `given`, then the others joined by UNION ALL. A part answers with
 --   phase   create: an empty table · build: what is added once it holds the rows · refer: in the publish, before the
---           target is locked: keys that other tables feel · hold: under the lock, before the old table makes room ·
+--           target is locked: foreign keys to other tables · hold: under the lock, before the old table makes room ·
 --           rename: the exchange · finish: once the new table has its owner · drop: the old one, last
 --   rank, ord   the order within the phase
 --   kind, name  what the statement is about, by its final name
@@ -155,10 +155,10 @@ SELECT 'build', 50, 0, 'constraint', string_agg(k.name, ', ' ORDER BY k.conname)
 FROM given g CROSS JOIN restriction k WHERE k.contype = 'c' OR k.contype = 'n' AND NOT k.convalidated GROUP BY g.staging
 
 -- name: foreign_keys
--- A foreign key acts from the moment it is there: staging would keep others from deleting rows it refers to, and have its
--- own rows changed by ON DELETE and ON UPDATE after they were proven. So those that refer to other tables are made in
--- the publishing transaction itself. One that refers to its own table refers to staging, where no other session writes,
--- and so still to its own after the rename.
+-- A foreign key acts from the moment it exists: staging would keep others from deleting referenced rows, and ON DELETE
+-- and ON UPDATE would change its own rows after they were proven. So foreign keys to other tables are made in
+-- the publishing transaction itself. A key to its own table refers to staging, where no other session writes,
+-- and still refers to its own table after the rename.
 SELECT CASE WHEN k.confrelid = g.oid THEN 'build' ELSE 'refer' END, 60, k.oid::bigint, 'foreign key', k.name,
        format('ALTER TABLE %%s ADD CONSTRAINT %%s ', g.staging, k.name)
        || CASE WHEN k.confrelid <> g.oid THEN k.definition
@@ -310,8 +310,8 @@ FROM given g CROSS JOIN LATERAL (
 ) AS step(number, ord, name, statement)
 
 -- name: pinned
--- GRANT on a column locks no table. It changes the column's row of the catalog, as this does: from here on it waits for
--- us, and then fails aloud, instead of being lost with the old table.
+-- GRANT on a column locks no table. It changes the column's catalog row, as this statement does: from here on a GRANT
+-- waits for us and then fails, instead of being lost with the old table.
 SELECT 'drop', 80, 0, 'table', g.target,
        format('ALTER TABLE %%s%%I ', g.home, g.stem || 'old') || string_agg(format('ALTER COLUMN %%s SET (n_distinct = 0)', a.name), ', ' ORDER BY a.attnum), NULL
 FROM given g CROSS JOIN attribute a GROUP BY g.home, g.stem, g.target
@@ -377,11 +377,14 @@ CROSS JOIN LATERAL (
     SELECT 'right', 'CREATE on schema ' || x.stxnamespace::regnamespace FROM pg_statistic_ext x
     WHERE x.stxrelid = c.oid AND x.stxnamespace <> c.relnamespace AND NOT has_schema_privilege(x.stxnamespace, 'CREATE')
     UNION ALL
-    -- An identity's sequence goes with the old table; whatever else draws from it would keep that from being dropped.
+    -- An identity's sequence is dropped with the old table; any other object that uses it would prevent that. Staging uses it
+    -- too, until it has sequences of its own.
     SELECT 'sequence used', format('%%s, by %%s', s.oid::regclass, pg_describe_object(u.classid, u.objid, u.objsubid))
     FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
     JOIN pg_depend u ON u.refclassid = 'pg_class'::regclass AND u.refobjid = s.oid AND u.deptype = 'n'
     WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.classid = 'pg_class'::regclass AND d.deptype = 'i'
+      AND NOT EXISTS (SELECT FROM pg_attrdef f JOIN pg_class t ON t.oid = f.adrelid JOIN pg_namespace n ON n.oid = t.relnamespace
+                      WHERE u.classid = 'pg_attrdef'::regclass AND f.oid = u.objid AND n.nspname = 'safecopy')
     UNION ALL
     SELECT 'granted by another', s.oid::regclass::text FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
     CROSS JOIN LATERAL aclexplode(s.relacl) a

@@ -5,7 +5,7 @@
 -- name: statements
 -- `first`: locks on others, before the table's own. `before`: with the table locked and still in its place. `after`:
 -- with the new one in its place, the old one still there. `lock`: what is told of others that are locked. `dependent`:
--- no statement, but whatever else there is, so that more of it is noticed. `presumed`: what of `after` only takes back
+-- no statement, but everything else, so that any more of it is noticed. `presumed`: the part of `after` that only revokes
 -- what default privileges have granted on the new table. %(schema)s and %(name)s are the new table's.
 WITH RECURSIVE t AS (
     SELECT c.*, c.oid::regclass::text AS label, has.all_that_is_usual AS owner_has_all
@@ -287,9 +287,9 @@ WITH RECURSIVE t AS (
 )
 SELECT DISTINCT problem, object FROM found ORDER BY 1, 2
 
--- name: rights_apart
--- What may be done with one of two tables, its columns and identities' sequences, and not with the other. Asked while
--- both are there: %(old)s and %(new)s.
+-- name: compare_rights
+-- Rights on only one of two tables, %(old)s and %(new)s, with their columns and identity sequences. Asked while both
+-- exist.
 WITH part AS (
     SELECT c.oid, 'table' AS name, COALESCE(c.relacl, acldefault('r', c.relowner)) AS acl FROM pg_class c WHERE c.oid IN (%(old)s, %(new)s)
     UNION ALL

@@ -7,7 +7,7 @@ SELECT pg_catalog.current_schemas(false)::pg_catalog.text[] AS search_path,
        pg_catalog.current_setting('lc_monetary') AS lc_monetary
 
 -- name: pin
--- Beside what decides what rows mean, which `statements.settings` pins.
+-- `statements.settings` pins the settings that decide what rows mean; these are the others.
 -- The last of them are not known to every major. A question is planned once, for whatever table it is asked of, and
 -- never compiled, which takes longer than to answer it. A server asks by itself whether we are still there: of a client
 -- that has vanished without a word (power, network) it would hear after two hours, and keep its session until then.
@@ -51,7 +51,7 @@ SELECT current_setting('server_version_num')::int / 10000 AS major,
        (EXTRACT(epoch FROM current_setting('deadlock_timeout')::interval))::float8 AS deadlock_seconds
 
 -- name: publications
--- Those that send the tables of the schema safecopy to subscribers, whether these are there yet or not.
+-- Publications that send the tables of the schema safecopy to subscribers, even if there are none yet.
 SELECT p.pubname::text AS name FROM pg_publication p
 WHERE p.puballtables
    OR EXISTS (SELECT FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid
@@ -102,7 +102,7 @@ SELECT c.oid, c.relkind::text AS kind, c.relpersistence::text AS persistence,
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 -- The table with its partitions: a foreign key may refer to any of them, or to the parent of the one that is asked for.
 CROSS JOIN LATERAL (SELECT ARRAY(SELECT relid::oid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) AS oids) AS tree
--- Its partitions, theirs, and whatever it is a partition of: whose rows are its own.
+-- Its partitions at any depth, and its parents: tables that share rows with it.
 CROSS JOIN LATERAL (
     SELECT COALESCE(array_agg(kn.nspname::text ORDER BY k.oid), '{}') AS kin_schemas,
            COALESCE(array_agg(kc.relname::text ORDER BY k.oid), '{}') AS kin_names
@@ -201,7 +201,7 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = %(application)s AND pid <> ALL (%(spared)s::int[])
 
 -- name: ever_locked
--- Which of these tables a copy has ever locked: by name, as locks are called.
+-- Which of these tables a copy has ever locked, by the names of their locks.
 SELECT l.name FROM safecopy.lock l WHERE l.name = ANY (%(names)s::text[]) ORDER BY 1
 
 -- name: size

@@ -23,7 +23,7 @@ VALUES (%(lock)s, %(token)s, %(lease_id)s, %(attempt)s, %(owner_key)s, %(source)
             'oid', (SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                     WHERE n.nspname::pg_catalog.text = %(schema)s::pg_catalog.text
                       AND c.relname::pg_catalog.text = %(name)s::pg_catalog.text),
-            -- Of the table, or of its partitions, the files that rows were put into; of all of them where no one counts.
+            -- The files of the table or its partitions that got rows; all files if the server does not count rows.
             'files', (SELECT COALESCE(pg_catalog.jsonb_object_agg(leaf.oid::pg_catalog.text, leaf.file)
                              FILTER (WHERE leaf.inserted > 0 OR leaf.most = 0 AND %(inserted)s::pg_catalog.int8 > 0), '{}')
                       FROM (SELECT t.oid, pg_catalog.pg_relation_filenode(t.oid) AS file, stat.inserted,
@@ -41,10 +41,10 @@ RETURNING to_char(published_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z
 SELECT count(*) FROM safecopy.receipt WHERE attempt = %(attempt)s AND token = %(token)s
 
 -- name: of_slice
--- The last receipt of an appended slice, and what speaks against its rows still being there: `replaced`, the table
--- has been replaced since; `emptied`, it has been found empty since; `another`, it has been made anew; `thinned`, a later copy has deleted rows. Of the
--- files that rows were put into: how many are still the same (`kept`), or belong to no table of it any more (`gone`), and
--- which tables have another by now. A ledger that was itself restored from a dump knows nothing of OIDs and files.
+-- The last receipt of an appended slice, and signs that its rows are gone. Since then: `replaced`, the table was replaced;
+-- `emptied`, it was found empty; `another`, it was made anew; `thinned`, a copy has deleted rows. Of the files that got
+-- rows: how many are still the same (`kept`), how many belong to none of its tables any more (`gone`), and which tables
+-- have a new one. A ledger that was itself restored from a dump has no valid OIDs and files.
 SELECT r.id, r.source, r.origin, r.lock, r.token, r.attempt::text AS attempt, r.inserted,
        r.proof #>> '{digest,exported}' AS digest, (r.proof #>> '{bytes,exported}')::bigint AS bytes,
        r.proof ->> 'read' AS read,
@@ -77,7 +77,7 @@ WHERE r.target = %(target)s AND r.slice = %(slice)s AND r.write_mode = 'append'
 ORDER BY r.id DESC LIMIT 1
 
 -- name: last_of_slice
--- Inside the publish: the receipt that a receipt of the slice would follow.
+-- Inside the publish: the receipt that the next receipt of the slice follows.
 SELECT id, token, to_char(published_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS published_at
 FROM safecopy.receipt WHERE target = %(target)s AND slice = %(slice)s AND write_mode = 'append'
 ORDER BY id DESC LIMIT 1

@@ -153,8 +153,8 @@ CREATE INDEX IF NOT EXISTS receipt_target ON safecopy.receipt (target, id)
 -- name: receipt_columns
 -- Apart, because layouts 1 and 2 had the table without them; all they wrote was a replace. `origin` says what was read,
 -- as a digest. An append does not count the whole table: its `row_count` and `previous_rows` are NULL. `target_state` is
--- how the target was found and left, by which a later copy sees whether the rows are still there; `follows` is the
--- receipt of the same slice whose rows are not, 0 where there is none.
+-- how the target was found and left: it shows a later copy whether the rows are still there. `follows` is the
+-- receipt of the same slice whose rows are gone, or 0.
 ALTER TABLE safecopy.receipt
     ADD COLUMN IF NOT EXISTS write_mode text NOT NULL DEFAULT 'replace',
     ADD COLUMN IF NOT EXISTS slice      text,
@@ -170,13 +170,13 @@ ALTER TABLE safecopy.receipt
     ALTER COLUMN previous_rows DROP NOT NULL
 
 -- name: receipt_slice
--- A slice is appended to a target once, and once more when its rows are gone: not even two runs that both think they
+-- A slice is appended to a target once, and once more when its rows are gone: not even two runs that both believe they
 -- hold the lock can do it twice. Layout 3 had the index without `follows`.
 DROP INDEX IF EXISTS safecopy.receipt_slice;
 CREATE UNIQUE INDEX receipt_slice ON safecopy.receipt (target, slice, follows) WHERE write_mode = 'append'
 
 -- name: receipt_texts
--- Layout 3 kept the text of `where` and of queries, and with it the values in them. What is left says where it was read.
+-- Layout 3 kept the text of `where` and of queries, and with it the values in them. The rest says where it was read.
 UPDATE safecopy.receipt SET proof = proof - 'read' WHERE proof ? 'read' AND target_state IS NULL
 
 -- name: watermark
@@ -196,7 +196,7 @@ CREATE TABLE IF NOT EXISTS safecopy.watermark (
 )
 
 -- name: watermark_columns
--- Apart, because layout 3 had the table without it: the files of the target when the watermark was put.
+-- Separate, because layout 3 had the table without it: the files of the target when the watermark was set.
 ALTER TABLE safecopy.watermark ADD COLUMN IF NOT EXISTS target_files jsonb
 
 -- name: watermark_texts

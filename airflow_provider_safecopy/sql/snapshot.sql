@@ -1,12 +1,12 @@
--- Whether what this session reads is what its snapshot saw. TRUNCATE, what rewrites a table, and what puts another table
--- or partition into its place are no part of MVCC: a snapshot that is older finds the new file without its rows.
--- A query of a table sees the catalog as the snapshot does; a function like pg_relation_filenode sees it as it is now.
+-- The source proof: whether this session reads what its snapshot saw. MVCC does not cover TRUNCATE, rewrites of a table, and
+-- its replacement by another table or partition: an older snapshot sees no rows in the new file.
+-- A query sees the catalog as the snapshot does; a function like pg_relation_filenode sees it as it is now.
 
 -- name: replaced
--- Relations that this session has locked, and that are not what the snapshot saw under their names: their names, in one
--- text, empty where there are none. Their locks keep them as they are from now on, so that what is true now was true of
--- all that was read. An index that is new matters not, and the catalog's own tables (below 16384) are always there.
--- Spelled with its schema throughout: what was read may have run a function that left another search_path.
+-- The names, in one text, of relations that this session has locked and that are not what the snapshot saw under their
+-- names; empty if there are none. Their locks prevent changes, so what is true now was true of all rows read. New indexes do
+-- not matter, and the catalog's own tables (below 16384) are always there.
+-- All names carry their schema, because the query may have run a function that changed search_path.
 SELECT COALESCE(left(string_agg(locked.name, ', ' ORDER BY locked.name), 1000), '') AS safecopy_replaced
 FROM (
     SELECT l.relation AS oid, c.oid AS seen, c.relkind, c.relfilenode, l.relation::pg_catalog.regclass::pg_catalog.text AS now,
@@ -29,8 +29,8 @@ WHERE CASE WHEN found.seen IS NULL THEN pg_catalog.pg_get_indexdef(found.oid) IS
            ELSE false END
 
 -- name: waits_for_us
--- The session that one of `readers` waits for, and that waits for this one itself: by whatever sessions in between. No
--- server sees such a deadlock, since this session waits for nothing.
+-- The session that one of `readers` waits for, and that waits for this one, directly or through other sessions. The server
+-- detects no such deadlock, because this session waits for no lock.
 WITH RECURSIVE waiting AS (
     SELECT r.pid AS reader, b.pid, ARRAY[r.pid] AS behind
     FROM unnest(%(readers)s::int[]) AS r(pid) CROSS JOIN LATERAL unnest(pg_blocking_pids(r.pid)) AS b(pid)

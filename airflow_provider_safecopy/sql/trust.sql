@@ -1,16 +1,16 @@
--- Whether the schema `safecopy` may be used at all. Whoever owns a table may hang a trigger, a rule, a policy or an
--- expression on it, and each of them runs with the rights of who uses the table. So the schema is looked at before its
--- tables are: these statements read catalogs alone, and nothing of what they find is run.
+-- Whether the schema `safecopy` may be used at all. The owner of a table may attach a trigger, a rule, a policy or an
+-- expression to it, and each of them runs with the rights of the role that uses the table. So the schema is checked before
+-- its tables are touched: these statements read only catalogs, and run nothing that they find.
 
 -- name: pin
 -- Names in the statements below are the server's own; a temporary table never comes first.
 SET LOCAL search_path = pg_catalog, pg_temp
 
 -- name: suspicions
--- One row for each reason not to use the schema; `kind` is owner, right, or trap: what stays active when the owner
+-- One row for each reason not to use the schema; `kind` is owner, right, or trap, which stays active when the owner
 -- changes.
--- An owner is trusted who has the rights of the database's owner (a superuser has), or ours: such a role gains nothing.
--- Our having the owner's rights is no reason: then the owner's code would run with more rights than its own.
+-- An owner is trusted if it has the rights of the database's owner (a superuser has), or ours: such a role gains nothing.
+-- It is not enough that we have the owner's rights: the owner's code would run with more rights than its own.
 WITH us AS (
     SELECT d.datdba, r.oid AS role FROM pg_database d, pg_roles r
     WHERE d.datname = current_database() AND r.rolname = current_user
@@ -56,7 +56,7 @@ UNION ALL
 SELECT 'trap', t.name || ' has the statistics ' || s.stxname FROM tables t JOIN pg_statistic_ext s ON s.stxrelid = t.oid
 WHERE s.stxexprs IS NOT NULL
 UNION ALL
--- Whoever may hang a trigger on a table may do it later, too.
+-- A role with TRIGGER on a table may make a trigger at any later time.
 SELECT 'right', t.name || ' lets ' || COALESCE(r.rolname::text, 'everybody') || ' make triggers'
 FROM tables t CROSS JOIN LATERAL aclexplode(t.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
 WHERE a.privilege_type = 'TRIGGER' AND a.grantee <> t.relowner
@@ -76,42 +76,41 @@ WHERE i.indexprs IS NOT NULL OR pg_get_expr(i.indpred, i.indrelid) <> '(write_mo
    OR i.indisexclusion
 
 -- name: check
--- Fails where there is one, and with it the rest of its message: no table is touched then. No cast of a constant, which
--- would be tried while the question is planned.
+-- Fails if there is a suspicion, and with it the rest of its message: then no table is touched. It casts no constant, which
+-- would fail while the query is planned.
 SELECT (SELECT 'untrusted schema: ' || string_agg(found.kind || ' ' || found.what, '; ') FROM ({suspicions}) AS found)::int;
 
 -- name: beside
--- What there is of the schema, and beside it what speaks against using it.
+-- The state of the schema, with the suspicions against it.
 SELECT present.*, (SELECT COALESCE(array_agg(ARRAY[found.kind, found.what]), '{}') FROM ({suspicions}) AS found) AS suspicions
 FROM ({present}) AS present
 
 -- name: keys
--- Whether the fence and the ledger have the unique keys that they rely on.
-SELECT count(DISTINCT (i.indrelid, k.columns)) = 7 AS whole
+-- Whether the fence and the ledger have the unique keys that they rely on. Layout 3 had the key of slices without `follows`.
+SELECT count(DISTINCT (i.indrelid, replace(k.columns, ',follows', ''))) = 7 AS whole
 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'safecopy'
 CROSS JOIN LATERAL (
-    -- Layout 3 had the key of slices without `follows`: it is brought up afterwards.
-    SELECT replace(string_agg(a.attname::text, ',' ORDER BY k.at), 'target,slice,follows', 'target,slice') AS columns
+    SELECT string_agg(a.attname::text, ',' ORDER BY k.at) AS columns
     FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, at)
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 ) AS k
 WHERE i.indisunique AND i.indisvalid AND i.indimmediate
   AND (c.relname::text, k.columns) IN (
       ('lock', 'name'), ('lock', 'name,token,lease_id'), ('member', 'name,token,member_key'),
-      ('member', 'name,token,member_key,member_id'), ('receipt', 'attempt'), ('receipt', 'target,slice'),
+      ('member', 'name,token,member_key,member_id'), ('receipt', 'attempt'), ('receipt', 'target,slice'), ('receipt', 'target,slice,follows'),
       ('watermark', 'target,origin'))
 
 -- name: take_schema
 ALTER SCHEMA safecopy OWNER TO CURRENT_USER
 
 -- name: foreign_tables
--- Those of our names whose owner is another role.
+-- Our tables whose owner is another role.
 SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = 'safecopy' AND c.relname IN ('lock', 'member', 'lock_event', 'receipt', 'watermark')
   AND c.relowner <> (SELECT r.oid FROM pg_roles r WHERE r.rolname = current_user)
 
 -- name: trigger_makers
--- Who else may make triggers on them; NULL is everybody.
+-- Other roles that may make triggers on them; NULL is PUBLIC.
 SELECT DISTINCT c.relname::text, r.rolname::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN LATERAL aclexplode(c.relacl) a
 LEFT JOIN pg_roles r ON r.oid = a.grantee
@@ -119,14 +118,14 @@ WHERE n.nspname = 'safecopy' AND c.relname IN ('lock', 'member', 'lock_event', '
   AND a.privilege_type = 'TRIGGER' AND a.grantee <> c.relowner
 
 -- name: former
--- A table of the schema that was put aside, if it is one whose rows this role may read.
+-- A table of the renamed schema, if this role may read its rows.
 SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname::text = %(schema)s::text AND c.relname::text = %(name)s::text AND c.relkind = 'r'
   AND has_table_privilege(c.oid, 'SELECT')
   AND (NOT c.relrowsecurity OR (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.rolname = current_user))
 
 -- name: columns
--- What a plain read of it runs nothing for: stored columns of built-in types, by the columns of the new table; and
+-- The columns that COPY can read without running code: stored columns of built-in types that the new table has too; and
 -- which of these a row must have.
 SELECT own.attname::text, own.attnotnull AND own.attidentity = '' AS required, f.attnum IS NOT NULL AS there
 FROM pg_attribute own
@@ -136,7 +135,7 @@ WHERE own.attrelid = %(own)s::regclass AND own.attnum > 0 AND NOT own.attisdropp
 ORDER BY own.attnum
 
 -- name: trusted_by
--- Whether the role will use the schema: by the rule above, asked for another role.
+-- Whether another role would trust the schema, by the rule above.
 SELECT bool_and(o.rolname = 'pg_database_owner' OR pg_has_role(o.oid, d.datdba, 'USAGE') OR pg_has_role(o.oid, r.oid, 'USAGE'))
 FROM pg_namespace n JOIN pg_roles o ON o.oid = n.nspowner, pg_database d, pg_roles r
 WHERE n.nspname = 'safecopy' AND d.datname = current_database() AND r.rolname = %(role)s::text

@@ -9,8 +9,8 @@ WHERE n.nspname = 'safecopy' AND has_schema_privilege(n.oid, 'USAGE') AND has_ta
        AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'target_state'))
 
 -- name: of_origin
--- `moved`: a table of the target has another file than it had. TRUNCATE gives it one, and so does a rewrite that keeps all
--- rows, as VACUUM FULL; partitions that came or went do not count.
+-- `moved`: a table of the target has a new file. TRUNCATE creates one, and so does a rewrite that keeps all
+-- rows, such as VACUUM FULL; added or removed partitions do not count.
 SELECT value, type, basis, target_oid = %(oid)s::oid AND target_oid <> 0 AS same_target,
        EXISTS (SELECT FROM jsonb_each_text(target_files) AS f(oid, file)
                WHERE pg_relation_filenode(f.oid::oid)::text <> f.file

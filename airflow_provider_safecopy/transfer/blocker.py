@@ -1,4 +1,4 @@
-"""A session in the way of ours: who it is, and what it holds, as far as this role may see that."""
+"""A blocker: a session that holds up one of this copy, as far as this role may see it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from airflow_provider_safecopy.transfer.name import TableName
 
 @dataclass(frozen=True)
 class Blocker:
-    """A session in the way, as far as this role may see it; pid 0 stands for a `prepared` transaction.
+    """A blocking session, as far as this role may see it; pid 0 is a `prepared` transaction.
 
-    `holds`: has what is waited for in `mode`, and has not only come to the queue first. `transaction_seconds`: for how
-    long its transaction has been open. `endable`: may be ended if that was asked for.
+    `holds`: it holds the lock in `mode`, and does not only wait earlier in the queue. `transaction_seconds`: how long its
+    transaction has been open. `endable`: may be ended if that was asked for.
     """
 
     pid: int
@@ -45,16 +45,16 @@ class Blocker:
         return f"{who} ({', '.join(fact for fact in facts if fact)})"
 
     @classmethod
-    def of(cls, row: dict[str, Any]) -> Self:
-        """From a row of the catalog's."""
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        """Make a blocker from a row of the catalog."""
         schema, name = row.pop("schema"), row.pop("name")
         return cls(**row, relation=None if name is None else str(TableName(schema, name)))
 
     def as_dict(self) -> dict[str, Any]:
-        """It as plain JSON values."""
+        """Return it as plain JSON values."""
         return {name: value for name, value in asdict(self).items() if name != "endable"}
 
 
 def list_blockers(found: Iterable[Blocker]) -> str:
-    """Return the blockers in words, "others" where none is known."""
+    """Return the blockers in words, "others" if none is known."""
     return ", ".join(map(str, found)) or "others"

@@ -1,7 +1,7 @@
-"""Who is in the way of a publish: looked for while it waits, reported now and then, and ended only if that was asked for.
+"""The blockers of a publish: found while it waits, reported now and then, ended only on request.
 
-The publish waits in short steps, so it is watched from another session, opened once a step got no lock. Where there is
-no session to be had, those who hold the table afterwards are reported instead, and none is ended.
+The publish waits in short steps, so it is watched from another session, opened once a step got no lock. If no
+session can be opened, the holders of the table between steps are reported instead, and none is ended.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BLOCKERS = sql.load("blockers")
 _CATALOG = sql.load("catalog")
 _FIRST_TOLD_SECONDS = 1.0
 _TOLD_EVERY_SECONDS = 10.0
-# A step is short: it is looked at often while it is young, and seldom once it works instead of waiting.
+# A step is short: look often while it is young, and seldom once it works instead of waiting.
 _LOOK_EVERY_SECONDS = (0.01, 0.1)
 _YOUNG_SECONDS = 0.5
 # Longer than the longest pause between two steps.
@@ -49,9 +49,9 @@ class _LookoutConnection(wire.PromptConnection):
 
 
 class Blockers:
-    """Those in the way of one publish, inside ``with``. Its thread looks; the first step that got no lock starts it.
+    """Watches for blockers of one publish, inside ``with``. The first step without a lock starts its thread.
 
-    `stage` and `what` say in messages who waits for what. `ends`: whether ``end_blockers_after`` holds here. `warnings`
+    `stage` and `what` say in messages which stage waits for what. `ends`: whether ``end_blockers_after`` holds here. `warnings`
     names the sessions it has ended, or was not allowed to end. `vacuumed`: whether a VACUUM held the table after the
     last step.
     """
@@ -84,13 +84,13 @@ class Blockers:
 
     @property
     def seconds(self) -> float:
-        """For how long the lock has been waited for."""
+        """How long the publish has waited for the lock."""
         return 0.0 if self._began is None else time.monotonic() - self._began
 
     def outlast(self, work: Callable[[Job], Result], *, held_up: Callable[[], None] = lambda: None) -> Result:
         """Call `work` with the job of each step, until it gets its locks.
 
-        `held_up` is called after each step that got none; it may raise to leave. Raises `StageTimeoutError` that names
+        `held_up` is called after each step without a lock; it may raise to end the wait. Raises `StageTimeoutError` that names
         the blockers, `AbortedError`, and whatever `work` raises but `LockNotAvailable`.
         """
 
@@ -110,20 +110,20 @@ class Blockers:
             step, abort=self._job.abort, until=self._until, blocked=blocked, meanwhile=self._meanwhile
         )
 
-    def known(self) -> tuple[Blocker, ...]:
-        """Return who was seen last; where that could not be seen, who holds the table now. Between two steps only."""
+    def read_latest(self) -> tuple[Blocker, ...]:
+        """Return the latest blockers, or else the holders of the table now. Call it between two steps only."""
         if self._seen and time.monotonic() - self._seen_at < _LONG_AGO_SECONDS:
             return self._seen
         plan = self._job.plan
         asked = {"target": plan.target_oid, "exclusive": plan.publish in {"truncate_insert", "swap"}}
-        return tuple(Blocker.of(row) for row in self._job.target.all(_BLOCKERS["holders"], asked))
+        return tuple(Blocker.from_row(row) for row in self._job.target.all(_BLOCKERS["holders"], asked))
 
     def go_on_with(self, job: Job) -> None:
-        """Watch this job from now on, which publishes in another way. The wait goes on."""
+        """Watch `job`, which publishes in another way, from now on. The wait goes on."""
         self._job = job
 
     def _until(self) -> float:
-        """When waiting ends: lock_wait_timeout after its first step, and never later than the whole publish."""
+        """Return when waiting ends: lock_wait_timeout after the first step, at most when the publish ends."""
         if self._began is None:
             return self._job.deadline
         return min(self._job.deadline, self._began + self._job.plan.spec.timeouts.lock_wait)
@@ -136,7 +136,7 @@ class Blockers:
             self._thread = threading.Thread(target=self._watch, name="safecopy blockers", daemon=True)
             self._thread.start()
         if now > self._until():
-            raise self._too_long() from error
+            raise self._timeout_error() from error
         self.vacuumed = bool(job.target.value(_CATALOG["vacuumed"], {"oid": job.plan.target_oid}))
 
     def _meanwhile(self) -> None:
@@ -144,11 +144,17 @@ class Blockers:
         now = time.monotonic()
         if self._began is not None and now - self._told >= _TOLD_EVERY_SECONDS:
             self._told = now
-            found = list_blockers(self.known())
-            log.warning("%s: waiting for %s since %.0f s: %s", self._stage, self._what, now - self._began, found)
+            found = list_blockers(self.read_latest())
+            log.warning(
+                "%s: has been waiting for %s for %.0f s, blocked by %s",
+                self._stage,
+                self._what,
+                now - self._began,
+                found,
+            )
 
-    def _too_long(self) -> StageTimeoutError:
-        found = self.known()
+    def _timeout_error(self) -> StageTimeoutError:
+        found = self.read_latest()
         error = StageTimeoutError(
             f"{self._stage}: {self._what} stayed locked for {self.seconds:.0f} s by "
             f"{list_blockers(found)}{''.join(f'; {each}' for each in self.warnings)}",
@@ -176,7 +182,7 @@ class Blockers:
                         young = time.monotonic() - self._step_began < _YOUNG_SECONDS
                         self._stop.wait(_LOOK_EVERY_SECONDS[0 if young else 1])
             except (SafeCopyError, psycopg.Error) as error:
-                log.info("%s: who is in the way cannot be seen: %s", self._stage, error)
+                log.info("%s: cannot see the blockers: %s", self._stage, error)
                 self._stop.wait(_OPEN_AGAIN_SECONDS)
 
     def _look(self, session: psycopg.Connection[Any]) -> None:
@@ -184,12 +190,12 @@ class Blockers:
         if session.execute(_BLOCKERS["waits"], waiting).fetchone() != {"waits": True}:
             return
         asked = {"target": plan.target_oid, "application": self._job.right.application_name} | waiting
-        if found := tuple(Blocker.of(row) for row in session.execute(_BLOCKERS["in_the_way"], asked)):
+        if found := tuple(Blocker.from_row(row) for row in session.execute(_BLOCKERS["in_the_way"], asked)):
             self._seen, self._seen_at = found, time.monotonic()
             self._end_those_due(session)
 
     def _end_those_due(self, session: psycopg.Connection[Any]) -> None:
-        """End those in the way for longer than was asked, each by its own time, and each once."""
+        """End blockers once each, when each has blocked longer than ``end_blockers_after``."""
         after, now = self._job.plan.spec.end_blockers_after, time.monotonic()
         if after is None or not self._ends:
             return

@@ -30,8 +30,8 @@ from airflow_provider_safecopy.transfer.statements.rows import together
 log = logging.getLogger(__name__)
 
 Phase = Literal["create", "build", "refer", "hold", "rename", "finish", "drop"]
-"""An empty table · all that can be added to rows nobody sees · in the publish: keys that other tables feel · under the
-lock: what comes first, the exchange, and what is done once the new table has its owner · the end of the old one."""
+"""An empty table · all that can be added to unseen rows · in the publish: foreign keys to other tables · under the
+lock: preparation, the exchange, and the steps after the new table has its owner · the end of the old one."""
 
 _BUILD = sql.load("build")
 _PARTS: tuple[LiteralString, ...] = (
@@ -42,7 +42,7 @@ _PARTS: tuple[LiteralString, ...] = (
 _STATEMENTS = "\n".join(
     (_BUILD["given"], "\nUNION ALL\n".join([_BUILD[part] for part in _PARTS]), "ORDER BY rank, ord, statement")
 )
-# The names that parts have until the exchange: they bear the number of the old table's part.
+# The names that parts have until the exchange: they contain the number of the old table's part.
 _TEMPORARY = re.compile(r"safecopy_[0-9a-f]{32}_[0-9]+")
 # What the server says when a function of the user's does not find what it names without a schema.
 _NOT_FOUND = frozenset({"42883", "42P01", "42704", "3F000"})
@@ -72,7 +72,7 @@ class Build:
 
     @property
     def likeness(self) -> Mapping[tuple[str, str, str], int]:
-        """What the table is made of, in words that are the same for another table of its name, made of the same."""
+        """The table's definition, in words that are equal for another table of its name made alike."""
         return Counter(
             (step.kind, step.name, _TEMPORARY.sub("…", step.statement))
             for step in self.steps
@@ -80,8 +80,8 @@ class Build:
         )
 
     @property
-    def without_server_names(self) -> Build:
-        """All but the renaming of constraints that the server has named: those are there once keys of `refer` are."""
+    def drop_server_names(self) -> Build:
+        """Return the build without renames of server-named constraints, which `refer` adds."""
         return Build(tuple(step for step in self.steps if (step.phase, step.kind) != ("rename", "constraint")))
 
     @property
@@ -156,8 +156,8 @@ def finish(job: Job, build: Build) -> None:
 def refer(job: Job, build: Build, *, within: float) -> None:
     """Give the new table its foreign keys to other tables, inside the publishing transaction.
 
-    Their writers wait from here on until COMMIT, and their readers do not. Raises `StageError` where rows refer to what
-    is not there, and `LockNotAvailable` when a table cannot be locked in so many seconds.
+    Writers of those tables wait from here until COMMIT; readers do not. Raises `StageError` if rows refer to missing
+    rows, and `LockNotAvailable` if a table cannot be locked `within` these seconds.
     """
     for step in build.phase("refer"):
         job.connection.execute(statements.set_timeout("lock_timeout", within))
@@ -196,9 +196,9 @@ def _failed(job: Job, step: Step, error: psycopg.Error) -> StageError:
         hint = "the rows of the source do not fit the target: mend them, or leave them out with where"
     elif error.sqlstate in _NOT_FOUND:
         hint = f"give names in your functions their schema, or {_INSTEAD}"
-    told = describe(error) if violated or not late else f"not done within {job.plan.spec.timeouts.publish:g} s"
+    detail = describe(error) if violated or not late else f"not done within {job.plan.spec.timeouts.publish:g} s"
     return (StageTimeoutError if late else StageError)(
-        f"prepare: {step.kind} {name} of {job.plan.target_name} cannot be built: {told}; nothing was changed",
+        f"prepare: {step.kind} {name} of {job.plan.target_name} cannot be built: {detail}; nothing was changed",
         stage="prepare",
         sqlstate=error.sqlstate,
         hint=hint,
@@ -218,8 +218,8 @@ _OBSTACLES: dict[str, tuple[str, str, str]] = {
     "whole row": ("not_built", "has an expression that takes the whole row: {}", _INSTEAD),
     "sequence used": (
         "sequence_used",
-        "has an identity whose sequence others use, and a swap would have to drop: {}",
-        "ask for publish=delta or publish=delete_insert, or give them a sequence of their own",
+        "has an identity column whose sequence other objects use, but a swap must drop it: {}",
+        "ask for publish=delta or publish=delete_insert, or give those objects a sequence of their own",
     ),
     "granted by another": ("not_built", "has a sequence with grants by others than its owner: {}", _INSTEAD),
 }

@@ -48,8 +48,8 @@ class Carried:
     the old one not dropped yet. `locks` names, as SQL, the other relations that are locked.
 
     Two that are equal carry the same, `dependents` being for this alone: read under the lock and compared with what was
-    read before, it tells whether anything that hangs on the table changed meanwhile. `presumed` are those of `after`
-    that only take back what default privileges have granted on the new table.
+    read before, it shows whether a dependent of the table changed meanwhile. `presumed` are those of `after`
+    that only revoke what default privileges have granted on the new table.
     """
 
     first: tuple[str, ...]
@@ -61,7 +61,7 @@ class Carried:
 
     @property
     def likeness(self) -> Mapping[str, int]:
-        """What hangs on the table, in words that are the same for another table of its name, with the same things on it."""
+        """The dependents, in words that are equal for another table of its name with the same ones."""
         return Counter((*self.first, *self.before, *self.after)) - Counter(self.presumed)
 
 
@@ -76,9 +76,9 @@ def carried(session: Session, relation: Relation, new: TableName) -> Carried:
     return Carried(*(tuple(each) for each in told.values()))
 
 
-def rights_apart(session: Session, old: int, new: int) -> list[str]:
-    """Return what may be done with one of two tables, and not with the other; columns and identities included."""
-    return [row["apart"] for row in session.all(_CARRY["rights_apart"], {"old": old, "new": new})]
+def compare_rights(session: Session, old: int, new: int) -> list[str]:
+    """Return the rights that exist on only one of two tables, their columns and identities included."""
+    return [row["apart"] for row in session.all(_CARRY["compare_rights"], {"old": old, "new": new})]
 
 
 def refusals(session: Session, relation: Relation) -> Iterator[Refusal]:

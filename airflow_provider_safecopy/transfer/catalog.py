@@ -61,8 +61,8 @@ class Relation:
     `filtered`: row security would hide rows from this role. `deletes_spread_by`: foreign keys whose ON
     DELETE action would change other tables. `published_without_identity`: DELETE is refused by a
     publication that has no key to name the row by; `update_without_identity`: UPDATE is. `meddlers`: row triggers
-    that fire before INSERT or UPDATE, and may have rows other than they come; `triggers`: all that are enabled.
-    `kin`: its partitions, and what it is a partition of.
+    that fire before INSERT or UPDATE, and may change row values; `triggers`: all that are enabled.
+    `kin`: its partitions and parents.
     """
 
     name: TableName | None
@@ -121,7 +121,7 @@ def describe(session: Session, name: TableName) -> Relation | None:
 def describe_query(session: Session, source_sql: str) -> Relation:
     """The shape of a query's result. Raises psycopg.Error when the server cannot make sense of it.
 
-    It must be a query by itself too, and not only between our parentheses.
+    It must be a complete query, and not only fit between our parentheses.
     """
     with session.reading(), session.connection.cursor(binary=True) as cursor:
         session.one(statements.explain(statements.verbatim(source_sql)))

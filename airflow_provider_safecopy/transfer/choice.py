@@ -54,8 +54,8 @@ def choose(
     return way, (*told, _ONE_OF_MANY[extent]) if extent in _ONE_OF_MANY and way == order[0] else told
 
 
-def without_swap(spec: CopySpec, session: Session, relation: Relation) -> Way | None:
-    """Return the first way that waits for no reader and that nothing speaks against; None where there is none."""
+def choose_instead_of_swap(spec: CopySpec, session: Session, relation: Relation) -> Way | None:
+    """Return the first way that waits for no reader and has no drawback; None if there is none."""
     for way in _SAFE:
         if way == "swap" or any(WAYS[way].refusals(session, relation, spec)):
             continue

@@ -118,7 +118,7 @@ def draft(
     views = aftermath.views(target, plan.target_name) if spec.refresh_views and there else ()
     stale = aftermath.warnings(target.server.role, views)
     plan = dataclasses.replace(plan, warnings=(*plan.warnings, *_since(plan, target), *stale))
-    refusals += refusal.of_text(statements.export_copy(plan.read(), format=plan.format)) if given else ()
+    refusals += refusal.check_text_size(statements.export_copy(plan.read(), format=plan.format)) if given else ()
     if refusals or not telling:
         return dataclasses.replace(plan, refusals=tuple(refusals))
     after = aftermath.steps(publish, plan.target_name, views)
@@ -190,8 +190,8 @@ def _expect(
     query = statements.select(columns, read_from, spec.where, bounds)
     try:
         with session.reading():
-            if spec.where is not None:  # a condition by itself too, and not only between our parentheses
-                session.one(statements.explain(statements.where_alone(read_from, spec.where)))
+            if spec.where is not None:  # it must be a complete condition, and not only fit between our parentheses
+                session.one(statements.explain(statements.check_where(read_from, spec.where)))
             node = session.value(statements.explain(query))[0]["Plan"]
             empty = given.kind in "rpm" and spec.fewest_rows > 0 and not session.value(statements.any_row(query))
     except SettingsChangedError as error:
@@ -276,22 +276,22 @@ def _warnings(binary: PsqlBinary | None, source: Session, target: Session) -> li
     if binary and binary.major < newest:
         found.append(f"psql {binary.major} is older than the server ({newest}); it will do, a newer one is better")
     if ignored := sorted({*source.endpoint.ignored, *target.endpoint.ignored}):
-        found.append(f"{', '.join(ignored)} in the environment: ignored; a connection alone says where it goes")
+        found.append(f"{', '.join(ignored)} in the environment: ignored; only the connection says where it goes")
     if target.server.publications:
-        found.append(publishing(target.server.publications))
+        found.append(describe_publications(target.server.publications))
     return found
 
 
-def publishing(publications: tuple[str, ...]) -> str:
-    """What is wrong where publications send the tables of the schema safecopy to subscribers."""
+def describe_publications(publications: tuple[str, ...]) -> str:
+    """Return the warning about publications that send the schema safecopy to subscribers."""
     return (
         f"the target publishes the tables of the schema safecopy by {', '.join(map(spell, publications))}: a subscriber "
-        "that lacks them stops at the first copy; name the tables to publish, or make the schema safecopy there too"
+        "without them stops at the first copy; name the tables to publish, or make the schema safecopy there too"
     )
 
 
 def _warnings_of_way(way: Way, relation: Relation | None) -> Iterator[str]:
-    """What a way to publish does that a person had better know."""
+    """Yield warnings about what a way to publish does."""
     if relation and way == "delete_insert" and relation.referenced_by:
         yield f"{relation.label} is referenced by {', '.join(relation.referenced_by)}: publishing fails while rows refer to it"
     if relation and way == "swap" and relation.triggers:

@@ -61,7 +61,7 @@ def start(
     """Start the export psql on the rows of `snapshot`, all or those in `pages`. Raises `StageError`."""
     assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
     nonce, (data, into) = new_nonce(), pipe()
-    scripts, words = _given(plan, pages, snapshot=snapshot, output=f"/proc/self/fd/{into}", nonce=nonce)
+    scripts, words = _split_scripts(plan, pages, snapshot=snapshot, output=f"/proc/self/fd/{into}", nonce=nonce)
     try:
         psql = Psql.start(
             "export",
@@ -102,8 +102,8 @@ def prove(export: Export, *, size: int, digest: str) -> Exported:
     code = psql.process.returncode
     if code != 0:
         raise psql.failure(f"failed with exit code {code}")
-    demand_meaning(psql)
-    demand_snapshot(psql)
+    require_meaning(psql)
+    require_snapshot(psql)
     rows = transcript.number("rows")
     if rows is None or transcript.values("end") != [""]:
         raise psql.failure("ended with exit code 0 but without the server's row count", retryable=True)
@@ -114,8 +114,8 @@ def prove(export: Export, *, size: int, digest: str) -> Exported:
     return Exported(rows, size, digest, (StageReport("export", seconds, psql.pid, code, rows, size),))
 
 
-def demand_meaning(psql: Psql) -> None:
-    """Raise `StageError` where a COPY has left another meaning to its texts, or has not said so."""
+def require_meaning(psql: Psql) -> None:
+    """Raise `StageError` if a COPY changed settings that decide what rows mean, or did not report them."""
     said = psql.transcript.values("changed")
     if said == [""]:
         return
@@ -123,32 +123,30 @@ def demand_meaning(psql: Psql) -> None:
     if not names:
         raise psql.failure("did not say once which settings are in force", retryable=True)
     raise psql.failure(
-        f"ran a function that changed {', '.join(names)}, which decides what the rows mean",
-        hint="give that function a SET clause of its own: what it sets then ends with it",
+        f"ran a function that changed {', '.join(names)}: such settings decide what rows mean",
+        hint="give that function a SET clause of its own: then the change ends with the function",
         retryable=False,
     )
 
 
-def demand_snapshot(psql: Psql) -> None:
-    """Raise `StageError`, worth a retry, unless an export has said that it read the snapshot's rows."""
+def require_snapshot(psql: Psql) -> None:
+    """Raise a retryable `StageError` unless the export gave its source proof."""
     replaced, keeper = psql.transcript.values("replaced"), psql.transcript.values("keeper")
     if keeper == ["t"] and replaced == [""]:
         return
     if len(replaced) == 1 and replaced[0]:
         names = bytes.fromhex(replaced[0]).decode("utf-8", "replace")
-        raise psql.failure(
-            f"has read what the snapshot did not see: {replacement(names)}", hint=READ_AGAIN, retryable=True
-        )
+        raise psql.failure(f"did not read what the snapshot saw; {replacement(names)}", hint=READ_AGAIN, retryable=True)
     if keeper == ["f"]:
-        told = "cannot prove that it read the snapshot's rows: the control session that holds the snapshot was lost"
-        raise psql.failure(told, hint=READ_AGAIN, retryable=True)
+        message = "cannot prove that it read the snapshot's rows: the control session that holds the snapshot was lost"
+        raise psql.failure(message, hint=READ_AGAIN, retryable=True)
     raise psql.failure("did not say once whether it read the snapshot's rows", retryable=True)
 
 
-def _given(
+def _split_scripts(
     plan: CopyPlan, pages: Pages | None, *, snapshot: str, output: str, nonce: str
 ) -> tuple[list[int], list[str]]:
-    """Scripts in memory, the last for psql's stdin, and psql's arguments. Text that psql could act upon is in no script."""
+    """Return memory files of scripts, the last for stdin, and psql's arguments; no script has SQL that is not plain."""
     read, seconds, lock_wait = plan.read(pages), plan.spec.timeouts.export, plan.spec.timeouts.lock_wait
     copy = statements.export_copy(read, format=plan.format)
     if statements.is_plain(copy):

@@ -43,15 +43,13 @@ def demand_same_table(job: Job) -> None:
 
 
 def _require_known_kin(job: Job, came: list[str]) -> None:
-    """Raise `PlanError`, worth a retry, when a table that copies write into was attached since the lock was taken.
+    """Raise a retryable `PlanError` if a table that copies write into was attached since planning.
 
-    Its copy was not excluded by our lock, and may have published rows newer than ours.
+    Our lock did not exclude its copy, which may have published newer rows.
     """
     if not came or not (copied := [row["name"] for row in job.target.all(_CATALOG["ever_locked"], {"names": came})]):
         return
-    message = (
-        f"{job.plan.target_name} and {', '.join(copied)} have become partition and parent since this copy was planned"
-    )
+    message = f"{job.plan.target_name} and {', '.join(copied)} became partition and parent after this copy was planned"
     refusal = Refusal("target_changed", message, str(job.plan.target_name), hint="run the copy again")
     raise PlanError((refusal,), retryable=True)
 

@@ -21,7 +21,7 @@ from airflow_provider_safecopy.transfer.verify import Verification
 class Right:
     """Who publishes, under which right; with the proofs it becomes a receipt.
 
-    `task`: the mapped task it is one instance of (`member`, in the run `run`); None where it is none.
+    `task`: the mapped task whose instance it is (`member`, in the run `run`); None if it is not mapped.
     """
 
     lock: str
@@ -39,7 +39,7 @@ class Right:
 class Job:
     """One publish: what is planned and proven, by whom, where, and until when (`deadline`, of time.monotonic).
 
-    `lock_step` is for how many seconds a lock is waited for in this try; see `lock_retry`.
+    `lock_step`: how many seconds this try waits for a lock; see `lock_retry`.
     """
 
     plan: CopyPlan

@@ -167,7 +167,7 @@ class Lane:
         return True
 
     def silent_backend(self, since: float) -> int:
-        """The export's backend, if it has sent no byte `since` then and has not ended; 0 otherwise."""
+        """Return the export's backend if it has sent no byte since `since` and has not ended; else 0."""
         if self.export_ended or self.out.moved > since:
             return 0
         return self.export.psql.transcript.number("backend") or 0
@@ -183,8 +183,8 @@ class Lane:
         if load is not None:
             _demand_life(load.psql, now, self.taken.moved, limits.import_, limits.stall)
 
-    def still(self, now: float) -> tuple[float, float]:
-        """For how long nothing has moved in the export, and in the import; 0 where nothing is to move."""
+    def idle_seconds(self, now: float) -> tuple[float, float]:
+        """Return how long nothing has moved in export and import; 0 where nothing has to move."""
         importing = self.load is not None and self.load.psql.process.returncode is None
         return (0.0 if self.export_ended else now - self.out.moved, now - self.taken.moved if importing else 0.0)
 

@@ -16,7 +16,7 @@ from airflow_provider_safecopy.transfer.cursor import Cursor, cursor_of
 from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.origin import Origin, basis_of, origin_of
 from airflow_provider_safecopy.transfer.session import Session
-from airflow_provider_safecopy.transfer.slice import Appended, Vanished
+from airflow_provider_safecopy.transfer.slice import Appended, VanishedSlice
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
 _WATERMARK = sql.load("watermark")
@@ -83,7 +83,7 @@ def look_up(
         return ledger
     kept = bool(target.value(_WATERMARK["readable"]))
     if spec.write_mode == "append" and spec.slice is not None and kept:
-        return _appended(ledger, spec, target, taken, refusals)
+        return _add_slice(ledger, spec, target, taken, refusals)
     if spec.cursor_column is not None and (cursor := cursor_of(spec.cursor_column, pairs, refusals)):
         if kept and taken is not None:
             stored = _stored(target, taken, ledger, cursor)
@@ -95,15 +95,15 @@ def look_up(
     return ledger
 
 
-def _appended(
+def _add_slice(
     ledger: Ledger, spec: CopySpec, target: Session, taken: Relation | None, refusals: list[Refusal]
 ) -> Ledger:
-    """Return the ledger with what it has of the slice."""
+    """Return the ledger with what it knows of the slice."""
     table = (taken and taken.name) or spec.target_table
     found = slices.find(target, table, taken.oid if taken else 0, str(spec.slice), ledger.origin)
     if isinstance(found, Refusal):
         refusals.append(found)
-    elif isinstance(found, Vanished):
+    elif isinstance(found, VanishedSlice):
         reason = f"slice {spec.slice} is appended once more: its rows are gone: {found.why}"
         return replace(ledger, follows=found.receipt, was_empty=found.empty, reasons=(reason,))
     elif found is not None:

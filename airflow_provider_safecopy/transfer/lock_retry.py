@@ -1,8 +1,8 @@
-"""Ask for a lock again and again, in short steps with long pauses: other sessions hardly wait because of it.
+"""Retry a lock in short steps with long pauses, so that other sessions hardly wait because of it.
 
-A session that waits for a lock queues later ones behind itself, readers included. So each step is short, and each pause
-is `_PAUSE_PER_STEP` times as long as the step before it: others stand in that queue for 4 % of the time at most. Every
-fourth step is a longer one: where readers follow each other without a gap, a short step never ends between two of them.
+A session that waits for a lock makes later sessions queue behind it, readers included. So each step is short, and each
+pause is at least `_PAUSE_PER_STEP` times as long as the step before it: others queue for at most 4 % of the time. Every
+fourth step is longer: if readers follow each other without a gap, a short step never reaches the end of one of them.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def retry(
 ) -> Result:
     """Call `work` with the length of a step, until it does not raise `LockNotAvailable`.
 
-    `blocked` is called after each step that got no lock; it rolls back, and raises when the wait has lasted too long.
-    `until` says when that will be: the last step is taken then, and is a long one. `meanwhile` is called before each step
+    `blocked` is called after each step without a lock; it rolls back, and raises when the wait has lasted too long.
+    `until` returns that time: then the last step is taken, a long one. `meanwhile` is called before each step
     and about every second of a pause. Raises `AbortedError`.
     """
     for step in steps():
@@ -55,12 +55,12 @@ def retry(
 
 
 def steps() -> Iterator[float]:
-    """Return the lengths of the steps, in seconds, without an end."""
+    """Return the lengths of the steps in seconds, as an endless iterator."""
     return itertools.cycle((STEP_SECONDS, STEP_SECONDS, STEP_SECONDS, LONG_STEP_SECONDS))
 
 
 def pause_after(step: float) -> float:
-    """Return how long to rest after a step, with jitter: two that want the same lock shall not keep the same time."""
+    """Return the pause after a step, with jitter, so that two waiters do not keep in step."""
     return step * _PAUSE_PER_STEP * random.uniform(1.0, _MOST_JITTER)  # noqa: S311 -- jitter
 
 

@@ -1,7 +1,7 @@
-"""Say who is in the way of a session that waits for a lock, in any stage.
+"""The lookout: report who blocks a session that waits for a lock, in any stage.
 
-Asked from the thread that waits, while it waits for an answer or for bytes: there is no thread in here, so that psql can be
-forked at any time. It has a session of its own, opened only after a wait of `FIRST_SECONDS`.
+The waiting thread itself calls it, while it waits for an answer or for bytes: a thread here would make it unsafe to fork
+psql. The lookout has a session of its own, opened only after a wait of `FIRST_SECONDS`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FIRST_SECONDS = 2.0
-"""A wait shorter than this is looked at by nobody."""
+"""The lookout ignores shorter waits."""
 
 _LOOK_EVERY_SECONDS = 1.0
 _TELL_EVERY_SECONDS = 30.0
@@ -37,7 +37,7 @@ _OPEN_AGAIN_SECONDS = 10.0
 _BLOCKERS = sql.load("blockers")
 
 Turn = Callable[[], AbstractContextManager[bool]]
-"""Around the opening of a session: whether it may be opened now."""
+"""Entered around the opening of a session; gives whether it may be opened now."""
 
 
 class _Connection(wire.PromptConnection):
@@ -45,7 +45,7 @@ class _Connection(wire.PromptConnection):
 
 
 class Lookout:
-    """Watches the sessions named `application_name` at `endpoint`, in a session of its own. `close` always.
+    """Watches the sessions named `application_name` at `endpoint`, in a session of its own. Always `close` it.
 
     `turn` is asked before that session is opened.
     """
@@ -60,7 +60,7 @@ class Lookout:
         self._seen_at = float("-inf")
 
     def look(self, seconds: float) -> None:
-        """Look who is in the way of what has waited for `seconds`, and log it now and then. Never raises."""
+        """Find the blockers of a wait of `seconds` so far, and log them now and then. Never raises."""
         now = time.monotonic()
         if seconds < FIRST_SECONDS or now - self._looked < _LOOK_EVERY_SECONDS:
             return
@@ -71,16 +71,16 @@ class Lookout:
             self._ask(seconds)
         except (SafeCopyError, psycopg.Error) as error:
             self._failed = now
-            log.info("%s: who is in the way cannot be seen: %s", self._endpoint, error)
+            log.info("%s: cannot see the blockers: %s", self._endpoint, error)
 
     def blockers(self) -> tuple[Blocker, ...]:
-        """Return who was in the way a moment ago."""
+        """Return the blockers seen a moment ago."""
         return self._seen if time.monotonic() - self._seen_at < _LONG_AGO_SECONDS else ()
 
-    def told(self) -> str:
-        """Return the same in words; empty where none was seen."""
+    def describe(self) -> str:
+        """Return the blockers in words; empty if none was seen."""
         found = self.blockers()
-        return f"in the way: {list_blockers(found)}" if found else ""
+        return f"blocked by {list_blockers(found)}" if found else ""
 
     def close(self) -> None:
         """Close the session, if there is one."""
@@ -88,11 +88,11 @@ class Lookout:
             self._connection.close()
 
     def _ask(self, seconds: float) -> None:
-        session = self._connected()
+        session = self._connect()
         if session is None:
             return
         waiters = session.execute(_BLOCKERS["waiters"], {"application": self._name}).fetchall()
-        found = {waiter["pid"]: self._in_the_way(session, waiter["pid"]) for waiter in waiters}
+        found = {waiter["pid"]: self._find_blockers(session, waiter["pid"]) for waiter in waiters}
         waiters = [waiter for waiter in waiters if found[waiter["pid"]]]
         if not waiters:
             return
@@ -102,20 +102,26 @@ class Lookout:
         if now - self._told >= _TELL_EVERY_SECONDS:
             self._told = now
             for waiter in waiters:
-                told = list_blockers(found[waiter["pid"]])
-                log.warning("%s: waiting for %s since %.0f s: %s", self._endpoint, _wanted(waiter), seconds, told)
+                blockers = list_blockers(found[waiter["pid"]])
+                log.warning(
+                    "%s: has been waiting for %s for %.0f s, blocked by %s",
+                    self._endpoint,
+                    _describe_wait(waiter),
+                    seconds,
+                    blockers,
+                )
 
-    def _in_the_way(self, session: psycopg.Connection[dict[str, Any]], pid: int) -> tuple[Blocker, ...]:
-        """Return who blocks the session `pid`; behind one that only waits before it, who blocks that one."""
+    def _find_blockers(self, session: psycopg.Connection[dict[str, Any]], pid: int) -> tuple[Blocker, ...]:
+        """Return the blockers of session `pid`, and those of blockers that only wait in the queue."""
         asked = {"target": 0, "application": self._name}
-        found = [Blocker.of(row) for row in session.execute(_BLOCKERS["in_the_way"], asked | {"waiting": pid})]
+        found = [Blocker.from_row(row) for row in session.execute(_BLOCKERS["in_the_way"], asked | {"waiting": pid})]
         for queued in [each.pid for each in found if not each.holds and each.pid]:
             rows = session.execute(_BLOCKERS["in_the_way"], asked | {"waiting": queued})
-            found += [each for each in map(Blocker.of, rows) if each.pid not in {one.pid for one in found}]
+            found += [each for each in map(Blocker.from_row, rows) if each.pid not in {one.pid for one in found}]
         return tuple(found)
 
-    def _connected(self) -> psycopg.Connection[dict[str, Any]] | None:
-        """Return the session; None when there is none and none may be opened now."""
+    def _connect(self) -> psycopg.Connection[dict[str, Any]] | None:
+        """Return the session, opened if needed; None if none may be opened now."""
         if self._connection is None or self._connection.closed:
             self._connection = None
             with self.turn() as mine:
@@ -129,8 +135,8 @@ class Lookout:
         return self._connection
 
 
-def waited_too_long(error: psycopg.Error, stage: str, what: str, *lookouts: Lookout) -> StageTimeoutError:
-    """Return the error of a wait for a lock that lasted longer than ``lock_wait_timeout``, with those in the way."""
+def lock_wait_error(error: psycopg.Error, stage: str, what: str, *lookouts: Lookout) -> StageTimeoutError:
+    """Return the error of a lock wait longer than ``lock_wait_timeout``, with its blockers."""
     found = [blocker for lookout in lookouts for blocker in lookout.blockers()]
     timeout = StageTimeoutError(
         f"{stage}: {what} stayed locked by {list_blockers(found)}; nothing was changed",
@@ -143,12 +149,12 @@ def waited_too_long(error: psycopg.Error, stage: str, what: str, *lookouts: Look
     return timeout
 
 
-def _wanted(waiter: dict[str, Any]) -> str:
+def _describe_wait(waiter: dict[str, Any]) -> str:
     if waiter["name"] is None:
         return f"{waiter['mode']} ({waiter['locktype']})"
     return f"{waiter['mode']} on {TableName(waiter['schema'], waiter['name'])}"
 
 
-def holders_of(session: Session, table: LiteralString) -> tuple[Blocker, ...]:
-    """Return who holds a lock on a table of ours that writing waits for, without waiting for it."""
-    return tuple(map(Blocker.of, session.all(_BLOCKERS["holders_by_name"], {"table": table})))
+def find_holders(session: Session, table: LiteralString) -> tuple[Blocker, ...]:
+    """Return who holds a lock on one of our tables that a write would wait for, without waiting."""
+    return tuple(map(Blocker.from_row, session.all(_BLOCKERS["holders_by_name"], {"table": table})))

@@ -46,7 +46,7 @@ class Origin:
 
     @property
     def label(self) -> str:
-        """What is kept of it for people: of `where` and of a query a digest, for their literals may be data."""
+        """What people see of it. `where` and queries appear as digests, because their literals may be data."""
         what = self.table or f"query {_digest(self.query or '')[:_SHORT]}"
         return f"{self.endpoint} {what}" + (f" WHERE {_digest(self.where)[:_SHORT]}" if self.where else "")
 

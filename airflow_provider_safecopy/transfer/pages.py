@@ -26,7 +26,7 @@ _AUTO_LANES = 2
 # slower than one; sequentially, one after the other, a lane leaves the second processor idle: see docs/performance.md.
 _PROCESSORS: dict[Literal["sequential", "chunked"], int] = {"sequential": 2, "chunked": 4}
 _PAGES = sql.load("pages")
-_NOT_SWAPPED = "after a swap, readers with an older snapshot would miss rows that several lanes have loaded"
+_NOT_SWAPPED = "after a swap, readers with an older snapshot would miss rows loaded by several lanes"
 _ONE_LANE = "ask for parallel=1 with publish=swap, or leave publish out"
 
 

@@ -42,8 +42,8 @@ class CopyPlan:
     `expected_rows` and `expected_bytes` are the source planner's guess, None where it has none. `publishing` is what the
     chosen way to publish will do, where the plan is to be shown; `ledger` what is known of earlier ones, None where nothing can be;
     `definition` the target, or the columns of it, that are to be made first; `key` what rows are paired by, None where
-    they are not; `lanes` are read and loaded side by side, each the whole source (None) or some of its pages;
-    `hidden_from` are roles that default privileges would let into staging.
+    they are not; `lanes` run side by side, each with the whole source (None) or some of its pages;
+    `hidden_from` are roles that could read staging by default privileges.
     """
 
     spec: CopySpec
@@ -70,7 +70,7 @@ class CopyPlan:
 
     @property
     def freezes(self) -> bool:
-        """Whether rows are loaded frozen, visible to every snapshot: what takes the target's place must be."""
+        """Whether rows are loaded frozen, visible to every snapshot, as a swap needs them."""
         return self.publish == "swap"
 
     @property

@@ -36,7 +36,7 @@ OLDEST_MAJOR = 14
 PIPE_BYTES = 1024 * 1024
 
 LOCKED = "55P03"
-"""The SQLSTATE of a lock that could not be had in time."""
+"""The SQLSTATE of a lock that could not be taken in time."""
 
 _PLACES = (
     "usr/lib/postgresql/*/bin/psql",
@@ -55,7 +55,7 @@ _HOPELESS_CLASSES = frozenset({"0A", "22", "23", "28", "2B", "3D", "3F", "42", "
 # Where the server's own words mislead: this is "out of memory".
 _HINTS = {"54000": "a value or a row is larger than the 1 GB PostgreSQL can handle: leave its column out, or cut it"}
 _SNAPSHOT_LOST = frozenset({"22023", "42704"})
-"""What a server says of a snapshot whose session is gone, up to 17 and from 18 on."""
+"""A server's messages about a snapshot whose session is gone, up to 17 and from 18 on."""
 
 _FAILED_OVER = "the server has become a standby: give the new primary, or run the copy again when this one is back"
 
@@ -249,7 +249,7 @@ def pipe() -> tuple[int, int]:
 
 
 def memory_file(text: str) -> int:
-    """A file in memory that holds `text` in UTF-8, read from its start. The caller closes it. Raises `ConfigError`."""
+    """Return a memory file with `text` in UTF-8, at its start. The caller closes it. Raises `ConfigError`."""
     return memory.memory_file(text.encode())
 
 

@@ -35,7 +35,7 @@ from airflow_provider_safecopy.transfer import (
 from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.job import Job, Right
-from airflow_provider_safecopy.transfer.lookout import waited_too_long
+from airflow_provider_safecopy.transfer.lookout import lock_wait_error
 from airflow_provider_safecopy.transfer.model import Way
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.receipt import Receipt
@@ -61,9 +61,9 @@ _PREPARED: frozenset[Way] = frozenset({"swap", "delta", "upsert"})
 
 @dataclass(frozen=True)
 class Published:
-    """A committed publish: what was written, and what is to be told of what came after it.
+    """A committed publish: what was written, and warnings about what came after it.
 
-    `plan` is what was done in the end: with another way than was planned, where the swap was left.
+    `plan` is what was done in the end; its way differs from the planned one if the swap gave way.
     """
 
     plan: CopyPlan
@@ -109,7 +109,7 @@ def publish(
                 try:
                     done = _until_locked(job, before, blockers)
                 except LeaveSwapError as left:
-                    job, before = _prepared_instead(left.job, before)
+                    job, before = _prepare_instead(left.job, before)
                     blockers.go_on_with(job)
                     done = _until_locked(job, before, blockers)
                 commit.commit(job)
@@ -155,13 +155,13 @@ def _prepared(job: Job, *, drops: bool) -> _Beforehand:
     """Do what can be done before the transaction."""
     prepared = WAYS[job.plan.publish].prepare(job)
     move = watermark.decide(job)
-    # A swap has no time for it later; in other ways a trigger has a say in what is written.
+    # A swap has no time for it later; in other ways a trigger may change what is written.
     peaks = sequence.peaks(job, job.verification.staging) if job.plan.publish == "swap" else None
     return _Beforehand(prepared, move, peaks, drops)
 
 
-def _prepared_instead(job: Job, before: _Beforehand) -> tuple[Job, _Beforehand]:
-    """Prepare the way that takes the place of a swap, from the same staging table and under the same proofs."""
+def _prepare_instead(job: Job, before: _Beforehand) -> tuple[Job, _Beforehand]:
+    """Prepare the way that replaces a swap, with the same staging table and the same proofs."""
     with job.target.obeys(job.abort):
         return job, replace(before, prepared=WAYS[job.plan.publish].prepare(job), peaks=None)
 
@@ -176,7 +176,7 @@ def _until_locked(job: Job, before: _Beforehand, blockers: Blockers) -> _Done:
         trying.abort.check()
         return done
 
-    return blockers.outlast(work, held_up=lambda: patience.of(blockers))
+    return blockers.outlast(work, held_up=lambda: patience.check_blockers(blockers))
 
 
 def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
@@ -222,7 +222,9 @@ def _drop_unread(job: Job) -> None:
 def _translated(job: Job, error: psycopg.Error) -> StageError:
     plan = job.plan
     if isinstance(error, psycopg.errors.LockNotAvailable):
-        return waited_too_long(error, "publish", f"what publishing into {plan.target_name} needs", job.target.lookout)
+        return lock_wait_error(
+            error, "publish", f"{plan.target_name} or a table that publishing needs", job.target.lookout
+        )
     kind = StageTimeoutError if isinstance(error, psycopg.errors.QueryCanceled) else StageError
     violated = isinstance(error, psycopg.IntegrityError | psycopg.DataError)
     return kind(

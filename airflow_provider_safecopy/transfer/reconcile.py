@@ -43,7 +43,7 @@ def write(job: Job, of: Comparison) -> Written:
     """
     found = difference.find(job, of)
     previous = _previous(job, of, found)
-    if of.missing != "keep":  # before anything is written; of marked rows the table does not get smaller
+    if of.missing != "keep":  # before anything is written; marking rows does not make the table smaller
         left = job.verification.rows - found.get(NEW, 0) + found.get(VANISHED, 0) + found.get(MARKED, 0)
         guard.demand_size(job.plan, previous=left, held=job.verification.rows)
     was_empty = _was_empty(job, found)
@@ -76,12 +76,12 @@ def _written(job: Job, of: Comparison, ways: clash.Ways, found: Mapping[str, int
         with job.connection.transaction():
             return clash.run(job, delta.write(of, found))
     except (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation) as error:
-        log.info("%s: %s: rows may exchange what must be unique, writing them another way", of.target, describe(error))
+        log.info("%s: %s: rows may exchange unique values; writing them in another way", of.target, describe(error))
         return clash.around(job, of, ways)
 
 
 def _was_empty(job: Job, found: Mapping[str, int]) -> bool:
-    """Whether the target held no row, which slices and watermarks hang on; asked only where no row was met in it."""
+    """Whether the target held no row, which slices and watermarks depend on; asked only if no row was met."""
     met = job.verification.rows - found.get(NEW, 0) + found.get(VANISHED, 0) + found.get(MARKED, 0)
     return job.plan.spec.write_mode != "replace" and not met and inplace.is_empty(job)
 

@@ -52,23 +52,23 @@ def of_missing(session: Session, name: TableName) -> Refusal:
     return Refusal("no_such_table", f"{name}: no such table in {session.endpoint}", table=str(name), hint=hint)
 
 
-def of_text(copy: Composable) -> Iterator[Refusal]:
-    """SQL that psql must not read, and that is too long for an argument of its."""
+def check_text_size(copy: Composable) -> Iterator[Refusal]:
+    """Yield a refusal if SQL that is not plain is too long for an argument of psql."""
     size = len(copy.as_string(None).encode())
     if size >= _ARGUMENT_BYTES and not is_plain(copy):
         yield Refusal(
             "sql_too_long",
-            f"the export's COPY is {size} bytes long, and psql is given at most {_ARGUMENT_BYTES} of such a text",
-            hint="make a view of it; or leave out backslashes, semicolons, and colons before a name, then it may be longer",
+            f"the export's COPY is {size} bytes long, but psql takes at most {_ARGUMENT_BYTES} bytes of SQL with these characters",
+            hint="make a view of it; or remove backslashes, semicolons, and colons before a name: then it may be longer",
         )
 
 
 def changed_settings(option: str, session: Session, names: str) -> Refusal:
-    """SQL that changes what is meant by rows and by other SQL."""
+    """Return the refusal of SQL that changes what rows and other SQL mean."""
     return Refusal(
         "settings_changed",
-        f"{option}: a function that it runs on {session.endpoint} changed {names}, which decides what the rows mean",
-        hint="give that function a SET clause of its own: what it sets then ends with it",
+        f"{option}: a function that it runs on {session.endpoint} changed {names}: such settings decide what rows mean",
+        hint="give that function a SET clause of its own: then the change ends with the function",
     )
 
 

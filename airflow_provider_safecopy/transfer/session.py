@@ -44,14 +44,14 @@ _SCHEMAS_PUBLISHED = 150000
 
 
 class SettingsChangedError(StageError):
-    """SQL that was run on a server changed settings that decide what rows mean: `names` says which."""
+    """SQL that ran on a server changed settings that decide what rows mean: `names` says which."""
 
     def __init__(self, endpoint: Endpoint, names: str) -> None:
         super().__init__(
-            f"a function that was run on {endpoint} changed {names}, which decides what rows mean; nothing was published",
+            f"a function that was run on {endpoint} changed {names}: such settings decide what rows mean; nothing was published",
             stage="verify",
             retryable=False,
-            hint="give that function a SET clause of its own: what it sets then ends with it",
+            hint="give that function a SET clause of its own: then the change ends with the function",
         )
         self.names = names
 
@@ -100,7 +100,7 @@ class Session:
 
     @property
     def lookout(self) -> Lookout:
-        """What says who is in the way of this run's sessions on this server."""
+        """The lookout for blockers of this run's sessions on this server."""
         return cast("Lookout", self.connection.lookout)
 
     def one(
@@ -154,10 +154,10 @@ class Session:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Ask what runs SQL of a user in this block: it cannot write, and what it sets is set back.
+        """Run user SQL in this block: it cannot write, and its settings are reset afterwards.
 
-        A transaction of its own or, in one that is open, a savepoint, whose locks stay. Raises `SettingsChangedError`
-        when a setting that decides what rows mean was changed.
+        The block is a transaction or, in an open one, a savepoint, whose locks stay. Raises `SettingsChangedError`
+        if a setting that decides what rows mean was changed.
         """
         idle = self.connection.info.transaction_status == TransactionStatus.IDLE
         savepoint = None if idle else _READING
@@ -212,7 +212,7 @@ def open_session(
 
     `read_only` sessions cannot write, whatever SQL a user hands them. An answer that takes longer than `patience`
     seconds is psycopg.OperationalError, and the session closed; but for what is asked `Session.within` another time.
-    A lock that another session holds for longer than `lock_wait` seconds is psycopg's `LockNotAvailable`; who holds it
+    A lock that another session holds longer than `lock_wait` seconds raises psycopg's `LockNotAvailable`; who holds it
     is logged while it is waited for, and known to the session's lookout.
     """
     made = endpoint.connect(
@@ -263,7 +263,7 @@ def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_o
         *(("publications_of_schema",) if connection.info.server_version >= _SCHEMAS_PUBLISHED else ()),
     )
     words = ("own", "pin", "server", *(("read_only",) if read_only else more))
-    # Asked first, what the role has; all else finds its names in pg_catalog alone.
+    # First ask for the role's own settings; everything later resolves names in pg_catalog alone.
     asked = [SQL(_CATALOG[word]) for word in words]
     with connection.cursor(row_factory=dict_row) as cursor:
         patient = keep_timeout("lock_timeout", lock_wait)

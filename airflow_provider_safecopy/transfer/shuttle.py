@@ -26,7 +26,7 @@ from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.transfer import load as loading
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.driver import Driver
-from airflow_provider_safecopy.transfer.export import Exported, demand_meaning, demand_snapshot
+from airflow_provider_safecopy.transfer.export import Exported, require_meaning, require_snapshot
 from airflow_provider_safecopy.transfer.load import Loaded
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
@@ -143,7 +143,7 @@ class Shuttle:
         size, digest = self._read_again()
         rows = driver.psql.transcript.number("rows")
         loading.demand_agreement(exported, rows=rows, size=size, digest=digest, where=f"{plan.target_name}: ")
-        demand_meaning(driver.psql)
+        require_meaning(driver.psql)
         driver.add(statements.load_commit(nonce))
         self._wait(driver, "committed")
         seconds = time.monotonic() - driver.began
@@ -233,7 +233,7 @@ class Shuttle:
         self._moved()
 
     def _ask_why(self, driver: Driver) -> None:
-        """Have it looked at what an export waits for that sends no byte."""
+        """Have the lookout check what a silent export waits for."""
         now = time.monotonic()
         if driver.psql.stage == "export" and driver.backend and now - max(driver.moved, self._asked_why) > _ASK_SECONDS:
             self._asked_why = now
@@ -266,8 +266,8 @@ class Shuttle:
 
     def _exported(self, driver: Driver) -> Exported:
         psql, size = driver.psql, self._size
-        demand_meaning(psql)
-        demand_snapshot(psql)
+        require_meaning(psql)
+        require_snapshot(psql)
         rows = psql.transcript.number("rows")
         if rows is None:
             raise psql.failure("did not give the server's row count", retryable=True)

@@ -1,4 +1,4 @@
-"""Siblings: instances of one mapped task. Each replaces all rows of its target, so that two of them may not have one."""
+"""Siblings: instances of one mapped task, of which only one may replace the rows of a target."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from airflow_provider_safecopy.transfer.session import Session
 
 _RECEIPT = sql.load("receipt")
 HINT = (
-    "a replace is of the whole table: copy all parts in one task, give each its own target or partition, or add them by "
+    "a replace concerns the whole table: copy all parts in one task, give each its own target or partition, or add them by "
     "write_mode append or upsert"
 )
 
 
 def require_none(target: Session, plan: CopyPlan, right: Right) -> None:
-    """Raise `PlanError` when a sibling of this run has replaced the rows of the same target."""
+    """Raise `PlanError` if a sibling in this run has replaced the rows of the same target."""
     if right.task is None or plan.spec.write_mode != "replace":
         return
     asked = {"target": str(plan.target_name), "run": right.run, "task": right.task, "member": right.member}
     if row := target.one(_RECEIPT["of_sibling"], asked):
         message = (
-            f"{plan.target_name}: {row['member']} of this run has replaced its rows already, at {row['published_at']}; "
+            f"{plan.target_name}: {row['member']} of this run has already replaced its rows, at {row['published_at']}; "
             f"{right.member} would overwrite them"
         )
         raise PlanError((Refusal("parts_overwrite", message, str(plan.target_name), hint=HINT),), retryable=False)

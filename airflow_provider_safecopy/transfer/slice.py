@@ -1,8 +1,8 @@
 """A slice: what one append adds to a target, by name; it is added once, and again only when its rows are gone.
 
 A receipt says that a slice was appended. Whether its rows are still there is judged by the table: its OID, whether it
-is empty or was found empty or replaced since, and the files its rows were put into. Where the table does not tell, the
-copy is refused: neither may rows be missing, nor may they be there twice.
+is empty or was found empty or replaced since, and the files its rows were put into. If the table does not show it, the
+copy is refused: rows must neither be missing nor be there twice.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Appended:
 
 
 @dataclass(frozen=True)
-class Vanished:
-    """That a slice was appended by the receipt `receipt`, and `why` its rows are certainly not there any more.
+class VanishedSlice:
+    """A slice whose rows are certainly gone: its `receipt`, and `why`.
 
     `empty`: because the whole table is empty.
     """
@@ -47,15 +47,15 @@ class Vanished:
 
 def find(
     target: Session, table: TableName, oid: int, name: str, origin: Origin
-) -> Appended | Vanished | Refusal | None:
-    """Return what became of the slice in `table` (`oid`, 0 where there is none yet); None where it never was there."""
+) -> Appended | VanishedSlice | Refusal | None:
+    """Return what became of the slice in `table` (`oid`, 0 if it does not exist); None if never appended."""
     row = target.one(_RECEIPT["of_slice"], {"target": str(table), "slice": name, "oid": oid})
     if row is None:
         return None
     if (vanished := _vanished(target, table, oid, row)) is not None:
         return vanished
     if (doubt := _doubt(target, row)) is not None:
-        return _unsure(table, name, row, doubt)
+        return _doubt_refusal(table, name, row, doubt)
     if row["origin"] != origin.digest:
         return _taken(table, name, row, str(origin))
     return Appended(
@@ -64,30 +64,30 @@ def find(
 
 
 def require_unchanged(target: Session, table: TableName, name: str, follows: int) -> None:
-    """Raise `PlanError`, worth a retry, when the slice has been appended since it was looked for; inside the publish."""
+    """Raise a retryable `PlanError`, inside the publish, if the slice was appended since planning."""
     row = target.one(_RECEIPT["last_of_slice"], {"target": str(table), "slice": name})
     if row is not None and row["id"] != follows:
         raise already(table, name, f"token {row['token']} did, at {row['published_at']}")
 
 
-def _vanished(target: Session, table: TableName, oid: int, row: dict[str, Any]) -> Vanished | None:
+def _vanished(target: Session, table: TableName, oid: int, row: dict[str, Any]) -> VanishedSlice | None:
     """Return why none of the rows can be there any more, or None."""
     events = {"replaced": "has been replaced", "another": "has been made anew"}
-    if row["inserted"] != 0:  # of no rows none can be missing
+    if row["inserted"] != 0:  # a slice without rows can miss none
         events["emptied"] = "has been found empty by a later copy"
     why = next((told for event, told in events.items() if row[event] or (event == "another" and oid == 0)), None)
     if why is not None or row["inserted"] == 0:
-        return None if why is None else Vanished(row["id"], f"{table} {why}")
+        return None if why is None else VanishedSlice(row["id"], f"{table} {why}")
     if not target.value(statements.any_row(statements.select((), table, None))):
-        return Vanished(row["id"], f"{table} is empty", empty=True)
+        return VanishedSlice(row["id"], f"{table} is empty", empty=True)
     put = row["kept"] + row["gone"] + row["unreadable"] + len(row["names"])
     if put and not row["kept"] and not row["unreadable"] and not _filled(target, row):
-        return Vanished(row["id"], f"the partitions of {table} it was added to are empty or gone")
+        return VanishedSlice(row["id"], f"the partitions of {table} it was added to are empty or gone")
     return None
 
 
 def _doubt(target: Session, row: dict[str, Any]) -> str | None:
-    """Return why rows may be missing, where nothing proves that all or none of them are there."""
+    """Return why some rows may be missing; None if all or none are there."""
     if row["thinned"]:
         return "a copy with missing=delete has deleted rows since"
     if filled := _filled(target, row):
@@ -101,15 +101,15 @@ def _doubt(target: Session, row: dict[str, Any]) -> str | None:
 
 
 def _filled(target: Session, row: dict[str, Any]) -> list[TableName]:
-    """Return the tables with another file than rows were put into that hold rows all the same."""
+    """Return the tables that hold rows although their file is new."""
     tables = [TableName(*each) for each in zip(row["schemas"], row["names"], strict=True)]
     return [each for each in tables if target.value(statements.any_row(statements.select((), each, None)))]
 
 
-def _unsure(table: TableName, name: str, row: dict[str, Any], doubt: str) -> Refusal:
+def _doubt_refusal(table: TableName, name: str, row: dict[str, Any], doubt: str) -> Refusal:
     return Refusal(
         "slice_unsure",
-        f"{table}: slice {name} was appended at {row['published_at']} (token {row['token']}), and nothing tells whether "
+        f"{table}: slice {name} was appended at {row['published_at']} (token {row['token']}), but it is unclear whether "
         f"its rows are still there: {doubt}",
         table=str(table),
         hint="look for its rows: if they are there, there is nothing to copy; if not, give this copy another slice",
@@ -117,7 +117,7 @@ def _unsure(table: TableName, name: str, row: dict[str, Any], doubt: str) -> Ref
 
 
 def already(table: TableName, name: str, who: str) -> PlanError:
-    """Return the error of a run that came second; the next try finds out whether the other appended the same."""
+    """Return the error of the second run; its next try finds out whether the first appended the same."""
     message = f"{table}: slice {name} has been appended since this copy was planned: {who}; nothing was changed"
     return PlanError((Refusal("slice_taken", message, str(table), hint="run the copy again"),), retryable=True)
 

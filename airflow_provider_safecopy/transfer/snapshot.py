@@ -12,7 +12,7 @@ from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer.session import Session
 
 _SNAPSHOT = sql.load("snapshot")
-READ_AGAIN = "run it again: it reads what is there by then"
+READ_AGAIN = "run the copy again: it takes a new snapshot"
 
 
 @contextmanager
@@ -30,21 +30,21 @@ def snapshot(source: Session) -> Iterator[str]:
         source.end_transaction()
 
 
-def demand_whole(source: Session) -> None:
-    """Raise `StageError`, worth a retry, where what `source` has locked is not what its snapshot saw.
+def require_whole(source: Session) -> None:
+    """Raise a retryable `StageError` if what `source` has locked is not what its snapshot saw.
 
-    Asked after planning: an export asks the same once more, of what it has read itself.
+    Called after planning; each export checks the same again for what it has read itself.
     """
     if names := source.value(_SNAPSHOT["replaced"]):
         message = f"export: {replacement(names)}; nothing was changed"
         raise StageError(message, stage="export", retryable=True, hint=READ_AGAIN)
 
 
-def demand_no_deadlock(source: Session, *, readers: Sequence[int]) -> None:
-    """Raise `StageError`, worth a retry, where one of `readers` waits for what waits for `source` itself.
+def require_no_deadlock(source: Session, *, readers: Sequence[int]) -> None:
+    """Raise a retryable `StageError` if one of `readers` waits for a session that waits for `source`.
 
-    `source` keeps what was planned as it is, and is idle: a TRUNCATE waits for it, and an export that comes only then
-    waits behind that TRUNCATE. Ending the copy is the way out that harms no other.
+    `source` holds locks on what was planned, and is idle: a TRUNCATE waits for it, and a later export waits behind
+    that TRUNCATE. Ending the copy is the way out that harms no other session.
     """
     if (found := source.one(_SNAPSHOT["waits_for_us"], {"readers": list(readers)})) is None:
         return
@@ -60,5 +60,5 @@ def demand_no_deadlock(source: Session, *, readers: Sequence[int]) -> None:
 
 
 def replacement(names: str) -> str:
-    """Say what happened to relations that are not what the snapshot saw."""
-    return f"{names} was emptied, rewritten or replaced after the snapshot was taken"
+    """Return a message about relations that are not what the snapshot saw."""
+    return f"emptied, rewritten or replaced after the snapshot was taken: {names}"

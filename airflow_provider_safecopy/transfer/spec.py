@@ -73,8 +73,8 @@ class CopySpec:
     than so many percent of the target's rows is refused, whether they are replaced, deleted or marked. `max_null_share`: percent of NULLs, by target column.
     `drift`: what becomes of columns only the source has. `create_target` makes a table that is missing.
     `end_blockers_after`: seconds after which sessions that hold up the publish are ended; None means never.
-    `swap_patience`: seconds after which a swap that ``publish="auto"`` has chosen, and that waits for readers, is left
-    for a way that waits for none.
+    `swap_patience`: seconds after which a swap that ``publish="auto"`` chose, and that waits for readers, gives way
+    to a way that does not.
     `refresh_views`: refresh dependent materialized views after the publish.
 
     `parallel`: how many streams read and load one table at once, of which a swap has one; ``auto`` is two for large tables where the machine

@@ -18,7 +18,7 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer import build, drift, statements
-from airflow_provider_safecopy.transfer.lookout import waited_too_long
+from airflow_provider_safecopy.transfer.lookout import lock_wait_error
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
@@ -41,7 +41,7 @@ def name_of(target: TableName, *, token: int, attempt: UUID, encoding: str) -> T
     """``<target>…__safecopy_<token>_<attempt>``, within 63 bytes of the server's encoding.
 
     The target's name is shortened at a letter's border and told apart by a hash when it does not fit, or
-    when it holds control characters, or what would mean something to psql.
+    when it holds control characters, or characters that psql interprets.
     """
     suffix = f"__safecopy_{token}_{attempt.hex[:8]}"
     room = _NAME_BYTES - len(suffix)
@@ -63,7 +63,9 @@ def staging(plan: CopyPlan, target: Session, *, token: int, attempt: UUID) -> It
     try:
         _create(plan, target, name)
     except psycopg.errors.LockNotAvailable as error:
-        raise waited_too_long(error, "import", f"what staging table {name} is made of", target.lookout) from error
+        raise lock_wait_error(
+            error, "import", f"a table that staging table {name} is made from", target.lookout
+        ) from error
     except psycopg.Error as error:
         raise StageError(
             f"import: staging table {name} cannot be made: {describe(error)}",

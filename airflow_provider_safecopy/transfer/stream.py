@@ -98,7 +98,7 @@ class Stream:
         for lane, load, proof in zip(self._lanes, loads, exported, strict=True):
             rows, digest = load.psql.transcript.number("rows"), lane.taken.digest.hexdigest()
             loading.demand_agreement(proof, rows=rows, size=lane.taken.size, digest=digest)
-            exporting.demand_meaning(load.psql)
+            exporting.require_meaning(load.psql)
         for load in loads:
             load.commit()
         self._pump(lambda: all(load.psql.process.poll() is not None for load in loads))
@@ -130,12 +130,12 @@ class Stream:
             self._look_around(now)
 
     def _look_around(self, now: float) -> None:
-        still = [lane.still(now) for lane in self._lanes]
+        still = [lane.idle_seconds(now) for lane in self._lanes]
         for look, seconds in zip(self._look, zip(*still, strict=True), strict=True):
             look(max(seconds))
 
     def _ask_why(self, now: float) -> None:
-        """Once a second, have it looked at what exports wait for that send no byte."""
+        """Once a second, have the lookout check what silent exports wait for."""
         if now - self._waited < _ASK_SECONDS:
             return
         self._waited = now

@@ -75,13 +75,13 @@ class Survey(Session):
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """As a session's own; begun with the first question that is not remembered."""
+        """Open the session's own `reading`, at the first question that is not remembered."""
         known = set(self.composed)
         try:
-            with cast("_Connection", self.connection).lazily(self.behind.reading):
+            with cast("_Connection", self.connection).enter_lazily(self.behind.reading):
                 yield
         except SettingsChangedError:
-            for key in self.composed - known:  # asked again, it is to be refused again
+            for key in self.composed - known:  # asked again, it must be refused again
                 del self.answers[key]
             self.composed.intersection_update(known)
             raise
@@ -161,7 +161,7 @@ def _at_best(survey: Survey) -> Iterator[None]:
         with survey.connection.transaction():
             yield
     except psycopg.DatabaseError as error:
-        # Cancelled: an abort comes once, and would not end what each of them waits for. Locked: each would wait as long.
+        # Cancelled: an abort comes once, and would not end the next question. Locked: each question would wait as long.
         if survey.connection.closed or isinstance(
             error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable
         ):
@@ -212,12 +212,12 @@ class _Connection:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """As a connection's own."""
-        with self.lazily(self._real.transaction):
+        with self.enter_lazily(self._real.transaction):
             yield
 
     @contextmanager
-    def lazily(self, begin: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
-        """What `begin` gives is entered with the first question in the block."""
+    def enter_lazily(self, begin: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+        """Enter what `begin` returns at the first question in the block."""
         with ExitStack() as stack:
             self._wanted.append((stack, begin))
             try:

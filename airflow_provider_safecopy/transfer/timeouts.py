@@ -17,7 +17,7 @@ class Timeouts:
     `stall` is how long the export or the import may go without a single byte moving while it could.
     A query that sorts before its first row needs a `stall` longer than that sort. A control session waits as long, and
     3 s, for one answer; when it describes or verifies, and when it publishes, for all of them as long as these may take.
-    `lock_wait` is for how long a lock that another session holds is waited for, in any of the parts.
+    `lock_wait`: how long any part waits for a lock that another session holds.
     """
 
     connect: float = 10

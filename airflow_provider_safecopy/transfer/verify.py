@@ -14,7 +14,7 @@ from airflow_provider_safecopy.errors import StageError, StageTimeoutError, Veri
 from airflow_provider_safecopy.transfer import guard, statements
 from airflow_provider_safecopy.transfer.export import Exported
 from airflow_provider_safecopy.transfer.load import Loaded
-from airflow_provider_safecopy.transfer.lookout import waited_too_long
+from airflow_provider_safecopy.transfer.lookout import lock_wait_error
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.report import StageReport
@@ -102,7 +102,7 @@ def _ask(
 ) -> dict[str, Any]:
     """One row, within `verify_timeout`. A savepoint keeps the source's snapshot as it is.
 
-    Raises `SettingsChangedError`, and psycopg's `LockNotAvailable` past `lock_timeout` seconds, if given.
+    Raises `SettingsChangedError`, and psycopg's `LockNotAvailable` after `lock_timeout` seconds, if given.
     """
     began, limit = time.monotonic(), plan.spec.timeouts.verify
     try:
@@ -116,7 +116,7 @@ def _ask(
     except psycopg.errors.LockNotAvailable as error:
         if lock_timeout is not None:
             raise
-        raise waited_too_long(
+        raise lock_wait_error(
             error, "verify", str(plan.source if session.server.read_only else plan.target), session.lookout
         ) from error
     except psycopg.Error as error:

@@ -60,10 +60,10 @@ def decide(job: Job) -> Move | None:
 
 
 def carry_out(job: Job, move: Move | None, written: Written) -> None:
-    """Do it, in the publishing transaction.
+    """Apply the change, in the publishing transaction.
 
-    A copy that removes rows forgets how far any origin was read, and so does one that finds the target empty: the next
-    copy of another origin would find rows in it, and take its watermark for good.
+    A copy that removes rows, or finds the target empty, forgets the watermarks of all origins: otherwise the next copy of
+    another origin would find rows in the target and trust its old watermark.
     """
     plan, execute = job.plan, job.connection.execute
     target = {"target": str(plan.target_name)}

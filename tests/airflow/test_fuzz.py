@@ -89,9 +89,9 @@ def test_any_fields_are_libpqs_parameters_as_they_stand(fields: dict[str, str]) 
 @example(held="고객")
 def test_whatever_the_first_task_left_names_a_lock_or_none(held: Any) -> None:
     """Found: KeyError and ValueError in the last task of a group, which then freed nothing at all."""
-    from airflow_provider_safecopy.operators.lock_tasks import _acquired_lock
+    from airflow_provider_safecopy.operators.lock_tasks import _read_lock_name
 
-    name = _acquired_lock(held)
+    name = _read_lock_name(held)
     if held == HELD:
         assert name == "영업"
     assert name is None or (name.strip() and "\0" not in name)

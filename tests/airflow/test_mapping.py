@@ -1,4 +1,4 @@
-"""Mapped tasks that copy parts: two that replace the same table would overwrite each other, and are refused."""
+"""Mapped tasks that copy parts: two that would replace the same table are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def operator() -> Any:
 
 
 def refused() -> Any:
-    """What is raised when a DAG is parsed that makes no sense."""
+    """Return the error of parsing a DAG that makes no sense."""
     from airflow.providers.common.compat.sdk import AirflowFailException
 
     return pytest.raises(AirflowFailException, match="would replace all rows")
@@ -45,7 +45,7 @@ def mapped(given: dict[str, Any], over: dict[str, Any]) -> None:
     "over", [{"where": PARTS}, {"source_conn_id": ["erp", "crm"]}, {"source_table": ["영업.고객", "영업.고객.명부"]}]
 )
 def test_parts_of_one_table_that_replace_it_are_refused_when_the_dag_is_parsed(over: dict[str, Any]) -> None:
-    """Whatever the instances read, each would replace what the one before it wrote, and nobody be told."""
+    """Whatever the instances read, each would silently replace what the one before it wrote."""
     given = {name: value for name, value in (GIVEN | NAMES).items() if name not in over}
     with dag(), refused():
         operator().partial(**given).expand(**over)
@@ -79,7 +79,7 @@ def test_a_task_in_a_mapped_group_is_refused_as_well() -> None:
 def test_what_only_a_run_can_know_is_refused_before_anything_is_touched(
     tables: tuple[Database, Database], run_dag: RunDag
 ) -> None:
-    """Of instances whose arguments are known late the second that comes to a table finds the receipt of the first."""
+    """If arguments are known only at run time, the second instance finds the receipt of the first."""
     _, target = tables
     ran = run_dag(f"""\
 SafeCopyOperator.partial(**{GIVEN!r}).expand_kwargs([dict({NAMES!r}, where=part) for part in {PARTS!r}])""")

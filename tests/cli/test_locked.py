@@ -1,4 +1,4 @@
-"""A command that waits for a lock of another session says so on stderr, and who has it, also when it is told to be quiet."""
+"""A command that waits for a lock names the holder on stderr, even with --quiet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_line_names_who_has_the_table(safecopy: Command, which: str) -> None:
 
 
 def test_init_names_who_keeps_it_waiting(safecopy: Command) -> None:
-    """Two that make the schema at once wait for each other, and the first may be stuck."""
+    """Two commands that create the schema at once wait for each other, and the first may be stuck."""
     with safecopy.target.connect() as holder:
         holder.execute("BEGIN")
         holder.execute("SELECT pg_advisory_xact_lock(hashtextextended('safecopy.schema', 0))")

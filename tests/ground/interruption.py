@@ -48,7 +48,7 @@ class Interrupter:
             raise self._error
 
 
-def at_each_call(
+def interrupt_at_each_call(
     error: Callable[[], BaseException], places: tuple[str, ...] = (PACKAGE,), *, step: int = 1
 ) -> Iterator[Interrupter]:
     """An interrupter for each call, until one had nothing to interrupt any more."""

@@ -22,7 +22,7 @@ from airflow_provider_safecopy.lock.process import Place
 from airflow_provider_safecopy.lock.several import SeveralStore, TableLocks
 from airflow_provider_safecopy.lock.store import Store
 from tests.ground.database import Database
-from tests.ground.interruption import PACKAGE, Interruption, at_each_call
+from tests.ground.interruption import PACKAGE, Interruption, interrupt_at_each_call
 from tests.lock.conftest import Ground
 
 NAMES = ("가", "나")
@@ -68,9 +68,9 @@ def _demand_free(store: Store, told: str) -> None:
 def test_whatever_interrupts_the_acquisition_none_of_the_locks_is_held(
     ground: Ground, error: Callable[[], BaseException], step: int
 ) -> None:
-    """Found: a takeover that failed as it cleared away, or was interrupted, was granted and never entered."""
+    """A takeover that fails or is interrupted while it clears away was granted, but never entered."""
     struck, rival = set(), ground.store()
-    for interrupter in at_each_call(error, LOCK + FILES, step=step):
+    for interrupter in interrupt_at_each_call(error, LOCK + FILES, step=step):
         _held_by_an_overdue_one(ground, NAMES[1])
         attempt = uuid4()
         lock = LivingLock(NAMES, ground.store(attempt), contender=replace(Contender.alone("낮"), attempt=attempt))
@@ -86,7 +86,7 @@ def test_a_signal_in_the_midst_of_an_answer_leaves_nothing_held(target: Database
     """At any call of psycopg's: the statement is on its way, or done, and its answer is never read."""
     with target.connect() as session:
         schema.init(session)
-    for interrupter in at_each_call(Interruption, (PSYCOPG,), step=7):
+    for interrupter in interrupt_at_each_call(Interruption, (PSYCOPG,), step=7):
         lock = LivingLock(NAMES[0], target.endpoint)
         lock.peek()  # connected
         if interrupter.run(lock.acquire):
@@ -97,7 +97,7 @@ def test_a_signal_in_the_midst_of_an_answer_leaves_nothing_held(target: Database
 
 def test_a_release_that_is_interrupted_is_made_all_the_same(ground: Ground) -> None:
     rival = ground.store()
-    for interrupter in at_each_call(Interruption, (f"{PACKAGE}/lock/postgres.py", *FILES)):
+    for interrupter in interrupt_at_each_call(Interruption, (f"{PACKAGE}/lock/postgres.py", *FILES)):
         attempt = uuid4()
         store = ground.store(attempt)
         lock = LivingLock(NAMES, store, contender=replace(Contender.alone("낮"), attempt=attempt)).acquire()
@@ -141,8 +141,8 @@ def tables(target: Database) -> Iterator[Callable[[], TableLocks]]:
 def test_whatever_interrupts_taking_many_none_of_them_is_held_unless_it_is_answered_for(
     target: Database, tables: Callable[[], TableLocks], error: Callable[[], BaseException]
 ) -> None:
-    """An answer that was lost was told as "held by its own run": what was granted is released, and asked for anew."""
-    for interrupter in at_each_call(error, LOCK, step=4):
+    """A lost answer was reported as "held by its own run": the grant is released and requested again."""
+    for interrupter in interrupt_at_each_call(error, LOCK, step=4):
         overdue = LivingLock(NAMES[1], target.endpoint, promise=OVERDUE).acquire()
         overdue.store.close()
         target.execute("UPDATE safecopy.lock SET due_at = now() - interval '1 s' WHERE name = %s", [NAMES[1]])

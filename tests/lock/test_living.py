@@ -481,7 +481,7 @@ def test_a_lock_that_rests_says_for_how_long(locks: Locks, clock: Clock) -> None
     (lease,) = lock.leases
     assert lock.store.release(lease, at_least=30)
     clock.now += 10
-    with pytest.raises(LockBusyError, match=r"rests for 20\.0 s more"):
+    with pytest.raises(LockBusyError, match=r"can be taken in 20\.0 s"):
         locks(owner="r2").acquire()
 
 

@@ -1,4 +1,4 @@
-"""Hostile rows and directories: nobody ends a process, or has one thought alive or dead, by what others can write."""
+"""Hostile rows and directories: what others can write ends no process and proves none alive or dead."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ signal.pause()
 
 
 class Victim:
-    """A process that holds the lock `NAME`, and may be ended by who displaces it."""
+    """Start a process that holds the lock `NAME`, and may be ended when it is displaced."""
 
     def __init__(self, target: Database, *, stale_after: float = 600, name: str = NAME) -> None:
         self.attempt = uuid4()
@@ -89,7 +89,7 @@ def victim(target: Database) -> Iterator[Callable[..., Victim]]:
 def plant(
     loader: Database, *, attempt: str, place: object, owner_key: str = "적", owner: object = None, name: str = BAIT
 ) -> None:
-    """What any role that copies may write: an overdue lock, held by whatever it says."""
+    """Write an overdue lock with any holder, as each role that copies may."""
     members = json.dumps({"복사": {"id": attempt, "try": 0, "detached": False}})
     loader.execute("DELETE FROM safecopy.member WHERE name = %s", [name])
     loader.execute(
@@ -180,7 +180,7 @@ def test_a_row_that_names_a_living_copy_does_not_end_it(
 def test_a_row_cannot_make_a_retry_end_another_run(
     target: Database, loader: Database, victim: Callable[..., Victim]
 ) -> None:
-    """A retry ends the try before it: only one that says itself that it is of that run and that task."""
+    """A retry ends the try before it, only if its presence note names that run and that task."""
     alive = victim()
     mine = Contender("나|수동_9", {"dag": "나"}, "복사", 2)
     plant(loader, attempt=str(alive.attempt), place=alive.place, owner_key=mine.owner_key, owner=dict(mine.owner))
@@ -192,7 +192,7 @@ def test_a_row_cannot_make_a_retry_end_another_run(
 def test_making_a_living_copys_own_row_look_overdue_does_not_end_its_process(
     target: Database, loader: Database, victim: Callable[..., Victim]
 ) -> None:
-    """A loader may take a lock away, as anybody may; the process then finds out by itself, and nobody ends it."""
+    """Any loader may take a lock away; the process then finds out by itself, and is not ended."""
     alive = victim()
     loader.execute("UPDATE safecopy.lock SET due_at = now() - interval '1 hour' WHERE name = %s", [NAME])
     assert take_over(target, NAME).kind == "takeover-stale"
@@ -202,7 +202,7 @@ def test_making_a_living_copys_own_row_look_overdue_does_not_end_its_process(
 def test_a_row_cannot_make_a_living_process_look_gone(
     target: Database, loader: Database, victim: Callable[..., Victim]
 ) -> None:
-    """A pid that is free proves that a holder is gone only where the holder itself says nothing else."""
+    """A free pid proves that a holder is gone, unless its presence note says otherwise."""
     alive = victim()
     loader.execute("UPDATE safecopy.member SET place = place || '{\"started\": 1}'")
     with pytest.raises(LockBusyError):
@@ -242,7 +242,7 @@ def test_a_retry_ends_the_try_before_it(target: Database, victim: Callable[..., 
 def test_a_judge_is_believed_of_the_run_it_was_asked_about_alone(
     target: Database, loader: Database, victim: Callable[..., Victim]
 ) -> None:
-    """The row says whose run it is, and so what a judge is asked: the process must be of that run by its own word."""
+    """A judge is asked about the run in the row: the presence note of the process must name the same run."""
     alive = victim()
     loader.execute('UPDATE safecopy.lock SET owner = \'{"dag": "끝난 것"}\' WHERE name = %s', [NAME])
     judge = lambda holder: [seen.attempt for seen in holder.members]  # noqa: E731
@@ -271,9 +271,9 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_note_is_read_as_it_was_left_and_is_its_users_alone(memory: Path) -> None:
     one = shown()
-    assert Presence.of(one.attempt) == one
+    assert Presence.read(one.attempt) == one
     assert memory.stat().st_mode & 0o777 == 0o700
-    assert Presence.of(str(uuid4())) is None
+    assert Presence.read(str(uuid4())) is None
 
 
 @pytest.mark.parametrize(
@@ -282,14 +282,14 @@ def test_a_note_is_read_as_it_was_left_and_is_its_users_alone(memory: Path) -> N
 def test_a_note_that_cannot_be_read_says_nothing(memory: Path, content: str) -> None:
     one = shown()
     (memory / f"{one.attempt}.json").write_text(content)
-    assert Presence.of(one.attempt) is None
+    assert Presence.read(one.attempt) is None
     assert not presence.lives(one.attempt)
 
 
 @pytest.mark.parametrize("attempt", ["../x", "", "no uuid"])
 def test_an_attempt_that_is_no_uuid_has_no_note(memory: Path, attempt: str) -> None:
     shown()
-    assert Presence.of(attempt) is None
+    assert Presence.read(attempt) is None
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
@@ -306,10 +306,10 @@ def test_a_directory_that_others_made_or_may_write_to_is_not_believed(
     else:
         memory.rename(memory.with_name("elsewhere"))
         memory.symlink_to(memory.with_name("elsewhere"))
-    assert Presence.of(one.attempt) is None
+    assert Presence.read(one.attempt) is None
     assert not presence.lives(one.attempt)
     shown()
-    assert "not this user's alone" in caplog.text
+    assert "is open to other users" in caplog.text
     assert note
 
 
@@ -322,7 +322,7 @@ def test_notes_of_processes_that_have_ended_are_swept(memory: Path, sleeper: sub
     assert len(list(memory.glob("*.json"))) == 2
     presence.withdraw(mine)
     assert list(memory.iterdir()) == []
-    assert Presence.of(left.attempt) is None
+    assert Presence.read(left.attempt) is None
 
 
 def test_a_forked_child_neither_leaves_a_note_nor_removes_its_parents(memory: Path) -> None:
@@ -333,7 +333,7 @@ def test_a_forked_child_neither_leaves_a_note_nor_removes_its_parents(memory: Pa
         presence.withdraw(mine)
         os._exit(0)
     os.waitpid(child, 0)
-    assert Presence.of(str(mine.attempt)) is not None
+    assert Presence.read(str(mine.attempt)) is not None
     assert memory.exists()
 
 
@@ -372,7 +372,7 @@ else:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 def test_a_lock_directory_of_another_user_is_refused(tmp_path: Path) -> None:
-    """Who can write the records says who lives and who is dead: only this user's are believed, in both directions."""
+    """Records decide which holders count as alive: only this user's are trusted, in both directions."""
     for parent in [tmp_path, *tmp_path.parents][:-2]:
         parent.chmod(parent.stat().st_mode | 0o011)
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
@@ -380,7 +380,7 @@ def test_a_lock_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     theirs.mkdir(mode=0o755)
     os.chown(theirs, 65534, 65534)
     said = subprocess.check_output([sys.executable, "-c", AS_NOBODY, str(ours)], text=True)
-    assert "it belongs to user 0, and this process is of user 65534" in said
+    assert "it belongs to user 0, but this process runs as user 65534" in said
     assert subprocess.check_output([sys.executable, "-c", AS_NOBODY, str(theirs)], text=True) == "acquired\n"
     for use in every_use(theirs):
         with pytest.raises(LockStoreError, match="belongs to user 65534") as caught:

@@ -1,4 +1,4 @@
-"""Hostile owners of the schema safecopy: whoever made it first, or owned it once, gains nothing by those who use it."""
+"""Hostile owners of the schema safecopy: its first maker or a former owner gains nothing from its users."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.ground.database import ALWAYS, Database
 SPEC = CopySpec.of(source_table="public.고객", target_table="public.고객", publish="delete_insert")
 TABLES = ("lock", "member", "lock_event", "receipt", "watermark")
 
-# What a hostile role leaves on a table. Whoever runs it makes the hostile role a superuser, if it can.
+# What a hostile role attaches to a table. It makes that role a superuser, if the role that runs it can.
 TRAP = """
     CREATE FUNCTION public.trap() RETURNS trigger LANGUAGE plpgsql AS
         $$BEGIN EXECUTE 'ALTER ROLE "{role}" SUPERUSER'; RETURN NEW; END$$;
@@ -154,7 +154,7 @@ def demand_refused(source: Database, target: Database, hostile: Database) -> Non
 def test_the_owner_of_the_schema_gains_nothing_by_a_superuser_who_copies(
     tables: tuple[Database, Database], hostile: Database
 ) -> None:
-    """Code that hangs on a shared table runs with the rights of its user; a stranger's table is not touched."""
+    """Code attached to a shared table runs with the rights of its user; a stranger's table is not touched."""
     hostile.execute(TRAPS["a trigger"])
     demand_refused(*tables, hostile)
 
@@ -162,7 +162,7 @@ def test_the_owner_of_the_schema_gains_nothing_by_a_superuser_who_copies(
 def test_a_schema_of_a_strangers_is_refused_before_it_has_any_trap(
     tables: tuple[Database, Database], hostile: Database
 ) -> None:
-    """A trap may be laid at any time later: who could lay one is enough."""
+    """A role could attach code at any later time: the right to do so is enough to refuse."""
     demand_refused(*tables, hostile)
 
 
@@ -170,7 +170,7 @@ def test_a_schema_of_a_strangers_is_refused_before_it_has_any_trap(
 def test_a_trap_that_is_left_when_the_owner_changes_is_found(
     tables: tuple[Database, Database], hostile: Database, trap: str
 ) -> None:
-    """What hangs on a table stays active for its next owner: the owner alone proves nothing."""
+    """Code attached to a table stays active under its next owner: a trusted owner alone proves nothing."""
     hostile.execute(TRAPS[trap])
     give_back(tables[1])
     demand_refused(*tables, hostile)
@@ -192,7 +192,7 @@ def test_a_table_of_a_strangers_in_a_schema_of_ours_is_found(tables: tuple[Datab
 def test_who_may_make_triggers_is_as_good_as_an_owner(
     tables: tuple[Database, Database], role: MakeRole, maker: str
 ) -> None:
-    """GRANT ALL gives away TRIGGER, too: the right to run code as whoever comes next."""
+    """GRANT ALL includes TRIGGER: the right to run code as the next user of the table."""
     _, target = tables
     loader = role(target)
     with target.connect() as session:
@@ -203,7 +203,7 @@ def test_who_may_make_triggers_is_as_good_as_an_owner(
     demand_refused(*tables, loader)
     with target.connect() as session:
         told = schema.init(session, take_over=True)
-        assert told == ("nobody but its owner may make triggers on its tables any more",)
+        assert told == ("now only its owner may make triggers on its tables",)
         assert schema.made(session)
     if maker == "role":
         assert target.value(f"SELECT has_table_privilege('{loader.role}', 'safecopy.lock', 'INSERT')")
@@ -212,7 +212,7 @@ def test_who_may_make_triggers_is_as_good_as_an_owner(
 def test_members_of_the_owners_role_do_not_trust_it_but_who_it_may_become_does(
     target: Database, role: MakeRole
 ) -> None:
-    """That we have the owner's rights makes us the richer prey; that the owner has ours leaves it nothing to gain."""
+    """If we have the owner's rights, it gains from our use; if the owner has ours, it gains nothing."""
     group, member = role(target), role(target)
     target.execute(f'GRANT CREATE ON DATABASE "{target.name}" TO PUBLIC')
     with group.connect() as session:
@@ -344,7 +344,7 @@ def test_what_is_found_is_told_in_one_line() -> None:
     found = tuple(trust.Suspicion("trap", f"lock has the trigger t{number}") for number in range(9))
     assert trust.message(found).endswith("; and 4 more")
     error = 'invalid input syntax for type integer: "untrusted schema: owner the schema belongs to x; trap lock has it"'
-    assert trust.found_in(error) == (
+    assert trust.parse_suspicions(error) == (
         trust.Suspicion("owner", "the schema belongs to x"), trust.Suspicion("trap", "lock has it"),
     )  # fmt: skip
-    assert trust.found_in("anything else") is None
+    assert trust.parse_suspicions("anything else") is None

@@ -169,7 +169,7 @@ def _meddle(target: Endpoint, dice: random.Random, told: Report) -> None:
 def _copies(ends: Ends, seed: int, seconds: float, *, keys_on_staging: bool) -> tuple[Counter[str], list[Violation]]:
     dice, counts, violations = random.Random(f"{seed}/copies"), Counter[str](), list[Violation]()
     end = time.monotonic() + seconds
-    with _watched(violations, counts), _keys_on_staging() if keys_on_staging else _as_it_is():
+    with _watched(violations, counts), _read_keys_on_staging() if keys_on_staging else _as_it_is():
         while time.monotonic() < end and not (keys_on_staging and violations):
             way = "swap" if keys_on_staging else dice.choice(_WAYS)
             given: dict[str, Any] = {"publish": way, "verify": "full"}
@@ -214,7 +214,7 @@ def _as_it_is() -> Iterator[None]:
 
 
 @contextmanager
-def _keys_on_staging() -> Iterator[None]:
+def _read_keys_on_staging() -> Iterator[None]:
     """Make foreign keys as soon as the new table is built, as it looks natural: a race that finds nothing proves nothing."""
     prepare = swap.prepare
 
@@ -225,8 +225,8 @@ def _keys_on_staging() -> Iterator[None]:
         time.sleep(0.05)  # as long as a larger table is waited for, say
         return prepared
 
-    def there_already(*_: object, **__: object) -> None:
+    def read_existing_rows(*_: object, **__: object) -> None:
         pass
 
-    with patch.object(swap, "prepare", with_keys), patch.object(build, "refer", there_already):
+    with patch.object(swap, "prepare", with_keys), patch.object(build, "refer", read_existing_rows):
         yield

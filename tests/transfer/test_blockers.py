@@ -164,7 +164,7 @@ def test_who_is_in_the_way_is_told_now_and_then(
     monkeypatch.setattr(blockers, "_TOLD_EVERY_SECONDS", 2.0)
 
     def told() -> list[str]:
-        return [each for each in caplog.messages if each.startswith("publish: waiting for 영업.고객 since ")]
+        return [each for each in caplog.messages if each.startswith("publish: has been waiting for 영업.고객 for ")]
 
     with holding(filled[1], lock("ROW EXCLUSIVE")) as holder:
         running = copying()

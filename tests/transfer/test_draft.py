@@ -240,7 +240,7 @@ def test_inbound_keys_are_a_warning_and_identity_columns_are_none(
 def test_triggers_that_a_swap_would_not_fire_are_a_warning(
     plan: Callable[..., CopyPlan], target: Database, event: str
 ) -> None:
-    """A swap writes no row of the old table, so that no trigger of it fires: a person is told, not only given a reason."""
+    """A swap writes no row of the old table, so its triggers do not fire: that is a warning, not only a reason."""
     target.execute(
         "CREATE FUNCTION 영업.그대로() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN COALESCE(NEW, OLD); END'"
     )

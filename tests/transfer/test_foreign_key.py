@@ -243,7 +243,7 @@ def test_staging_that_is_left_is_not_felt(
 def test_a_swap_that_waits_for_a_reader_holds_up_no_writer_of_what_it_refers_to(
     both: tuple[Database, Database],
 ) -> None:
-    """Its key is made only once each lock was to be had: a reader that stays keeps nobody but the swap waiting."""
+    """The key is made only after each lock could be taken: a reader that stays makes only the swap wait."""
     source, target = both
     lay(source, target)
     with target.connect() as reader:

@@ -1,4 +1,4 @@
-"""Likeness: what takes the target's place is what was proven, made and granted as the old table is at that moment."""
+"""Likeness: the new table has the proven rows, and the definition and grants of the old one."""
 
 from __future__ import annotations
 

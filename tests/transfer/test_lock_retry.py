@@ -1,4 +1,4 @@
-"""Locks are asked for in short steps with long pauses: others hardly queue behind a session of ours that waits."""
+"""Locks are retried in short steps with long pauses: others hardly queue behind a waiting session."""
 
 from __future__ import annotations
 

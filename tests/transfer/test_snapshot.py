@@ -1,4 +1,4 @@
-"""What is read is what the snapshot saw, whatever becomes of the source while a copy begins."""
+"""A copy reads what its snapshot saw, whatever happens to the source while the copy begins."""
 
 from __future__ import annotations
 
@@ -227,6 +227,6 @@ def test_a_batch_reads_what_its_snapshot_saw(database: MakeDatabase, mocker: Moc
     mocker.patch.object(Shuttle, "ask", empty_first)
     report = pipeline.copy_tables(specs, source.endpoint, target.endpoint)
     (failed,) = report.failed
-    assert "public.t1 was emptied" in str(failed.error)
+    assert "replaced after the snapshot was taken: public.t1" in str(failed.error)
     assert failed.error.retryable
     assert [target.value(f"SELECT count(*) FROM {name}") for name in names] == [50, 1, 50, 50]

@@ -242,7 +242,7 @@ def test_a_table_that_cannot_be_analyzed_is_published_all_the_same(
 def test_an_identity_that_others_draw_from_is_published_another_way(
     filled: tuple[Database, Database], user: str
 ) -> None:
-    """The sequence of an identity goes with the old table. Whoever else uses it would keep that from being dropped, each
+    """The sequence of an identity goes with the old table. Any other object that uses it would prevent that, each
     night anew: `auto` takes another way, and a swap that was asked for is refused with the names."""
     source, target = filled
     target.execute(f'ALTER TABLE {TABLE} ADD "순번" int GENERATED ALWAYS AS IDENTITY')

@@ -1,4 +1,4 @@
-"""A swap that was chosen, and waits for readers, is left for a way that waits for none."""
+"""Swap patience: a chosen swap that waits for readers gives way to a way that does not."""
 
 from __future__ import annotations
 

@@ -25,13 +25,13 @@ from airflow_provider_safecopy.cli.speaking import endpoints, speaking
 def init(output: Output, *, target: str | None, grant: tuple[str, ...], connect_timeout: float) -> int:
     """Make the schema."""
     from airflow_provider_safecopy.lock import schema
-    from airflow_provider_safecopy.pipeline.attempt import naming_holders
+    from airflow_provider_safecopy.pipeline.attempt import name_holders
     from airflow_provider_safecopy.transfer.session import open_session
 
     (endpoint,) = endpoints(output, target=target)
     with (
         open_session(endpoint, application_name="safecopy", connect_timeout=connect_timeout) as session,
-        naming_holders(session),
+        name_holders(session),
         session.connection.transaction(),
     ):
         done = schema.init(session.connection, take_over=True)

@@ -3,6 +3,7 @@
 from airflow_provider_safecopy.transfer.statements.bounds import count_back, reached, read_interval, read_value, within
 from airflow_provider_safecopy.transfer.statements.rows import (
     any_row,
+    check_where,
     columns_of,
     content_hash,
     count,
@@ -25,7 +26,6 @@ from airflow_provider_safecopy.transfer.statements.rows import (
     table,
     truncate,
     verbatim,
-    where_alone,
 )
 from airflow_provider_safecopy.transfer.statements.script import (
     export_copy,
@@ -47,6 +47,7 @@ from airflow_provider_safecopy.transfer.statements.script import (
 
 __all__ = [
     "any_row",
+    "check_where",
     "columns_of",
     "content_hash",
     "count",
@@ -88,6 +89,5 @@ __all__ = [
     "table",
     "truncate",
     "verbatim",
-    "where_alone",
     "within",
 ]

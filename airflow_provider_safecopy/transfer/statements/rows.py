@@ -24,8 +24,8 @@ def select(columns: Sequence[str], source: TableName | str, where: str | None, *
     return SQL("SELECT {} FROM {}{}").format(listed(columns), _from(source), where_clause)
 
 
-def where_alone(source: TableName | str, where: str) -> Composed:
-    """No columns of the rows that `where` finds, with no parenthesis around it: nothing but a whole condition fits."""
+def check_where(source: TableName | str, where: str) -> Composed:
+    """Select no columns of the rows that `where` finds, without parentheses: only a complete condition fits."""
     return SQL("SELECT FROM {} WHERE\n{}\n").format(_from(source), verbatim(where))
 
 
@@ -84,11 +84,10 @@ def create_staging(staging: TableName, columns: Iterable[tuple[str, str]]) -> Co
 
 
 def hide_staging(staging: TableName, roles: Iterable[str]) -> tuple[Composed, ...]:
-    """Keep rows in staging from everyone but its owner, whatever default privileges have granted on it.
+    """Hide the rows of staging from all roles but its owner, despite default privileges.
 
-    To be run in the transaction that makes the table. `roles` are those that are known to have been granted something,
-    an empty name being PUBLIC. One that comes to it later still finds no rows: the table has row security, and no
-    policies.
+    Run it in the transaction that makes the table. `roles` are those with a known grant; an empty name is PUBLIC. A role
+    granted something later still finds no rows: the table has row security without policies.
     """
     secured = SQL("ALTER TABLE {} ENABLE ROW LEVEL SECURITY").format(table(staging))
     named = SQL(", ").join(Identifier(role) if role else SQL("PUBLIC") for role in sorted(roles))
@@ -160,7 +159,7 @@ def set_timeout(setting: LiteralString, seconds: float) -> Composed:
 
 
 def keep_timeout(setting: LiteralString, seconds: float) -> Composed:
-    """A timeout for the rest of the session; never rounded down to 0, which would mean none."""
+    """Set a timeout for the rest of the session; never rounded down to 0, which would mean none."""
     return SQL("SET SESSION {} = {}").format(SQL(setting), Literal(f"{max(1, round(seconds * 1000))}ms"))
 
 

@@ -25,7 +25,7 @@ from airflow_provider_safecopy.transfer.statements.rows import (
 )
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
-# What psql might act upon in a script: a command of its own, the end of a statement, a variable. Casts are none.
+# What psql might interpret in a script: a command of its own, the end of a statement, a variable. A cast is not one.
 _READ_BY_PSQL = re.compile(r"[\\;]|(?<!:)(?:::)*:(?=[A-Za-z_'\"{\x80-\U0010ffff])")
 
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
@@ -45,16 +45,16 @@ _BEFORE_EACH = Identifier("safecopy_before_each")
 
 
 def is_plain(statement: Composable | str) -> bool:
-    """Whether psql can do nothing with a text but send it: no backslash, semicolon or variable is anywhere in it.
+    """Whether psql can only send the text: no backslash, semicolon or variable is in it.
 
-    Only such a text may stand in a script. Any other goes to psql by ``-c``, which it sends unread.
+    Only plain SQL may stand in a script. psql gets any other with ``-c``, which it sends unread.
     """
     text = statement if isinstance(statement, str) else statement.as_string(None)
     return _READ_BY_PSQL.search(text) is None
 
 
 def plain_names(statement: Composable) -> Composable:
-    """The same statement, with names that psql could act upon spelled in the server's other way: letters by number."""
+    """Return the statement with Unicode escapes in names that psql could interpret."""
     if isinstance(statement, Composed):
         return Composed([plain_names(each) for each in statement])
     if not isinstance(statement, Identifier) or is_plain(statement):
@@ -66,7 +66,7 @@ def plain_names(statement: Composable) -> Composable:
 
 
 def export_copy(read: Composable, *, format: str) -> Composed:  # noqa: A002 -- SQL's own word
-    """The export's COPY of what is to be `read`."""
+    """Return the export's COPY of the query `read`."""
     return SQL("COPY {} TO STDOUT (FORMAT {})").format(plain_names(read), SQL(_format(format)))
 
 
@@ -80,25 +80,25 @@ def export_script(
     seconds: float,
     lock_wait: float = Timeouts.lock_wait,
 ) -> str:
-    """What the export psql runs: what is to be `read`, under `snapshot`, into the file `output`. Only for plain text."""
+    """Return the export's script: COPY `read` under `snapshot` into the file `output`. Only for plain SQL."""
     return (
         export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait)
-        + _script([_to_file(export_copy(read, format=format), output)])
+        + _script([_write_to_file(export_copy(read, format=format), output)])
         + export_end(nonce, snapshot=snapshot)
     )
 
 
 def export_output(output: str) -> str:
-    r"""Have the statement that psql is given next write into the file `output`. Given by ``-c``.
+    r"""Return the command that sends the next statement's rows into the file `output`. For ``-c``.
 
-    So ``\g`` sends nothing: there is no statement yet. What it says of the output holds for the next one.
+    There is no statement yet, so ``\g`` sends nothing. Its output file holds for the next one.
     """
     return SQL("\\g {}").format(Literal(output)).as_string(None)
 
 
 def export_end(nonce: str, *, snapshot: str) -> str:
-    """The rows' count, and what else is to be known of a COPY, from the transaction it was in."""
-    return _script([*_after_export(nonce, snapshot), SQL("COMMIT;"), _mark(nonce, "end")])
+    """Return the checks after an export's COPY, in its own transaction."""
+    return _script([*_export_checks(nonce, snapshot), SQL("COMMIT;"), _mark(nonce, "end")])
 
 
 def export_opening(*, snapshot: str, nonce: str, seconds: float, lock_wait: float = Timeouts.lock_wait) -> str:
@@ -110,14 +110,14 @@ def export_opening(*, snapshot: str, nonce: str, seconds: float, lock_wait: floa
 
 
 def export_next(read: Composable, *, format: str, output: str, nonce: str, snapshot: str) -> str:  # noqa: A002 -- SQL's own word
-    """What is to be `read`, into the file `output`, and the server's own count of its rows. Only for plain text.
+    """Return the next export of a shuttle: COPY `read` into `output`, and its checks. Only for plain SQL.
 
-    Pinned anew, with the locks of the table before given back: it may have run a function that changed what is meant by
-    this one, and what was read is asked of all that is locked.
+    Settings are pinned again, because the table before may have run a function that changed them. Its locks are released,
+    because the source proof covers all that is locked.
     """
     anew = SQL("ROLLBACK TO SAVEPOINT {}").format(_BEFORE_EACH)
-    copy = _to_file(export_copy(read, format=format), output)
-    return _script([_together([anew, *settings.pins()]), copy, *_after_export(nonce, snapshot)])
+    copy = _write_to_file(export_copy(read, format=format), output)
+    return _script([_join([anew, *settings.pins()]), copy, *_export_checks(nonce, snapshot)])
 
 
 def load_opening(nonce: str) -> str:
@@ -150,22 +150,22 @@ def load_next(
                 seconds=seconds,
                 lock_wait=lock_wait,
             ),
-            _together(
+            _join(
                 [plain_names(create_staging(staging, columns)), *map(plain_names, hide_staging(staging, hidden_from))]
             ),
             SQL("\\copy {} FROM {} (FORMAT {})").format(table(staging), Literal(data), SQL(_format(format))),
-            *_after_copy(nonce),
+            *_copy_checks(nonce),
         ]
     )
 
 
 def load_prologue(*, nonce: str, seconds: float, lock_wait: float = Timeouts.lock_wait) -> str:
-    """What the import psql runs before its COPY."""
+    """Return what the import psql runs before its COPY."""
     return _script([_begin(SQL("BEGIN READ WRITE"), seconds=seconds, lock_wait=lock_wait), *_backend(nonce)])
 
 
 def load_frozen(staging: TableName) -> str:
-    """What lets rows be loaded frozen, given to psql by ``-c``: a table emptied in the same transaction.
+    """Empty the table in the COPY's own transaction, so that rows load frozen. For ``-c``.
 
     Its defaults may ask for the day where the role is.
     """
@@ -181,8 +181,8 @@ def load_copy(staging: TableName, columns: Sequence[str], *, format: str, freeze
 
 
 def load_end(nonce: str, *, frozen: bool = False) -> str:
-    """The import's own row count, and what else is to be known of its COPY before it is committed."""
-    return _script(_after_copy(nonce, but=(_OWN_ZONE,) if frozen else ()))
+    """Return the checks after the import's COPY, before its COMMIT."""
+    return _script(_copy_checks(nonce, but=(_OWN_ZONE,) if frozen else ()))
 
 
 def load_commit(nonce: str) -> str:
@@ -201,30 +201,30 @@ def _begin(*first: Composable, seconds: float, lock_wait: float, last: Sequence[
     # Known from 17 on; where it is not, there is no row.
     unlimited = SQL("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'")
     limited = (set_local(setting, value) for setting, value in limits)
-    return _together([*first, *settings.pins(), *limited, unlimited, *last])
+    return _join([*first, *settings.pins(), *limited, unlimited, *last])
 
 
-def _together(several: Iterable[Composable]) -> Composed:
-    """Statements that psql sends in one message."""
+def _join(several: Iterable[Composable]) -> Composed:
+    """Join statements that psql sends in one message."""
     return SQL("{};").format(SQL(" \\; ").join(several))
 
 
-def _to_file(copy: Composable, output: str) -> Composed:
+def _write_to_file(copy: Composable, output: str) -> Composed:
     return SQL("{} \\g {}").format(copy, Literal(output))
 
 
-def _after_copy(nonce: str, *, but: tuple[str, ...] = ()) -> list[Composable]:
-    """The server's own row count, and which settings do not mean any more what they meant before, `but` some."""
+def _copy_checks(nonce: str, *, but: tuple[str, ...] = ()) -> list[Composable]:
+    """Return statements that report the row count, and which settings have changed, except `but`."""
     return [
         _mark(nonce, "rows :ROW_COUNT"),
-        SQL("{} \\gset").format(settings.changed(but=but)),
+        SQL("{} \\gset").format(settings.select_changed(but=but)),
         _mark(nonce, "changed :safecopy_changed"),
     ]
 
 
-def _after_export(nonce: str, snapshot: str) -> list[Composable]:
-    """As after any COPY; and whether what was read is what the snapshot saw, whose transaction must still be there."""
-    asked = SQL("SELECT * FROM ({}) AS c, ({}) AS p \\gset").format(settings.changed(), proof(snapshot))
+def _export_checks(nonce: str, snapshot: str) -> list[Composable]:
+    """Return the checks of any COPY, and the source proof."""
+    asked = SQL("SELECT * FROM ({}) AS c, ({}) AS p \\gset").format(settings.select_changed(), proof(snapshot))
     marks = ("changed :safecopy_changed", "replaced :safecopy_replaced", "keeper :safecopy_keeper")
     return [_mark(nonce, "rows :ROW_COUNT"), asked, *(_mark(nonce, mark) for mark in marks)]
 

@@ -1,7 +1,7 @@
-"""Settings that decide what bytes, literals and names mean: the same in every session of a copy, and checked.
+"""Settings that decide what bytes, literals and names mean: pinned in every session, and checked.
 
-Whatever runs on a server may change them: a function in a view, a default, a check. So they are pinned before each
-COPY and each question that runs such SQL, and looked at again after it. All names are spelled with their schema, since
+Any code that runs on a server may change them: a function in a view, a default, a check. So they are pinned before each
+COPY and each query that runs such SQL, and checked after it. All names are spelled with their schema, since
 `search_path` is one of them.
 """
 
@@ -28,9 +28,9 @@ MEANINGS: tuple[tuple[LiteralString, LiteralString], ...] = (
     ("row_security", "off"),
     ("standard_conforming_strings", "on"),
 )
-"""What changes rows on their way out or in, measured by a test that walks all settings of a server."""
+"""The settings that change rows on their way out or in, as found by a test that tries every setting."""
 
-# What changes which rows a condition finds, or what an expression of a user's says: as the database and the role have it.
+# Settings that change which rows a condition finds, or what a user's expression gives: as database and role have them.
 _OWN: tuple[LiteralString, ...] = (
     "transform_null_equals",
     "gin_fuzzy_search_limit",
@@ -53,8 +53,8 @@ def session_pins() -> tuple[Composed, ...]:
     return tuple(SQL("SET {} TO {}").format(SQL(name), Literal(value)) for name, value in MEANINGS)
 
 
-def changed(*, but: tuple[str, ...] = ()) -> Composed:
-    """Ask which of them are not as they were pinned: their names as one text, empty where there is none."""
+def select_changed(*, but: tuple[str, ...] = ()) -> Composed:
+    """Ask which settings differ from the pinned values: their names as one text, or empty."""
     each = (
         SQL("CASE WHEN pg_catalog.current_setting({0}) OPERATOR(pg_catalog.<>) {1} THEN {0} END").format(
             Literal(name), Literal(value)
@@ -66,20 +66,20 @@ def changed(*, but: tuple[str, ...] = ()) -> Composed:
 
 
 def begin_reading(savepoint: str | None) -> Composed:
-    """Begin what cannot write, with all settings pinned: a transaction or, within one, a savepoint."""
+    """Begin a block that cannot write, with all settings pinned: a transaction or a savepoint."""
     begin = SQL("BEGIN READ ONLY") if savepoint is None else SQL("SAVEPOINT {}").format(Identifier(savepoint))
     return together([begin, *pins()])
 
 
 def end_reading(savepoint: str | None) -> Composed:
-    """Ask what was changed, and take it back; the locks of an outer transaction stay."""
+    """Ask which settings changed, and restore them; the locks of an outer transaction stay."""
     if savepoint is None:
-        return together([changed(), SQL("ROLLBACK"), *session_pins()])
-    return together([changed(), SQL("RELEASE SAVEPOINT {}").format(Identifier(savepoint)), *pins()])
+        return together([select_changed(), SQL("ROLLBACK"), *session_pins()])
+    return together([select_changed(), SQL("RELEASE SAVEPOINT {}").format(Identifier(savepoint)), *pins()])
 
 
 def undo_reading(savepoint: str | None) -> Composed:
-    """Take back what has failed."""
+    """Roll back a block that has failed."""
     if savepoint is None:
         return together([SQL("ROLLBACK"), *session_pins()])
     name = Identifier(savepoint)

@@ -3,8 +3,8 @@
 Rows are loaded frozen: visible to every snapshot, so that a reader whose snapshot is older sees the new rows, and
 never none. A transaction that is open and has touched the table is waited for.
 
-Until the publishing transaction the new table has no foreign key to another: such a key acts from the moment it is
-there, on the rows of both. And before COMMIT the new table is compared with the old one: what an event trigger of the
+Until the publishing transaction the new table has no foreign key to another table: such a key acts from the moment
+it exists, on the rows of both. And before COMMIT the new table is compared with the old one: what an event trigger of the
 database has made of it, or a GRANT that came in between, is not published, or not lost.
 """
 
@@ -38,10 +38,10 @@ COUNTED_BYTES = 16 * MiB
 _LOCK = "ACCESS EXCLUSIVE"
 _REFER_LOCK = "SHARE ROW EXCLUSIVE on the tables it refers to"
 _DEADLOCK_SHARE = 0.8
-"""Of the server's deadlock_timeout: a wait that is over by then never ends another session's statement by a deadlock."""
+"""A share of the server's deadlock_timeout: a shorter wait never ends another session's statement as a deadlock."""
 
 _CONCURRENTLY = "XX000"
-"""What the server says when another session has changed the very row of the catalog: a GRANT, which locks no table."""
+"""The server's error when another session changed the same catalog row, as a GRANT does, which locks no table."""
 
 Thing = TypeVar("Thing")
 
@@ -51,9 +51,9 @@ _OID = sql.load("build")["numbered"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A table ready to take the target's place, and what else hangs on the target: both as they were seen.
+    """A table ready to take the target's place, and the target's dependents, as they were seen.
 
-    `new` is the number of that table, which it keeps.
+    `new` is the OID of that table, which it keeps.
     """
 
     build: Build
@@ -115,7 +115,7 @@ def prepare(job: Job) -> Prepared:
     build.finish(job, planned)
     previous = _previous(job)
     new: int = job.target.value(_OID, {"schema": staging.schema, "name": staging.name})
-    _rights_apart(job, new, new)  # planned here: there is no time for it under the lock
+    _compare_rights(job, new, new)  # planned here: there is no time for it under the lock
     # Once more: what the server gave the new sequences by itself is known only now.
     return Prepared(_built(job), _carried(job), previous, new)
 
@@ -133,14 +133,14 @@ def _previous(job: Job) -> int | None:
 
 
 def write(job: Job, prepared: Prepared) -> Written:
-    """Demand that nothing has changed, lock, demand it once more, exchange, and compare.
+    """Check that nothing has changed, lock, check again, exchange, and compare.
 
     `previous` was counted before: there is no time for it now.
     """
     inplace.demand_same_table(job)
     _demand_unchanged(job, prepared)
     _probe(job, prepared)
-    made = _referred(job, prepared)
+    made = _add_references(job, prepared)
     began, step = time.monotonic(), _step_seconds(job)
     _within(job, began, step, prepared.carried.first)
     _within(job, began, step, [statements.lock(job.plan.target_name, _LOCK)])
@@ -158,10 +158,10 @@ def write(job: Job, prepared: Prepared) -> Written:
 
 
 def _probe(job: Job, prepared: Prepared) -> None:
-    """See that each lock can be had, one at a time, and let go of it again.
+    """Take each lock by itself and release it again.
 
-    What comes next holds some locks while it waits for others. A reader that stays in the table for long, and goes on
-    to what reads it or to what it refers to, must not find those locked meanwhile.
+    Later steps hold some locks while they wait for others. A reader that stays in the table for long, and then reads
+    one of its views or a referenced table, must not find those locked meanwhile.
     """
     first = prepared.carried.first
     if not first and not prepared.build.phase("refer"):
@@ -174,47 +174,47 @@ def _probe(job: Job, prepared: Prepared) -> None:
             job.connection.execute(tried)
 
 
-def _referred(job: Job, prepared: Prepared) -> Build:
-    """Make the keys that other tables feel; none but their writers wait. Returns the rest of the build as it is then."""
+def _add_references(job: Job, prepared: Prepared) -> Build:
+    """Add the foreign keys to other tables; only their writers wait. Return the build as it is then."""
     if not prepared.build.phase("refer"):
         return prepared.build
     build.refer(job, prepared.build, within=job.lock_step)
     made = _built(job)
-    if made.without_server_names != prepared.build.without_server_names:
+    if made.drop_server_names != prepared.build.drop_server_names:
         raise _changed(job)
     return made
 
 
 def _exchange(job: Job, prepared: Prepared, made: Build) -> None:
-    """Exchange the tables, and compare them before the old one is dropped: what comes later finds its rows locked."""
+    """Exchange the tables, and compare them before the old one is dropped; later changes find its rows locked."""
     exchange = (*prepared.carried.before, *_texts(made, "rename"), *prepared.carried.after, *_texts(made, "finish"))
     *pins, drop = _texts(made, "drop")
     _run(job, (*exchange, *pins))
-    if _rights_apart(job, job.plan.target_oid, prepared.new):
+    if _compare_rights(job, job.plan.target_oid, prepared.new):
         raise _changed(job)
-    _demand_like(job, prepared)
+    _require_like(job, prepared)
     _run(job, [drop])
 
 
-def _rights_apart(job: Job, old: int, new: int) -> list[str]:
-    return carry.rights_apart(job.target, old, new)
+def _compare_rights(job: Job, old: int, new: int) -> list[str]:
+    return carry.compare_rights(job.target, old, new)
 
 
-def _demand_like(job: Job, prepared: Prepared) -> None:
-    """Raise `PlanError` when the table that has taken the place is not made as the old one was."""
+def _require_like(job: Job, prepared: Prepared) -> None:
+    """Raise `PlanError` if the new table is not made as the old one was."""
     new, added = replace(_relation(job), oid=prepared.new), drift.adds_columns(job.plan)
     columns = frozenset(job.plan.target_columns)
     now = build.statements_of(job.target, new, job.verification.staging, columns).likeness
-    differing = {f"{kind} {name}" for kind, name, _ in _apart(prepared.build.likeness, now)}
-    hung = _apart(prepared.carried.likeness, carry.carried(job.target, new, job.verification.staging).likeness)
-    if added:  # the table differs by the columns that it was to be given
+    differing = {f"{kind} {name}" for kind, name, _ in _diff(prepared.build.likeness, now)}
+    hung = _diff(prepared.carried.likeness, carry.carried(job.target, new, job.verification.staging).likeness)
+    if added:  # the table differs by the columns that this copy adds
         differing -= {f"table {prepared.build.phase('create')[0].name}"}
         hung = {statement for statement in hung if not statement.startswith("COMMENT ON COLUMN")}
     if found := sorted(differing | hung):
-        raise _unlike(job, found)
+        raise _unlike_error(job, found)
 
 
-def _apart(then: Mapping[Thing, int], now: Mapping[Thing, int]) -> set[Thing]:
+def _diff(then: Mapping[Thing, int], now: Mapping[Thing, int]) -> set[Thing]:
     return {each for each in then.keys() | now.keys() if then.get(each) != now.get(each)}
 
 
@@ -266,8 +266,8 @@ def _changed(job: Job) -> PlanError:
     return PlanError((Refusal("target_changed", message, table, hint="run the copy again"),), retryable=True)
 
 
-def _unlike(job: Job, found: Sequence[str]) -> PlanError:
+def _unlike_error(job: Job, found: Sequence[str]) -> PlanError:
     table, more = str(job.plan.target_name), f" and {len(found) - 3} more" if len(found) > 3 else ""
-    message = f"{table}: the table built to take its place is not like it: {'; '.join(found[:3])}{more}"
-    hint = "see which event trigger of the database changes new tables, or ask for publish=delta or delete_insert"
+    message = f"{table}: the table built to replace it differs from it: {'; '.join(found[:3])}{more}"
+    hint = "exclude the schema safecopy in the event trigger that changes new tables, or ask for publish=delta or delete_insert"
     return PlanError((Refusal("swap_unlike", message, table, hint=hint),), retryable=False)
