@@ -143,7 +143,7 @@ def _locked(
         with source.obeys(abort), target.obeys(abort), answering(spec, source, target):
             decided = _drafted(spec, source, target, telling=False)
             staging.sweep(target, gone=lock.displaced)
-            require_whole(source)
+            require_whole(source, refused=decided.source_oid if decided.refusals else 0)
             require_excluded(decided, lock.relatives)
         # What spoke against it only now came a moment ago, and may be gone in another.
         decided.require(retryable=None if displacing else True)

@@ -28,6 +28,13 @@ WHERE CASE WHEN found.seen IS NULL THEN pg_catalog.pg_get_indexdef(found.oid) IS
                         ) SELECT b.oid FROM tree b ORDER BY 1)
            ELSE false END
 
+-- name: planned
+-- The name of the table %(table)s, where it is not what the snapshot saw any more: dropped, renamed, or stored anew.
+SELECT seen.name FROM (SELECT c.oid, c.relkind, c.relfilenode, quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name
+                       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %(table)s) AS seen
+WHERE seen.oid::regclass::text <> seen.name
+   OR seen.relkind IN ('r', 'm') AND NULLIF(seen.relfilenode, 0) IS DISTINCT FROM pg_relation_filenode(seen.oid)
+
 -- name: waits_for_us
 -- The session that one of `readers` waits for, and that waits for this one, directly or through other sessions. The server
 -- detects no such deadlock, because this session waits for no lock.

@@ -23,7 +23,7 @@ LONG_STEP_SECONDS = 0.2
 
 _PAUSE_PER_STEP = 24.0
 _MOST_JITTER = 1.25
-_SLICE_SECONDS = 1.0
+_SLICE_SECONDS = 0.2
 
 Result = TypeVar("Result")
 
@@ -40,7 +40,7 @@ def retry(
 
     `blocked` is called after each step without a lock; it rolls back, and raises when the wait has lasted too long.
     `until` returns that time: then the last step is taken, a long one. `meanwhile` is called before each step
-    and about every second of a pause. Raises `AbortedError`.
+    and several times a second of a pause. Raises `AbortedError`.
     """
     for step in steps():
         last = time.monotonic() >= until()

@@ -30,12 +30,14 @@ def snapshot(source: Session) -> Iterator[str]:
         source.end_transaction()
 
 
-def require_whole(source: Session) -> None:
+def require_whole(source: Session, *, refused: int = 0) -> None:
     """Raise a retryable `StageError` if what `source` has locked is not what its snapshot saw.
 
-    Called after planning; each export checks the same again for what it has read itself.
+    Called after planning; each export checks the same again for what it has read itself. `refused` is the OID of a table
+    whose plan has refusals: planning has not locked it, and a replaced table is refused for reasons that mislead.
     """
-    if names := source.value(_SNAPSHOT["replaced"]):
+    names = source.value(_SNAPSHOT["replaced"])
+    if names or (refused and (names := source.value(_SNAPSHOT["planned"], {"table": refused}))):
         message = f"export: {replacement(names)}; nothing was changed"
         raise StageError(message, stage="export", retryable=True, hint=READ_AGAIN)
 
