@@ -25,6 +25,8 @@ _VARIABLES = {
 _NOT_SHUT_OUT = frozenset({"password", "passfile", "application_name", "client_encoding", "connect_timeout"})
 # Parameters without a value that means the same as no value.
 _UNSPEAKABLE = frozenset({"service", "require_auth"})
+# What libpq sends of its own accord, whatever the connection says; there is no parameter for it.
+_SENT = ("PGDATESTYLE", "PGTZ", "PGGEQO")
 # Older than PGSSLMODE, and still read if that is not set.
 _OLD_SSLMODE = "PGREQUIRESSL"
 # Defaults of libpq for which an empty text would not mean the same.
@@ -36,7 +38,8 @@ _hidden: dict[str, tuple[str | None, int]] = {}
 
 def find_ignored_variables(parameters: Mapping[str, str]) -> tuple[str, ...]:
     """Return the PG* variables that are set, and would have added to `parameters`."""
-    return tuple(sorted({name for names in _variables(parameters).values() for name in names}))
+    filled = {name for names in _variables(parameters).values() for name in names}
+    return tuple(sorted(filled.union(name for name in _SENT if name in os.environ)))
 
 
 @contextmanager
@@ -49,7 +52,7 @@ def shut_out(parameters: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """
     found = _variables(parameters)
     said = {} if "service" in parameters else {key: _default(key) for key in found.keys() - _UNSPEAKABLE}
-    hidden = {name for key in found.keys() - said.keys() for name in found[key]}
+    hidden = {name for key in found.keys() - said.keys() for name in found[key]}.union(_SENT)
     # psycopg tries the hosts again without this one.
     if parameters.get("target_session_attrs") == "prefer-standby":
         hidden.add(_VARIABLES["target_session_attrs"])

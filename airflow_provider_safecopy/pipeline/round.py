@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid5
 
+from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import LockBusyError, PlanError, SafeCopyError, StageError
 from airflow_provider_safecopy.lock.gate import Gate
 from airflow_provider_safecopy.lock.model import Lease, application_name
@@ -160,6 +161,7 @@ class Rounds:
             with crew.source.obeys(crew.asked.abort), target.obeys(crew.asked.abort):
                 verification = verify(plan, exported, loaded, source=crew.source, target=target)
             crew.pulse.step()
+            self._reset()
             published = publish(
                 plan,
                 verification,
@@ -191,6 +193,11 @@ class Rounds:
             self.close()
             see_them_gone(error, crew.asked, crew.lock, crew.source, crew.target)
             raise
+
+    def _reset(self) -> None:
+        """Have no trigger of one table's change the session in which the next one is published."""
+        self._crew.target.reset(lock_wait=self._crew.asked.spec.timeouts.lock_wait)
+        self._crew.target.connection.execute(sql.load("receipt")["relaxed"])
 
     def _new_shuttle(self, plan: CopyPlan) -> Shuttle:
         crew, asked = self._crew, self._crew.asked

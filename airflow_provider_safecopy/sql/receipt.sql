@@ -42,7 +42,7 @@ SELECT count(*) FROM safecopy.receipt WHERE attempt = %(attempt)s AND token = %(
 
 -- name: of_slice
 -- The last receipt of an appended slice, and signs that its rows are gone. Since then: `replaced`, the table was replaced;
--- `emptied`, it was found empty; `another`, it was made anew; `thinned`, a copy has deleted rows. Of the files that got
+-- `overwritten`, a copy into one of its partitions or parents replaced or deleted rows; `emptied`, it was found empty; `another`, it was made anew; `thinned`, a copy has deleted rows. Of the files that got
 -- rows: how many are still the same (`kept`), how many belong to none of its tables any more (`gone`), and which tables
 -- have a new one. A ledger that was itself restored from a dump has no valid OIDs and files.
 SELECT r.id, r.source, r.origin, r.lock, r.token, r.attempt::text AS attempt, r.inserted,
@@ -52,10 +52,12 @@ SELECT r.id, r.source, r.origin, r.lock, r.token, r.attempt::text AS attempt, r.
        EXISTS (SELECT FROM safecopy.receipt later WHERE later.target = r.target AND later.id > r.id
                AND later.write_mode = 'replace') AS replaced,
        EXISTS (SELECT FROM safecopy.receipt later WHERE later.target = r.target AND later.id > r.id
-               AND (later.target_state ->> 'empty')::bool) AS emptied,
+               AND (later.target_state ->> 'empty')::bool AND (later.target_state ->> 'oid')::oid = %(oid)s::oid) AS emptied,
        COALESCE((known.state ->> 'oid')::oid <> %(oid)s::oid, false) AS another,
        EXISTS (SELECT FROM safecopy.receipt later WHERE later.target = r.target AND later.id > r.id
                AND later.deleted > 0 AND later.proof ->> 'missing' = 'delete') AS thinned,
+       EXISTS (SELECT FROM safecopy.receipt later WHERE later.target = ANY (%(kin)s::text[]) AND later.id > r.id
+               AND (later.write_mode = 'replace' OR later.deleted > 0)) AS overwritten,
        files.kept, files.gone, files.unreadable, files.schemas, files.names
 FROM safecopy.receipt r
 CROSS JOIN LATERAL (SELECT CASE WHEN (r.target_state ->> 'ledger')::oid = r.tableoid THEN r.target_state END AS state) AS known
@@ -73,8 +75,10 @@ CROSS JOIN LATERAL (
         JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
     ) AS now ON now.oid = f.oid::oid
 ) AS files
-WHERE r.target = %(target)s AND r.slice = %(slice)s AND r.write_mode = 'append'
-ORDER BY r.id DESC LIMIT 1
+WHERE r.slice = %(slice)s AND r.write_mode = 'append'
+  AND (r.target = %(target)s OR (known.state ->> 'oid')::oid = %(oid)s::oid AND %(oid)s::oid <> 0)
+-- The table itself, by whatever name it had then, goes before another that had its name.
+ORDER BY COALESCE((known.state ->> 'oid')::oid = %(oid)s::oid, false) DESC, r.id DESC LIMIT 1
 
 -- name: last_of_slice
 -- Inside the publish: the receipt that the next receipt of the slice follows.

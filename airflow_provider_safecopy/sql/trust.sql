@@ -74,6 +74,7 @@ SELECT 'trap', t.name || ' has the index ' || i.indexrelid::regclass::text || ' 
 FROM tables t JOIN pg_index i ON i.indrelid = t.oid
 WHERE i.indexprs IS NOT NULL OR pg_get_expr(i.indpred, i.indrelid) <> '(write_mode = ''append''::text)'
    OR i.indisexclusion
+   OR EXISTS (SELECT FROM pg_opclass o WHERE o.oid = ANY (i.indclass::oid[]) AND o.opcnamespace <> 'pg_catalog'::regnamespace)
 
 -- name: check
 -- Fails if there is a suspicion, and with it the rest of its message: then no table is touched. It casts no constant, which

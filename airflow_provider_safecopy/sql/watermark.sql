@@ -10,11 +10,15 @@ WHERE n.nspname = 'safecopy' AND has_schema_privilege(n.oid, 'USAGE') AND has_ta
 
 -- name: of_origin
 -- `moved`: a table of the target has a new file. TRUNCATE creates one, and so does a rewrite that keeps all
--- rows, such as VACUUM FULL; added or removed partitions do not count.
+-- rows, such as VACUUM FULL; added or removed partitions do not count. `overwritten`: a copy into one of its partitions or
+-- parents has replaced or deleted rows since.
 SELECT value, type, basis, target_oid = %(oid)s::oid AND target_oid <> 0 AS same_target,
        EXISTS (SELECT FROM jsonb_each_text(target_files) AS f(oid, file)
                WHERE pg_relation_filenode(f.oid::oid)::text <> f.file
-                 AND (f.oid::oid = %(oid)s::oid OR f.oid::oid IN (SELECT relid FROM pg_partition_tree(%(oid)s::oid)))) AS moved
+                 AND (f.oid::oid = %(oid)s::oid OR f.oid::oid IN (SELECT relid FROM pg_partition_tree(%(oid)s::oid)))) AS moved,
+       EXISTS (SELECT FROM safecopy.receipt later
+               WHERE later.target = ANY (%(kin)s::text[]) AND later.published_at > updated_at
+                 AND (later.write_mode = 'replace' OR later.deleted > 0)) AS overwritten
 FROM safecopy.watermark WHERE target = %(target)s AND origin = %(origin)s
 
 -- name: put

@@ -30,6 +30,7 @@ _BLOCKERS = sql.load("blockers")
 _CATALOG = sql.load("catalog")
 _FIRST_TOLD_SECONDS = 1.0
 _TOLD_EVERY_SECONDS = 10.0
+_SEEN_SECONDS, _LOOK_AGAIN_SECONDS = 4.0, 0.2
 # A step is short: look often while it is young, and seldom once it works instead of waiting.
 _LOOK_EVERY_SECONDS = (0.01, 0.1)
 _YOUNG_SECONDS = 0.5
@@ -143,8 +144,11 @@ class Blockers:
         self._job.trying()
         now = time.monotonic()
         if self._began is not None and now - self._told >= _TOLD_EVERY_SECONDS:
-            self._told = now
-            found = list_blockers(self.read_latest())
+            seen = self.read_latest()
+            if not seen and now - self._began < _SEEN_SECONDS:  # its next step is looked at
+                self._told = now - _TOLD_EVERY_SECONDS + _LOOK_AGAIN_SECONDS
+                return
+            self._told, found = now, list_blockers(seen)
             log.warning(
                 "%s: has been waiting for %s for %.0f s, blocked by %s",
                 self._stage,

@@ -202,7 +202,7 @@ def _failed(job: Job, step: Step, error: psycopg.Error) -> StageError:
         stage="prepare",
         sqlstate=error.sqlstate,
         hint=hint,
-        retryable=not violated and error.sqlstate not in _NOT_FOUND | {"42501"},
+        retryable=not violated and error.sqlstate not in _NOT_FOUND | {"42501", "54000", "54011"},
     )
 
 

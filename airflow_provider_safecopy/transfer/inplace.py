@@ -7,6 +7,7 @@ from typing import LiteralString
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import PlanError, Refusal, VerifyError
 from airflow_provider_safecopy.transfer import catalog, statements
+from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.name import TableName
 
@@ -35,11 +36,17 @@ def demand_same_table(job: Job) -> None:
     """Raises `PlanError`, worth a retry, when the target is not the table of the plan any more."""
     plan = job.plan
     now, then = catalog.describe(job.target, plan.target_name), plan.target_relation
-    if now is None or then is None or (now.oid, now.columns) != (then.oid, then.columns):
+    if now is None or then is None or _nature(now) != _nature(then):
         changed = f"{plan.target_name} is not the table it was when this copy was planned"
         refusal = Refusal("target_changed", changed, str(plan.target_name), hint="run the copy again")
         raise PlanError((refusal,), retryable=True)
     _require_known_kin(job, [str(each) for each in now.kin if each not in then.kin])
+
+
+def _nature(relation: Relation) -> tuple[object, ...]:
+    """Return what the plan relied on: a key or a child that came later would lose rows that are not ours."""
+    spreads = relation.has_children, relation.deletes_spread_by
+    return (relation.oid, relation.columns, *spreads, relation.rules, relation.filtered)
 
 
 def _require_known_kin(job: Job, came: list[str]) -> None:

@@ -100,7 +100,8 @@ def _add_slice(
 ) -> Ledger:
     """Return the ledger with what it knows of the slice."""
     table = (taken and taken.name) or spec.target_table
-    found = slices.find(target, table, taken.oid if taken else 0, str(spec.slice), ledger.origin)
+    oid, kin = (taken.oid, taken.kin) if taken else (0, ())
+    found = slices.find(target, table, oid, str(spec.slice), ledger.origin, kin=kin)
     if isinstance(found, Refusal):
         refusals.append(found)
     elif isinstance(found, VanishedSlice):
@@ -112,7 +113,8 @@ def _add_slice(
 
 
 def _stored(target: Session, taken: Relation, ledger: Ledger, cursor: Cursor) -> Stored | None:
-    asked = {"target": str(taken.name), "origin": ledger.origin.digest, "oid": taken.oid}
+    kin = [str(each) for each in taken.kin]
+    asked = {"target": str(taken.name), "origin": ledger.origin.digest, "oid": taken.oid, "kin": kin}
     row = target.one(_WATERMARK["of_origin"], asked)
     if row is None:
         return None
@@ -123,6 +125,8 @@ def _stored(target: Session, taken: Relation, ledger: Ledger, cursor: Cursor) ->
         stale = "the source has been made anew since"
     elif not row["same_target"]:
         stale = f"{taken.label} has been made anew since"
+    elif row["overwritten"]:
+        stale = f"a copy into a partition or parent of {taken.label} has replaced or deleted rows since"
     elif row["moved"]:
         stale = f"{taken.label} has been truncated or rewritten since"
     empty = taken.name is not None and _is_empty(target, taken.name)

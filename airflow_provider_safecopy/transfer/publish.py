@@ -231,5 +231,5 @@ def _translated(job: Job, error: psycopg.Error) -> StageError:
         f"publish into {plan.target_name} failed: {describe(error)}; nothing was changed",
         stage="publish",
         sqlstate=error.sqlstate,
-        retryable=not violated and error.sqlstate != "42501",
+        retryable=not violated and error.sqlstate not in {"42501", "54000", "54011"},
     )

@@ -153,11 +153,11 @@ class Session:
             raise psycopg.errors.LockNotAvailable(_LATE)
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self, *, keeps_locks: bool = True) -> Iterator[None]:
         """Run user SQL in this block: it cannot write, and its settings are reset afterwards.
 
-        The block is a transaction or, in an open one, a savepoint, whose locks stay. Raises `SettingsChangedError`
-        if a setting that decides what rows mean was changed.
+        The block is a transaction or, in an open one, a savepoint, whose locks stay with `keeps_locks`; without, nothing
+        that it has set stays. Raises `SettingsChangedError` if a setting that decides what rows mean was changed.
         """
         idle = self.connection.info.transaction_status == TransactionStatus.IDLE
         savepoint = None if idle else _READING
@@ -168,9 +168,15 @@ class Session:
             with suppress(psycopg.Error):  # a session that is lost has nothing to undo
                 self.connection.execute(settings.undo_reading(savepoint))
             raise
-        ((changed,),) = self.connection.execute(settings.end_reading(savepoint)).fetchall()
+        ((changed,),) = self.connection.execute(settings.end_reading(savepoint, keeps_locks=keeps_locks)).fetchall()
         if changed:
             raise SettingsChangedError(self.endpoint, changed)
+
+    def reset(self, *, lock_wait: float) -> None:
+        """Undo whatever triggers, checks and defaults have set in this session; then pin again."""
+        patient = keep_timeout("lock_timeout", lock_wait)
+        again = [SQL("RESET ALL"), *settings.session_pins(), SQL(_CATALOG["pin"]), patient]
+        self.connection.execute(SQL("; ").join(again))
 
     def end_transaction(self) -> None:
         """Roll back whatever is open. A session that is lost, or silent, has nothing open: it is closed."""

@@ -7,6 +7,7 @@ copy is refused: rows must neither be missing nor be there twice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +47,14 @@ class VanishedSlice:
 
 
 def find(
-    target: Session, table: TableName, oid: int, name: str, origin: Origin
+    target: Session, table: TableName, oid: int, name: str, origin: Origin, *, kin: Sequence[TableName] = ()
 ) -> Appended | VanishedSlice | Refusal | None:
-    """Return what became of the slice in `table` (`oid`, 0 if it does not exist); None if never appended."""
-    row = target.one(_RECEIPT["of_slice"], {"target": str(table), "slice": name, "oid": oid})
+    """Return what became of the slice in `table` (`oid`, 0 if it does not exist); None if never appended.
+
+    `kin` are the partitions and parents of the table.
+    """
+    asked = {"target": str(table), "slice": name, "oid": oid, "kin": [str(each) for each in kin]}
+    row = target.one(_RECEIPT["of_slice"], asked)
     if row is None:
         return None
     if (vanished := _vanished(target, table, oid, row)) is not None:
@@ -90,6 +95,8 @@ def _doubt(target: Session, row: dict[str, Any]) -> str | None:
     """Return why some rows may be missing; None if all or none are there."""
     if row["thinned"]:
         return "a copy with missing=delete has deleted rows since"
+    if row["overwritten"]:
+        return "a copy into one of its partitions or parents has replaced or deleted rows since"
     if filled := _filled(target, row):
         named = ", ".join(map(str, filled))
         return f"{named} has been truncated or rewritten since (TRUNCATE, VACUUM FULL, CLUSTER, ALTER TABLE), and holds rows"

@@ -74,11 +74,13 @@ class Survey(Session):
         return [row.copy() for row in self.answers[key]]
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self, *, keeps_locks: bool = True) -> Iterator[None]:
         """Open the session's own `reading`, at the first question that is not remembered."""
         known = set(self.composed)
         try:
-            with cast("_Connection", self.connection).enter_lazily(self.behind.reading):
+            with cast("_Connection", self.connection).enter_lazily(
+                lambda: self.behind.reading(keeps_locks=keeps_locks)
+            ):
                 yield
         except SettingsChangedError:
             for key in self.composed - known:  # asked again, it must be refused again

@@ -106,7 +106,7 @@ def _ask(
     """
     began, limit = time.monotonic(), plan.spec.timeouts.verify
     try:
-        with session.within(limit + SILENT_SECONDS), session.reading():
+        with session.within(limit + SILENT_SECONDS), session.reading(keeps_locks=False):
             session.connection.execute(statements.set_timeout("statement_timeout", limit))
             if lock_timeout is not None:
                 session.connection.execute(statements.set_timeout("lock_timeout", lock_timeout))

@@ -71,10 +71,12 @@ def begin_reading(savepoint: str | None) -> Composed:
     return together([begin, *pins()])
 
 
-def end_reading(savepoint: str | None) -> Composed:
-    """Ask which settings changed, and restore them; the locks of an outer transaction stay."""
+def end_reading(savepoint: str | None, *, keeps_locks: bool = True) -> Composed:
+    """Ask which settings changed, and restore them. Without `keeps_locks` all others are restored as well."""
     if savepoint is None:
         return together([select_changed(), SQL("ROLLBACK"), *session_pins()])
+    if not keeps_locks:
+        return SQL("{}; {}").format(select_changed(), undo_reading(savepoint))
     return together([select_changed(), SQL("RELEASE SAVEPOINT {}").format(Identifier(savepoint)), *pins()])
 
 
