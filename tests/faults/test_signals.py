@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.cli.signals import interrupting, throwing
 from airflow_provider_safecopy.errors import LockBusyError
 from airflow_provider_safecopy.lock import process as lock_process
+from airflow_provider_safecopy.lock.presence import Presence
 from tests.faults.conftest import Ground
 from tests.faults.invariant import said
 from tests.faults.line import LATEST, LINES, Line, Step, at, held, line_of, new_source, new_target, start, struck
@@ -286,7 +288,11 @@ def _stop(run: Run, when: Step | str) -> None:
 
 
 def _make_overdue(line: Line) -> None:
-    """As if `stale_after` had passed."""
+    """As if `stale_after` had passed: by the lock's own clock, and by what its holder has noted on this machine."""
+    attempts = "SELECT m.value ->> 'id' FROM safecopy.lock, jsonb_each(members) AS m"
+    for (attempt,) in line.ground.target.rows(attempts):
+        if (note := Presence.read(attempt)) is not None:
+            replace(note, due=0.0).show()
     line.ground.target.execute("UPDATE safecopy.lock SET due_at = clock_timestamp() - interval '1 second'")
 
 
