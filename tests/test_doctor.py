@@ -170,7 +170,7 @@ def test_a_copy_that_will_not_do_is_told_with_every_refusal(customers: tuple[End
 
 def test_warnings_of_a_copy_are_told_too(customers: tuple[Endpoint, Endpoint], target: Database) -> None:
     target.execute(f"CREATE TABLE 영업.주문 (고객 bigint REFERENCES {TABLE})")
-    checks = examine(*customers, spec=spec())
+    checks = examine(*customers, spec=spec(publish="delete_insert"))
     assert told(checks, "warning") == [("plan", "warning")]
     assert "is referenced by" in next(each.detail for each in checks if each.outcome == "warning")
 
