@@ -127,7 +127,12 @@ def test_a_copy_keeps_to_its_rate_and_that_is_no_stall(
     target.execute("CREATE TABLE public.고객 (g int, x text)")
     for transfer in ("chunked", "sequential"):
         spec = CopySpec.of(
-            source_table="public.고객", target_table="public.고객", transfer=transfer, rate_limit=2 * MiB, parallel=2
+            source_table="public.고객",
+            target_table="public.고객",
+            transfer=transfer,
+            rate_limit=2 * MiB,
+            parallel=2,
+            publish="delete_insert",  # a swap has one lane
         )
         report = pipeline.copy(spec, source.endpoint, target.endpoint)
         exports = [stage for stage in report.stages if stage.stage == "export"]
