@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import sql as compose
+from psycopg.pq import TransactionStatus
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import LockStoreError, Refusal
@@ -21,6 +22,8 @@ _SCHEMA = sql.load("schema")
 # Sessions that have found the schema of this oid trusted. Once is enough: only trusted roles could change it. The
 # check takes ten times as long as asking whether the schema is there.
 _TRUSTED: WeakKeyDictionary[psycopg.Connection[Any], int] = WeakKeyDictionary()
+# A server opens a table to spell its defaults: another session may have locked it.
+_PATIENCE: LiteralString = "SET LOCAL lock_timeout = '5s'"
 _PRESENT = trust.add_suspicions(_SCHEMA["present"])
 _MADE = (
     "schema",
@@ -156,8 +159,14 @@ def made(connection: psycopg.Connection[Any]) -> bool:
 
 def _answer(connection: psycopg.Connection[Any], question: LiteralString) -> list[tuple[Any, ...]]:
     """Ask in one message, with search_path pinned first: it may put others' functions before the server's."""
-    cursor = connection.execute(trust.PIN + "; " + question)
-    cursor.nextset()
+    idle = connection.info.transaction_status == TransactionStatus.IDLE
+    pins = trust.PIN + ("; " + _PATIENCE if idle else "")
+    try:
+        cursor = connection.execute(pins + "; " + question)
+    except psycopg.errors.LockNotAvailable as error:
+        raise failed("the schema safecopy cannot be looked at", error) from error
+    while cursor.nextset():
+        pass
     return cursor.fetchall()
 
 
