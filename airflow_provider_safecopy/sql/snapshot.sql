@@ -27,6 +27,17 @@ WHERE CASE WHEN found.seen IS NULL THEN pg_catalog.pg_get_indexdef(found.oid) IS
                             SELECT found.oid UNION SELECT i.inhrelid FROM tree b JOIN pg_catalog.pg_inherits i ON i.inhparent = b.oid
                         ) SELECT b.oid FROM tree b ORDER BY 1)
            ELSE false END
+   -- A definition that the snapshot sees, and that a transaction after it has replaced or removed: of a column, a view, a
+   -- partition or child. That transaction is the row's xmax: 32 bits of 64, counted from the snapshot's own xmin. What lies
+   -- before that was rolled back, or only locked the row. INHERIT and ATTACH count up in the child's columns.
+   OR found.relkind IN ('r', 'm', 'p', 'v', 'f') AND EXISTS (
+       SELECT FROM (SELECT a.xmax FROM pg_catalog.pg_attribute a WHERE a.attrelid = found.oid AND a.attnum > 0
+                    UNION ALL SELECT w.xmax FROM pg_catalog.pg_rewrite w WHERE w.ev_class = found.oid
+                    UNION ALL SELECT i.xmax FROM pg_catalog.pg_inherits i WHERE found.oid IN (i.inhparent, i.inhrelid)) AS changed(by)
+       CROSS JOIN LATERAL (SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text::bigint AS xmin) AS mine
+       CROSS JOIN LATERAL (SELECT mod(changed.by::text::bigint - mod(mine.xmin, 4294967296) + 4294967296, 4294967296) AS later) AS gap
+       WHERE changed.by <> '0'
+         AND CASE WHEN gap.later < 2147483648 THEN pg_catalog.pg_xact_status((mine.xmin + gap.later)::text::xid8) = 'committed' END)
 
 -- name: planned
 -- The name of the table %(table)s, where it is not what the snapshot saw any more: dropped, renamed, or stored anew.

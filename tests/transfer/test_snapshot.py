@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pytest_mock import MockerFixture
 
-from airflow_provider_safecopy import pipeline
+from airflow_provider_safecopy import pipeline, sql
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer import export
 from airflow_provider_safecopy.transfer.name import TableName
@@ -230,3 +230,38 @@ def test_a_batch_reads_what_its_snapshot_saw(database: MakeDatabase, mocker: Moc
     assert "replaced after the snapshot was taken: public.t1" in str(failed.error)
     assert failed.error.retryable
     assert [target.value(f"SELECT count(*) FROM {name}") for name in names] == [50, 1, 50, 50]
+
+
+DEFINITIONS = {
+    "a child let go": "ALTER TABLE child NO INHERIT parent",
+    "a child that came": "ALTER TABLE later INHERIT parent",
+    "a view defined anew": "CREATE OR REPLACE VIEW seen AS SELECT id, b FROM later",
+    "a column exchanged": "ALTER TABLE parent RENAME b TO old; ALTER TABLE parent ADD b int",
+}
+
+
+@pytest.mark.parametrize("major", [16, 18])
+@pytest.mark.parametrize("how", DEFINITIONS)
+def test_what_was_defined_anew_after_the_snapshot_is_noticed(database: MakeDatabase, major: int, how: str) -> None:
+    """Names, views and children are resolved by the catalog as it is now, whatever the snapshot saw."""
+    source = database(major=major)
+    source.execute(
+        "CREATE TABLE parent (id int, b int); CREATE TABLE child () INHERITS (parent); CREATE TABLE later (id int, b int);"
+        "CREATE VIEW seen AS SELECT id, b FROM parent; INSERT INTO child VALUES (1, 1)"
+    )
+    replaced = sql.load("snapshot")["replaced"]
+    with source.connect() as session, session.transaction():
+        session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        session.execute("SET LOCAL search_path = pg_catalog")
+        session.execute("SELECT FROM pg_class")
+        source.execute("ALTER TABLE child SET (fillfactor = 90)")  # what changes no row is no matter
+        session.execute("SELECT id FROM public.child")
+        assert session.execute(replaced).fetchone() == ("",)
+    with source.connect() as session, session.transaction():
+        session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        session.execute("SET LOCAL search_path = pg_catalog")
+        session.execute("SELECT FROM pg_class")
+        source.execute(DEFINITIONS[how])
+        session.execute("SELECT id FROM public.seen")
+        session.execute("SELECT id FROM public.parent")
+        assert session.execute(replaced).fetchone() != ("",)
