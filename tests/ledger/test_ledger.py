@@ -23,7 +23,9 @@ EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "15"))
 def _trusted_faults() -> Iterator[None]:
     """Let the ledger have triggers named `fail`, which make the faults. Any other trigger there is still refused."""
     suspicions = trust._TRUST["suspicions"]
-    allowed = f"SELECT kind, what FROM ({suspicions}) AS every WHERE what !~ ' has the (trigger|constraint) fail(_late)?$'"
+    allowed = (
+        f"SELECT kind, what FROM ({suspicions}) AS every WHERE what !~ ' has the (trigger|constraint) fail(_late)?$'"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trust, "CHECK", trust.CHECK.replace(suspicions, allowed))
         patch.setattr(schema, "_PRESENT", schema._PRESENT.replace(suspicions, allowed))
