@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import pytest
 from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy import pipeline, sql
 from airflow_provider_safecopy.errors import StageError
+from airflow_provider_safecopy.pipeline import line
 from airflow_provider_safecopy.transfer import export
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.shuttle import Shuttle
@@ -68,6 +70,13 @@ MODES: dict[str, dict[str, Any]] = {
     "upsert": {"write_mode": "upsert", "key_columns": ("id",), "missing": "delete", "min_rows": 0},
     "incremental": {"write_mode": "incremental", "key_columns": ("id",), "cursor_column": "id"},
 }
+
+
+# Sessions of a copy that are in a transaction.
+_KEEPERS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE application_name LIKE 'safecopy:%' AND state = 'idle in transaction' AND datname = current_database()
+"""
 
 
 @dataclass(frozen=True)
@@ -265,3 +274,45 @@ def test_what_was_defined_anew_after_the_snapshot_is_noticed(database: MakeDatab
         session.execute("SELECT id FROM public.seen")
         session.execute("SELECT id FROM public.parent")
         assert session.execute(replaced).fetchone() != ("",)
+
+
+def test_planning_locks_no_partition_before_its_parent(hosts: Hosts, mocker: MockerFixture) -> None:
+    """Whoever exchanges partitions locks the parent first; in the other order their session could be the deadlock's victim."""
+    hosts.target.execute(
+        "DROP TABLE dw.copied; CREATE TABLE dw.copied (id bigint PRIMARY KEY, note text) PARTITION BY RANGE (id);"
+        "CREATE TABLE dw.copied_all PARTITION OF dw.copied DEFAULT"
+    )
+    failed: list[psycopg.Error] = []
+    planning, threads = line._drafted, list[threading.Thread]()
+    locked = threading.Event()
+
+    def exchange(database: Database, parent: str, partition: str) -> None:
+        try:
+            with database.connect() as session, session.transaction():
+                session.execute(f"SET deadlock_timeout = '50ms'; LOCK TABLE ONLY {parent}".encode())
+                locked.set()
+                until(lambda: _waiting(database, ""))
+                session.execute(f"LOCK TABLE ONLY {partition}".encode())
+        except psycopg.Error as error:
+            failed.append(error)
+
+    def draft(*args: Any, **kwargs: Any) -> Any:
+        """Plan in the snapshot's transaction while another session exchanges partitions of both ends, one after the other."""
+        if not threads and hosts.source.value(_KEEPERS):
+            for arguments in (
+                (hosts.source, "erp.parted", "erp.parted_high"),
+                (hosts.target, "dw.copied", "dw.copied_all"),
+            ):
+                locked.clear()
+                threads.append(threading.Thread(target=exchange, args=arguments))
+                threads[-1].start()
+                assert locked.wait(30)
+        return planning(*args, **kwargs)
+
+    mocker.patch.object(line, "_drafted", draft)
+    report = hosts.copy("parted", publish="delete_insert")
+    for thread in threads:
+        thread.join()
+    assert threads
+    assert not failed
+    assert report.rows == 900
