@@ -39,6 +39,17 @@ WHERE CASE WHEN found.seen IS NULL THEN pg_catalog.pg_get_indexdef(found.oid) IS
        WHERE changed.by <> '0'
          AND CASE WHEN gap.later < 2147483648 THEN pg_catalog.pg_xact_status((mine.xmin + gap.later)::text::xid8) = 'committed' END)
 
+-- name: read_alone
+-- Parallel workers release their locks when they end, so `replaced` cannot see what only they have read. The leader locks
+-- each table of its query. So only functions hide tables, and where there is one that workers may run, there are no workers.
+-- Functions of extensions count if they are not written in C, and not immutable.
+SELECT set_config('max_parallel_workers_per_gather', '0', true)
+WHERE EXISTS (SELECT FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+              WHERE p.oid >= 16384 AND p.proparallel = 's' AND l.lanname <> 'internal'
+                AND ((l.lanname <> 'c' AND p.provolatile <> 'i')
+                     OR NOT EXISTS (SELECT FROM pg_depend d
+                                    WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')))
+
 -- name: planned
 -- The name of the table %(table)s, where it is not what the snapshot saw any more: dropped, renamed, or stored anew.
 SELECT seen.name FROM (SELECT c.oid, c.relkind, c.relfilenode, quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name

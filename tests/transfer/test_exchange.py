@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +54,14 @@ def exchanging(mocker: MockerFixture, moment: tuple[Any, str], database: Databas
     mocker.patch.object(module, name, ask)
 
 
+def copy_one(source: Database, target: Database) -> Any:
+    return pipeline.copy(SPEC, source.endpoint, target.endpoint)
+
+
+def copy_batch(source: Database, target: Database) -> Any:
+    return pipeline.copy_tables([SPEC], source.endpoint, target.endpoint)
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_source_exchanged_once_is_copied(ends: tuple[Database, Database], mocker: MockerFixture, moment: str) -> None:
     source, target = ends
@@ -61,22 +70,19 @@ def test_a_source_exchanged_once_is_copied(ends: tuple[Database, Database], mock
 
 
 @pytest.mark.parametrize("how", [ANEW, f"ALTER TABLE public.t RENAME TO old; DROP TABLE public.old; {SHAPE}"])
-@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("copy", [copy_one, copy_batch])
 def test_a_source_exchanged_during_each_plan_is_worth_a_retry(
-    ends: tuple[Database, Database], mocker: MockerFixture, how: str, batch: bool
+    ends: tuple[Database, Database], mocker: MockerFixture, how: str, copy: Callable[..., Any]
 ) -> None:
     """Planned without its table it "cannot be divided", which no retry would change."""
     source, target = ends
     exchanging(mocker, MOMENTS["before its pages are counted"], source, how, times=2)
     with pytest.raises(PlanError) as caught:
-        if batch:
-            pipeline.copy_tables([SPEC], source.endpoint, target.endpoint)
-        else:
-            pipeline.copy(SPEC, source.endpoint, target.endpoint)
+        copy(source, target)
     (refused,) = caught.value.refusals
     assert (refused.code, refused.table, caught.value.retryable) == ("source_changed", "public.t", True)
     mocker.stopall()
-    assert pipeline.copy(SPEC, source.endpoint, target.endpoint).rows == 2
+    assert copy_one(source, target).rows == 2
 
 
 def test_a_target_exchanged_during_each_plan_is_worth_a_retry(

@@ -17,6 +17,7 @@ from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.pipeline import line
 from airflow_provider_safecopy.transfer import export
 from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.psql import Psql
 from airflow_provider_safecopy.transfer.shuttle import Shuttle
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
@@ -316,3 +317,62 @@ def test_planning_locks_no_partition_before_its_parent(hosts: Hosts, mocker: Moc
     assert threads
     assert not failed
     assert report.rows == 900
+
+
+WORKERS = """
+CREATE TABLE erp.rate (factor int); INSERT INTO erp.rate VALUES (2);
+CREATE FUNCTION erp.factor(bigint) RETURNS int LANGUAGE plpgsql STABLE PARALLEL SAFE
+    AS $$ BEGIN RETURN (SELECT factor FROM erp.rate); END $$;
+INSERT INTO erp.plain SELECT n, 'more' FROM generate_series(1000, 20000) n; ANALYZE erp.plain
+"""
+EAGER = {
+    "parallel_leader_participation": "off",
+    "parallel_setup_cost": "0",
+    "parallel_tuple_cost": "0",
+    "min_parallel_table_scan_size": "0",
+}
+BY_WORKERS = "SELECT sum(erp.factor(id))::bigint AS id, 'sum' AS note FROM erp.plain"
+
+
+@pytest.mark.parametrize("how", ["TRUNCATE erp.rate", "TRUNCATE erp.rate; INSERT INTO erp.rate VALUES (3)"])
+@pytest.mark.parametrize("batch", [False, True])
+def test_what_only_parallel_workers_read_is_proven_too(
+    hosts: Hosts, mocker: MockerFixture, how: str, batch: bool
+) -> None:
+    """A worker releases its locks when it ends, so nothing that it has read is left for the proof to find."""
+    hosts.source.execute(WORKERS)
+    for name, value in EAGER.items():
+        hosts.source.execute(f'ALTER DATABASE "{hosts.source.name}" SET {name} = {value}')
+    assert "Gather" in str(hosts.source.rows(f"EXPLAIN {BY_WORKERS}"))
+    spec = CopySpec(
+        source_sql=BY_WORKERS, target_table=TableName("dw", "copied"), min_rows=0, publish="delete_insert", max_shrink=None
+    )
+    begin = Psql.start
+
+    def start(stage: Any, *args: Any, **kwargs: Any) -> Psql:
+        if stage == "export":
+            hosts.source.execute(how)
+        return begin(stage, *args, **kwargs)
+
+    mocker.patch.object(Psql, "start", start)
+    before = hosts.rows()
+    if batch:
+        (failed,) = pipeline.copy_tables([spec], hosts.source.endpoint, hosts.target.endpoint).failed
+        error = failed.error
+    else:
+        with pytest.raises(StageError) as caught:
+            pipeline.copy(spec, hosts.source.endpoint, hosts.target.endpoint)
+        error = caught.value
+    assert "erp.rate" in error.message
+    assert error.retryable
+    assert hosts.rows() == before
+
+
+def test_workers_read_where_no_function_can_hide_a_table(hosts: Hosts) -> None:
+    alone = sql.load("snapshot")["read_alone"]
+    with hosts.source.connect() as session:
+        assert session.execute(alone).fetchall() == []
+        session.execute("CREATE EXTENSION vector")  # its functions are written in C
+        assert session.execute(alone).fetchall() == []
+        session.execute("CREATE FUNCTION erp.plus(int) RETURNS int LANGUAGE sql PARALLEL SAFE AS 'SELECT $1 + 1'")
+        assert session.execute(alone).fetchall() == [("0",)]

@@ -14,7 +14,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.statements import settings
-from airflow_provider_safecopy.transfer.statements.proof import proof
+from airflow_provider_safecopy.transfer.statements.proof import proof, read_alone
 from airflow_provider_safecopy.transfer.statements.rows import (
     create_staging,
     hide_staging,
@@ -105,7 +105,8 @@ def export_opening(*, snapshot: str, nonce: str, seconds: float, lock_wait: floa
     """What an export psql runs first that is to export one table after the other, all under `snapshot`."""
     begin = SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     seen = SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot))
-    first = _begin(begin, seen, seconds=seconds, lock_wait=lock_wait, last=[SQL("SAVEPOINT {}").format(_BEFORE_EACH)])
+    last = [read_alone(), SQL("SAVEPOINT {}").format(_BEFORE_EACH)]
+    first = _begin(begin, seen, seconds=seconds, lock_wait=lock_wait, last=last)
     return _script([first, *_backend(nonce)])
 
 
