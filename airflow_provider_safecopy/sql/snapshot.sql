@@ -58,18 +58,23 @@ WHERE seen.oid::regclass::text <> seen.name
    OR seen.relkind IN ('r', 'm') AND NULLIF(seen.relfilenode, 0) IS DISTINCT FROM pg_relation_filenode(seen.oid)
 
 -- name: waits_for_us
--- The session that one of `readers` waits for, and that waits for this one, directly or through other sessions. The server
--- detects no such deadlock, because this session waits for no lock.
-WITH RECURSIVE waiting AS (
+-- The session that one of `readers` waits for, and that waits for a session of the same copy, directly or through other
+-- sessions. The server detects no such deadlock, because that session waits for no lock: it holds the snapshot, or is
+-- another lane, which may read for hours.
+WITH RECURSIVE ours AS (
+    SELECT a.pid FROM pg_stat_activity a
+    WHERE a.pid = pg_backend_pid() OR a.application_name = current_setting('application_name') AND a.usename = session_user
+), waiting AS (
     SELECT r.pid AS reader, b.pid, ARRAY[r.pid] AS behind
     FROM unnest(%(readers)s::int[]) AS r(pid) CROSS JOIN LATERAL unnest(pg_blocking_pids(r.pid)) AS b(pid)
     UNION ALL
     SELECT w.reader, b.pid, w.behind || w.pid
     FROM waiting w CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b(pid)
-    WHERE w.pid <> ALL (w.behind) AND w.pid <> pg_backend_pid()
+    WHERE w.pid <> ALL (w.behind) AND w.pid NOT IN (SELECT pid FROM ours)
 )
-SELECT a.pid, a.usename::text AS role, a.application_name AS application,
+SELECT a.pid, a.usename::text AS role, a.application_name AS application, w.pid = pg_backend_pid() AS for_snapshot,
        (SELECT l.relation::regclass::text FROM pg_locks l
         WHERE l.pid = w.reader AND NOT l.granted AND l.locktype = 'relation' LIMIT 1) AS relation
 FROM waiting w JOIN pg_stat_activity a ON a.pid = w.behind[cardinality(w.behind)]
-WHERE w.pid = pg_backend_pid() AND cardinality(w.behind) > 1 LIMIT 1
+WHERE w.pid IN (SELECT pid FROM ours) AND cardinality(w.behind) > 1
+ORDER BY for_snapshot DESC LIMIT 1

@@ -376,3 +376,41 @@ def test_workers_read_where_no_function_can_hide_a_table(hosts: Hosts) -> None:
         assert session.execute(alone).fetchall() == []
         session.execute("CREATE FUNCTION erp.plus(int) RETURNS int LANGUAGE sql PARALLEL SAFE AS 'SELECT $1 + 1'")
         assert session.execute(alone).fetchall() == [("0",)]
+
+
+def test_a_lane_that_waits_behind_what_waits_for_another_lane_ends_in_seconds(
+    hosts: Hosts, mocker: MockerFixture, nothing_left: NothingLeft
+) -> None:
+    """Neither lane is slow, and no server sees a deadlock: but the source stands still for as long as the first one reads.
+
+    Our own session holds no lock here, and rate_limit leaves bytes of the first lane unread.
+    """
+    hosts.source.execute(WORKERS)
+    hosts.source.execute("INSERT INTO erp.plain SELECT n, repeat('x', 500) FROM generate_series(30000, 70000) n")
+    begin, pids = export.start, list[int]()
+
+    def truncate() -> None:
+        with hosts.source.connect() as session:
+            pids.append(session.info.backend_pid)
+            session.execute("TRUNCATE erp.rate")
+
+    thread, started = threading.Thread(target=truncate), list[Any]()
+
+    def start(*args: Any, **kwargs: Any) -> Any:
+        if started:
+            until(lambda: hosts.source.value("SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'erp.rate'::regclass)"))
+            thread.start()
+            until(lambda: _waiting(hosts.source, "TRUNCATE"))
+        started.append(begin(*args, **kwargs))
+        return started[-1]
+
+    mocker.patch.object(export, "start", start)
+    with pytest.raises(StageError, match=r"waits to change erp\.rate, which another lane of this copy keeps") as caught:
+        hosts.copy(
+            "plain", where="erp.factor(id) > 0", parallel=2, publish="delete_insert", min_rows=0, rate_limit=1024 * 1024
+        )
+    thread.join()
+    assert f"pid {pids[0]} (" in caught.value.message
+    assert caught.value.retryable
+    assert len(hosts.rows()) == 2
+    nothing_left(hosts.source, hosts.target)
