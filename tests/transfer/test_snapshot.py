@@ -15,6 +15,7 @@ from pytest_mock import MockerFixture
 from airflow_provider_safecopy import pipeline, sql
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.pipeline import line
+from airflow_provider_safecopy.pipeline import round as batch_round
 from airflow_provider_safecopy.transfer import export
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.psql import Psql
@@ -345,7 +346,11 @@ def test_what_only_parallel_workers_read_is_proven_too(
         hosts.source.execute(f'ALTER DATABASE "{hosts.source.name}" SET {name} = {value}')
     assert "Gather" in str(hosts.source.rows(f"EXPLAIN {BY_WORKERS}"))
     spec = CopySpec(
-        source_sql=BY_WORKERS, target_table=TableName("dw", "copied"), min_rows=0, publish="delete_insert", max_shrink=None
+        source_sql=BY_WORKERS,
+        target_table=TableName("dw", "copied"),
+        min_rows=0,
+        publish="delete_insert",
+        max_shrink=None,
     )
     begin = Psql.start
 
@@ -398,7 +403,9 @@ def test_a_lane_that_waits_behind_what_waits_for_another_lane_ends_in_seconds(
 
     def start(*args: Any, **kwargs: Any) -> Any:
         if started:
-            until(lambda: hosts.source.value("SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'erp.rate'::regclass)"))
+            until(
+                lambda: hosts.source.value("SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'erp.rate'::regclass)")
+            )
             thread.start()
             until(lambda: _waiting(hosts.source, "TRUNCATE"))
         started.append(begin(*args, **kwargs))
@@ -414,3 +421,34 @@ def test_a_lane_that_waits_behind_what_waits_for_another_lane_ends_in_seconds(
     assert caught.value.retryable
     assert len(hosts.rows()) == 2
     nothing_left(hosts.source, hosts.target)
+
+
+def test_a_batch_keeps_no_lock_of_what_it_has_read(database: MakeDatabase, mocker: MockerFixture) -> None:
+    """A session that keeps locks, and then waits for the next table, is a deadlock with a job that reloads all of them."""
+    source, target = database(), database()
+    source.execute(
+        "CREATE TABLE t0 (id int); INSERT INTO t0 VALUES (1); CREATE TABLE base (id int); INSERT INTO base VALUES (2);"
+        "CREATE VIEW t1 AS SELECT id FROM base; CREATE TABLE t2 (id int); INSERT INTO t2 VALUES (3)"
+    )
+    names = ("t0", "t1", "t2")
+    for name in names:
+        target.execute(f"CREATE TABLE {name} (id int)")
+    held: list[str] = []
+    locked = (
+        "SELECT l.relation::regclass::text FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+        "WHERE a.application_name LIKE 'safecopy:%' AND l.relation >= 16384 AND a.datname = current_database()"
+    )
+    publish = batch_round.publish
+
+    def look(plan: Any, *args: Any, **kwargs: Any) -> Any:
+        """The shuttle may read the table after this one by now."""
+        following = {"t0": {"t1", "base"}, "t1": {"t2"}, "t2": set[str]()}[plan.target_name.name]
+        until(lambda: {name for (name,) in source.rows(locked)} <= following, 15)
+        held.append(plan.target_name.name)
+        return publish(plan, *args, **kwargs)
+
+    mocker.patch.object(batch_round, "publish", look)
+    specs = [CopySpec(source_table=TableName("public", name), target_table=TableName("public", name)) for name in names]
+    report = pipeline.copy_tables(specs, source.endpoint, target.endpoint)
+    assert report.status == "published"
+    assert held == list(names)

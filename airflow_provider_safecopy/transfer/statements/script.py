@@ -113,12 +113,12 @@ def export_opening(*, snapshot: str, nonce: str, seconds: float, lock_wait: floa
 def export_next(read: Composable, *, format: str, output: str, nonce: str, snapshot: str) -> str:  # noqa: A002 -- SQL's own word
     """Return the next export of a shuttle: COPY `read` into `output`, and its checks. Only for plain SQL.
 
-    Settings are pinned again, because the table before may have run a function that changed them. Its locks are released,
-    because the source proof covers all that is locked.
+    Settings are pinned again, because the table before may have run a function that changed them. Its locks are released
+    after the source proof, which covers all that is locked: this session then idles, and others wait for no lock of it.
     """
-    anew = SQL("ROLLBACK TO SAVEPOINT {}").format(_BEFORE_EACH)
     copy = _write_to_file(export_copy(read, format=format), output)
-    return _script([_join([anew, *settings.pins()]), copy, *_export_checks(nonce, snapshot)])
+    anew = SQL("ROLLBACK TO SAVEPOINT {};").format(_BEFORE_EACH)
+    return _script([_join(settings.pins()), copy, *_export_checks(nonce, snapshot), anew])
 
 
 def load_opening(nonce: str) -> str:
