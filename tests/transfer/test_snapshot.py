@@ -14,11 +14,11 @@ from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy import pipeline, sql
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.pipeline import line
 from airflow_provider_safecopy.pipeline import round as batch_round
-from airflow_provider_safecopy.transfer import export
+from airflow_provider_safecopy.transfer import draft, export
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.psql import Psql
+from airflow_provider_safecopy.transfer.publish import publish
 from airflow_provider_safecopy.transfer.shuttle import Shuttle
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
@@ -278,46 +278,51 @@ def test_what_was_defined_anew_after_the_snapshot_is_noticed(database: MakeDatab
         assert session.execute(replaced).fetchone() != ("",)
 
 
-def test_planning_locks_no_partition_before_its_parent(hosts: Hosts, mocker: MockerFixture) -> None:
+# A relation, what locks it, and what then locks a table below it.
+ABOVE_AND_BELOW: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "partition": ("parted", "LOCK TABLE ONLY erp.parted", "LOCK TABLE ONLY erp.parted_high", MODES["replace"]),
+    "table of a view": (
+        "seen",
+        "ALTER VIEW erp.seen SET (security_barrier = false)",
+        "LOCK TABLE ONLY erp.plain",
+        MODES["replace"],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ABOVE_AND_BELOW)
+def test_planning_locks_nothing_before_what_is_above_it(hosts: Hosts, mocker: MockerFixture, what: str) -> None:
     """Whoever exchanges partitions locks the parent first; in the other order their session could be the deadlock's victim."""
-    hosts.target.execute(
-        "DROP TABLE dw.copied; CREATE TABLE dw.copied (id bigint PRIMARY KEY, note text) PARTITION BY RANGE (id);"
-        "CREATE TABLE dw.copied_all PARTITION OF dw.copied DEFAULT"
-    )
+    relation, above, below, mode = ABOVE_AND_BELOW[what]
     failed: list[psycopg.Error] = []
-    planning, threads = line._drafted, list[threading.Thread]()
+    expect, threads = draft._expect, list[threading.Thread]()
     locked = threading.Event()
 
-    def exchange(database: Database, parent: str, partition: str) -> None:
+    def exchange() -> None:
         try:
-            with database.connect() as session, session.transaction():
-                session.execute(f"SET deadlock_timeout = '50ms'; LOCK TABLE ONLY {parent}".encode())
+            with hosts.source.connect() as session, session.transaction():
+                session.execute(f"SET deadlock_timeout = '50ms'; {above}".encode())
                 locked.set()
-                until(lambda: _waiting(database, ""))
-                session.execute(f"LOCK TABLE ONLY {partition}".encode())
+                until(lambda: _waiting(hosts.source, ""))
+                session.execute(below.encode())
         except psycopg.Error as error:
             failed.append(error)
 
-    def draft(*args: Any, **kwargs: Any) -> Any:
-        """Plan in the snapshot's transaction while another session exchanges partitions of both ends, one after the other."""
+    def explain(*args: Any, **kwargs: Any) -> Any:
+        """Let the other session come between two questions of planning, in the snapshot's transaction."""
         if not threads and hosts.source.value(_KEEPERS):
-            for arguments in (
-                (hosts.source, "erp.parted", "erp.parted_high"),
-                (hosts.target, "dw.copied", "dw.copied_all"),
-            ):
-                locked.clear()
-                threads.append(threading.Thread(target=exchange, args=arguments))
-                threads[-1].start()
-                assert locked.wait(30)
-        return planning(*args, **kwargs)
+            threads.append(threading.Thread(target=exchange))
+            threads[-1].start()
+            assert locked.wait(30)
+        return expect(*args, **kwargs)
 
-    mocker.patch.object(line, "_drafted", draft)
-    report = hosts.copy("parted", publish="delete_insert")
+    mocker.patch.object(draft, "_expect", explain)
+    report = hosts.copy(relation, **mode)
     for thread in threads:
         thread.join()
     assert threads
     assert not failed
-    assert report.rows == 900
+    assert report.status == "published"
 
 
 WORKERS = """
@@ -438,7 +443,6 @@ def test_a_batch_keeps_no_lock_of_what_it_has_read(database: MakeDatabase, mocke
         "SELECT l.relation::regclass::text FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
         "WHERE a.application_name LIKE 'safecopy:%' AND l.relation >= 16384 AND a.datname = current_database()"
     )
-    publish = batch_round.publish
 
     def look(plan: Any, *args: Any, **kwargs: Any) -> Any:
         """The shuttle may read the table after this one by now."""
