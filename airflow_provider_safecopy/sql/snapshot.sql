@@ -25,6 +25,8 @@ WHERE CASE WHEN found.seen IS NULL THEN pg_catalog.pg_get_indexdef(found.oid) IS
                ARRAY(SELECT t.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(found.oid) t ORDER BY 1)
                <> ARRAY(WITH RECURSIVE tree AS (
                             SELECT found.oid UNION SELECT i.inhrelid FROM tree b JOIN pg_catalog.pg_inherits i ON i.inhparent = b.oid
+                            -- Not one that is being detached: a column since version 14.
+                            WHERE NOT COALESCE((pg_catalog.to_jsonb(i) ->> 'inhdetachpending')::boolean, false)
                         ) SELECT b.oid FROM tree b ORDER BY 1)
            ELSE false END
    -- A definition that the snapshot sees, and that a transaction after it has replaced or removed: of a column, a view, a
