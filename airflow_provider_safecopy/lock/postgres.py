@@ -17,7 +17,6 @@ from uuid import UUID, uuid4
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
-from psycopg.types.json import Jsonb
 
 from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.endpoint import Endpoint
@@ -33,6 +32,7 @@ from airflow_provider_safecopy.lock.model import (
     Promise,
     application_name,
 )
+from airflow_provider_safecopy.lock.row_wait import LOCKED, RowWait, blame, find_row_holders
 from airflow_provider_safecopy.lock.rows import asked_by, displaced_of, event_of, held, holder_of, interval, lease_of
 
 log = logging.getLogger(__name__)
@@ -44,12 +44,13 @@ _ANSWER_SECONDS = {"heartbeat": 2.0, "release": 2.0, "others": 5.0}
 _MAKING_SECONDS = 30.0
 _AGAIN_SECONDS = 3.0
 _PATIENCE_SECONDS = 5.0
-_LOCKED = "55P03"
 _NOT_MADE = frozenset({"3F000", "42P01", "42703"})  # no schema, no table, or one of an older layout
 # The server has ended the session.
 _ENDED = frozenset({"57P01", "57P02", "57P03", "57P05"})
 # Whose answer, lost with the connection, cannot be had by asking again.
 _ONCE = frozenset({"acquire", "force_release"})
+# A wait for a row ends these at once; the others ask again, and name the holders in the end.
+_BLAMES = frozenset({"heartbeat", "release", "revoke", "terminate", "refused", "ensure"})
 _NOBODY = Contender("", member="", place=None)
 
 
@@ -97,16 +98,8 @@ class PostgresStore:
 
         Makes the schema `safecopy` where there is none yet.
         """
-        asked = asked_by(contender) | {
-            "name": name,
-            "lease_id": uuid4(),
-            "place": Jsonb(contender.place.as_dict()) if contender.place else None,
-            "detached": contender.detached,
-            "stale_after": interval(promise.stale_after),
-            "crash_grace": interval(promise.crash_grace),
-            "dead": list(dead),
-        }
-        deadline, made = time.monotonic() + self._patience, False
+        asked = rows.wanted_by(contender, promise, dead) | {"name": name, "lease_id": uuid4()}
+        wait, made = RowWait(name, self._patience, self._all), False
         while True:
             try:
                 if row := self._one("acquire", asked):
@@ -115,16 +108,17 @@ class PostgresStore:
                 if error.sqlstate in _NOT_MADE and not made:
                     made = self._make()
                     continue
-                if error.sqlstate != _LOCKED:
+                if error.sqlstate != LOCKED:
                     raise
-                # It may be ours, but a publisher holds the row: end it, if it may be displaced indeed.
+                # It may be ours, but another session holds the row: end it if it is a publisher that may be displaced.
                 ended = self._all("terminate", asked | {"whoever": False})
                 log.info("lock %s: ended %d sessions of a holder that may be displaced", name, len(ended))
-                if time.monotonic() < deadline:
+                if wait.has_time():
                     continue
+                wait.require_own_sessions(self.holder(name), error)
             holder = self._seen(name)
             # Let go of in between: it may be ours after all.
-            if holder and (holder.owner_key is not None or holder.takeable_in or time.monotonic() > deadline):
+            if holder and (holder.owner_key is not None or holder.takeable_in or wait.is_over):
                 return holder
 
     def heartbeat(self, lease: Lease, *, phase: int, count: int) -> float:
@@ -201,13 +195,15 @@ class PostgresStore:
 
     def _forced(self, name: str, *, kind: str, overdue: float, dead: Collection[str], reason: str) -> Displaced | None:
         asked = {"name": name, "kind": kind, "overdue": interval(overdue), "dead": list(dead), "reason": reason}
-        deadline = time.monotonic() + self._patience
+        wait = RowWait(name, self._patience, self._all)
         while True:
             try:
                 row = self._one("force_release", asked)
             except LockStoreError as error:
-                if error.sqlstate != _LOCKED or time.monotonic() > deadline:
+                if error.sqlstate != LOCKED:
                     raise
+                if not wait.has_time():
+                    raise blame(error, find_row_holders(self._all, [name])) from error
                 # A person wants it free whoever holds it.
                 self._all("terminate", asked_by(_NOBODY) | asked | {"whoever": kind == "force-release"})
             else:
@@ -247,7 +243,10 @@ class PostgresStore:
         except (psycopg.Error, UnicodeEncodeError) as error:
             name = asked.get("name")
             what = "the lock" if name is None else f"lock {name}"
-            raise schema.failed(f"{self.endpoint}: {what} cannot be asked ({statement})", error, lock=name) from error
+            failure = schema.failed(f"{self.endpoint}: {what} cannot be asked ({statement})", error, lock=name)
+            if statement in _BLAMES and failure.sqlstate == LOCKED:
+                failure = blame(failure, find_row_holders(self._all, [str(name)]))
+            raise failure from error
 
     def _said(self, statement: str, asked: Mapping[str, Any]) -> list[DictRow]:
         """One message: the settings, then the statement; the answer to the statement."""

@@ -16,9 +16,10 @@ import psycopg
 from psycopg.rows import dict_row
 
 from airflow_provider_safecopy import sql, wire
+from airflow_provider_safecopy.blocker import Blocker, list_blockers
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import SafeCopyError, StageTimeoutError
-from airflow_provider_safecopy.transfer.blocker import Blocker, list_blockers
+from airflow_provider_safecopy.transfer.blocker import read_blocker
 from airflow_provider_safecopy.transfer.name import TableName
 
 if TYPE_CHECKING:
@@ -114,10 +115,10 @@ class Lookout:
     def _find_blockers(self, session: psycopg.Connection[dict[str, Any]], pid: int) -> tuple[Blocker, ...]:
         """Return the blockers of session `pid`, and those of blockers that only wait in the queue."""
         asked = {"target": 0, "application": self._name}
-        found = [Blocker.from_row(row) for row in session.execute(_BLOCKERS["in_the_way"], asked | {"waiting": pid})]
+        found = [read_blocker(row) for row in session.execute(_BLOCKERS["in_the_way"], asked | {"waiting": pid})]
         for queued in [each.pid for each in found if not each.holds and each.pid]:
             rows = session.execute(_BLOCKERS["in_the_way"], asked | {"waiting": queued})
-            found += [each for each in map(Blocker.from_row, rows) if each.pid not in {one.pid for one in found}]
+            found += [each for each in map(read_blocker, rows) if each.pid not in {one.pid for one in found}]
         return tuple(found)
 
     def _connect(self) -> psycopg.Connection[dict[str, Any]] | None:
@@ -157,4 +158,4 @@ def _describe_wait(waiter: dict[str, Any]) -> str:
 
 def find_holders(session: Session, table: LiteralString) -> tuple[Blocker, ...]:
     """Return who holds a lock on one of our tables that a write would wait for, without waiting."""
-    return tuple(map(Blocker.from_row, session.all(_BLOCKERS["holders_by_name"], {"table": table})))
+    return tuple(map(read_blocker, session.all(_BLOCKERS["holders_by_name"], {"table": table})))
