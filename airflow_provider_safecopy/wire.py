@@ -22,6 +22,9 @@ class Watcher(Protocol):
     def look(self, seconds: float) -> None:
         """Called a few times a second while an answer is due, after `seconds` of waiting. Must not raise."""
 
+    def explain(self) -> str:
+        """Return what the answer waits for; empty if unknown."""
+
 
 class PromptConnection(psycopg.Connection[Any]):
     """A session that waits no longer than `patience` seconds for each answer, and is closed then.
@@ -90,8 +93,10 @@ class PromptConnection(psycopg.Connection[Any]):
         began = time.monotonic()
         try:
             return super().wait(_in_time(gen, self.patience, self._limit, lambda: self._look(began)), interval, **more)
-        except LateError:
+        except LateError as error:
             self.close()
+            if self.lookout is not None and (why := self.lookout.explain()):
+                raise LateError(f"{error}; {why}") from error
             raise
 
     def _look(self, began: float) -> None:

@@ -32,7 +32,7 @@ from airflow_provider_safecopy.lock.model import (
     Promise,
     application_name,
 )
-from airflow_provider_safecopy.lock.row_wait import LOCKED, RowWait, blame, find_row_holders
+from airflow_provider_safecopy.lock.row_wait import LOCKED, RowWait, blame, blame_at_once, find_row_holders
 from airflow_provider_safecopy.lock.rows import asked_by, displaced_of, event_of, held, holder_of, interval, lease_of
 
 log = logging.getLogger(__name__)
@@ -49,8 +49,6 @@ _NOT_MADE = frozenset({"3F000", "42P01", "42703"})  # no schema, no table, or on
 _ENDED = frozenset({"57P01", "57P02", "57P03", "57P05"})
 # Whose answer, lost with the connection, cannot be had by asking again.
 _ONCE = frozenset({"acquire", "force_release"})
-# A wait for a row ends these at once; the others ask again, and name the holders in the end.
-_BLAMES = frozenset({"heartbeat", "release", "revoke", "terminate", "refused", "ensure"})
 _NOBODY = Contender("", member="", place=None)
 
 
@@ -77,6 +75,7 @@ class PostgresStore:
         self._statements = statements
         self._connection: wire.PromptConnection | None = None
         self._trusted: wire.PromptConnection | None = None
+        self.watcher: wire.Watcher | None = None  # of a grant: its COMMIT may wait for standbys
         self._turn = threading.Lock()
         self._process = os.getpid()
 
@@ -244,9 +243,7 @@ class PostgresStore:
             name = asked.get("name")
             what = "the lock" if name is None else f"lock {name}"
             failure = schema.failed(f"{self.endpoint}: {what} cannot be asked ({statement})", error, lock=name)
-            if statement in _BLAMES and failure.sqlstate == LOCKED:
-                failure = blame(failure, find_row_holders(self._all, [str(name)]))
-            raise failure from error
+            raise blame_at_once(failure, statement, self._all, [str(name)]) from error
 
     def _said(self, statement: str, asked: Mapping[str, Any]) -> list[DictRow]:
         """One message: the settings, then the statement; the answer to the statement."""
@@ -255,7 +252,7 @@ class PostgresStore:
             "lock_timeout": f"{round(_LOCK_STEP_SECONDS * 1000)}ms",
             "statement_timeout": f"{round(seconds * 1000)}ms",
         }
-        with self._open_cursor(seconds + 1) as cursor:
+        with self._open_cursor(seconds + 1, self.watcher if statement == "acquire" else None) as cursor:
             backend = cursor.connection.info.backend_pid
             message = self._statements["settings"] + self._check() + self._statements[statement]
             cursor.execute(message, {**asked, **settings, "backend": backend})
@@ -265,11 +262,14 @@ class PostgresStore:
             return cursor.fetchall() if cursor.description else []
 
     @contextmanager
-    def _open_cursor(self, patience: float) -> Iterator[psycopg.ClientCursor[DictRow]]:
+    def _open_cursor(
+        self, patience: float, watcher: wire.Watcher | None = None
+    ) -> Iterator[psycopg.ClientCursor[DictRow]]:
         """Yield a cursor for one message, alone with the connection; abandon that if a signal interrupts."""
         fork.require_own_process(self._process, self.endpoint)
         with self._turn:
             connection = self._connected(patience)
+            connection.lookout = watcher
             try:
                 yield psycopg.ClientCursor(connection, row_factory=dict_row)
             except psycopg.Error:

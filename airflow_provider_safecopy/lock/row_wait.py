@@ -24,6 +24,9 @@ LOCKED = "55P03"
 _FIRST_SECONDS = 1.0
 _HINT = "have that session end its transaction, or end it with SELECT pg_terminate_backend(pid); then run this again"
 
+# A wait for a row ends these at once; the others ask again, and name the holders in the end.
+_BLAMED_AT_ONCE = frozenset({"heartbeat", "release", "revoke", "terminate", "refused", "ensure"})
+
 Ask = Callable[[str, Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 """Ask the store a statement of `sql/lock.sql`. Raises `LockStoreError`."""
 
@@ -83,6 +86,13 @@ def blame(error: LockStoreError, found: Sequence[Blocker]) -> LockStoreError:
     if found:
         named.blockers = tuple(blocker.as_dict() for blocker in found)
     return named
+
+
+def blame_at_once(error: LockStoreError, statement: str, ask: Ask, names: Sequence[str]) -> LockStoreError:
+    """Return `error`, with the holders of the rows if `statement` does not ask for them by itself."""
+    if statement in _BLAMED_AT_ONCE and error.sqlstate == LOCKED:
+        return blame(error, find_row_holders(ask, names))
+    return error
 
 
 def _narrow(ask: Ask, names: Sequence[str], found: Mapping[Blocker, frozenset[str]]) -> list[Blocker]:

@@ -26,7 +26,7 @@ from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.loss import lost
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.row_wait import LOCKED, blame, find_row_holders
+from airflow_provider_safecopy.lock.row_wait import LOCKED, blame_at_once
 from airflow_provider_safecopy.lock.rows import held, interval, lease_of, remaining_of, wanted_by
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class SeveralStore(PostgresStore):
             return []
         settings = {"lock_timeout": f"{_STEP_SECONDS * 1000:.0f}ms", "statement_timeout": f"{_ANSWER_SECONDS:.0f}s"}
         try:
-            with self._open_cursor(_ANSWER_SECONDS + 1) as cursor:
+            with self._open_cursor(_ANSWER_SECONDS + 1, self.watcher if statement == "acquire" else None) as cursor:
                 backend = {"backend": cursor.connection.info.backend_pid}
                 before = _LOCK["settings"] + self._check() + (first or "")
                 opening = cursor.mogrify(before, {**settings, **(given or {})})
@@ -88,8 +88,8 @@ class SeveralStore(PostgresStore):
         except psycopg.Error as error:
             self.close()  # the plan would be left behind in the session
             failure = schema.failed(f"{self.endpoint}: the locks cannot be asked ({statement})", error)
-            if statement == "heartbeat" and failure.sqlstate == LOCKED:
-                failure = blame(failure, find_row_holders(self._all, [one["name"] for one in asked]))
+            if statement == "heartbeat":  # the others are asked again, one by one
+                failure = blame_at_once(failure, statement, self._all, [one["name"] for one in asked])
             raise failure from error
 
 

@@ -22,6 +22,7 @@ from airflow_provider_safecopy.errors import (
     Refusal,
     SafeCopyError,
     StageError,
+    StageTimeoutError,
     StalledError,
 )
 from airflow_provider_safecopy.lock.gate import Gate
@@ -31,6 +32,7 @@ from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.transfer import catalog, creation, refusal
 from airflow_provider_safecopy.transfer.lookout import find_holders, lock_wait_error
 from airflow_provider_safecopy.transfer.model import Progress
+from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import LOCKED
 from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session, end_stage_sessions, open_session
@@ -67,18 +69,26 @@ class Attempt:
 
     def lock(self, target: Session, judge: Judge | None) -> LivingLock:
         """The lock that was asked for, and always the table's own: two runs may call it differently. Not held yet."""
-        table = self.spec.target_table
-        relatives: frozenset[str] = frozenset()
-        with target.obeys(self.abort), target.within(self.spec.timeouts.verify):
-            if not any(refusal.of_name(target, table)):
-                found = catalog.describe(target, table)
-                table = (found and found.name) or creation.place(target, table)
-                relatives = frozenset(map(str, found.kin)) if found else relatives
+        table, relatives = self._describe_target(target)
         store = PostgresStore(
             target.endpoint, attempt=self.contender.attempt, connect_timeout=self.spec.timeouts.connect
         )
+        store.watcher = target.lookout
         names, promise = {self.spec.lock or str(table), str(table)}, Promise(stale_after=self.spec.patience)
         return LivingLock(names, store, contender=self.contender, promise=promise, judge=judge, relatives=relatives)
+
+    def _describe_target(self, target: Session) -> tuple[TableName, frozenset[str]]:
+        """Return the table's full name, and its partitions and parents. Raises `StageTimeoutError` if one stays locked."""
+        table = self.spec.target_table
+        try:
+            with target.obeys(self.abort), target.within(self.spec.timeouts.verify):
+                if any(refusal.of_name(target, table)):
+                    return table, frozenset()
+                found = catalog.describe(target, table)
+                kin = frozenset(map(str, found.kin)) if found else frozenset()
+                return (found and found.name) or creation.place(target, table), kin
+        except psycopg.errors.LockNotAvailable as error:
+            raise lock_wait_error(error, "plan", f"{table} or a partition of it", target.lookout) from error
 
     def gate(self, lock: LivingLock, source: Endpoint) -> Gate:
         """The gate before the source."""
@@ -178,6 +188,8 @@ def name_blockers(source: Session, target: Session) -> Iterator[None]:
     except StageError as error:
         lookout = source.lookout if error.stage == "export" else target.lookout
         found = lookout.blockers()
+        if isinstance(error, StalledError | StageTimeoutError) and (standbys := lookout.describe_standbys()):
+            error.message = f"{error.message}; {standbys}"
         if error.blockers or not found or not (error.sqlstate == LOCKED or isinstance(error, StalledError)):
             raise
         error.blockers = tuple(blocker.as_dict() for blocker in found)

@@ -286,6 +286,7 @@ def _drafted(specs: Sequence[CopySpec], drafts: Drafts) -> Iterator[CopyPlan]:
 def _locks(asked: Attempt, target: Session, judge: Judge | None) -> TableLocks:
     spec, mine = asked.spec, asked.contender
     store = SeveralStore(target.endpoint, attempt=mine.attempt, connect_timeout=spec.timeouts.connect)
+    store.watcher = target.lookout
     return TableLocks(spec.lock, store, contender=mine, promise=Promise(stale_after=spec.patience), judge=judge)
 
 
