@@ -33,7 +33,7 @@ class PromptConnection(psycopg.Connection[Any]):
     longer answers at all while its TCP connection lives. Inside `within` the block's limit holds instead, for all its
     answers together. It needs no thread, which would cost more than many an answer. Raises psycopg.OperationalError.
 
-    It belongs to the process that made it: to close or cancel it in a forked child does not affect the parent.
+    It belongs to the process that made it: to close, cancel or ask it in a forked child does not affect the parent.
     """
 
     patience: float = 6.0
@@ -46,9 +46,14 @@ class PromptConnection(psycopg.Connection[Any]):
         super().__init__(*args, **kwargs)
         self._process = os.getpid()
 
+    @property
+    def is_own(self) -> bool:
+        """Whether this process made it, and not its parent."""
+        return os.getpid() == self._process
+
     def close(self) -> None:
         """Close the session; in a forked child nothing is sent over the socket that it shares with its parent."""
-        if os.getpid() == self._process:
+        if self.is_own:
             super().close()
 
     @contextmanager
@@ -76,7 +81,7 @@ class PromptConnection(psycopg.Connection[Any]):
 
     def stop(self) -> None:
         """Cancel what is running. May be called from a signal handler; a cancel that fails costs time, not safety."""
-        if os.getpid() != self._process:
+        if not self.is_own:
             return
         with suppress(psycopg.Error):
             self.cancel_safe(timeout=_CANCEL_SECONDS)
@@ -89,6 +94,8 @@ class PromptConnection(psycopg.Connection[Any]):
 
     def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
         """What psycopg asks for each answer. It looks around every `interval` seconds."""
+        if not self.is_own:  # before anything is sent: the parent would take the answer for its own
+            raise psycopg.OperationalError("this session belongs to the parent process")
         more = {} if timeout is None else {"timeout": timeout}  # unknown to psycopg 3.2
         began = time.monotonic()
         try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import psycopg
 
@@ -39,6 +41,8 @@ from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session, 
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
 log = logging.getLogger(__name__)
+
+_Of = TypeVar("_Of")
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,21 @@ class Attempt:
         """The gate before the source."""
         spec = self.spec
         return Gate(lock.store, str(source), spec.launch_interval, self.contender, spec.timeouts.connect)
+
+
+def of_own_process(progress: Callable[[_Of], None]) -> Callable[[_Of], None]:
+    """Return `progress`, but end a child that it forks: a copy goes on in the process that began it.
+
+    Cleaning up in the child leaves alone what belongs to the parent.
+    """
+    process = os.getpid()
+
+    def report(at: _Of) -> None:
+        progress(at)
+        if os.getpid() != process:
+            raise AbortedError("a forked child cannot go on with the copy of its parent")
+
+    return report
 
 
 def require_excluded(plan: CopyPlan, relatives: Collection[str]) -> None:
@@ -235,6 +254,8 @@ def _see_gone(
     error: BaseException | None, attempt: Attempt, sessions: Iterable[Session], spared: tuple[int, ...]
 ) -> None:
     for session in sessions:
+        if not session.connection.is_own:  # a forked child that leaves its parent's copy
+            continue
         try:
             _end_sessions(session, attempt.name, spared)
         except (SafeCopyError, psycopg.Error) as other:

@@ -32,6 +32,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     end_displaced,
     ending_the_lost,
     name_holders,
+    of_own_process,
     telling_aborts,
     telling_losses,
     telling_the_lost_lock,
@@ -115,7 +116,9 @@ def copy_tables(
         with gate.turn(abort):
             ours = stack.enter_context(asked.session(source, read_only=True))
         ours.lookout.turn = gate.glance
-        batch = _Batch(asked, lock, gate, ours, theirs, Drafts(ours, theirs), on_busy, progress or (lambda _: None))
+        batch = _Batch(
+            asked, lock, gate, ours, theirs, Drafts(ours, theirs), on_busy, of_own_process(progress or (lambda _: None))
+        )
         batch.decide(specs, keep_going=keep_going)
         batch.begin()
         batch.carry()
