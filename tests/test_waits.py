@@ -193,28 +193,46 @@ def test_a_wait_ends_after_lock_wait_timeout_with_the_blocker_in_the_error(
     nothing_left(source, target)
 
 
-@pytest.mark.parametrize("side", ["source", "target"])
 @pytest.mark.parametrize("command", ["copy", "plan", "copy_tables", "plan_tables"])
 def test_a_locked_partition_is_named_with_its_holder_in_the_error(
-    source: Database, target: Database, command: str, side: str
+    source: Database, target: Database, command: str
 ) -> None:
     """The kind: what a control session asks before the plan, outside of what adds the blockers to an error."""
     for database in (source, target):
         database.execute(PARTITIONED)
-    asked = spec(timeouts=Timeouts(lock_wait=3))
-    run: Callable[[], object] = {
-        "copy": lambda: pipeline.copy(asked, source.endpoint, target.endpoint),
-        "plan": lambda: pipeline.plan(asked, source.endpoint, target.endpoint),
-        "copy_tables": lambda: pipeline.copy_tables([asked], source.endpoint, target.endpoint),
-        "plan_tables": lambda: pipeline.plan_tables([asked], source.endpoint, target.endpoint),
-    }[command]
-    place = source if side == "source" else target
-    with holding(place, locked('"영업"."조각"')) as holder, pytest.raises(StageTimeoutError) as caught:
+    run = commands(source, target)[command]
+    with holding(source, locked('"영업"."조각"')) as holder, pytest.raises(StageTimeoutError) as caught:
         run()
     (found,) = caught.value.blockers
     assert (found["pid"], found["application_name"], found["relation"]) == (holder.pid, "migration", "영업.조각")
     assert f"pid {holder.pid} (postgres, migration" in str(caught.value)
     assert (caught.value.stage, caught.value.retryable) == ("plan", True)
+
+
+@pytest.mark.parametrize("command", ["plan", "plan_tables"])
+def test_a_locked_partition_of_the_target_keeps_no_plan_waiting(
+    source: Database, target: Database, command: str
+) -> None:
+    """Planning locks nothing of the target's partitions; the publish waits for them, and names their holder."""
+    for database in (source, target):
+        database.execute(PARTITIONED)
+    source.execute(f"INSERT INTO {TABLE} SELECT generate_series(1, 3)")
+    with holding(target, locked('"영업"."조각"')) as holder:
+        commands(source, target)[command]()
+        with pytest.raises(StageTimeoutError) as caught:
+            commands(source, target)["copy"]()
+    assert f"pid {holder.pid} (postgres, migration" in str(caught.value)
+    assert (caught.value.stage, caught.value.retryable) == ("publish", True)
+
+
+def commands(source: Database, target: Database) -> dict[str, Callable[[], object]]:
+    asked = spec(timeouts=Timeouts(lock_wait=3))
+    return {
+        "copy": lambda: pipeline.copy(asked, source.endpoint, target.endpoint),
+        "plan": lambda: pipeline.plan(asked, source.endpoint, target.endpoint),
+        "copy_tables": lambda: pipeline.copy_tables([asked], source.endpoint, target.endpoint),
+        "plan_tables": lambda: pipeline.plan_tables([asked], source.endpoint, target.endpoint),
+    }
 
 
 @pytest.mark.parametrize("batch", [False, True], ids=["alone", "one of many"])
