@@ -78,14 +78,6 @@ def a_writer(target: Database) -> Iterator[Free]:
         yield session.rollback
 
 
-@contextmanager
-def an_older_snapshot(target: Database) -> Iterator[Free]:
-    """A transaction older than any row the copy loads, which has touched nothing yet."""
-    with target.connect() as session:
-        session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
-        yield session.rollback
-
-
 @pytest.mark.parametrize(
     ("busy", "options"),
     [
@@ -93,7 +85,6 @@ def an_older_snapshot(target: Database) -> Iterator[Free]:
         (a_reader, {"publish": "truncate_insert"}),
         (a_writer, {"publish": "delta"}),
         (a_writer, {"publish": "delete_insert"}),
-        (an_older_snapshot, {"publish": "swap", "parallel": 2}),
         (a_reader, {"drift": "add_columns"}),
     ],
     ids=lambda value: getattr(value, "__name__", "-".join(map(str, value.values())) if isinstance(value, dict) else ""),

@@ -14,7 +14,7 @@ from airflow_provider_safecopy.cli import columns as column_list
 from airflow_provider_safecopy.cli import encoding, parameter
 from airflow_provider_safecopy.cli.declare import choice, in_order
 from airflow_provider_safecopy.display import show_seconds
-from airflow_provider_safecopy.transfer.model import Compress, Format, Transfer, Verify
+from airflow_provider_safecopy.transfer.model import Format, Transfer, Verify
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
@@ -94,7 +94,6 @@ def manner(function: _Command) -> _Command:
             callback=parameter.size,
             help="Bytes a second at most from the source, such as 20MB.  [default: as fast as it goes]",
         ),
-        choice("compress", Compress, "Pack what is spooled to disk; for slow disks. Wants the extra 'compress'."),
         click.option("--spool-dir", metavar="DIR", callback=parameter.path, help="Temporary files.  [default: TMPDIR]"),
         click.option(
             "--spool-limit",

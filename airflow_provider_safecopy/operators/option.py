@@ -43,7 +43,6 @@ SETTLED = (
         "swap_patience",
         "parallel",
         "rate_limit",
-        "compress",
         "spool_limit",
         "stale_after",
         "launch_interval",

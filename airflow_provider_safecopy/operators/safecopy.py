@@ -24,7 +24,6 @@ from airflow_provider_safecopy.operators.template import as_include, is_plain
 from airflow_provider_safecopy.operators.told import told, told_to_airflow
 from airflow_provider_safecopy.transfer import roster
 from airflow_provider_safecopy.transfer.model import (
-    Compress,
     Drift,
     Format,
     Missing,
@@ -95,7 +94,6 @@ class SafeCopyOperator(BaseOperator):
     :param lock_wait_timeout: for any wait for a lock that another session holds, in any stage. Default 3 minutes.
     :param parallel: streams that copy one table at once, or ``auto``.
     :param rate_limit: bytes a second at most from the source; default: as fast as it goes.
-    :param compress: ``none``, or ``zstd`` or ``lz4`` for what is spooled to disk; wants the extra ``compress``.
     :param spool_dir: where temporary files go; default: the system's. (templated)
     :param spool_limit: bytes of temporary disk at most; default: 1 GiB for chunked, none for sequential.
     :param lock: the name of the lock the run holds beside the target table's; default: that of the `LivingLockGroup`
@@ -175,7 +173,6 @@ class SafeCopyOperator(BaseOperator):
         lock_wait_timeout: float = Timeouts.lock_wait,
         parallel: int | Literal["auto"] = 1,
         rate_limit: int | None = None,
-        compress: Compress = "none",
         spool_dir: str | None = None,
         spool_limit: int | None = None,
         lock: str | None = None,

@@ -38,6 +38,7 @@ from airflow_provider_safecopy.pipeline.run import Run
 from airflow_provider_safecopy.pipeline.transport import spools_of, transferred
 from airflow_provider_safecopy.transfer import sibling, staging
 from airflow_provider_safecopy.transfer.draft import draft
+from airflow_provider_safecopy.transfer.exchange import name_exchanges
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.publish import publish
@@ -65,7 +66,7 @@ def plan(spec: CopySpec, source: Endpoint, target: Endpoint) -> CopyPlan:
         ) as theirs,
         answering(spec, ours, theirs),
     ):
-        return _drafted(spec, ours, theirs)
+        return _drafted_twice(spec, ours, theirs)[-1]
 
 
 def copy(
@@ -181,14 +182,23 @@ def _carried_out(run: Run) -> CopyReport:
 
 
 def _require_copyable(spec: CopySpec, source: Session, target: Session) -> None:
-    """Raise `PlanError` if something speaks against the copy at both looks.
+    """Raise `PlanError` if something speaks against the copy at both looks."""
+    first, last = _drafted_twice(spec, source, target, telling=False)
+    last.require(retryable=None if last.refusals == first.refusals else True)
+
+
+def _drafted_twice(
+    spec: CopySpec, source: Session, target: Session, *, telling: bool = True
+) -> tuple[CopyPlan, CopyPlan]:
+    """Return the plan twice, or if it has refusals, that plan and a new one.
 
     A table that is exchanged while its catalog is read seems to have no columns or pages: one look may be wrong.
     """
-    if not (first := _drafted(spec, source, target, telling=False)).refusals:
-        return
-    second = _drafted(spec, source, target, telling=False)
-    second.require(retryable=None if second.refusals == first.refusals else True)
+    first = _drafted(spec, source, target, telling=telling)
+    if not first.refusals:
+        return first, first
+    second = _drafted(spec, source, target, telling=telling)
+    return first, name_exchanges(first, second, source, target)
 
 
 def _drafted(spec: CopySpec, source: Session, target: Session, *, telling: bool = True) -> CopyPlan:

@@ -14,7 +14,6 @@ from airflow_provider_safecopy.transfer.load import Load, Loaded
 from airflow_provider_safecopy.transfer.model import MiB
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.pace import Throttle
-from airflow_provider_safecopy.transfer.pack import packing
 from airflow_provider_safecopy.transfer.pages import Pages
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.snapshot import require_no_deadlock
@@ -100,7 +99,6 @@ def spools_of(decided: CopyPlan) -> list[Spool]:
             directory_of(decided.spec.spool_dir),
             limit=limit // len(decided.lanes),
             memory=WINDOW_BYTES if chunked else 0,
-            packing=packing(decided.spec.compress),
         )
         for _ in decided.lanes
     ]

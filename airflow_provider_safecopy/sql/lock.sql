@@ -6,7 +6,7 @@
 -- In front of every statement below, in one message and hence one transaction: nothing is left behind in a session
 -- that a pooler hands to the next client, and no default of the role's has a say.
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;
-SET LOCAL search_path = pg_catalog;
+SET LOCAL search_path = pg_catalog; SET LOCAL quote_all_identifiers = off;
 SET LOCAL lock_timeout = %(lock_timeout)s;
 SET LOCAL statement_timeout = %(statement_timeout)s;
 

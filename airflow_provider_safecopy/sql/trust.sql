@@ -3,8 +3,9 @@
 -- its tables are touched: these statements read only catalogs, and run nothing that they find.
 
 -- name: pin
--- Names in the statements below are the server's own; a temporary table never comes first.
-SET LOCAL search_path = pg_catalog, pg_temp
+-- Names in the statements below are the server's own; a temporary table never comes first. Expressions are compared as the
+-- server writes them, and with quote_all_identifiers it writes them otherwise.
+SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL quote_all_identifiers = off
 
 -- name: suspicions
 -- One row for each reason not to use the schema; `kind` is owner, right, or trap, which stays active when the owner

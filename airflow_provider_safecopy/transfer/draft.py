@@ -19,7 +19,6 @@ from airflow_provider_safecopy.transfer import (
     drift,
     guard,
     mismatch,
-    pack,
     pages,
     refusal,
     shape,
@@ -79,7 +78,7 @@ def draft(
     transfer, why_transfer = _transfer(spec, given, size)
     lanes, why_lanes = pages.decide(spec, source, given, size, refusals, transfer=transfer, publish=publish)
     binary = _psql(spec, refusals)
-    refusals += _spool(spec, transfer, size) + pack.refusals(spec.compress)
+    refusals += _spool(spec, transfer, size)
     plan = CopyPlan(
         spec=spec,
         source=f"{source.endpoint} {given.label if given else spec.source_table or 'the query'}",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import select
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -67,7 +66,5 @@ def pause_after(step: float) -> float:
 def _rest(seconds: float, abort: AbortSwitch, until: Callable[[], float], meanwhile: Callable[[], None]) -> None:
     end = time.monotonic() + seconds
     while (left := min(end, until()) - time.monotonic()) > 0 and not abort.thrown:
-        poll = select.poll()
-        poll.register(abort.fileno(), select.POLLIN)
-        poll.poll(1000 * min(left, _SLICE_SECONDS))
+        abort.wait(min(left, _SLICE_SECONDS))
         meanwhile()

@@ -13,7 +13,6 @@ Way = Literal["swap", "delta", "delete_insert", "truncate_insert", "create", "in
 Missing = Literal["keep", "delete", "mark"]
 Drift = Literal["fail", "ignore_extra", "add_columns"]
 Verify = Literal["counts", "full"]
-Compress = Literal["none", "zstd", "lz4"]
 Extent = Literal["any", "small", "tiny"]
 Status = Literal["published", "already_published", "planned", "skipped"]
 Stage = Literal["connect", "plan", "export", "import", "verify", "prepare", "publish", "analyze", "refresh"]

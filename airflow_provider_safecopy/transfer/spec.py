@@ -24,7 +24,6 @@ from airflow_provider_safecopy.transfer.demand import (
     demand_text,
 )
 from airflow_provider_safecopy.transfer.model import (
-    Compress,
     Drift,
     Format,
     Missing,
@@ -46,7 +45,6 @@ _CHOICES: Mapping[str, Any] = {
     "missing": Missing,
     "drift": Drift,
     "verify": Verify,
-    "compress": Compress,
 }
 _TEXTS = ("source_sql", "where", "lock", "cursor_column", "lookback", "interval_start", "interval_end", "slice")
 _POSITIVE = ("spool_limit", "rate_limit")
@@ -79,8 +77,7 @@ class CopySpec:
 
     `parallel`: how many streams read and load one table at once, of which a swap has one; ``auto`` is two for large tables where the machine
     has the processors, two for a sequential copy and four for a chunked one. `rate_limit` bounds the bytes a second
-    that are read from the source, all streams together. `compress` packs what is spooled to disk, with zstd
-    or lz4; it pays on disks slower than about 90 MB/s.
+    that are read from the source, all streams together.
 
     `spool_limit` bounds temporary disk in bytes; None means 1 GiB for chunked and no bound for
     sequential, which needs the whole table on disk. `lock` is the name the run holds beside the target
@@ -122,7 +119,6 @@ class CopySpec:
     timeouts: Timeouts = field(default_factory=Timeouts)
     parallel: int | Literal["auto"] = 1
     rate_limit: int | None = None
-    compress: Compress = "none"
     spool_dir: str | None = None
     spool_limit: int | None = None
     lock: str | None = None

@@ -17,7 +17,6 @@ from typing import IO
 import xxhash
 
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer.pack import Packing
 
 CHUNK_BYTES = 16 * 1024 * 1024
 MANY_CHUNKS = 64
@@ -25,9 +24,6 @@ MANY_CHUNKS = 64
 
 READ_BYTES = 256 * 1024
 """The most that is moved at once: small enough to be still warm in the processor when it is written."""
-
-_PACKED_BYTES = 4096
-"""What packing may add to a piece that cannot be packed, with a margin."""
 
 
 class SpoolFullError(Exception):
@@ -44,12 +40,12 @@ class _ChunkFile:
     pieces: deque[tuple[int, int]] = field(default_factory=deque)
     growing: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
 
-    def add(self, data: bytes | memoryview, *, whole: bool) -> None:
-        """Write at the end. What is `whole` is read as it was written, other data in any pieces."""
+    def add(self, data: bytes | memoryview) -> None:
+        """Write at the end."""
         _write_all(self.file.fileno(), data)
         self.written += len(data)
         size = self.pieces[-1][1] if self.pieces else 0
-        if not self.pieces or whole or size + len(data) > READ_BYTES:
+        if not self.pieces or size + len(data) > READ_BYTES:
             self.growing, size = xxhash.xxh3_64(), 0
         else:
             self.pieces.pop()
@@ -73,14 +69,12 @@ class Spool:
     """A queue of bytes. `memory` and `limit` bound what it holds in memory and on disk, in bytes.
 
     Once anything is on disk everything goes there until the disk part is empty again: order is kept,
-    and chunk files are filled rather than sprinkled. With `packing` pieces are packed on their way to disk, and
-    `limit` is of what they take there.
+    and chunk files are filled rather than sprinkled.
     """
 
     directory: str
     limit: int
     memory: int
-    packing: Packing | None = None
     most_on_disk: int = 0
     _queue: deque[bytes | memoryview | _ChunkFile] = field(default_factory=deque)
     _in_memory: int = 0
@@ -92,8 +86,7 @@ class Spool:
     @property
     def full(self) -> bool:
         """Whether one more read would not fit."""
-        needed = READ_BYTES + (_PACKED_BYTES if self.packing else 0)
-        return self._goes_to_disk() and self._on_disk + needed > self.limit
+        return self._goes_to_disk() and self._on_disk + READ_BYTES > self.limit
 
     def put(self, data: bytes | memoryview) -> None:
         """Append; what `data` views may change afterwards.
@@ -104,11 +97,10 @@ class Spool:
             self._queue.append(bytes(data))
             self._in_memory += len(data)
             return
-        piece = self.packing.pack(data) if self.packing else data
-        if self._on_disk + len(piece) > self.limit:
+        if self._on_disk + len(data) > self.limit:
             raise SpoolFullError
-        self._tail().add(piece, whole=self.packing is not None)
-        self._on_disk += len(piece)
+        self._tail().add(data)
+        self._on_disk += len(data)
         self.most_on_disk = max(self.most_on_disk, self._on_disk)
 
     def head(self) -> bytes | memoryview:
@@ -120,8 +112,6 @@ class Spool:
         if not isinstance(first, _ChunkFile):
             return first
         data = first.next()
-        if self.packing:
-            data = self.packing.unpack(data)
         self._in_memory += len(data)
         if first.read == first.written:
             self._queue.popleft()

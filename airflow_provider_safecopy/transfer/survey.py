@@ -158,9 +158,12 @@ def extent(target: Survey, name: TableName) -> Extent:
 
 @contextmanager
 def _at_best(survey: Survey) -> Iterator[None]:
-    """What cannot be asked of all at once, of a name that cannot be spelled there say, is asked of each, and told then."""
+    """What cannot be asked of all at once, of a name that cannot be spelled there say, is asked of each, and told then.
+
+    The definitions of views lock the views' tables: they are released, or a batch would keep them until its end.
+    """
     try:
-        with survey.connection.transaction():
+        with survey.connection.transaction(force_rollback=True):
             yield
     except psycopg.DatabaseError as error:
         # Cancelled: an abort comes once, and would not end the next question. Locked: each question would wait as long.
@@ -212,9 +215,9 @@ class _Connection:
         self._begun = len(self._wanted)
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self, *, force_rollback: bool = False) -> Iterator[None]:
         """As a connection's own."""
-        with self.enter_lazily(self._real.transaction):
+        with self.enter_lazily(lambda: self._real.transaction(force_rollback=force_rollback)):
             yield
 
     @contextmanager

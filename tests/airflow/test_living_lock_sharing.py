@@ -181,7 +181,7 @@ from airflow.providers.common.compat.sdk import task_group
 @task_group(group_id="지역별")
 def each(region):
     with LivingLockGroup("한벌", **GROUP):
-        refuse_another() >> SafeCopyOperator(task_id="복사", **COPY) >> sum_up()
+        refuse_another() >> SafeCopyOperator(task_id="복사", write_mode="upsert", **COPY) >> sum_up()
 each.expand(region=["서울", "부산", "제주"])
 """
     )

@@ -23,7 +23,7 @@ def test_a_line_names_who_has_the_table(safecopy: Command, which: str) -> None:
         holder.execute('LOCK TABLE "영업"."고객" IN ACCESS EXCLUSIVE MODE')
         with safecopy.started(*COMMANDS[which]) as process:
             said = wait_for_line(process, b"waiting for ").decode()
-            assert f"AccessShareLock on {SOURCE_TABLE} since " in said
+            assert f"waiting for AccessShareLock on {SOURCE_TABLE} for " in said
             assert f"pid {holder.info.backend_pid} (postgres, migration, idle in transaction, " in said
             holder.execute("COMMIT")
             process.wait(60)

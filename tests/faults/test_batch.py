@@ -15,7 +15,7 @@ from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.faults.conftest import Ground
-from tests.faults.line import LATEST, Line, line_of, new_source, new_target, start
+from tests.faults.line import LATEST, Line, line_of, make_overdue, new_source, new_target, start
 from tests.faults.run import Run, between
 from tests.ground.database import Servers
 from tests.ground.remains import Remains
@@ -50,7 +50,7 @@ def test_a_batch_is_not_hung_by_a_run_stopped_in_its_swap(line: Line) -> None:
         assert isinstance(busy, Failure)
         assert isinstance(busy.error, LockBusyError)
         assert isinstance(other, CopyReport)
-        line.ground.target.execute("UPDATE safecopy.lock SET due_at = clock_timestamp() - interval '1 second'")
+        make_overdue(line)
         invariant.recovered(lambda: _first(_copied(line)))
         assert run.ended().code == -signal.SIGKILL
 

@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,22 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.cli.signals import interrupting, throwing
 from airflow_provider_safecopy.errors import LockBusyError
 from airflow_provider_safecopy.lock import process as lock_process
-from airflow_provider_safecopy.lock.presence import Presence
 from tests.faults.conftest import Ground
 from tests.faults.invariant import said
-from tests.faults.line import LATEST, LINES, Line, Step, at, held, line_of, new_source, new_target, start, struck
+from tests.faults.line import (
+    LATEST,
+    LINES,
+    Line,
+    Step,
+    at,
+    held,
+    line_of,
+    make_overdue,
+    new_source,
+    new_target,
+    start,
+    struck,
+)
 from tests.faults.run import Run, Victim, between
 from tests.faults.trial import ALL
 from tests.ground.database import Database, Servers
@@ -236,7 +247,7 @@ def test_a_stopped_run_that_was_taken_over_cannot_publish_when_it_goes_on(
         _stop(run, when if isinstance(when, str) else when(line))
         start(run, line.ground, line.words)
         assert run.met.wait(LATEST)
-        _make_overdue(line)
+        make_overdue(line)
         rival = line.copy()
         assert first.hold(said(rival)) == "new"
         taken, then = _receipts(line), line.before()
@@ -264,7 +275,7 @@ def test_a_command_stopped_in_its_swap_hangs_nobody(line: Line) -> None:
         line.ground.target.execute("UPDATE safecopy.lock SET alive_at = clock_timestamp() - interval '12 seconds'")
         with pytest.raises(LockBusyError, match="it will be taken in"):
             line.copy()
-        _make_overdue(line)
+        make_overdue(line)
         invariant.recovered(line.copy)
         assert run.ended().code == -signal.SIGKILL
 
@@ -285,15 +296,6 @@ def _stop(run: Run, when: Step | str) -> None:
     moments = {"arrived": (run.at_commit, stop), "answered": (run.after_commit, stop)}
     meet, do = moments.get(when.removeprefix("commit, "), (run.at_commit, stop_on_its_way))
     meet(do)
-
-
-def _make_overdue(line: Line) -> None:
-    """As if `stale_after` had passed: by the lock's own clock, and by what its holder has noted on this machine."""
-    attempts = "SELECT m.value ->> 'id' FROM safecopy.lock, jsonb_each(members) AS m"
-    for (attempt,) in line.ground.target.rows(attempts):
-        if (note := Presence.read(attempt)) is not None:
-            replace(note, due=0.0).show()
-    line.ground.target.execute("UPDATE safecopy.lock SET due_at = clock_timestamp() - interval '1 second'")
 
 
 def _receipts(line: Line) -> Sequence[Any]:

@@ -165,7 +165,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def _run(self, fault: Fault | None, **options: Any) -> bool:
         """Whether it was published: it is never refused."""
         status, published = self._ran(fault, **options)
-        assert status in {"published", "crashed"}
+        assert status in {"published", "crashed"}, status
         return published
 
     def _ran(self, fault: Fault | None, **options: Any) -> tuple[str, bool]:

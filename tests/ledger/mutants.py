@@ -96,8 +96,8 @@ def the_watermark_is_what_was_asked_for(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_slice_is_not_looked_for(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(slices, "find", lambda *_: None)
-    patch.setattr(slices, "require_unchanged", lambda *_: None)
+    patch.setattr(slices, "find", lambda *_, **__: None)
+    patch.setattr(slices, "require_unchanged", lambda *_, **__: None)
 
 
 def any_rows_are_the_same_slice(patch: pytest.MonkeyPatch) -> None:

@@ -11,20 +11,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.transfer import pack
 from airflow_provider_safecopy.transfer import spool as module
-from airflow_provider_safecopy.transfer.model import Compress, MiB
-from airflow_provider_safecopy.transfer.pack import Packing, packing
+from airflow_provider_safecopy.transfer.model import MiB
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.spool import CHUNK_BYTES, READ_BYTES, Spool, SpoolFullError, refusals
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
@@ -44,8 +40,6 @@ def on_disk(spool: Spool) -> list[int]:
 class Machine(RuleBasedStateMachine):
     """Any order of puts and advances against a plain bytearray, with small pieces so that borders are met."""
 
-    packing: ClassVar[Packing | None] = None
-
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
@@ -57,7 +51,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(limit=st.integers(1, 300), memory=st.integers(0, 100))
     def begin(self, limit: int, memory: int) -> None:
-        self.spool = Spool(str(self.directory), limit=limit, memory=memory, packing=self.packing)
+        self.spool = Spool(str(self.directory), limit=limit, memory=memory)
 
     @rule(size=st.integers(1, SMALL_READ))
     def put(self, size: int) -> None:
@@ -118,67 +112,8 @@ class Machine(RuleBasedStateMachine):
         self.directory.rmdir()
 
 
-class PackedMachine(Machine):
-    """The same of pieces that are packed on their way to disk."""
-
-    packing = packing("lz4")
-
-
 TestAnyOrder = Machine.TestCase
 TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
-TestAnyOrderPacked = PackedMachine.TestCase
-TestAnyOrderPacked.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
-
-
-@pytest.mark.parametrize("compress", ["zstd", "lz4"])
-def test_packed_it_takes_less_disk_and_gives_back_the_same(tmp_path: Path, compress: Compress) -> None:
-    spool = Spool(str(tmp_path), limit=64 * MiB, memory=0, packing=packing(compress))
-    pieces = [f"가나다라 고객 {number:06d}\n".encode() * 5000 for number in range(40)]
-    for piece in pieces:
-        spool.put(piece)
-    assert spool.most_on_disk * 5 < sum(map(len, pieces))
-    for piece in pieces:
-        assert spool.head() == piece
-        spool.advance(len(piece))
-    assert not spool
-
-
-@pytest.mark.parametrize("compress", ["zstd", "lz4"])
-def test_a_packed_byte_that_was_flipped_is_noticed(tmp_path: Path, compress: Compress) -> None:
-    spool = Spool(str(tmp_path), limit=64 * MiB, memory=0, packing=packing(compress))
-    spool.put(os.urandom(READ_BYTES))
-    chunk = spool._queue[0]
-    assert isinstance(chunk, module._ChunkFile)
-    (byte,) = os.pread(chunk.file.fileno(), 1, 1000)
-    os.pwrite(chunk.file.fileno(), bytes([byte ^ 1]), 1000)
-    with pytest.raises(OSError, match="does not hold what was written"):
-        spool.head()
-    spool.close()
-
-
-@pytest.mark.parametrize("compress", ["zstd", "lz4"])
-def test_a_copy_packs_what_it_spools(
-    source: Database, target: Database, nothing_left: NothingLeft, tmp_path: Path, compress: Compress
-) -> None:
-    source.execute(
-        "CREATE TABLE public.고객 AS SELECT g AS n, repeat('고객', 300) AS 이름 FROM generate_series(1, 3000) g"
-    )
-    target.execute("CREATE TABLE public.고객 (n int, 이름 text)")
-    asked = {"source_table": "public.고객", "target_table": "public.고객", "transfer": "sequential"}
-    spec = CopySpec.of(**asked, compress=compress, spool_dir=str(tmp_path))
-    report = pipeline.copy(spec, source.endpoint, target.endpoint)
-    assert report.bytes is not None
-    assert 0 < report.spool_bytes * 20 < report.bytes
-    assert target.rows("SELECT count(*), min(이름) = repeat('고객', 300), max(n) FROM 고객") == [(3000, True, 3000)]
-    nothing_left(source, target, spool=tmp_path)
-
-
-def test_packing_without_its_library_is_refused(mocker: MockerFixture) -> None:
-    mocker.patch("airflow_provider_safecopy.transfer.pack.find_spec", return_value=None)
-    (refusal,) = pack.refusals("zstd")
-    assert refusal.code == "compress"
-    assert "zstandard" in refusal.message
-    assert pack.refusals("none") == []
 
 
 def test_with_its_real_sizes_it_spills_in_chunks_and_gives_each_back(tmp_path: Path) -> None:
