@@ -28,6 +28,11 @@ from tests.ground.until import until
 
 WITHIN_SECONDS = 5.0
 PATIENT = Timeouts(publish=60, lock_wait=60)
+PARTITIONED = f"""
+CREATE SCHEMA "영업";
+CREATE TABLE {TABLE} ("번호" bigint NOT NULL, "이름" text) PARTITION BY RANGE ("번호");
+CREATE TABLE "영업"."조각" PARTITION OF {TABLE} FOR VALUES FROM (0) TO (1000000);
+"""
 
 
 @dataclass(frozen=True)
@@ -186,6 +191,30 @@ def test_a_wait_ends_after_lock_wait_timeout_with_the_blocker_in_the_error(
     assert json.dumps(error.as_dict())
     assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
     nothing_left(source, target)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("command", ["copy", "plan", "copy_tables", "plan_tables"])
+def test_a_locked_partition_is_named_with_its_holder_in_the_error(
+    source: Database, target: Database, command: str, side: str
+) -> None:
+    """The kind: what a control session asks before the plan, outside of what adds the blockers to an error."""
+    for database in (source, target):
+        database.execute(PARTITIONED)
+    asked = spec(timeouts=Timeouts(lock_wait=3))
+    run: Callable[[], object] = {
+        "copy": lambda: pipeline.copy(asked, source.endpoint, target.endpoint),
+        "plan": lambda: pipeline.plan(asked, source.endpoint, target.endpoint),
+        "copy_tables": lambda: pipeline.copy_tables([asked], source.endpoint, target.endpoint),
+        "plan_tables": lambda: pipeline.plan_tables([asked], source.endpoint, target.endpoint),
+    }[command]
+    place = source if side == "source" else target
+    with holding(place, locked('"영업"."조각"')) as holder, pytest.raises(StageTimeoutError) as caught:
+        run()
+    (found,) = caught.value.blockers
+    assert (found["pid"], found["application_name"], found["relation"]) == (holder.pid, "migration", "영업.조각")
+    assert f"pid {holder.pid} (postgres, migration" in str(caught.value)
+    assert (caught.value.stage, caught.value.retryable) == ("plan", True)
 
 
 @pytest.mark.parametrize("batch", [False, True], ids=["alone", "one of many"])

@@ -32,6 +32,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     end_displaced,
     ending_the_lost,
     name_holders,
+    of_own_process,
     telling_aborts,
     telling_losses,
     telling_the_lost_lock,
@@ -116,7 +117,9 @@ def copy_tables(
         with gate.turn(abort):
             ours = stack.enter_context(asked.session(source, read_only=True))
         ours.lookout.turn = gate.glance
-        batch = _Batch(asked, lock, gate, ours, theirs, Drafts(ours, theirs), on_busy, progress or (lambda _: None))
+        batch = _Batch(
+            asked, lock, gate, ours, theirs, Drafts(ours, theirs), on_busy, of_own_process(progress or (lambda _: None))
+        )
         batch.decide(specs, keep_going=keep_going)
         batch.begin()
         batch.carry()
@@ -291,6 +294,7 @@ def _planned_again(first: CopyPlan, second: CopyPlan, drafts: Drafts) -> CopyPla
 def _locks(asked: Attempt, target: Session, judge: Judge | None) -> TableLocks:
     spec, mine = asked.spec, asked.contender
     store = SeveralStore(target.endpoint, attempt=mine.attempt, connect_timeout=spec.timeouts.connect)
+    store.watcher = target.lookout
     return TableLocks(spec.lock, store, contender=mine, promise=Promise(stale_after=spec.patience), judge=judge)
 
 

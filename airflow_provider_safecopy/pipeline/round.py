@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from uuid import uuid5
 
 from airflow_provider_safecopy import sql
-from airflow_provider_safecopy.errors import LockBusyError, PlanError, SafeCopyError, StageError
+from airflow_provider_safecopy.errors import PlanError, SafeCopyError, StageError
 from airflow_provider_safecopy.lock.gate import Gate
 from airflow_provider_safecopy.lock.model import Lease
 from airflow_provider_safecopy.lock.pulse import Pulse
@@ -99,7 +99,7 @@ class Rounds:
         leases = {name: answer for name in locks if isinstance(answer := answers[name], Lease)}
         try:
             for name, answer in answers.items():
-                if isinstance(answer, LockBusyError):
+                if not isinstance(answer, Lease):
                     self._tell(name, Failure.of(locks[name], answer))
             self._all(self._ready(locks, leases, kin))
         finally:
@@ -136,7 +136,7 @@ class Rounds:
 
     def _all(self, ready: Sequence[tuple[CopyPlan, Lease]]) -> None:
         following = [plan for plan, _ in ready[1:]]
-        for (plan, lease), after in zip(ready, [*following, None], strict=True):
+        for (plan, lease), after in zip(ready, [*following, None], strict=False):
             try:
                 with telling_aborts(self._crew.asked.abort), telling_losses(), telling_the_lost_lock(self._crew.lock):
                     report = self._copied(plan, lease, after)

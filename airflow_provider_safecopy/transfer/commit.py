@@ -7,6 +7,7 @@ import time
 
 import psycopg
 
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import PublishUnknownError, StageError
 from airflow_provider_safecopy.transfer import receipt
 from airflow_provider_safecopy.transfer.job import Job
@@ -32,7 +33,7 @@ def commit(job: Job) -> None:
                 stage="publish",
                 sqlstate=error.sqlstate,
             ) from error
-        log.warning("publish: the answer to COMMIT was lost, the receipt says it happened")
+        log.warning("publish: the answer to COMMIT was lost, the receipt says it happened: %s", describe(error))
 
 
 def _settled(job: Job) -> bool:

@@ -17,9 +17,10 @@ from psycopg.sql import SQL, Composed
 
 from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.blocker import Blocker
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.transfer.blocker import Blocker
+from airflow_provider_safecopy.transfer.blocker import read_blocker
 from airflow_provider_safecopy.transfer.lookout import Lookout
 from airflow_provider_safecopy.transfer.recall import Recall
 from airflow_provider_safecopy.transfer.statements import settings
@@ -292,4 +293,4 @@ def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_o
 
 def find_holders(session: Session, table: LiteralString) -> tuple[Blocker, ...]:
     """Return who holds a lock on one of our tables that a write would wait for, without waiting."""
-    return tuple(map(Blocker.from_row, session.all(sql.load("blockers")["holders_by_name"], {"table": table})))
+    return tuple(map(read_blocker, session.all(sql.load("blockers")["holders_by_name"], {"table": table})))

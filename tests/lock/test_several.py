@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -39,7 +39,7 @@ def table_locks(where: Database, own: str | None = None, contender: Contender | 
     return TableLocks(own, store, contender=contender, promise=Promise(), judge=None)
 
 
-def leases(found: dict[str, Lease | LockBusyError]) -> list[Lease]:
+def leases(found: Mapping[str, object]) -> list[Lease]:
     return [answer for answer in found.values() if isinstance(answer, Lease)]
 
 

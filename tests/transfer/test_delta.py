@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -529,6 +529,28 @@ def test_rows_that_a_foreign_key_of_its_own_takes_along_are_missed(pair: Pair) -
     pair.database.execute(f"ALTER TABLE {OLD} ADD FOREIGN KEY (상위) REFERENCES {OLD} ON DELETE CASCADE")
     with pair.unchanged(), pytest.raises(VerifyError):
         pair.copy()
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
+@pytest.mark.parametrize(
+    "way", [{}, {"write_mode": "upsert", "missing": "delete", "publish": "auto"}], ids=["delta", "upsert"]
+)
+def test_an_action_of_its_own_foreign_key_is_named_where_unique_values_move(
+    pair: Pair, action: str, way: Mapping[str, str]
+) -> None:
+    """The kind: an action on rows that the source keeps was taken for a trigger's doing."""
+    pair.made(
+        "번호 int PRIMARY KEY, 자리 int UNIQUE, 상위 int DEFAULT 3",
+        old="(1, 10, NULL), (2, 20, 1), (3, 30, NULL)",
+        new="(2, 30, 1), (3, 20, NULL)",
+    )
+    pair.database.execute(
+        f"ALTER TABLE {OLD} ADD CONSTRAINT 윗줄 FOREIGN KEY (상위) REFERENCES {OLD} ON DELETE {action}"
+    )
+    with pair.unchanged(), pytest.raises(VerifyError) as caught:
+        pair.copy(by=None, **way)
+    assert f"its own foreign key 윗줄 (ON DELETE {action})" in caught.value.hint
+    assert "trigger" not in caught.value.hint
 
 
 # Triggers
