@@ -479,7 +479,7 @@ def test_every_event_is_explained() -> None:
 
 def test_plain_python_copies(sales: tuple[Database, Database], capsys: pytest.CaptureFixture[str]) -> None:
     source, target = sales
-    (code,) = [block for block in ENGLISH.blocks("python") if "pipeline.copy" in block]
+    (code,) = [block for block in ENGLISH.blocks("python") if "report = copy(" in block]
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out == "3 rows, token 1\n"
     assert rows_of(target, "SELECT * FROM 분석.고객") == rows_of(source, "SELECT * FROM 영업.고객")

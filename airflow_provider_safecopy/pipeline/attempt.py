@@ -32,12 +32,18 @@ from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise, application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.transfer import catalog, creation, refusal
-from airflow_provider_safecopy.transfer.lookout import find_holders, lock_wait_error
+from airflow_provider_safecopy.transfer.lookout import lock_wait_error
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import LOCKED
-from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session, end_stage_sessions, open_session
+from airflow_provider_safecopy.transfer.session import (
+    SILENT_SECONDS,
+    Session,
+    end_stage_sessions,
+    find_holders,
+    open_session,
+)
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PlanError
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
-from airflow_provider_safecopy.lock.model import Contender, Lease, application_name
+from airflow_provider_safecopy.lock.model import Contender, application_name
 from airflow_provider_safecopy.lock.pulse import Pulse
 from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
@@ -40,7 +40,6 @@ from airflow_provider_safecopy.pipeline.transport import spools_of, transferred
 from airflow_provider_safecopy.transfer import sibling, staging
 from airflow_provider_safecopy.transfer.draft import draft
 from airflow_provider_safecopy.transfer.exchange import name_exchanges
-from airflow_provider_safecopy.transfer.job import Right
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.publish import publish
@@ -152,7 +151,7 @@ def _locked(
         if (first := decided.already_published()) is not None:
             log.info("copy %s into %s: %s", decided.source, decided.target, *first.reasons)
             return first
-        sibling.require_none(target, decided, _right(lock.leases[0]))
+        sibling.require_none(target, decided, lock.leases[0].contender)
         return _carried_out(Run(asked, decided, lock, pulse, source, target, seen))
 
 
@@ -163,7 +162,7 @@ def _carried_out(run: Run) -> CopyReport:
         log.info("because %s", reason)
     for warning in plan.warnings:
         log.warning("%s", warning)
-    spools, right = spools_of(plan), _right(run.lease)
+    spools = spools_of(plan)
     with staging.staging(plan, target, token=token, attempt=run.lease.attempt) as table:
         exported, loaded = transferred(run, table, spools)
         run.progress(Progress("verify", loaded.bytes, loaded.rows, loaded.rows, loaded.bytes))
@@ -173,13 +172,13 @@ def _carried_out(run: Run) -> CopyReport:
         published = publish(
             plan,
             verification,
-            right,
+            run.lease,
             target=target,
             fence=run.lock.fence,
             abort=run.abort,
             trying=run.pulse.step,
         )
-    report = report_of(right, (exported, loaded, verification), published, run.lock.takeovers)
+    report = report_of(run.lease, (exported, loaded, verification), published, run.lock.takeovers)
     return replace(report, spool_bytes=sum(spool.most_on_disk for spool in spools))
 
 
@@ -209,22 +208,6 @@ def _drafted(spec: CopySpec, source: Session, target: Session, *, telling: bool 
         raise PlanError(found)  # a plan would read the ledger
     drafted = draft(spec, source, target, telling=telling)
     return replace(drafted, refusals=drafted.refusals + found)
-
-
-def _right(lease: Lease) -> Right:
-    return Right(
-        lease.name,
-        lease.token,
-        lease.lease_id,
-        lease.attempt,
-        lease.contender.label,
-        application_name(lease.attempt),
-        *_instance(lease.contender),
-    )
-
-
-def _instance(contender: Contender) -> tuple[str, str | None, str]:
-    return contender.owner_key, contender.task, contender.member
 
 
 def peak_rss() -> int:

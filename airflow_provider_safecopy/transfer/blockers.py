@@ -173,7 +173,7 @@ class Blockers:
 
     def _watch(self) -> None:
         """Look, in a thread of its own, as long as the publish waits."""
-        endpoint, name = self._job.target.endpoint, self._job.right.application_name
+        endpoint, name = self._job.target.endpoint, self._job.application_name
         while not self._stop.is_set():
             try:
                 with endpoint.connect(
@@ -194,7 +194,7 @@ class Blockers:
         plan, waiting = self._job.plan, {"waiting": self._job.target.server.backend}
         if session.execute(_BLOCKERS["waits"], waiting).fetchone() != {"waits": True}:
             return
-        asked = {"target": plan.target_oid, "application": self._job.right.application_name} | waiting
+        asked = {"target": plan.target_oid, "application": self._job.application_name} | waiting
         if found := tuple(read_blocker(row) for row in session.execute(_BLOCKERS["in_the_way"], asked)):
             self._seen, self._seen_at = found, time.monotonic()
             self._end_those_due(session)

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
@@ -21,9 +21,6 @@ from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import SafeCopyError, StageTimeoutError
 from airflow_provider_safecopy.transfer.blocker import read_blocker
 from airflow_provider_safecopy.transfer.name import TableName
-
-if TYPE_CHECKING:
-    from airflow_provider_safecopy.transfer.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -177,8 +174,3 @@ def _describe_wait(waiter: dict[str, Any]) -> str:
     if waiter["name"] is None:
         return f"{waiter['mode']} ({waiter['locktype']})"
     return f"{waiter['mode']} on {TableName(waiter['schema'], waiter['name'])}"
-
-
-def find_holders(session: Session, table: LiteralString) -> tuple[Blocker, ...]:
-    """Return who holds a lock on one of our tables that a write would wait for, without waiting."""
-    return tuple(map(read_blocker, session.all(_BLOCKERS["holders_by_name"], {"table": table})))

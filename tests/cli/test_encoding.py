@@ -95,10 +95,6 @@ def test_closed_streams_are_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -
     sys.stderr.close()
 
 
-def test_what_would_steer_a_terminal_is_shown_as_its_escape() -> None:
-    assert encoding.shown("a\tb\nc\x1b[31m\x9b\x7f\u202e\udcff") == "a\tb\nc\\x1b[31m\\x9b\\x7f\\u202e\\udcff"
-
-
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8", "en_US.UTF-8", "no_SUCH.locale"])
 def test_korean_is_written_in_utf_8_where_nothing_else_is_asked_for(bare: Bare, locale: str) -> None:
     ran = bare("copy", "--help", LC_ALL=locale)

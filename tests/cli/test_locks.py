@@ -10,7 +10,7 @@ from subprocess import Popen
 
 import pytest
 
-from airflow_provider_safecopy.cli.table import width
+from airflow_provider_safecopy.display import width
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from tests.cli.conftest import Command, Said, ended, wait_for_line
