@@ -1,4 +1,8 @@
-"""Choose what `make test` runs: each test that is not marked `slow`, and of a sweep over parameters a few cases."""
+"""Choose what `make test` runs: each test that is not marked `slow`, and a few cases of those with many.
+
+A case that asks for a server or for Airflow takes half a second, another one a millisecond. So `make test` runs two
+cases of each test that asks for one, the first and the last; the marker `sweep` says another number.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,20 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
+_COSTLY = {"servers", "ground", "airflow"}
+"""The fixtures that stand for a server, directly or below others."""
+_KEPT = 2
+
 
 def mark_slow_cases(items: Iterable[pytest.Item]) -> None:
-    """Mark as `slow` all cases of each sweep but as many as its marker says, evenly spread from the first to the last."""
-    sweeps: dict[str, list[pytest.Item]] = defaultdict(list)
+    """Mark as `slow` the cases of each test that `make test` leaves to `make test-all`."""
+    tests: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("sweep"):
-            sweeps[item.nodeid.partition("[")[0]].append(item)
-    for cases in sweeps.values():
-        marker = cases[0].get_closest_marker("sweep")
-        assert marker is not None
-        fast = spread(len(cases), *marker.args)
+        tests[item.nodeid.partition("[")[0]].append(item)
+    for cases in tests.values():
+        kept = spread(len(cases), _kept(cases[0], len(cases)))
         for index, case in enumerate(cases):
-            if index not in fast:
+            if index not in kept:
                 case.add_marker(pytest.mark.slow)
 
 
@@ -30,3 +35,10 @@ def spread(cases: int, kept: int) -> Sequence[int]:
     if kept == 1:
         return [0]
     return [round(index * (cases - 1) / (kept - 1)) for index in range(kept)]
+
+
+def _kept(case: pytest.Item, cases: int) -> int:
+    """Return how many cases of its test are fast."""
+    if marker := case.get_closest_marker("sweep"):
+        return int(marker.args[0])
+    return _KEPT if _COSTLY.intersection(getattr(case, "fixturenames", ())) else cases
