@@ -65,7 +65,7 @@ class MakePsql(Protocol):
 class NothingLeft(Protocol):
     """The type of the fixture `nothing_left`."""
 
-    def __call__(self, *databases: Database, spool: Path | None = None, seconds: float = 5.0) -> None: ...
+    def __call__(self, *databases: Database, spool: Path | None = None, seconds: float = 20.0) -> None: ...
 
 
 @pytest.fixture(scope="session")

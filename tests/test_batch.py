@@ -390,7 +390,7 @@ def test_an_abort_ends_planning_that_waits_in_the_server(
         threading.Timer(0.5, abort.throw, ["시험이 멈춤"]).start()
         with pytest.raises(AbortedError, match="시험이 멈춤"):
             pipeline.copy_tables(asked(names), source.endpoint, target.endpoint, abort=abort)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25
     nothing_left(*pair)
 
 

@@ -355,7 +355,7 @@ def test_a_report_nobody_takes_changes_nothing(safecopy: Command) -> None:
             stderr=subprocess.PIPE,
             env=dict(safecopy.environment),
             check=False,
-            timeout=60,
+            timeout=100,
         )
     assert done.returncode == 0
     assert b"the result could not be written to stdout: No space left on device" in done.stderr
@@ -372,7 +372,7 @@ def test_a_reader_of_the_log_who_leaves_does_not_stop_the_copy(safecopy: Command
             stderr=closed,
             env=dict(safecopy.environment),
             check=False,
-            timeout=60,
+            timeout=100,
         )
     assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "published")
 

@@ -15,7 +15,7 @@ from airflow_provider_safecopy.demo.tables import Database
 from airflow_provider_safecopy.errors import VerifyError
 from tests.ground.database import ALWAYS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 class Told:

@@ -80,7 +80,7 @@ def run_export(psql: str, database: Database, read: Composed, *, snapshot: str, 
 def run(psql: str, database: Database, script: str, *words: str) -> bytes:
     command = [psql, "-X", "-w", "-q", "-v", "ON_ERROR_STOP=1", "-d", database.conninfo, *words, "-f", "-"]
     environment = {"PGCLIENTENCODING": "UTF8", "LC_ALL": "C"}
-    done = subprocess.run(command, input=script.encode(), capture_output=True, check=False, env=environment, timeout=60)
+    done = subprocess.run(command, input=script.encode(), capture_output=True, check=False, env=environment, timeout=100)
     return done.stderr
 
 
@@ -183,7 +183,7 @@ def test_every_variable_that_psql_sets_is_seen(database: Database, installation:
     psql = str(installation.psql)
     script = "SELECT pg_backend_pid() AS safecopy_backend \\gset\nSELECT 1/0;\n\\! true\n\\set\n"
     command = [psql, "-X", "-q", database.conninfo, "-f", "-"]
-    done = subprocess.run(command, input=script.encode(), capture_output=True, check=True, timeout=60)
+    done = subprocess.run(command, input=script.encode(), capture_output=True, check=True, timeout=100)
     names = re.findall(r"(?m)^(\w+) = ", done.stdout.decode())
     assert {"USER", "SQLSTATE", "ROW_COUNT", "LAST_ERROR_MESSAGE", "safecopy_backend"} <= set(names)
     for name in names:
