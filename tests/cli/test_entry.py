@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import resource
 import subprocess
 import sys
-import resource
 from collections.abc import Callable
 
 import pytest

@@ -80,7 +80,9 @@ def run_export(psql: str, database: Database, read: Composed, *, snapshot: str, 
 def run(psql: str, database: Database, script: str, *words: str) -> bytes:
     command = [psql, "-X", "-w", "-q", "-v", "ON_ERROR_STOP=1", "-d", database.conninfo, *words, "-f", "-"]
     environment = {"PGCLIENTENCODING": "UTF8", "LC_ALL": "C"}
-    done = subprocess.run(command, input=script.encode(), capture_output=True, check=False, env=environment, timeout=100)
+    done = subprocess.run(
+        command, input=script.encode(), capture_output=True, check=False, env=environment, timeout=100
+    )
     return done.stderr
 
 
