@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 
-_COSTLY = {"servers", "ground", "airflow"}
-"""The fixtures that stand for a server, directly or below others."""
+COSTLY = frozenset({"servers", "ground", "airflow", "trial", "arena", "clocked"})
+"""The fixtures that start a server or Airflow, or hand one on."""
 _KEPT = 2
 
 
@@ -41,4 +41,4 @@ def _kept(case: pytest.Item, cases: int) -> int:
     """Return how many cases of its test are fast."""
     if marker := case.get_closest_marker("sweep"):
         return int(marker.args[0])
-    return _KEPT if _COSTLY.intersection(getattr(case, "fixturenames", ())) else cases
+    return _KEPT if COSTLY.intersection(getattr(case, "fixturenames", ())) else cases
