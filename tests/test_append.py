@@ -195,6 +195,7 @@ def appended_meanwhile(source: Database, target: Database) -> Callable[[Progress
     return enter
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("stage", ["export", "verify", "publish"])
 def test_a_slice_that_failed_is_added_once_by_the_next_try(
     orders: tuple[Database, Database], nothing_left: NothingLeft, stage: str
@@ -248,6 +249,7 @@ print(pipeline.copy(CopySpec.of(**given["spec"]), source, target).status, flush=
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_tried_again_it_is_added_once(orders: tuple[Database, Database]) -> None:
     """Four moments, spread over the time one copy takes in a process of its own, once it has started."""
     source, target = orders
@@ -394,6 +396,7 @@ def ends(target: Database, how: str) -> None:
         target.execute({"truncated": f"TRUNCATE {NAME}", "deleted": f"DELETE FROM {NAME}"}[how])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["truncated", "deleted", "made anew"])
 def test_slices_are_forgotten_with_the_rows_of_the_table(orders: tuple[Database, Database], how: str) -> None:
     """A receipt proves what a table held then. Once a table was emptied none of its slices is there any more: the second
@@ -412,6 +415,7 @@ def test_slices_are_forgotten_with_the_rows_of_the_table(orders: tuple[Database,
         assert pipeline.copy(each, source.endpoint, target.endpoint).status == "already_published"
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("publish", ["auto", "delete_insert", "truncate_insert"])
 def test_slices_are_forgotten_when_the_table_is_replaced(orders: tuple[Database, Database], publish: str) -> None:
     """Our own replace takes the rows of all slices away, whichever way it publishes and whether the OID changes."""
@@ -431,6 +435,7 @@ def test_a_slice_is_forgotten_when_the_table_was_made_anew_with_other_rows(order
     assert pipeline.copy(spec(), source.endpoint, target.endpoint).inserted == 50
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("how", [f"TRUNCATE {NAME}; INSERT INTO {NAME} VALUES (-3, '2026-11-01', 1)", "VACUUM FULL"])
 def test_where_nothing_tells_whether_a_slice_is_there_the_copy_is_refused(
     orders: tuple[Database, Database], how: str

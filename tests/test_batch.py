@@ -98,6 +98,7 @@ def is_old(pair: tuple[Database, Database], name: str) -> bool:
     return pair[1].rows(f"TABLE {table(name)}") == [(-1, "옛것", 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.pair(18, 18)
 @pytest.mark.parametrize("verify", ["counts", "full"])
 def test_thirty_tables_are_each_locked_verified_and_receipted(
@@ -355,6 +356,7 @@ def test_a_run_that_lost_its_own_lock_publishes_no_more(
     nothing_left(*pair)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("at", [1, 3])
 def test_an_abort_in_the_middle_leaves_what_is_published_and_nothing_else(
     pair: tuple[Database, Database], nothing_left: NothingLeft, at: int
@@ -414,6 +416,7 @@ def test_an_abort_ends_a_publish_that_waits_in_the_server(
     nothing_left(*pair)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("stage", ["export", "import"])
 def test_a_psql_that_is_killed_fails_one_table_and_the_next_has_another(
     pair: tuple[Database, Database], nothing_left: NothingLeft, mocker: MockerFixture, stage: str

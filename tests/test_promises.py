@@ -22,7 +22,7 @@ TESTS = {
     ),
     "One run at a time": (
         "tests/test_overlap.py::test_a_second_run_is_refused_and_told_by_whom",
-        "tests/airflow/test_overlap.py::test_while_one_run_copies_others_are_refused_are_skipped_or_wait",
+        "tests/airflow/test_living_lock.py::test_a_second_run_is_refused_or_skipped_as_a_whole",
     ),
     "whatever a displaced run still does, it cannot publish": (
         "tests/test_overlap.py::test_a_paused_run_that_wakes_up_later_cannot_publish",

@@ -63,6 +63,7 @@ def _open_for_a_waiter(gate: psycopg.Connection[object], target: Database) -> th
     return thread
 
 
+@pytest.mark.slow
 def test_while_one_run_copies_others_are_refused_are_skipped_or_wait(
     airflow: AirflowHome,
     tables: tuple[Database, Database],

@@ -20,6 +20,7 @@ SPELLINGS = {
 }
 
 
+@pytest.mark.slow
 def test_it_is_in_no_log_no_xcom_and_no_other_place_airflow_keeps_things_in(
     airflow: AirflowHome, tables: tuple[Database, Database], connect: Connect
 ) -> None:

@@ -86,7 +86,15 @@ class Servers:
             self._running[major] = Server.start(
                 _installation(major), durable=False, settings={"wal_level": "logical"}, place=place()
             )
+            self._shorten_logins(major)
         return self._running[major]
+
+    def _shorten_logins(self, major: int) -> None:
+        """Let the password be derived in one round: with the usual 4,096 a login takes twice as long."""
+        if major >= 16:
+            server = self._running[major]
+            change = f"ALTER ROLE postgres PASSWORD '{server._password}'"
+            server.execute("postgres", f"SET scram_iterations = 1; {change}")
 
     def create(self, major: int, encoding: str, locale: str | None) -> Database:
         """A new database. Its name is Korean where its encoding leaves that readable everywhere."""

@@ -32,6 +32,7 @@ def _take_a_row(target: Database) -> None:
             target.execute(f'DELETE FROM {table} WHERE "번호" = (SELECT max("번호") FROM {table})')
 
 
+@pytest.mark.slow
 def test_a_soak_notices_a_row_that_is_missing() -> None:
     said: list[str] = []
     assert soak.main([*SHORT, "1"], said.append, _take_a_row) == 1

@@ -101,6 +101,7 @@ def waiting(target: Database) -> list[int]:
 # Readers
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "way, held", [*((way, "SHARE") for way in WAYS_HERE), *((way, "ACCESS SHARE") for way in EXCLUSIVE)]
 )
@@ -217,6 +218,7 @@ def test_whoever_has_locked_a_row_is_in_the_way_too(filled: tuple[Database, Data
     assert (told["pid"], told["relation"], told["holds"]) == (holder.pid, "영업.고객", True)
 
 
+@pytest.mark.slow
 def test_a_prepared_transaction_is_told_by_its_name(source: Database) -> None:
     with Server.start(source.server.installation, durable=False, settings={"max_prepared_transactions": "2"}) as server:
         target = Database(server, "postgres")
@@ -238,6 +240,7 @@ def test_a_prepared_transaction_is_told_by_its_name(source: Database) -> None:
 # Ended
 
 
+@pytest.mark.sweep(1)
 @each_way
 def test_whoever_holds_it_up_too_long_is_ended_if_that_was_asked_for(
     filled: tuple[Database, Database], copying: Callable[..., Copying], nothing_left: NothingLeft, way: str

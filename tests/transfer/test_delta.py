@@ -617,6 +617,7 @@ def test_auto_chooses_it_where_there_is_a_key(pair: Pair) -> None:
 RIGHTS = {"SELECT": "SELECT", "INSERT": "INSERT", "UPDATE": "UPDATE (자리)", "DELETE": "DELETE"}
 
 
+@pytest.mark.sweep(1)
 @BOTH_MAJORS
 def test_it_takes_no_right_too_many(pair: Pair, role: MakeRole) -> None:
     pair.made(SEAT, old=OLD_SEATS, new="(1, 20), (2, 10), (4, 40)")
@@ -728,6 +729,7 @@ def constrained(pair: Pair) -> Pair:
     return pair
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(old=tables.filter(valid), new=tables.filter(valid), referred=st.sets(st.integers(1, 7)))
 def test_any_table_becomes_any_other(

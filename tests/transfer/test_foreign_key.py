@@ -111,6 +111,7 @@ def waiting(target: Database, statement: str, *, lock_timeout: str = "0") -> Ite
         thread.join()
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("key", [*KEYS, f"{KEYS[1]} NOT VALID"])
 @pytest.mark.parametrize(
     "change", ["DELETE FROM public.등급 WHERE 번호 = 3", "UPDATE public.등급 SET 번호 = 20 WHERE 번호 = 2"]
@@ -148,6 +149,7 @@ def test_the_key_is_there_and_valid_after_the_publish(both: tuple[Database, Data
         target.execute("INSERT INTO public.고객 VALUES (0, 77)")
 
 
+@pytest.mark.sweep(1)
 def test_a_key_to_a_partitioned_table_and_one_to_itself(both: tuple[Database, Database], mocker: MockerFixture) -> None:
     """A key to its own table is built beforehand: no other session writes to staging."""
     source, target = both
@@ -190,6 +192,7 @@ def test_no_other_session_feels_staging_at_any_stage(both: tuple[Database, Datab
     assert target.value("SELECT count(*) FROM public.고객") == ROWS
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "lost"])
 def test_staging_that_is_left_is_not_felt(
     both: tuple[Database, Database], mocker: MockerFixture, nothing_left: NothingLeft, end: str
