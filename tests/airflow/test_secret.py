@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from urllib.parse import quote, quote_plus
 
+import pytest
+
 from tests.airflow.conftest import Connect
 from tests.airflow.home import AirflowHome, copying
 from tests.ground.database import Database
