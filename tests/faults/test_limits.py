@@ -18,6 +18,7 @@ from tests.faults.trial import GRACE, QUICK, Strike, Trial, ended
 from tests.ground.database import Database
 from tests.ground.narrow import NarrowDisk
 from tests.ground.outage import Outage
+from tests.ground.place import place
 from tests.ground.proxy import Proxy
 
 SIDES = ("source", "target")
@@ -37,7 +38,7 @@ _SETTINGS = (
 def own(trial: Trial, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     """The same source, and a target on a server of this file's own, with few places."""
     few = {"max_connections": str(_SLOTS), "superuser_reserved_connections": "3"}
-    with Server.start(_NEWEST, settings=few) as server:
+    with Server.start(_NEWEST, settings=few, place=place()) as server:
         server.execute("postgres", 'CREATE DATABASE "영업부"')
         target = Database(server, "영업부")
         spool = tmp_path_factory.mktemp("own") / "spool"
