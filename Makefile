@@ -10,7 +10,8 @@ UV := uv==0.13.8
 MATRIX := 2.11 3.2
 # Each worker has servers of its own. Workers take neighbouring tests, so that what a file makes once is made once or
 # twice; one that has none left takes half of another's, so that none is alone with a long file in the end.
-WORKERS := --numprocesses=auto --maxprocesses=4 --dist=worksteal
+# One more than there are processors, for tests wait now and then, but four at most.
+WORKERS := --numprocesses=$(shell n=$$(nproc); echo $$((n < 4 ? n + 1 : 4))) --dist=worksteal
 export UV_LINK_MODE := copy
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A surrounding environment has no say in ours.

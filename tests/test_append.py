@@ -215,6 +215,7 @@ def test_a_slice_that_failed_is_added_once_by_the_next_try(
     nothing_left(source, target)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("happened", [True, False])
 def test_a_lost_answer_to_commit_adds_nothing_twice(
     orders: tuple[Database, Database], proxy: Callable[[Database], Proxy], *, happened: bool

@@ -462,6 +462,7 @@ def test_an_export_that_dies_in_the_middle_of_a_table_is_never_published(
     nothing_left(*pair)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "lie",
     [

@@ -136,6 +136,7 @@ def test_whatever_a_stage_waits_for_is_named_with_its_holder(
     nothing_left(source, target)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("way", ["swap", "delta", "delete_insert", "truncate_insert"])
 def test_a_publish_that_waits_names_the_holder(
     filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture, way: str

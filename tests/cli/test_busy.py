@@ -61,6 +61,7 @@ def test_a_second_run_is_refused_with_3_and_told_who_holds_the_lock(safecopy: Co
     assert safecopy.holds() == "old"
 
 
+@pytest.mark.slow
 def test_a_run_that_may_be_skipped_is_0_and_says_why(safecopy: Command, hanging: str) -> None:
     with holding(safecopy, hanging) as holder:
         ran = safecopy.copy("--on-busy", "skip")
@@ -82,6 +83,7 @@ def test_a_run_that_need_not_be_skipped_copies(safecopy: Command) -> None:
     assert safecopy.holds() == "new"
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "end, kind",
     [(signal.SIGTERM, "grant"), (signal.SIGKILL, "takeover-dead"), (signal.SIGSTOP, "takeover-stale")],
@@ -127,6 +129,7 @@ def test_ctrl_c_ends_the_waiting_at_once_with_130(safecopy: Command, hanging: st
     assert "safecopy: aborted: SIGINT" in ran.err
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_that_it_waits_and_then_the_bars(safecopy: Command, hanging: str) -> None:
     command = [*COMMAND, "copy", *safecopy.tables, "--on-busy", "wait"]
     with (

@@ -108,6 +108,7 @@ def test_every_option_reaches_the_copy(safecopy: Command, tmp_path: Path, psql: 
     assert report["spool_bytes"] > 0
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "words",
     [
@@ -145,6 +146,7 @@ def test_a_missing_endpoint_names_option_and_variable(safecopy: Command) -> None
     assert "Missing option '--target' (or set SAFECOPY_TARGET)." in ran.err
 
 
+@pytest.mark.slow
 def test_a_refused_plan_is_2_and_names_the_table_and_the_next_step(safecopy: Command) -> None:
     ran = safecopy.run("copy", "--source-table", "영업.고객", "--target-table", "분석.거래처")
     assert ran.code == 2
@@ -156,6 +158,7 @@ def test_a_refused_plan_is_2_and_names_the_table_and_the_next_step(safecopy: Com
     assert refused["error"]["refusals"][0]["code"] == "no_such_table"
 
 
+@pytest.mark.slow
 def test_an_empty_source_is_refused_unless_it_is_meant(safecopy: Command) -> None:
     safecopy.source.execute('DELETE FROM "영업"."고객"')
     assert safecopy.copy().code == 2
@@ -164,6 +167,7 @@ def test_an_empty_source_is_refused_unless_it_is_meant(safecopy: Command) -> Non
     assert safecopy.holds() == "new"
 
 
+@pytest.mark.slow
 def test_a_run_whose_lock_was_taken_away_may_not_publish_4(safecopy: Command, nothing_left: NothingLeft) -> None:
     with safecopy.target.connect() as blocker:
         blocker.execute("BEGIN")
@@ -181,6 +185,7 @@ def test_a_run_whose_lock_was_taken_away_may_not_publish_4(safecopy: Command, no
     nothing_left(safecopy.source, safecopy.target)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("stage", ["export", "import"])
 def test_a_failed_stage_is_5_and_says_which(safecopy: Command, fake_psql: MakePsql, stage: str) -> None:
     psql = fake_psql(Behaviour(stage, die_after=1000))  # type: ignore[arg-type]
@@ -202,6 +207,7 @@ def test_an_error_of_the_server_is_5_with_its_sqlstate(safecopy: Command) -> Non
     assert re.search(r"next +the same command will fail again", ran.err)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "words, kind", [(("--stall-timeout", "500ms"), "StalledError"), (("--export-timeout", "1"), "StageTimeoutError")]
 )
@@ -223,6 +229,7 @@ def test_an_unreachable_server_is_5_at_connect(safecopy: Command) -> None:
     assert (ran.code, ran.json["error"]["stage"]) == (5, "connect")
 
 
+@pytest.mark.slow
 def test_a_wrong_password_is_5_and_never_shown(safecopy: Command) -> None:
     conninfo = re.sub(r"password=\S+", "password=비밀번호-틀림", safecopy.source.conninfo)
     for words in ((), ("-v", "-v"), ("--json",)):
@@ -240,6 +247,7 @@ def test_a_password_on_the_command_line_works_with_a_warning_that_does_not_repea
     assert password_of(safecopy.source) not in ran.out + ran.err
 
 
+@pytest.mark.slow
 def test_a_password_file_needs_no_warning(safecopy: Command, tmp_path: Path) -> None:
     passfile = tmp_path / "암호"
     passfile.write_text(f"*:*:*:*:{password_of(safecopy.source)}\n")
@@ -263,6 +271,7 @@ def test_a_schema_of_another_make_is_5(safecopy: Command) -> None:
     assert safecopy.holds() == "old"
 
 
+@pytest.mark.slow
 def test_a_garbled_row_is_6(safecopy: Command, fake_psql: MakePsql) -> None:
     psql = fake_psql(Behaviour("import", flip_at=100_000))
     ran = safecopy.copy("--psql", psql, "--verify", "full")
@@ -275,6 +284,7 @@ def test_a_garbled_row_is_6(safecopy: Command, fake_psql: MakePsql) -> None:
     assert safecopy.holds() == "old"
 
 
+@pytest.mark.slow
 def test_a_commit_nobody_can_ask_about_is_7(safecopy: Command, proxy: Callable[[Database], Proxy]) -> None:
     wire = proxy(safecopy.target)
     impatient = safecopy.instead(sys.executable, "-c", PATIENCE)
@@ -299,6 +309,7 @@ def test_a_commit_nobody_can_ask_about_is_7(safecopy: Command, proxy: Callable[[
     assert safecopy.holds() == "new"
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_copy_in_order_with_130(
     safecopy: Command, fake_psql: MakePsql, nothing_left: NothingLeft, number: signal.Signals
@@ -320,6 +331,7 @@ def test_a_signal_ends_the_copy_in_order_with_130(
     nothing_left(safecopy.source, safecopy.target)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_is_as_safe_as_the_first(
     safecopy: Command, fake_psql: MakePsql, nothing_left: NothingLeft
 ) -> None:

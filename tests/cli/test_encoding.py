@@ -130,6 +130,7 @@ def test_json_is_utf_8_even_there(bare: Bare, euc_kr: dict[str, str]) -> None:
     assert "똠".encode() in ran.raw_out
 
 
+@pytest.mark.slow
 def test_a_copy_goes_through_whatever_encoding_its_words_are_typed_in(
     safecopy: Command, typed_in_euc_kr: dict[str, str]
 ) -> None:

@@ -120,6 +120,7 @@ def test_a_role_that_may_only_read_sees_the_locks_and_releases_none(
     assert len(store.holders()) == 1
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
 def test_korean_names_are_printed_under_any_locale(safecopy: Command, store: PostgresStore, locale: str) -> None:
     granted(store, "월별.집계", "야간 적재")
@@ -170,6 +171,7 @@ def test_the_history_of_an_unknown_lock_names_those_that_look_alike(
 # release
 
 
+@pytest.mark.slow
 def test_a_release_takes_the_lock_from_a_running_copy_which_publishes_nothing(
     safecopy: Command, said: Said, fake_psql: MakePsql, nothing_left: NothingLeft
 ) -> None:
