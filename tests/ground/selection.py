@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import pytest
+from hypothesis import settings
 
 COSTLY = frozenset({"servers", "ground", "airflow", "trial", "arena", "clocked"})
 """The fixtures that start a server or Airflow, or hand one on."""
@@ -35,6 +36,11 @@ def spread(cases: int, kept: int) -> Sequence[int]:
     if kept == 1:
         return [0]
     return [round(index * (cases - 1) / (kept - 1)) for index in range(kept)]
+
+
+def number_of_examples(usual: int) -> int:
+    """Return how many examples of a property to try: `usual`, a tenth of them in `make test`, more in a deep search."""
+    return max(2, round(usual * settings().max_examples / 100))
 
 
 def _kept(case: pytest.Item, cases: int) -> int:

@@ -22,6 +22,7 @@ from tests.conftest import MakeDatabase, MakeRole, NothingLeft
 from tests.ground.database import ALWAYS, PRESENT, Database, Servers
 from tests.ground.loose import LOOSE
 from tests.ground.pairs import NEW, OLD, Pair, counts
+from tests.ground.selection import number_of_examples
 
 ACTIONS = ["NO ACTION", "RESTRICT", "CASCADE", "SET NULL", "SET DEFAULT"]
 BOTH_MAJORS = pytest.mark.parametrize("own", [16, 18], indirect=True)
@@ -730,7 +731,12 @@ def constrained(pair: Pair) -> Pair:
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(
+    max_examples=number_of_examples(20),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
 @given(old=tables.filter(valid), new=tables.filter(valid), referred=st.sets(st.integers(1, 7)))
 def test_any_table_becomes_any_other(
     constrained: Pair, old: dict[int, tuple[int, int, int]], new: dict[int, tuple[int, int, int]], referred: set[int]

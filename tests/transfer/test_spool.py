@@ -30,6 +30,7 @@ from airflow_provider_safecopy.transfer.spool import CHUNK_BYTES, READ_BYTES, Sp
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import NothingLeft
 from tests.ground.database import Database
+from tests.ground.selection import number_of_examples
 
 SMALL_READ = 16
 SMALL_CHUNK = 50  # no multiple of a read, so that a chunk file ends in the midst of one
@@ -125,9 +126,9 @@ class PackedMachine(Machine):
 
 
 TestAnyOrder = Machine.TestCase
-TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestAnyOrder.settings = settings(max_examples=number_of_examples(100), stateful_step_count=40, deadline=None)
 TestAnyOrderPacked = PackedMachine.TestCase
-TestAnyOrderPacked.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+TestAnyOrderPacked.settings = settings(max_examples=number_of_examples(50), stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.parametrize("compress", ["zstd", "lz4"])

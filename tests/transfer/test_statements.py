@@ -20,6 +20,7 @@ from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.transcript import Transcript
 from tests.conftest import MakeDatabase
 from tests.ground.database import PRESENT, Database, Servers
+from tests.ground.selection import number_of_examples
 
 NONCE = "0123456789abcdef"
 SYSTEM = {"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
@@ -28,7 +29,7 @@ IDENTIFIERS = (
     AWKWARD | st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 ).filter(lambda text: len(text.encode()) <= 63 and text not in SYSTEM and not text.startswith("pg_"))
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40) | AWKWARD
-on_a_server = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+on_a_server = settings(max_examples=number_of_examples(20), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module")
