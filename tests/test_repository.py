@@ -144,7 +144,6 @@ def _pastes_sql(node: ast.AST) -> bool:
     return False
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("module", MODULES, ids=named)
 def test_nothing_waits_by_select(module: Path) -> None:
     """It raises ValueError for descriptors from 1,024 on, which a busy worker has: wait by poll."""
