@@ -250,7 +250,6 @@ print(pipeline.copy(CopySpec.of(**given["spec"]), source, target).status, flush=
 """
 
 
-@pytest.mark.slow
 def test_killed_at_any_moment_and_tried_again_it_is_added_once(orders: tuple[Database, Database]) -> None:
     """Four moments, spread over the time one copy takes in a process of its own, once it has started."""
     source, target = orders

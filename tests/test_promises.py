@@ -6,7 +6,9 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+
+import pytest
 
 from tests.ground.selection import COSTLY
 from tests.test_reliability import ROOT, file_of, rows
@@ -54,6 +56,9 @@ WITHOUT_A_SERVER = {
 }
 """The rows of docs/reliability.md in which nothing reaches a server."""
 
+EXAMS = {"tests/ledger/test_ledger.py", "tests/race/test_race.py", "tests/test_memory.py"}
+"""What takes minutes, and shows by chance or by size what the fast tests of the same pages show by one case."""
+
 _NAMED = re.compile(r"`((?:tests/)?[\w/]+\.py)::(\w+)`")
 _COLLECT = """
 import json, sys, pytest
@@ -67,25 +72,40 @@ sys.exit(pytest.main(["--collect-only", "-qq", "-m", "not slow", *sys.argv[1:]],
 """
 
 
-def test_each_promise_has_a_fast_test_of_a_real_server() -> None:
-    promised = (ROOT / "README.md").read_text("utf-8").partition("## What is promised")[2].partition("\n## ")[0]
-    assert [" ".join(name.split()) for name in re.findall(r"\*\*(.+?)\*\*", promised, re.DOTALL)] == list(TESTS)
-    asked = [
-        (row[0], [f"{file_of(file).relative_to(ROOT)}::{test}" for file, test in _NAMED.findall(row[-1])])
-        for row in rows()
-    ]
-    fast = fast_tests({test.partition("::")[0] for _, tests in [*asked, *TESTS.items()] for test in tests})
-    missing = [test for tests in TESTS.values() for test in tests if not fast.get(test)]
-    assert missing == [], "slow, gone, or without a server"
-    assert [fault for fault, tests in asked if not any(test in fast for test in tests)] == []
-    bare = {fault for fault, tests in asked if not any(fast.get(test) for test in tests)}
-    assert bare == WITHOUT_A_SERVER
-
-
-def fast_tests(files: Iterable[str]) -> Mapping[str, bool]:
-    """Return the tests of these files that `make test` runs, and whether each asks for a server."""
-    command = [sys.executable, "-c", _COLLECT, *sorted(files)]
+@pytest.fixture(scope="module")
+def fast() -> Mapping[str, bool]:
+    """Return the tests that `make test` runs of all files that are named, and whether each asks for a server."""
+    named = {test.partition("::")[0] for tests in [*TESTS.values(), *map(named_in, lines())] for test in tests}
+    command = [sys.executable, "-c", _COLLECT, *sorted(named)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found: dict[str, Sequence[str]] = json.loads(done.stdout.partition("\nFOUND ")[2].splitlines()[0])
-    return {test: bool(COSTLY.intersection(fixtures)) for test, fixtures in found.items()}
+    # A page names a class of tests by its file and name.
+    return {"::".join(test.split("::")[:2]): bool(COSTLY.intersection(fixtures)) for test, fixtures in found.items()}
+
+
+def lines() -> list[str]:
+    """Return the lines of all pages; a row of a table is one."""
+    return [line for page in sorted((ROOT / "docs").glob("*.md")) for line in page.read_text("utf-8").splitlines()]
+
+
+def named_in(line: str) -> list[str]:
+    """Return the tests that a line names."""
+    return [f"{file_of(file).relative_to(ROOT)}::{test}" for file, test in _NAMED.findall(line)]
+
+
+def test_each_promise_of_the_readme_has_fast_tests_of_a_real_server(fast: Mapping[str, bool]) -> None:
+    promised = (ROOT / "README.md").read_text("utf-8").partition("## What is promised")[2].partition("\n## ")[0]
+    assert [" ".join(name.split()) for name in re.findall(r"\*\*(.+?)\*\*", promised, re.DOTALL)] == list(TESTS)
+    missing = [test for tests in TESTS.values() for test in tests if not fast.get(test)]
+    assert missing == [], "slow, gone, or without a server"
+
+
+def test_each_fault_has_a_fast_test_of_a_real_server(fast: Mapping[str, bool]) -> None:
+    bare = {row[0] for row in rows() if not any(fast.get(test) for test in named_in(row[-1]))}
+    assert bare == WITHOUT_A_SERVER
+
+
+def test_each_line_of_a_page_that_names_tests_names_a_fast_one(fast: Mapping[str, bool]) -> None:
+    slow = [line for line in lines() if (tests := named_in(line)) and not any(test in fast for test in tests)]
+    assert {test.partition("::")[0] for line in slow for test in named_in(line)} <= EXAMS

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from urllib.parse import quote, quote_plus
 
-import pytest
-
 from tests.airflow.conftest import Connect
 from tests.airflow.home import AirflowHome, copying
 from tests.ground.database import Database
@@ -22,7 +20,6 @@ SPELLINGS = {
 }
 
 
-@pytest.mark.slow
 def test_it_is_in_no_log_no_xcom_and_no_other_place_airflow_keeps_things_in(
     airflow: AirflowHome, tables: tuple[Database, Database], connect: Connect
 ) -> None:

@@ -209,6 +209,7 @@ def test_twenty_starters_take_turns_and_do_not_hammer_the_target(made: Database,
     assert looks.call_count < 4 * rounds
 
 
+@pytest.mark.slow
 def test_nobody_starves_where_starters_keep_coming(made: Database) -> None:
     passed: list[int] = []
     stop = threading.Event()

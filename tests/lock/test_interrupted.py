@@ -62,6 +62,7 @@ def _demand_free(store: Store, told: str) -> None:
     assert [str(holder) for holder in store.holders() if not holder.stale] == [], told
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     ("error", "step"), [*zip(ERRORS, (5, 1, 3, 3), strict=True)], ids=["ctrl-c", "signal", "ENOSYS", "store"]
 )
@@ -137,6 +138,7 @@ def tables(target: Database) -> Iterator[Callable[[], TableLocks]]:
         each.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [Interruption, *ERRORS[2:]], ids=["signal", "ENOSYS", "store"])
 def test_whatever_interrupts_taking_many_none_of_them_is_held_unless_it_is_answered_for(
     target: Database, tables: Callable[[], TableLocks], error: Callable[[], BaseException]

@@ -169,7 +169,6 @@ def test_what_is_built_is_equal(session: Session) -> None:
     assert differences(before(session), swapped(session)) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("session", [18], indirect=True)
 def test_each_statement_that_is_left_out_is_noticed(session: Session) -> None:
     """But those that hold sequences and other tables still: they change nothing; and the note on staging."""

@@ -730,7 +730,6 @@ def constrained(pair: Pair) -> Pair:
     return pair
 
 
-@pytest.mark.slow
 @settings(
     max_examples=number_of_examples(20),
     deadline=None,
