@@ -23,6 +23,7 @@ from tests.ground.customers import SHAPE, TABLE, fill, same, spec
 from tests.ground.database import PRESENT, Database
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("publish", ["delete_insert", "truncate_insert"])
 @pytest.mark.parametrize("verify", ["counts", "full"])
 @pytest.mark.parametrize("transfer", ["sequential", "chunked"])

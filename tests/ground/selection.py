@@ -1,7 +1,7 @@
-"""Choose what `make test` runs: each test that is not marked `slow`, and a few cases of those with many.
+"""Choose what `make test` runs: each test that is not marked `slow`, and one case of those with many costly ones.
 
-A case that asks for a server or for Airflow takes half a second, another one a millisecond. So `make test` runs two
-cases of each test that asks for one, the first and the last; the marker `sweep` says another number.
+A case that asks for a server or for Airflow takes half a second, another one a millisecond. So `make test` runs the
+first case of each test that asks for one; the marker `sweep` says another number.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hypothesis import settings
 
 COSTLY = frozenset({"servers", "ground", "airflow", "trial", "arena", "clocked"})
 """The fixtures that start a server or Airflow, or hand one on."""
-_KEPT = 2
+_KEPT = 1
 
 
 def mark_slow_cases(items: Iterable[pytest.Item]) -> None:

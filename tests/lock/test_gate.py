@@ -133,6 +133,7 @@ CONNECTED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.pair(18, 16)  # 18 notes logins; on one server, all these sessions would be too many
 def test_twenty_copies_open_one_after_the_other_and_then_run_all_at_once(
     source: Database, target: Database, nothing_left: NothingLeft

@@ -21,6 +21,8 @@ from airflow_provider_safecopy.lock.store import Store
 from tests.ground.until import until
 from tests.lock.conftest import Ground, Hold
 
+pytestmark = pytest.mark.sweep(2)
+
 NAME = "분석.고객"
 PROMISE = Promise(stale_after=600, crash_grace=None)
 GRACE = Promise(stale_after=600, crash_grace=60)
