@@ -195,7 +195,6 @@ def appended_meanwhile(source: Database, target: Database) -> Callable[[Progress
     return enter
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("stage", ["export", "verify", "publish"])
 def test_a_slice_that_failed_is_added_once_by_the_next_try(
     orders: tuple[Database, Database], nothing_left: NothingLeft, stage: str
@@ -215,7 +214,6 @@ def test_a_slice_that_failed_is_added_once_by_the_next_try(
     nothing_left(source, target)
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("happened", [True, False])
 def test_a_lost_answer_to_commit_adds_nothing_twice(
     orders: tuple[Database, Database], proxy: Callable[[Database], Proxy], *, happened: bool
@@ -415,7 +413,6 @@ def test_slices_are_forgotten_with_the_rows_of_the_table(orders: tuple[Database,
         assert pipeline.copy(each, source.endpoint, target.endpoint).status == "already_published"
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("publish", ["auto", "delete_insert", "truncate_insert"])
 def test_slices_are_forgotten_when_the_table_is_replaced(orders: tuple[Database, Database], publish: str) -> None:
     """Our own replace takes the rows of all slices away, whichever way it publishes and whether the OID changes."""
@@ -435,7 +432,6 @@ def test_a_slice_is_forgotten_when_the_table_was_made_anew_with_other_rows(order
     assert pipeline.copy(spec(), source.endpoint, target.endpoint).inserted == 50
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("how", [f"TRUNCATE {NAME}; INSERT INTO {NAME} VALUES (-3, '2026-11-01', 1)", "VACUUM FULL"])
 def test_where_nothing_tells_whether_a_slice_is_there_the_copy_is_refused(
     orders: tuple[Database, Database], how: str

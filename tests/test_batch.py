@@ -356,7 +356,6 @@ def test_a_run_that_lost_its_own_lock_publishes_no_more(
     nothing_left(*pair)
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("at", [1, 3])
 def test_an_abort_in_the_middle_leaves_what_is_published_and_nothing_else(
     pair: tuple[Database, Database], nothing_left: NothingLeft, at: int
@@ -416,7 +415,6 @@ def test_an_abort_ends_a_publish_that_waits_in_the_server(
     nothing_left(*pair)
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("stage", ["export", "import"])
 def test_a_psql_that_is_killed_fails_one_table_and_the_next_has_another(
     pair: tuple[Database, Database], nothing_left: NothingLeft, mocker: MockerFixture, stage: str
@@ -462,7 +460,6 @@ def test_an_export_that_dies_in_the_middle_of_a_table_is_never_published(
     nothing_left(*pair)
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "lie",
     [

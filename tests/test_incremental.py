@@ -114,7 +114,6 @@ def test_an_empty_source_is_no_error_and_leaves_no_watermark(orders: tuple[Datab
     assert copy(orders).inserted == 1
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "column, lookback, start",
     [
@@ -239,7 +238,6 @@ MADE_ANEW = {
 }
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("what", MADE_ANEW)
 def test_what_was_made_anew_is_read_from_the_start(orders: tuple[Database, Database], what: str) -> None:
     source, target = orders
@@ -340,7 +338,6 @@ def test_an_interval_is_a_slice_that_can_be_read_again(orders: tuple[Database, D
     assert copy(orders, **days, slice="첫 이틀").slice == "첫 이틀"
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "start, end, new",
     [
@@ -421,7 +418,6 @@ def test_a_cursor_cannot_smuggle_sql(orders: tuple[Database, Database]) -> None:
 # When the target has lost its rows
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("how", ["TRUNCATE", "DELETE FROM"])
 def test_the_watermarks_of_all_origins_are_forgotten_with_the_rows(orders: tuple[Database, Database], how: str) -> None:
     """Two origins fill one target. Once it was emptied the first copy fills it again; the other's watermark would count

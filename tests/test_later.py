@@ -86,7 +86,6 @@ def test_a_slice_is_in_doubt_once_a_partition_or_parent_was_replaced(
         copy(pair, "t", appended, write_mode="append", slice="A", where="d = 1")
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.pair(18, 18)
 @pytest.mark.parametrize("by", [{}, {"write_mode": "upsert", "missing": "delete"}])
 @pytest.mark.parametrize(("read", "replaced", "kept"), [("t", "t_a", "id < 10"), ("t_b", "t", "id < 60")])

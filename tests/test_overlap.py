@@ -130,7 +130,6 @@ def test_a_run_that_gets_one_of_its_two_locks_holds_none(filled: tuple[Database,
     pipeline.copy(spec(), source.endpoint, target.endpoint, progress=during("verify", overlap))
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("options", [{"columns": ["없는_열"]}, {"where": "false"}, {"psql": "stuck"}])
 def test_whatever_becomes_of_a_run_its_locks_are_free_afterwards(
     filled: tuple[Database, Database], nothing_left: NothingLeft, fake_psql: MakePsql, options: dict[str, str]

@@ -95,7 +95,6 @@ def test_the_whole_shop_arrives(shops: Shop, nothing_left: NothingLeft) -> None:
     nothing_left(*shops)
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("mode", MODES)
 def test_each_way_publishes_or_says_why_not(shops: Shop, mode: Publish, nothing_left: NothingLeft) -> None:
     rental.fill(shops[0], 60, seed=1)

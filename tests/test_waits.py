@@ -110,7 +110,6 @@ def test_a_table_that_is_locked_when_it_is_planned_is_named_with_its_holder(
         running.result(100)
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("stage, statement", [("export", "COPY%"), ("verify", "%bit(64)%")], ids=["export", "verify"])
 def test_whatever_a_stage_waits_for_is_named_with_its_holder(
     filled: tuple[Database, Database],
@@ -136,7 +135,6 @@ def test_whatever_a_stage_waits_for_is_named_with_its_holder(
     nothing_left(source, target)
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("way", ["swap", "delta", "delete_insert", "truncate_insert"])
 def test_a_publish_that_waits_names_the_holder(
     filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture, way: str
@@ -169,7 +167,6 @@ def looking(statement: str) -> str:
     )
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_a_wait_ends_after_lock_wait_timeout_with_the_blocker_in_the_error(
     filled: tuple[Database, Database], nothing_left: NothingLeft, side: str
@@ -191,7 +188,6 @@ def test_a_wait_ends_after_lock_wait_timeout_with_the_blocker_in_the_error(
     nothing_left(source, target)
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("batch", [False, True], ids=["alone", "one of many"])
 def test_a_psql_that_waits_for_its_source_names_the_blocker_in_its_error(
     filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture, nothing_left: NothingLeft, batch: bool

@@ -157,7 +157,6 @@ stay()""")
     assert _events(target)[-2:] == [("leave", "한벌.떠나지_않는"), ("release", "한벌.acquire_lock")]
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("inside", ['SafeCopyOperator(task_id="참가", **COPY)', 'sum_up.override(task_id="참가")()'])
 def test_nothing_goes_on_under_a_lock_that_was_lost_in_between(
     tables: tuple[Database, Database], run_dag: RunDag, inside: str

@@ -68,7 +68,6 @@ CASES = (
 QUICK = CASES if ALL else [CASES[at] for at in (5, 8)]
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.skipif(version("apache-airflow").startswith("2."), reason="Airflow 2 has other supervisors")
 @pytest.mark.parametrize("case", QUICK, ids=str)
 def test_a_signal_to_a_task_leaves_old_rows_or_new_ones(

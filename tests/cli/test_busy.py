@@ -83,7 +83,6 @@ def test_a_run_that_need_not_be_skipped_copies(safecopy: Command) -> None:
     assert safecopy.holds() == "new"
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "end, kind",
     [(signal.SIGTERM, "grant"), (signal.SIGKILL, "takeover-dead"), (signal.SIGSTOP, "takeover-stale")],

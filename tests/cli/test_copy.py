@@ -108,7 +108,6 @@ def test_every_option_reaches_the_copy(safecopy: Command, tmp_path: Path, psql: 
     assert report["spool_bytes"] > 0
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "words",
     [
@@ -185,7 +184,6 @@ def test_a_run_whose_lock_was_taken_away_may_not_publish_4(safecopy: Command, no
     nothing_left(safecopy.source, safecopy.target)
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("stage", ["export", "import"])
 def test_a_failed_stage_is_5_and_says_which(safecopy: Command, fake_psql: MakePsql, stage: str) -> None:
     psql = fake_psql(Behaviour(stage, die_after=1000))  # type: ignore[arg-type]
@@ -207,7 +205,6 @@ def test_an_error_of_the_server_is_5_with_its_sqlstate(safecopy: Command) -> Non
     assert re.search(r"next +the same command will fail again", ran.err)
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "words, kind", [(("--stall-timeout", "500ms"), "StalledError"), (("--export-timeout", "1"), "StageTimeoutError")]
 )
@@ -309,7 +306,6 @@ def test_a_commit_nobody_can_ask_about_is_7(safecopy: Command, proxy: Callable[[
     assert safecopy.holds() == "new"
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_copy_in_order_with_130(
     safecopy: Command, fake_psql: MakePsql, nothing_left: NothingLeft, number: signal.Signals

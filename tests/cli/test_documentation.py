@@ -29,7 +29,6 @@ def test_the_page_holds_schemas(title: str) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMAS[title])
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("words", [(), ("--verify", "full"), ("--transfer", "sequential", "--format", "text")])
 def test_the_report_of_a_copy(safecopy: Command, words: tuple[str, ...]) -> None:
     report = safecopy.copy("--json", *words).json
@@ -37,7 +36,6 @@ def test_the_report_of_a_copy(safecopy: Command, words: tuple[str, ...]) -> None
     demand("report", report)
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "words", [("--write-mode", "upsert"), ("--write-mode", "incremental", "--cursor-column", "고객번호")]
 )

@@ -120,7 +120,6 @@ def test_a_role_that_may_only_read_sees_the_locks_and_releases_none(
     assert len(store.holders()) == 1
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
 def test_korean_names_are_printed_under_any_locale(safecopy: Command, store: PostgresStore, locale: str) -> None:
     granted(store, "월별.집계", "야간 적재")

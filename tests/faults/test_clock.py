@@ -31,8 +31,6 @@ from tests.ground.database import Database
 from tests.ground.fake_psql import Behaviour
 from tests.ground.until import until
 
-pytestmark = pytest.mark.sweep(1)
-
 NAME = "영업.주문_내역"
 HOURS = 7
 AWAY = 3600.0 * HOURS - 60

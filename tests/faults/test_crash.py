@@ -19,8 +19,6 @@ from tests.ground.outage import Outage
 from tests.ground.place import place
 from tests.ground.proxy import Proxy
 
-pytestmark = pytest.mark.sweep(1)
-
 RECEIPT, COMMIT = b"INSERT INTO safecopy.receipt", b"COMMIT\0"
 
 

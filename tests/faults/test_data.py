@@ -20,8 +20,6 @@ from tests.ground.database import Database
 from tests.ground.memory import growth
 from tests.ground.remains import Remains
 
-pytestmark = pytest.mark.sweep(1)
-
 FOREIGN = 1_000_000
 """The first key of those rows that somebody else writes."""
 

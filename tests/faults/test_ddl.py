@@ -23,8 +23,6 @@ from tests.ground.database import Database
 from tests.ground.proxy import Proxy
 from tests.ground.remains import Remains
 
-pytestmark = pytest.mark.sweep(1)
-
 COLUMNS = '"번호" bigint PRIMARY KEY, "이름" varchar(40) NOT NULL, "금액" numeric(12,2), "가입" timestamptz'
 
 

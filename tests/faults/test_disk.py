@@ -30,8 +30,6 @@ from tests.faults.invariant import Invariant, said
 from tests.faults.trial import QUICK, ROWS, Trial
 from tests.ground.customers import TABLE
 
-pytestmark = pytest.mark.sweep(1)
-
 COPIES: list[tuple[str, Compress]] = [
     ("sequential", "none"),
     ("chunked", "none"),

@@ -198,7 +198,6 @@ def test_text_that_names_nothing_is_an_error_of_ours_and_does_nothing(nest: Nest
     assert invariant.hold("unchanged") == "old"
 
 
-@pytest.mark.sweep(1)
 def test_sql_of_a_user_stays_one_statement_that_reads(nest: Nest) -> None:
     """What the servers take for one expression, or one query, is copied; anything else is refused."""
     invariant = nest.invariant()
@@ -238,7 +237,6 @@ WITHIN: dict[str, Callable[[str], dict[str, str]]] = {
 }
 
 
-@pytest.mark.sweep(1)
 def test_sql_of_a_user_is_copied_whatever_its_strings_comments_and_names_hold(nest: Nest) -> None:
     invariant = nest.invariant()
 

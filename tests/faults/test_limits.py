@@ -21,8 +21,6 @@ from tests.ground.outage import Outage
 from tests.ground.place import place
 from tests.ground.proxy import Proxy
 
-pytestmark = pytest.mark.sweep(1)
-
 SIDES = ("source", "target")
 ROLE, PASSWORD = "복사_담당", "Geheim-7"
 _NEWEST = next(each for each in installations() if each.major == 18)

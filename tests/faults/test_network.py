@@ -16,8 +16,6 @@ from tests.faults.conftest import Ground
 from tests.ground.database import Database
 from tests.ground.proxy import Proxy
 
-pytestmark = pytest.mark.sweep(1)
-
 MakeProxy = Callable[[Database], Proxy]
 
 

@@ -17,8 +17,6 @@ from tests.conftest import MakePsql
 from tests.faults.conftest import Ground
 from tests.ground.fake_psql import Behaviour, Stage
 
-pytestmark = pytest.mark.sweep(1)
-
 PROGRAM = """
 import sys, json
 from airflow_provider_safecopy import pipeline

@@ -19,8 +19,6 @@ from tests.ground.database import Database
 from tests.ground.fake_psql import Behaviour, Stage
 from tests.ground.memory import growth
 
-pytestmark = pytest.mark.sweep(1)
-
 # The stream of the ground's table in text is about 1.1 MB.
 STREAM = 1_100_000
 FRACTIONS = [0, 1, 4096, *(STREAM * part // 10 for part in range(1, 10)), STREAM * 2]

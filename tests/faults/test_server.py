@@ -14,8 +14,6 @@ from tests.faults.conftest import ROWS, Ground
 from tests.ground.fake_psql import Behaviour
 from tests.ground.remains import Remains
 
-pytestmark = pytest.mark.sweep(1)
-
 SLEEPING = 'SELECT g::bigint AS "번호", \'x\'::text AS "품목", 1::numeric(12,2) AS "금액" FROM generate_series(1, 3) g, pg_sleep(60)'
 _BUSY = "SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, 'safecopy:') AND state = 'active'"
 

@@ -40,8 +40,6 @@ from tests.ground.place import place
 from tests.ground.server_clock import ServerClock
 from tests.ground.until import until
 
-pytestmark = pytest.mark.sweep(1)
-
 HOURS = 7
 AWAY = timedelta(hours=HOURS)
 NAME = "영업.고객"

@@ -21,8 +21,6 @@ from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.ground.content import rows_of
 from tests.ground.database import Database
 
-pytestmark = pytest.mark.sweep(1)
-
 SHAPE = """
 CREATE SCHEMA 값; CREATE TABLE 값.값 (번호 int PRIMARY KEY, 실수 float8, 간격 interval, 때 timestamptz, 글 text);
 CREATE TABLE 값.다음 (LIKE 값.값 INCLUDING ALL);

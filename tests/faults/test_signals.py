@@ -29,8 +29,6 @@ from tests.ground.database import Database, Servers
 from tests.ground.remains import Remains
 from tests.ground.until import until
 
-pytestmark = pytest.mark.sweep(1)
-
 ENDING = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SAMPLES: dict[Victim, int] = dict.fromkeys(("our process", "export psql", "import psql"), 1_000_000 if ALL else 1)
 """At how many steps of those at which it lives each is sent each signal; with more than there are, at all."""

@@ -17,8 +17,6 @@ from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.faults.trial import GRACE, QUICK, Strike, Trial, each_step, sampled, steps_of
 from tests.ground.proxy import Proxy
 
-pytestmark = pytest.mark.sweep(1)
-
 SIDES = ("source", "target")
 LOUD = {
     "cut": Proxy.cut_now,

@@ -193,7 +193,6 @@ def test_the_rows_that_are_copied_are_those_the_server_finds(
     single()
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("installation", installations(), ids=lambda each: f"psql {each.major}")
 def test_so_they_are_in_a_batch_whatever_the_first_table_sets(
     ends: dict[int, Ends], installation: Installation, tmp_path_factory: pytest.TempPathFactory

@@ -62,7 +62,6 @@ def _demand_free(store: Store, told: str) -> None:
     assert [str(holder) for holder in store.holders() if not holder.stale] == [], told
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     ("error", "step"), [*zip(ERRORS, (5, 1, 3, 3), strict=True)], ids=["ctrl-c", "signal", "ENOSYS", "store"]
 )

@@ -181,7 +181,6 @@ def test_grant_gives_what_a_copy_needs_and_no_more(target: Database, role: MakeR
         assert schema.refusals(session, role=str(loader.role), may_create=False) == ()
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("publish", ["delete_insert", "truncate_insert"])
 def test_a_granted_role_without_any_other_rights_copies_a_table(
     source: Database, target: Database, role: MakeRole, nothing_left: NothingLeft, publish: str
@@ -427,7 +426,6 @@ def test_a_former_layout_is_brought_up_and_its_tokens_and_receipts_stay(former: 
     assert "Layout 4" in former.value("SELECT obj_description('safecopy'::regnamespace, 'pg_namespace')")
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("major", PRESENT)
 def test_it_becomes_what_is_made_anew(servers: Servers, major: int) -> None:
     columns = (
@@ -511,7 +509,6 @@ def test_layout_2_is_brought_up_beside_its_runs_and_its_receipts_stay(target: Da
     assert target.rows("SELECT DISTINCT write_mode, slice, origin FROM safecopy.receipt") == [("replace", None, None)]
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("layout", [LAYOUT_1, LAYOUT_2])
 def test_a_copy_by_its_owner_brings_it_up(
     source: Database, target: Database, role: MakeRole, nothing_left: NothingLeft, layout: str

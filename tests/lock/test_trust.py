@@ -275,7 +275,6 @@ def test_functions_of_the_same_names_in_the_search_path_are_not_called(
 # Taking over
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("trap", TRAPS)
 def test_init_makes_anew_what_was_a_trap_and_keeps_the_rows(
     tables: tuple[Database, Database], hostile: Database, trap: str

@@ -101,7 +101,6 @@ def waiting(target: Database) -> list[int]:
 # Readers
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "way, held", [*((way, "SHARE") for way in WAYS_HERE), *((way, "ACCESS SHARE") for way in EXCLUSIVE)]
 )
@@ -240,7 +239,6 @@ def test_a_prepared_transaction_is_told_by_its_name(source: Database) -> None:
 # Ended
 
 
-@pytest.mark.sweep(1)
 @each_way
 def test_whoever_holds_it_up_too_long_is_ended_if_that_was_asked_for(
     filled: tuple[Database, Database], copying: Callable[..., Copying], nothing_left: NothingLeft, way: str

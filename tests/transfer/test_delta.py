@@ -618,7 +618,6 @@ def test_auto_chooses_it_where_there_is_a_key(pair: Pair) -> None:
 RIGHTS = {"SELECT": "SELECT", "INSERT": "INSERT", "UPDATE": "UPDATE (자리)", "DELETE": "DELETE"}
 
 
-@pytest.mark.sweep(1)
 @BOTH_MAJORS
 def test_it_takes_no_right_too_many(pair: Pair, role: MakeRole) -> None:
     pair.made(SEAT, old=OLD_SEATS, new="(1, 20), (2, 10), (4, 40)")

@@ -111,7 +111,6 @@ def waiting(target: Database, statement: str, *, lock_timeout: str = "0") -> Ite
         thread.join()
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("key", [*KEYS, f"{KEYS[1]} NOT VALID"])
 @pytest.mark.parametrize(
     "change", ["DELETE FROM public.등급 WHERE 번호 = 3", "UPDATE public.등급 SET 번호 = 20 WHERE 번호 = 2"]
@@ -137,7 +136,6 @@ def test_rows_are_published_as_they_were_proven_or_not_at_all(
     nothing_left(source, target)
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("key", KEYS)
 def test_the_key_is_there_and_valid_after_the_publish(both: tuple[Database, Database], key: str) -> None:
     source, target = both
@@ -150,7 +148,6 @@ def test_the_key_is_there_and_valid_after_the_publish(both: tuple[Database, Data
         target.execute("INSERT INTO public.고객 VALUES (0, 77)")
 
 
-@pytest.mark.sweep(1)
 def test_a_key_to_a_partitioned_table_and_one_to_itself(both: tuple[Database, Database], mocker: MockerFixture) -> None:
     """A key to its own table is built beforehand: no other session writes to staging."""
     source, target = both
@@ -173,7 +170,6 @@ def test_a_key_to_a_partitioned_table_and_one_to_itself(both: tuple[Database, Da
     target.execute("DELETE FROM public.고객; DELETE FROM public.지역 WHERE 번호 = 2")
 
 
-@pytest.mark.sweep(1)
 def test_no_other_session_feels_staging_at_any_stage(both: tuple[Database, Database], mocker: MockerFixture) -> None:
     """Statements on the table that staging's rows refer to neither fail nor wait, as long as the copy has not published."""
     source, target = both
@@ -194,7 +190,6 @@ def test_no_other_session_feels_staging_at_any_stage(both: tuple[Database, Datab
     assert target.value("SELECT count(*) FROM public.고객") == ROWS
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM", "lost"])
 def test_staging_that_is_left_is_not_felt(
     both: tuple[Database, Database], mocker: MockerFixture, nothing_left: NothingLeft, end: str
@@ -245,7 +240,6 @@ def test_staging_that_is_left_is_not_felt(
     nothing_left(source, target)
 
 
-@pytest.mark.sweep(1)
 def test_a_swap_that_waits_for_a_reader_holds_up_no_writer_of_what_it_refers_to(
     both: tuple[Database, Database],
 ) -> None:

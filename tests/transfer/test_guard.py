@@ -249,7 +249,6 @@ def test_staging_is_dropped_by_the_run_that_is_refused(filled: tuple[Database, D
 # The guard in modes that delete
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("missing", ["delete", "mark"])
 def test_an_upsert_that_removes_too_many_rows_is_refused(
     filled: tuple[Database, Database], nothing_left: NothingLeft, missing: str

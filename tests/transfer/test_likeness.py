@@ -97,7 +97,6 @@ def on_new_tables(target: Database, change: str) -> None:
     )
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "change",
     [
@@ -140,7 +139,6 @@ def test_columns_that_the_copy_itself_adds_are_no_difference(filled: tuple[Datab
     assert (report.publish, target.value(f"SELECT sum(적립금) FROM {TABLE}")) == ("swap", 250)
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "grant, has",
     [

@@ -75,7 +75,6 @@ def test_a_lock_that_becomes_free_is_got_with_the_next_step() -> None:
     assert Waiter([], ended=lambda: next(freed)).run(AbortSwitch()) == "got it"
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "options",
     [

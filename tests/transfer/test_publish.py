@@ -83,7 +83,6 @@ def test_a_constraint_of_the_target_refuses_the_publish_whole(
     nothing_left(source, target)
 
 
-@pytest.mark.sweep(1)
 @pytest.mark.parametrize("publish", ["delete_insert", "truncate_insert"])
 def test_an_autovacuum_of_the_target_gives_way(source: Database, publish: str) -> None:
     """One that takes minutes: it pauses a tenth of a second after each page."""
