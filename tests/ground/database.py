@@ -18,6 +18,9 @@ from tests.ground.place import place
 ALWAYS = (16, 18)
 """The majors the wheel brings: there on every machine."""
 
+_SETTINGS = {"wal_level": "logical", "max_wal_size": "256MB"}
+"""The log is kept short, for it may be kept in memory."""
+
 PRESENT = tuple(sorted(each.major for each in installations()))
 """The majors this machine can start; an older or a newer one where the distribution brings it."""
 
@@ -83,9 +86,7 @@ class Servers:
     def of(self, major: int) -> Server:
         """The server of a major version. Skips the test only for what no wheel brings."""
         if major not in self._running:
-            self._running[major] = Server.start(
-                _installation(major), durable=False, settings={"wal_level": "logical"}, place=place()
-            )
+            self._running[major] = Server.start(_installation(major), durable=False, settings=_SETTINGS, place=place())
             self._shorten_logins(major)
         return self._running[major]
 
