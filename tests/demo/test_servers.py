@@ -107,6 +107,16 @@ def test_the_password_is_demanded_and_shown_nowhere() -> None:
         assert server.socket_directory.stat().st_mode & 0o077 == 0
 
 
+def test_a_server_lives_in_the_place_that_is_asked_for(temporary: Path) -> None:
+    place = temporary / "place"
+    place.mkdir()
+    place.chmod(0o755)
+    with Server.start(WHEEL, durable=False, place=str(place)) as server:
+        assert server.socket_directory.parent == place
+    with Server.start(WHEEL, durable=False, place=str(temporary / "nowhere")) as server:
+        assert server.socket_directory.parent == temporary
+
+
 def test_nobody_runs_it_as_root() -> None:
     with Server.start(WHEEL, durable=False) as server:
         process = psutil.Process(server.pid)
