@@ -36,7 +36,6 @@ from tests.faults.invariant import Invariant, said
 from tests.faults.trial import GRACE, Trial, ended
 from tests.ground.customers import TABLE, spec
 from tests.ground.database import Database
-from tests.ground.place import place
 from tests.ground.server_clock import ServerClock
 from tests.ground.until import until
 
@@ -62,10 +61,7 @@ class Clocked:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clocked]:
     """Two servers of this file's own."""
     major = {each.major: each for each in installations()}
-    with (
-        Server.start(major[16], durable=False, place=place()) as source,
-        Server.start(major[18], durable=False, place=place()) as target,
-    ):
+    with Server.start(major[16], durable=False) as source, Server.start(major[18], durable=False) as target:
         clocks = {"source": ServerClock.of(source), "target": ServerClock.of(target)}
         for server in (source, target):
             server.execute("postgres", 'CREATE DATABASE "영업부"')

@@ -12,7 +12,10 @@ _ROOM_BYTES = 3 << 30
 
 @cache
 def place() -> str | None:
-    """Return a directory in memory with room for servers, or None: a container often has 64 MB of it."""
+    """Return a directory in memory with room for servers, or None: a container often has 64 MB of it.
+
+    Often nothing in it may be executed: a test whose server loads a library of ours takes an ordinary directory.
+    """
     if Path(_MEMORY).is_dir() and shutil.disk_usage(_MEMORY).free >= _ROOM_BYTES:
         return _MEMORY
     return None
