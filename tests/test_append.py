@@ -394,6 +394,7 @@ def ends(target: Database, how: str) -> None:
         target.execute({"truncated": f"TRUNCATE {NAME}", "deleted": f"DELETE FROM {NAME}"}[how])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["truncated", "deleted", "made anew"])
 def test_slices_are_forgotten_with_the_rows_of_the_table(orders: tuple[Database, Database], how: str) -> None:
     """A receipt proves what a table held then. Once a table was emptied none of its slices is there any more: the second

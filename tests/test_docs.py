@@ -223,6 +223,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_airflow_reads_the_dags(seen_by_airflow: Any) -> None:
     assert seen_by_airflow["errors"] == []
     *readme, lock = seen_by_airflow["dags"]

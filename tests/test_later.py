@@ -320,5 +320,5 @@ def test_the_first_line_of_a_waiting_publish_names_the_holder(pair: Pair, caplog
         while not lines() and time.monotonic() < deadline:
             time.sleep(0.02)
         holder.run("COMMIT")
-        copying.result(60)
+        copying.result(100)
     assert f"pid {holder.pid}" in lines()[0]

@@ -167,5 +167,5 @@ def test_hundreds_take_no_longer_than_a_moment(where: Database) -> None:
     locks.beat(phase=1, count=1)
     locks.let_go(taken)
     assert len(taken) == 300
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     locks.release()
