@@ -80,10 +80,10 @@ def test_a_slice_is_in_doubt_once_a_partition_or_parent_was_replaced(
         "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 49) g"
     )
     target.execute(PARTED)
-    copy(pair, "t", appended, write_mode="append", slice="A", where="d = 1")
+    copy(pair, "t", appended, write_mode="append", append_key="A", where="d = 1")
     copy(pair, "t", replaced, where="d = 2", **by)
     with pytest.raises(PlanError, match="slice_unsure"):
-        copy(pair, "t", appended, write_mode="append", slice="A", where="d = 1")
+        copy(pair, "t", appended, write_mode="append", append_key="A", where="d = 1")
 
 
 @pytest.mark.pair(18, 18)
@@ -116,7 +116,9 @@ def test_a_slice_stays_with_its_table_whatever_that_is_called(pair: Pair, how: s
     target.execute("CREATE TABLE t (id int, d int); CREATE SCHEMA z")
 
     def append(table: str) -> CopyReport:
-        spec = CopySpec.of(source_table="public.t", target_table=table, write_mode="append", slice="A", where="d = 1")
+        spec = CopySpec.of(
+            source_table="public.t", target_table=table, write_mode="append", append_key="A", where="d = 1"
+        )
         return pipeline.copy(spec, source.endpoint, target.endpoint)
 
     append("public.t")
