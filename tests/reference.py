@@ -39,11 +39,15 @@ def _groups(kind: type[CopySpec]) -> Iterator[str]:
 
 def _row(each: Option) -> str:
     marks = [mark for mark, holds in (("templated", each.templated), ("all tables", each.shared)) if holds]
-    notes = [each.meaning, each.in_airflow and f"In Airflow: {each.in_airflow}", each.kind.in_command.partition(": see")[0]]
-    notes[2] = notes[2] and f"In the command: {notes[2].rstrip('.')}."
+    in_command = each.kind.in_command.replace(": see below", "")
+    notes = [each.meaning, _in("Airflow", each.in_airflow), _in("the command", in_command)]
     notes.append(f"*({', '.join(marks)})*" if marks else "")
     cells = (f"`{each.name}`", f"`{each.flag}`", _type(each), _default(each), " ".join(filter(None, notes)))
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _in(place: str, note: str) -> str:
+    return f"In {place}: {note[:1].lower()}{note[1:]}" if note else ""
 
 
 def _type(each: Option) -> str:
@@ -55,7 +59,7 @@ def _type(each: Option) -> str:
 def _default(each: Option) -> str:
     if each.default_text:
         return each.default_text
-    if each.name == "target_table":
+    if each.required:
         return "required"
     if each.kind.name == "seconds" and each.default is not None:
         return f"`{each.default:g}` ({quantity.show_seconds(each.default)})"

@@ -453,7 +453,7 @@ def taken_over(source: Database, target: Database) -> int | None:
 # The launch gate
 
 
-def test_a_launch_interval_spaces_both_connections_to_the_source(
+def test_a_connect_interval_spaces_both_connections_to_the_source(
     filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture
 ) -> None:
     source, target = filled

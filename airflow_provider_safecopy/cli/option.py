@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from airflow_provider_safecopy.cli import encoding, parameter, spelling
 from airflow_provider_safecopy.cli.declare import flags, help_of, in_order
 from airflow_provider_safecopy.cli.output import Output
-from airflow_provider_safecopy.transfer.option import options_of
+from airflow_provider_safecopy.transfer.option import options_of, with_current_names
 from airflow_provider_safecopy.transfer.spec import ROWS, CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
@@ -132,33 +132,39 @@ def specs_of(output: Output, options: dict[str, Any], tables_from: str) -> tuple
     from airflow_provider_safecopy.cli.tables import read
     from airflow_provider_safecopy.transfer import roster
 
-    with _old_names_told(output):
-        return roster.specs_of(read(tables_from), _given(options))
+    shared = _given(output, options)
+    with _warnings_shown(output):
+        return roster.specs_of(read(tables_from), shared)
 
 
 def spec_of(output: Output, options: dict[str, Any]) -> CopySpec:
     """The spec meant by the options of `table` and `manner`. Raises `ConfigError`."""
     if options["target_table"] is None:
         raise click.UsageError("Missing option '--target-table', or --tables-from with a list of tables.")
-    with _old_names_told(output):
-        return CopySpec.of(**_given(options))
+    return CopySpec.of(**_given(output, options))
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that were typed: the spec has the defaults of the others."""
-    return {name: value for name, value in options.items() if value is not None and value is not False}
+def _given(output: Output, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were typed, under their current names: the spec has the defaults of the others."""
+
+    def warn(message: str) -> None:
+        name, _, rest = message.partition(" ")
+        output.warn(f"{spelling.flag(name)} {spelling.spelled(rest)}")
+
+    typed = {name: value for name, value in options.items() if value is not None and value is not False}
+    return with_current_names(typed, CopySpec.options(), warn=warn)
 
 
 @contextmanager
-def _old_names_told(output: Output) -> Iterator[None]:
-    """Show each warning about an old name of an option."""
+def _warnings_shown(output: Output) -> Iterator[None]:
+    """Show what a list of tables is warned of, such as old names, which it spells as Python does."""
     with warnings.catch_warnings(record=True) as met:
         warnings.simplefilter("always", DeprecationWarning)
         try:
             yield
         finally:
             for message in dict.fromkeys(str(each.message) for each in met):
-                output.warn(spelling.spelled(message))
+                output.warn(message)
 
 
 def _user_at_host() -> str:

@@ -168,7 +168,7 @@ def _of_slice(target: Session, name: str) -> list[Refusal]:
     if catalog.bytes_of(target, name) is not None:
         return []
     where = f"{target.server.encoding}, the encoding of {target.endpoint}"
-    hint = "name the slice in letters the target has"
+    hint = "spell append_key in letters the target has"
     return [Refusal("name_not_in_encoding", f"slice {name}: it cannot be spelled in {where}", hint=hint)]
 
 

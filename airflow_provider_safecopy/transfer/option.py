@@ -48,7 +48,7 @@ class Alias:
 
 @dataclass(frozen=True)
 class Option:
-    """An option as it is declared; its `name` and `default` come from the field.
+    """An option as it is declared; its `name`, `default` and `required` come from the field.
 
     In `meaning`, names of options stand in backticks: each face shows its own spelling. `in_airflow` is what the operator
     adds to it. `default_text` says what a default of None does. `templated` options may be settled as late as the task
@@ -62,6 +62,7 @@ class Option:
     name: str = ""
     flag: str = ""
     default: Any = None
+    required: bool = False
     default_text: str = ""
     in_airflow: str = ""
     templated: bool = False
@@ -102,8 +103,9 @@ def options_of(declaring: type) -> tuple[Option, ...]:
         elif (known := each.metadata.get(_DECLARED)) is not None:
             name = known.name or each.name
             flag = known.flag or f"--{name.replace('_', '-')}"
-            default = None if each.default is MISSING else each.default
-            found.append(replace(known, name=name, flag=flag, default=default, field=each.name))
+            required = each.default is MISSING
+            default = None if required else each.default
+            found.append(replace(known, name=name, flag=flag, default=default, required=required, field=each.name))
     return tuple(found)
 
 
@@ -114,12 +116,35 @@ def check_options(values: Any) -> None:
             each.check(getattr(values, each.field))
 
 
+def fields_of(declaring: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a dataclass from options as people write them, old names included. Raises `ConfigError`."""
+    options, inner = options_of(declaring), _nested_in(declaring)
+    known, current = {each.name: each for each in options}, with_current_names(values, options)
+    if unknown := sorted(set(current) - set(known) - set(inner)):
+        raise ConfigError(f"unknown option: {', '.join(unknown)}", hint=f"known: {', '.join(sorted(known))}")
+    if missing := [each.name for each in options if each.required and current.get(each.name) is None]:
+        raise ConfigError(f"{missing[0]} is missing")
+    found: dict[str, Any] = {name: value for name, value in current.items() if name in inner}
+    parts: dict[str, dict[str, Any]] = {}
+    for name, value in current.items():
+        if (each := known.get(name)) is not None:
+            kept = parts.setdefault(each.owner, {}) if each.owner else found
+            kept[each.field] = each.kind.read(name, value)
+    if twice := sorted(set(parts) & set(current)):
+        raise ConfigError(f"{twice[0]} and single {twice[0]} contradict each other", hint="give one of them")
+    return found | {owner: inner[owner](**part) for owner, part in parts.items()}
+
+
+def _nested_in(declaring: type) -> dict[str, type]:
+    return {each.name: each.metadata[_NESTED] for each in fields(declaring) if _NESTED in each.metadata}
+
+
 def warn_of_old_name(message: str) -> None:
     """Warn that an old name was used, at the line outside of Airflow and this package that used it."""
     level, frame = 2, sys._getframe(1)  # noqa: SLF001 -- the documented way to walk the stack
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _FRAMES_OF:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, DeprecationWarning, stacklevel=level - 1)
+    warnings.warn(message, DeprecationWarning, stacklevel=level)
 
 
 def with_current_names(

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.transfer import kind
 from airflow_provider_safecopy.transfer.demand import demand_kind
 from airflow_provider_safecopy.transfer.model import Drift, Format, Missing, Publish, Transfer, Verify, WriteMode
@@ -17,10 +16,10 @@ from airflow_provider_safecopy.transfer.option import (
     Option,
     check_options,
     declared,
+    fields_of,
     nested,
     option,
     options_of,
-    with_current_names,
 )
 from airflow_provider_safecopy.transfer.relation import demand_consistent
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
@@ -56,7 +55,7 @@ class CopySpec:
         kind.SQL,
         "A query instead of `source_table`. Names in it carry their schema.",
         group=ROWS,
-        in_airflow="Or the path of a .sql file, found as Airflow finds templates.",
+        in_airflow="Also the path of a .sql file, found as Airflow finds templates.",
         templated=True,
         stand_in=LATER,
     )
@@ -128,7 +127,7 @@ class CopySpec:
         kind.KEY,
         "append: name of the rows that are appended; rows of the same name are never appended twice.",
         group=WRITING,
-        in_airflow="Default for append: this task in this DAG run.",
+        in_airflow="By default this task in this DAG run.",
         templated=True,
         stand_in=LATER,
         aliases=(Alias("slice"),),
@@ -161,10 +160,7 @@ class CopySpec:
         None, kind.SHARES, "Refuse a greater share of NULLs, in percent, in a target column.", group=GUARDS
     )
     drift: Drift = option(
-        "fail",
-        kind.choice(Drift),
-        "Columns only the source has: refuse, leave out, or add to the target.",
-        group=TABLE,
+        "fail", kind.choice(Drift), "Columns only the source has: refuse, leave out, or add to the target.", group=TABLE
     )
     create_target: bool = option(False, kind.FLAG, "Make the target table if there is none.", group=TABLE)
     refresh_views: bool = option(False, kind.FLAG, "Refresh dependent materialized views afterwards.", group=TABLE)
@@ -235,7 +231,7 @@ class CopySpec:
         kind.NAME,
         "Lock to hold beside the target table's own.",
         group=LOCKS,
-        in_airflow="Default: that of the LivingLockGroup around the task, if there is one.",
+        in_airflow="By default that of the LivingLockGroup around the task, if there is one.",
         templated=True,
         shared=True,
     )
@@ -300,24 +296,4 @@ class CopySpec:
 
         Timeouts are given one by one, as ``stall_timeout=60``, or as `timeouts`. Raises `ConfigError`.
         """
-        values = with_current_names(values, cls.options())
-        known = {each.name: each for each in cls.options()}
-        if unknown := set(values) - set(known) - {"timeouts"}:
-            hint = f"known: {', '.join(sorted(known))}"
-            raise ConfigError(f"unknown option: {', '.join(sorted(unknown))}", hint=hint)
-        if values.get("target_table") is None:
-            raise ConfigError("target_table is missing", hint="name the table to publish into")
-        own, limits = dict[str, Any](), dict[str, Any]()
-        for name, value in values.items():
-            if name in known:
-                kept = limits if known[name].owner else own
-                kept[known[name].field] = known[name].kind.read(name, value)
-        return cls(**own, timeouts=_timeouts_of(limits, values))
-
-
-def _timeouts_of(limits: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
-    if "timeouts" not in values:
-        return Timeouts(**limits)
-    if limits:
-        raise ConfigError("timeouts and single timeouts are two ways to say the same", hint="give one of them")
-    return values["timeouts"]
+        return cls(**fields_of(cls, values))
