@@ -93,9 +93,13 @@ def nested(declaring: type) -> Any:
     return field(default_factory=declaring, metadata={_NESTED: declaring})
 
 
-@cache
 def options_of(declaring: type) -> tuple[Option, ...]:
     """Return the options that the fields of a dataclass declare, in their order, nested ones included."""
+    return _options_of(declaring)  # type: ignore[arg-type]  # mypy looks at the hash of instances, not of the class
+
+
+@cache
+def _options_of(declaring: type) -> tuple[Option, ...]:
     found: list[Option] = []
     for each in fields(declaring):
         if (inner := each.metadata.get(_NESTED)) is not None:
