@@ -95,7 +95,7 @@ def nested(declaring: type) -> Any:
 
 def options_of(declaring: type) -> tuple[Option, ...]:
     """Return the options that the fields of a dataclass declare, in their order, nested ones included."""
-    return _options_of(declaring)  # type: ignore[arg-type]  # mypy looks at the hash of instances, not of the class
+    return _options_of(declaring)
 
 
 @cache
