@@ -51,6 +51,6 @@ with DAG(
                 WHERE 주문.주문일시 >= '{{ data_interval_start }}' AND 주문.주문일시 < '{{ data_interval_end }}'
             """,
             target_table="분석.일별_주문",
-            allow_empty=True,  # a day without orders is a day, too
+            min_rows=0,  # a day without orders is a day, too
         ),
     )

@@ -46,7 +46,13 @@ def orders(source: Database, target: Database) -> tuple[Database, Database]:
 
 
 def spec(**options: Any) -> CopySpec:
-    asked = {"source_table": TABLE, "target_table": TABLE, "write_mode": "append", "where": DAY, "slice": "11월 19일"}
+    asked = {
+        "source_table": TABLE,
+        "target_table": TABLE,
+        "write_mode": "append",
+        "where": DAY,
+        "append_key": "11월 19일",
+    }
     return CopySpec.of(**asked | options)
 
 
@@ -91,13 +97,13 @@ def test_a_slice_that_is_there_is_told_and_nothing_is_exported(orders: tuple[Dat
 def test_other_slices_of_the_same_rows_are_others(orders: tuple[Database, Database]) -> None:
     source, target = orders
     for name in ("하나", "둘"):
-        assert pipeline.copy(spec(slice=name), source.endpoint, target.endpoint).status == "published"
+        assert pipeline.copy(spec(append_key=name), source.endpoint, target.endpoint).status == "published"
     assert held(target) == (102, 52)
 
 
 def test_an_empty_slice_is_a_slice(orders: tuple[Database, Database]) -> None:
     source, target = orders
-    empty = spec(where="false", slice="빈 날")
+    empty = spec(where="false", append_key="빈 날")
     assert pipeline.copy(empty, source.endpoint, target.endpoint).inserted == 0
     assert pipeline.copy(empty, source.endpoint, target.endpoint).status == "already_published"
 
@@ -259,13 +265,13 @@ def test_killed_at_any_moment_and_tried_again_it_is_added_once(orders: tuple[Dat
         name = f"{part}번째"
         killed_after(source, target, name, whole * part / 6)
         assert held(target)[0] in {before, before + 50}
-        took = until_free(partial(pipeline.copy, spec(slice=name), source.endpoint, target.endpoint))
+        took = until_free(partial(pipeline.copy, spec(append_key=name), source.endpoint, target.endpoint))
         assert took.status in {"published", "already_published"}
         assert held(target)[0] == before + 50
 
 
 def killed_after(source: Database, target: Database, name: str, seconds: float) -> int:
-    options = {"source_table": TABLE, "target_table": TABLE, "write_mode": "append", "where": DAY, "slice": name}
+    options = {"source_table": TABLE, "target_table": TABLE, "write_mode": "append", "where": DAY, "append_key": name}
     given = {"source": source.conninfo, "target": target.conninfo, "spec": options}
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -360,16 +366,16 @@ def test_a_slice_the_target_cannot_spell_is_refused(source: Database, database: 
     target = database(major=18, encoding="EUC_KR", locale="C")
     for each in (source, target):
         each.execute(SHAPE)
-    codes = [each.code for each in pipeline.plan(spec(slice="😀"), source.endpoint, target.endpoint).refusals]
+    codes = [each.code for each in pipeline.plan(spec(append_key="😀"), source.endpoint, target.endpoint).refusals]
     assert codes == ["name_not_in_encoding"]
-    smiling = spec(where="\"번호\" <> length('😀')", slice="웃음")
+    smiling = spec(where="\"번호\" <> length('😀')", append_key="웃음")
     assert pipeline.copy(smiling, source.endpoint, target.endpoint).status == "published"
 
 
 def test_a_slice_has_a_name_of_bounded_length() -> None:
-    assert spec(slice="가" * 600).slice == "가" * 600
+    assert spec(append_key="가" * 600).append_key == "가" * 600
     with pytest.raises(ConfigError, match="2000 bytes"):
-        spec(slice="가" * 700)
+        spec(append_key="가" * 700)
 
 
 def test_the_longest_slice_of_the_longest_name_fits_the_index(source: Database, target: Database) -> None:
@@ -378,7 +384,7 @@ def test_the_longest_slice_of_the_longest_name_fits_the_index(source: Database, 
         each.execute('CREATE SCHEMA "{}"; CREATE TABLE "{}"."{}" (a int)'.format(long[0], long[0], '""' * 63))
     letters = random.Random(7)  # nothing the server could compress
     name = "".join(chr(letters.randrange(0xAC00, 0xD7A3)) for _ in range(666))
-    asked = CopySpec.of(source_table=long, target_table=long, write_mode="append", slice=name)
+    asked = CopySpec.of(source_table=long, target_table=long, write_mode="append", append_key=name)
     assert pipeline.copy(asked, source.endpoint, target.endpoint).status == "published"
     assert pipeline.copy(asked, source.endpoint, target.endpoint).status == "already_published"
 
@@ -400,7 +406,7 @@ def test_slices_are_forgotten_with_the_rows_of_the_table(orders: tuple[Database,
     """A receipt proves what a table held then. Once a table was emptied none of its slices is there any more: the second
     one neither, though the first has filled the table again."""
     source, target = orders
-    slices_of = [spec(slice=name) for name in ("하나", "둘", "셋")]
+    slices_of = [spec(append_key=name) for name in ("하나", "둘", "셋")]
     for each in slices_of:
         pipeline.copy(each, source.endpoint, target.endpoint)
     ends(target, how)
@@ -418,7 +424,7 @@ def test_slices_are_forgotten_when_the_table_is_replaced(orders: tuple[Database,
     """Our own replace takes the rows of all slices away, whichever way it publishes and whether the OID changes."""
     source, target = orders
     pipeline.copy(spec(), source.endpoint, target.endpoint)
-    replace_all = spec(write_mode="replace", slice=None, where="\"날짜\" = '2026-11-20'", publish=publish)
+    replace_all = spec(write_mode="replace", append_key=None, where="\"날짜\" = '2026-11-20'", publish=publish)
     pipeline.copy(replace_all, source.endpoint, target.endpoint)
     assert pipeline.copy(spec(), source.endpoint, target.endpoint).inserted == 50
     assert held(target) == (100, 100)
@@ -456,7 +462,7 @@ def test_where_nothing_tells_whether_a_slice_is_there_the_copy_is_refused(
     assert [refused.code for refused in caught.value.refusals] == ["slice_unsure"]
     assert not caught.value.retryable
     assert held(target) == before
-    assert pipeline.copy(spec(slice="다른"), source.endpoint, target.endpoint).status == "published"
+    assert pipeline.copy(spec(append_key="다른"), source.endpoint, target.endpoint).status == "published"
 
 
 PARTED = (
@@ -467,7 +473,7 @@ PARTED = (
 
 
 def second() -> CopySpec:
-    return spec(slice="11월 20일", where="\"날짜\" = '2026-11-20'")
+    return spec(append_key="11월 20일", where="\"날짜\" = '2026-11-20'")
 
 
 @pytest.mark.parametrize("how", ["TRUNCATE", "DELETE FROM"])
@@ -561,7 +567,7 @@ def test_a_slice_of_which_rows_were_deleted_by_a_later_copy_is_refused(orders: t
     source, target = orders
     target.execute(f'DELETE FROM {NAME}; ALTER TABLE {NAME} ADD PRIMARY KEY ("번호")')
     pipeline.copy(spec(), source.endpoint, target.endpoint)
-    fewer = spec(write_mode="upsert", slice=None, where='"번호" < 60', missing="delete")
+    fewer = spec(write_mode="upsert", append_key=None, where='"번호" < 60', missing="delete")
     pipeline.copy(fewer, source.endpoint, target.endpoint)
     with pytest.raises(PlanError, match="slice_unsure"):
         pipeline.copy(spec(), source.endpoint, target.endpoint)

@@ -223,7 +223,7 @@ def test_an_empty_table_is_refused_unless_that_is_allowed(pair: tuple[Database, 
     assert [refusal.code for refusal in raised.value.refusals] == ["empty_source"]
     assert is_old(pair, "하나")
     assert target.value("SELECT to_regnamespace('safecopy') IS NULL")
-    report = copied(pair, ["하나", "둘"], allow_empty=True)
+    report = copied(pair, ["하나", "둘"], min_rows=0)
     assert [each.rows for each in report.tables] == [3, 0]
     assert same(pair, "둘")
 
@@ -535,7 +535,12 @@ def test_modes_that_are_no_replace(pair: tuple[Database, Database], nothing_left
     fill(pair, ["더함", "고침", "늘임"])
     source, target = pair
     listed = [
-        {"source_table": ("영업", "더함"), "target_table": ("영업", "더함"), "write_mode": "append", "slice": "오늘"},
+        {
+            "source_table": ("영업", "더함"),
+            "target_table": ("영업", "더함"),
+            "write_mode": "append",
+            "append_key": "오늘",
+        },
         {"source_table": ("영업", "고침"), "target_table": ("영업", "고침"), "write_mode": "upsert"},
         {
             "source_table": ("영업", "늘임"),

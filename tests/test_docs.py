@@ -30,6 +30,7 @@ from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Promise
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from tests import reference
 from tests.conftest import MakeRole
 from tests.ground.content import rows_of
 from tests.ground.database import Database
@@ -92,7 +93,7 @@ class Page:
 ENGLISH, KOREAN = Page(ROOT / "README.md"), Page(ROOT / "README.ko.md")
 README = [ENGLISH, KOREAN]
 LOCK = Page(ROOT / "docs" / "lock.md")
-PAGES = [*README, Page(ROOT / "CHANGELOG.md"), *map(Page, sorted((ROOT / "docs").glob("*.md")))]
+PAGES = [*README, Page(ROOT / "CHANGELOG.md"), *map(Page, sorted((ROOT / "docs").rglob("*.md")))]
 both = pytest.mark.parametrize("page", README, ids=str)
 everywhere = pytest.mark.parametrize("page", PAGES, ids=str)
 
@@ -238,7 +239,9 @@ def test_the_parameters_are_those_of_the_operator(page: Page, seen_by_airflow: A
     rows = page.table("`source_conn_id`")
     listed = {row[0].strip("`"): None if row[2] in {"required", "필수"} else _value(row[2]) for row in rows}
     given = {name: default and _value(default) for name, default in seen_by_airflow["parameters"].items()}
-    assert listed == given
+    old = {alias.name for each in CopySpec.options() for alias in each.aliases}
+    assert old <= set(given)
+    assert listed == {name: default for name, default in given.items() if name not in old}
     required = [row[0].strip("`") for row in rows if row[2] in {"required", "필수"}]
     assert required == [name for name, default in seen_by_airflow["parameters"].items() if default is None]
     templated = {row[0].strip("`") for row in rows if "(templated)" in row[3] or "(템플릿)" in row[3]}
@@ -252,14 +255,20 @@ def _value(written: str) -> object:
 
 @both
 def test_the_parameters_are_those_of_the_command(page: Page) -> None:
-    options = {option.opts[-1]: option for option in safecopy.commands["copy"].params}
-    listed = {row[1].strip("`"): row[2].strip("`") for row in page.table("`source_conn_id`")}
+    shown = [each for each in safecopy.commands["copy"].params if isinstance(each, click.Option) and not each.hidden]
+    options = {each.opts[-1]: each for each in shown}
+    listed = {row[1].strip("`"): (row[0].strip("`"), row[2]) for row in page.table("`source_conn_id`")}
     assert set(options) - set(listed) == {"--owner", "--json", "--verbose", "--quiet"}
     assert set(listed) <= set(options)
-    for name, default in listed.items():
-        given = options[name].default
-        if isinstance(given, str):
-            assert given in {default.strip('"'), f"{default}.0"}, name
+    for each in CopySpec.options():
+        name, default = listed[each.flag]
+        assert (name, _value(default)) == (each.name, each.default)
+    for flag in ("--on-busy", "--wait-timeout"):
+        assert str(options[flag].default) in {listed[flag][1].strip('`"'), f"{listed[flag][1].strip('`')}.0"}
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    assert reference.PAGE.read_text("utf-8") == reference.page(), "run make reference"
 
 
 def kinds() -> list[type[SafeCopyError]]:

@@ -335,7 +335,7 @@ def test_an_interval_is_a_slice_that_can_be_read_again(orders: tuple[Database, D
     assert (again.status, again.updated, again.unchanged) == ("published", 1, 1)
     slices = target.rows("SELECT slice FROM safecopy.receipt WHERE write_mode = 'incremental'")
     assert slices == [(report.slice,)] * 2
-    assert copy(orders, **days, slice="첫 이틀").slice == "첫 이틀"
+    assert copy(orders, **days, append_key="첫 이틀").slice == "첫 이틀"
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,10 @@ def test_a_slice_is_in_doubt_once_a_partition_or_parent_was_replaced(
         "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 49) g"
     )
     target.execute(PARTED)
-    copy(pair, "t", appended, write_mode="append", slice="A", where="d = 1")
+    copy(pair, "t", appended, write_mode="append", append_key="A", where="d = 1")
     copy(pair, "t", replaced, where="d = 2", **by)
     with pytest.raises(PlanError, match="slice_unsure"):
-        copy(pair, "t", appended, write_mode="append", slice="A", where="d = 1")
+        copy(pair, "t", appended, write_mode="append", append_key="A", where="d = 1")
 
 
 @pytest.mark.pair(18, 18)
@@ -116,7 +116,9 @@ def test_a_slice_stays_with_its_table_whatever_that_is_called(pair: Pair, how: s
     target.execute("CREATE TABLE t (id int, d int); CREATE SCHEMA z")
 
     def append(table: str) -> CopyReport:
-        spec = CopySpec.of(source_table="public.t", target_table=table, write_mode="append", slice="A", where="d = 1")
+        spec = CopySpec.of(
+            source_table="public.t", target_table=table, write_mode="append", append_key="A", where="d = 1"
+        )
         return pipeline.copy(spec, source.endpoint, target.endpoint)
 
     append("public.t")
@@ -158,7 +160,7 @@ def test_a_slice_is_gone_when_its_table_was_replaced_under_another_name(pair: Pa
         "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 90) g"
     )
     target.execute("CREATE TABLE t (id int PRIMARY KEY, d int)")
-    asked = {"write_mode": "append", "slice": "A", "where": "d = 1"}
+    asked = {"write_mode": "append", "append_key": "A", "where": "d = 1"}
     copy(pair, "t", **asked)
     renamed(pair, "u", where="d = 2", **BY_ANOTHER_NAME[by])
     assert copy(pair, "t", **asked).inserted == 30
@@ -172,7 +174,7 @@ def test_a_slice_stays_when_another_table_of_its_name_was_replaced(pair: Pair) -
         "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 90) g"
     )
     target.execute("CREATE TABLE t (id int, d int)")
-    asked = {"write_mode": "append", "slice": "A", "where": "d = 1"}
+    asked = {"write_mode": "append", "append_key": "A", "where": "d = 1"}
     copy(pair, "t", **asked)
     target.execute("ALTER TABLE t RENAME TO o; CREATE TABLE t (id int, d int)")
     copy(pair, "t", publish="delete_insert")
@@ -189,11 +191,11 @@ def test_what_happened_under_another_name_counts(pair: Pair, what: str) -> None:
         "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 90) g"
     )
     target.execute(PARTED)
-    asked = {"write_mode": "append", "slice": "A", "where": "d = 1"}
+    asked = {"write_mode": "append", "append_key": "A", "where": "d = 1"}
     copy(pair, "t", **asked)
     if what == "emptied":
         target.execute("DELETE FROM t")
-        renamed(pair, "u", write_mode="append", slice="B", where="d = 2")
+        renamed(pair, "u", write_mode="append", append_key="B", where="d = 2")
         assert copy(pair, "t", **asked).inserted == 30
         assert target.value("SELECT count(*) FROM t") == 60
         return
@@ -214,7 +216,7 @@ def test_a_slice_can_be_appended_again_after_another_table_had_its_name(pair: Pa
         "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 90) g"
     )
     target.execute("CREATE TABLE t (id int, d int)")
-    asked = {"write_mode": "append", "slice": "A", "where": "d = 1"}
+    asked = {"write_mode": "append", "append_key": "A", "where": "d = 1"}
     copy(pair, "t", **asked)
     target.execute("ALTER TABLE t RENAME TO o; CREATE TABLE t (id int, d int)")
     copy(pair, "t", **asked)
@@ -235,7 +237,7 @@ def test_a_watermark_is_stale_when_its_table_lost_rows_under_another_name(pair: 
     copy(pair, "t", **options)
     if by == "emptied":
         target.execute("DELETE FROM t")
-        renamed(pair, "u", write_mode="append", slice="B", where="id < 10")
+        renamed(pair, "u", write_mode="append", append_key="B", where="id < 10")
     elif by == "upsert":
         renamed(pair, "u", write_mode="upsert", missing="delete", where="id < 10")
     else:

@@ -453,13 +453,13 @@ def taken_over(source: Database, target: Database) -> int | None:
 # The launch gate
 
 
-def test_a_launch_interval_spaces_both_connections_to_the_source(
+def test_a_connect_interval_spaces_both_connections_to_the_source(
     filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture
 ) -> None:
     source, target = filled
     started = time.monotonic()
     with caplog.at_level(logging.INFO):
-        pipeline.copy(spec(launch_interval=0.5), source.endpoint, target.endpoint)
+        pipeline.copy(spec(connect_interval=0.5), source.endpoint, target.endpoint)
     assert time.monotonic() - started > 0.5
     gate = [record.getMessage() for record in caplog.records if "launch gate" in record.getMessage()]
     told = [line.rpartition(": ")[2].split()[0] for line in gate if ": waiting" not in line]

@@ -120,10 +120,10 @@ def test_a_table_that_is_attached_meanwhile_is_noticed(sales: tuple[Database, Da
     """Until it was attached nothing excluded its copy; so the publish of either looks once more, under its lock."""
     source, target = sales
     target.execute('CREATE TABLE 분석."3월" (LIKE 분석.매출)')
-    pipeline.copy(spec("3월", where="날 = 0", allow_empty=True), source.endpoint, target.endpoint)
+    pipeline.copy(spec("3월", where="날 = 0", min_rows=0), source.endpoint, target.endpoint)
     pipeline.copy(spec("매출"), source.endpoint, target.endpoint)
     attach = 'ALTER TABLE 분석.매출 ATTACH PARTITION 분석."3월" FOR VALUES FROM (300) TO (400)'
-    options = {"where": "날 = 0", "allow_empty": True} if outer == "3월" else {}
+    options = {"where": "날 = 0", "min_rows": 0} if outer == "3월" else {}
     with pytest.raises(PlanError) as caught:
         pipeline.copy(
             spec(outer, publish="delete_insert", **options),

@@ -202,7 +202,7 @@ def test_an_empty_query_is_refused_after_the_export_and_changes_nothing(
 def test_an_empty_source_empties_the_target_when_that_is_meant(filled: tuple[Database, Database]) -> None:
     source, target = filled
     source.execute(f"TRUNCATE {TABLE}")
-    report = pipeline.copy(spec(allow_empty=True), source.endpoint, target.endpoint)
+    report = pipeline.copy(spec(min_rows=0), source.endpoint, target.endpoint)
     assert (report.rows, report.previous_rows) == (0, 2)
     assert target.value(f"SELECT count(*) FROM {TABLE}") == 0
 

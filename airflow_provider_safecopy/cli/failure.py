@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 from airflow_provider_safecopy.cli import holder
+from airflow_provider_safecopy.cli.spelling import spelled
 from airflow_provider_safecopy.display import shown
 from airflow_provider_safecopy.errors import (
     AbortedError,
@@ -58,7 +59,8 @@ def _first(error: SafeCopyError) -> str:
         return "nothing was touched, for this reason" if count == 1 else f"nothing was touched, for {count} reasons"
     if _is_held(error):
         return f"another run holds the lock {shown(error.lock)}; nothing was touched"
-    return shown(error.message).strip().removeprefix("aborted: ")
+    message = spelled(error.message) if isinstance(error, ConfigError) else error.message
+    return shown(message).strip().removeprefix("aborted: ")
 
 
 def _fields(error: SafeCopyError, subject: str) -> Iterator[tuple[str, str]]:
@@ -78,14 +80,14 @@ def _fields(error: SafeCopyError, subject: str) -> Iterator[tuple[str, str]]:
         yield from (("proof", f"{name}: {value}") for name, value in error.proofs.items())
     elif isinstance(error, PlanError):
         for refusal in error.refusals:
-            yield "because", f"{refusal.message} [{refusal.code}]"
+            yield "because", f"{spelled(refusal.message)} [{refusal.code}]"
             if refusal.hint:
-                yield "next", refusal.hint
+                yield "next", spelled(refusal.hint)
     yield from (("and", note) for note in getattr(error, "__notes__", ()))
     if subject:
         yield "target", _UNKNOWN if isinstance(error, PublishUnknownError) else _UNCHANGED
     if not isinstance(error, PlanError):
-        yield "next", error.hint or _advice(error)
+        yield "next", spelled(error.hint) or _advice(error)
 
 
 def _is_held(error: SafeCopyError) -> TypeGuard[LockBusyError]:

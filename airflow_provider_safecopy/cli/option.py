@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import fields
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from airflow_provider_safecopy.cli import columns as column_list
-from airflow_provider_safecopy.cli import encoding, parameter
-from airflow_provider_safecopy.cli.declare import choice, in_order
-from airflow_provider_safecopy.display import show_seconds
-from airflow_provider_safecopy.transfer.model import Format, Transfer, Verify
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.cli import encoding, parameter, spelling
+from airflow_provider_safecopy.cli.declare import flags, help_of, in_order
+from airflow_provider_safecopy.cli.output import Output
+from airflow_provider_safecopy.transfer.option import options_of, with_current_names
+from airflow_provider_safecopy.transfer.spec import ROWS, CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -23,16 +23,6 @@ if TYPE_CHECKING:
 
 _Command = Callable[..., Any]
 _Decorator = Callable[[_Command], _Command]
-
-_TIMEOUTS = {
-    "connect": "to open one session",
-    "export": "for the whole export",
-    "import": "for the whole import",
-    "stall": "without a single byte moving while it could",
-    "verify": "to compare both sides",
-    "publish": "to write the rows, waiting for locks included",
-    "lock_wait": "to wait for a lock of another session, in any stage",
-}
 
 
 def _environment(name: str) -> Callable[[], str | None]:
@@ -51,78 +41,14 @@ def endpoint(which: str) -> _Decorator:
     )
 
 
-def table(*, required: bool) -> _Decorator:
+def table(function: _Command) -> _Command:
     """What is copied, and where to."""
-    query = "A query instead, or @file with one, @- for standard input. Names in it carry their schema."
-    return in_order(
-        click.option(
-            "--source-table", metavar="NAME", callback=parameter.text, help="Table, view or the like to read."
-        ),
-        click.option("--source-sql", metavar="SQL|@FILE", callback=parameter.sql, help=query),
-        click.option(
-            "--target-table", metavar="NAME", callback=parameter.text, required=required, help="Table to publish into."
-        ),
-        click.option(
-            "--columns",
-            metavar="LIST",
-            multiple=True,
-            callback=parameter.texts,
-            help="Columns to copy: a,b or source=target. See below.  [default: all, by name]",
-        ),
-        click.option("--where", metavar="SQL", callback=parameter.text, help="Copy only the rows this is true for."),
-    )
+    return flags(each for each in CopySpec.options() if each.group == ROWS)(function)
 
 
 def manner(function: _Command) -> _Command:
     """How it is copied."""
-    return in_order(
-        choice("transfer", Transfer, "Finish the export before the import starts, or let them overlap."),
-        choice("format", Format, "COPY format. auto: binary only where it is safe."),
-        choice("verify", Verify, "Compare counts and digest, or the content of both sides as well."),
-        *(_timeout(name, purpose) for name, purpose in _TIMEOUTS.items()),
-        click.option(
-            "--parallel",
-            metavar="N|auto",
-            callback=parameter.streams,
-            default="1",
-            show_default=True,
-            help="Streams that read and load one table at once.",
-        ),
-        click.option(
-            "--rate-limit",
-            metavar="BYTES",
-            callback=parameter.size,
-            help="Bytes a second at most from the source, such as 20MB.  [default: as fast as it goes]",
-        ),
-        click.option("--spool-dir", metavar="DIR", callback=parameter.path, help="Temporary files.  [default: TMPDIR]"),
-        click.option(
-            "--spool-limit",
-            metavar="BYTES",
-            callback=parameter.size,
-            help="Most temporary disk to use, such as 512MiB.  [default: 1GiB chunked, no bound sequential]",
-        ),
-        click.option(
-            "--lock", metavar="NAME", callback=parameter.text, help="Lock to hold beside the target table's own."
-        ),
-        click.option(
-            "--stale-after",
-            metavar="TIME",
-            callback=parameter.seconds,
-            help="Without progress for so long, others may take the locks over.  [default: 10 min, or twice the stall]",
-        ),
-        click.option(
-            "--launch-interval",
-            metavar="TIME",
-            callback=parameter.seconds,
-            help="Open connections to the source one after the other, so far apart.  [default: no gate]",
-        ),
-        click.option(
-            "--show-rows",
-            is_flag=True,
-            help="Let errors show the rows they are about.  [default: only constraint, column and line]",
-        ),
-        psql,
-    )(function)
+    return flags(each for each in CopySpec.options() if each.group != ROWS)(function)
 
 
 def overlap(function: _Command) -> _Command:
@@ -152,13 +78,6 @@ def overlap(function: _Command) -> _Command:
     )(function)
 
 
-def psql(function: _Command) -> _Command:
-    """``--psql``."""
-    return click.option(
-        "--psql", metavar="PATH", callback=parameter.path, help="psql to use.  [env: SAFECOPY_PSQL; default: found]"
-    )(function)
-
-
 def output(function: _Command) -> _Command:
     """How much is said, and to whom."""
     return in_order(
@@ -174,8 +93,11 @@ def verbose(function: _Command) -> _Command:
 
 
 def connect_timeout(function: _Command) -> _Command:
-    """``--connect-timeout`` alone."""
-    return _timeout("connect", _TIMEOUTS["connect"])(function)
+    """``--connect-timeout`` alone, with its default."""
+    (limit,) = (each for each in options_of(Timeouts) if each.name == "connect_timeout")
+    return click.option(
+        limit.flag, metavar="TIME", callback=parameter.seconds, default=str(limit.default), help=help_of(limit)
+    )(function)
 
 
 def endpoint_of(which: str, conninfo: str | None) -> Endpoint:
@@ -205,30 +127,44 @@ def keep_going(function: _Command) -> _Command:
     return click.option("--keep-going", is_flag=True, help=purpose)(function)
 
 
-def specs_of(options: dict[str, Any], tables_from: str) -> tuple[CopySpec, ...]:
+def specs_of(output: Output, options: dict[str, Any], tables_from: str) -> tuple[CopySpec, ...]:
     """A spec for each table of a list. Raises `ConfigError`."""
     from airflow_provider_safecopy.cli.tables import read
     from airflow_provider_safecopy.transfer import roster
 
-    return roster.specs_of(read(tables_from), _asked(options))
+    shared = _given(output, options)
+    with _warnings_shown(output):
+        return roster.specs_of(read(tables_from), shared)
 
 
-def spec_of(options: dict[str, Any]) -> CopySpec:
-    """The spec meant by the options of `table`, `writing` and `manner`. Raises `ConfigError`."""
+def spec_of(output: Output, options: dict[str, Any]) -> CopySpec:
+    """The spec meant by the options of `table` and `manner`. Raises `ConfigError`."""
     if options["target_table"] is None:
         raise click.UsageError("Missing option '--target-table', or --tables-from with a list of tables.")
-    return CopySpec.of(**_asked(options))
+    return CopySpec.of(**_given(output, options))
 
 
-def _asked(options: dict[str, Any]) -> dict[str, Any]:
-    timeouts = Timeouts(**{field.name: options[f"{field.name.rstrip('_')}_timeout"] for field in fields(Timeouts)})
-    asked = {field.name: options[field.name] for field in fields(CopySpec) if field.name in options}
-    parsed = {
-        "columns": column_list.parse(options["columns"]),
-        "key_columns": column_list.names("--key", options["key_columns"]),
-        "timeouts": timeouts,
-    }
-    return asked | parsed
+def _given(output: Output, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were typed, under their current names: the spec has the defaults of the others."""
+
+    def warn(message: str) -> None:
+        name, _, rest = message.partition(" ")
+        output.warn(f"{spelling.flag(name)} {spelling.spelled(rest)}")
+
+    typed = {name: value for name, value in options.items() if value is not None and value is not False}
+    return with_current_names(typed, CopySpec.options(), warn=warn)
+
+
+@contextmanager
+def _warnings_shown(output: Output) -> Iterator[None]:
+    """Show what a list of tables is warned of, such as old names, which it spells as Python does."""
+    with warnings.catch_warnings(record=True) as met:
+        warnings.simplefilter("always", DeprecationWarning)
+        try:
+            yield
+        finally:
+            for message in dict.fromkeys(str(each.message) for each in met):
+                output.warn(message)
 
 
 def _user_at_host() -> str:
@@ -240,14 +176,3 @@ def _user_at_host() -> str:
     except (KeyError, OSError):  # an account without a name, as in many containers
         user = f"uid {os.getuid()}"
     return f"{user}@{socket.gethostname()}"
-
-
-def _timeout(name: str, purpose: str) -> _Decorator:
-    default: float = getattr(Timeouts, name if hasattr(Timeouts, name) else f"{name}_")
-    return click.option(
-        f"--{name.replace('_', '-')}-timeout",
-        metavar="TIME",
-        callback=parameter.seconds,
-        default=str(default),
-        help=f"Longest time {purpose}.  [default: {show_seconds(default)}]",
-    )

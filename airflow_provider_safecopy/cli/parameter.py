@@ -93,9 +93,9 @@ def size(ctx: click.Context, param: click.Parameter, value: str | None) -> int |
     raise click.BadParameter(f"{value!r} is no size above zero, such as 1000000, 512MiB or 2GB", ctx, param)
 
 
-def streams(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
+def streams(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
     """A number of streams above zero, or ``auto``."""
-    if value == "auto":
+    if value is None or value == "auto":
         return value
     if _STREAMS.fullmatch(value) and int(value) > 0:
         return int(value)

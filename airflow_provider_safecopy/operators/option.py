@@ -1,59 +1,61 @@
-"""The operator's options, by when they are known: when the DAG is parsed, or only when the task runs."""
+"""The operator's face of the options: its signature, its documentation, and which of them are templates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.transfer.option import Option
+from airflow_provider_safecopy.transfer.spec import CopySpec
 
-LATER = "later"
-"""Stands for a text that is not known yet."""
-
-STAND_INS: Mapping[str, Any] = {
-    "source_table": LATER,
-    "source_sql": LATER,
-    "target_table": LATER,
-    "columns": None,
-    "where": None,
-    "key_columns": None,
-    "interval_start": LATER,
-    "interval_end": LATER,
-    "slice": LATER,
-    "lock": None,
-    "spool_dir": None,
-}
-"""Options a template or another task's result may settle later, and what stands in for each until then."""
-
-SETTLED = (
-    *(
-        "write_mode",
-        "cursor_column",
-        "lookback",
-        "missing",
-        "missing_column",
-        "transfer",
-        "format",
-        "publish",
-        "verify",
-    ),
-    *("drift", "create_target", "min_rows", "max_shrink", "max_null_share", "allow_empty", "refresh_views"),
-    *(
-        "end_blockers_after",
-        "swap_patience",
-        "parallel",
-        "rate_limit",
-        "spool_limit",
-        "stale_after",
-        "launch_interval",
-        "show_rows",
-    ),
-)
-"""Options that are known when the DAG is parsed."""
-
-_TIMEOUTS = ("connect", "export", "import", "stall", "verify", "publish", "lock_wait")
+_Init = TypeVar("_Init", bound=Callable[..., None])
+_Parameter = inspect.Parameter
 
 
-def timeouts_of(given: Mapping[str, Any]) -> Timeouts:
-    """The timeouts among the operator's parameters. Raises `ConfigError`."""
-    return Timeouts(*(given[f"{name}_timeout"] for name in _TIMEOUTS))
+def takes(kind: type[CopySpec]) -> Callable[[_Init], _Init]:
+    """Decorate an operator's `__init__` that takes the options of `kind` as ``**options``.
+
+    Airflow applies `default_args` and checks the arguments of `partial` by the signature, old names included.
+    """
+
+    def decorate(function: _Init) -> _Init:
+        own = inspect.signature(function)
+        *named, others = own.parameters.values()
+        known = {each.name for each in named}
+        declared = [each for each in _parameters(kind) if each.name not in known]
+        function.__signature__ = own.replace(parameters=[*named, *declared, others])  # type: ignore[attr-defined]
+        function.__doc__ = "\n".join([inspect.getdoc(function) or "", "", *map(_described, kind.options())]).strip()
+        return function
+
+    return decorate
+
+
+def templates_of(kind: type[CopySpec]) -> tuple[str, ...]:
+    """Return the names of the options that may be templates, or results of other tasks."""
+    return tuple(each.name for each in kind.options() if each.templated)
+
+
+def split(kind: type[CopySpec], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of `kind` among the arguments, old names included, and the others, which are Airflow's."""
+    names = {each.name for each in _parameters(kind)}
+    ours = {name: value for name, value in given.items() if name in names}
+    return ours, {name: value for name, value in given.items() if name not in names}
+
+
+def _parameters(kind: type[CopySpec]) -> Iterator[inspect.Parameter]:
+    for each in kind.options():
+        annotation = each.kind.written + (" | None" if each.default is None else "")
+        yield _Parameter(each.name, _Parameter.KEYWORD_ONLY, default=each.default, annotation=annotation)
+    for each in kind.options():
+        for alias in each.aliases:
+            yield _Parameter(alias.name, _Parameter.KEYWORD_ONLY, default=None, annotation="Any")
+
+
+def _described(each: Option) -> str:
+    parts = [each.meaning, each.in_airflow]
+    if each.default_text:
+        parts.append(f"Default: {each.default_text}.")
+    if each.templated:
+        parts.append("(templated)")
+    return f":param {each.name}: {' '.join(filter(None, parts))}"

@@ -103,7 +103,7 @@ class Attempt:
     def gate(self, lock: LivingLock, source: Endpoint) -> Gate:
         """The gate before the source."""
         spec = self.spec
-        return Gate(lock.store, str(source), spec.launch_interval, self.contender, spec.timeouts.connect)
+        return Gate(lock.store, str(source), spec.connect_interval, self.contender, spec.timeouts.connect)
 
 
 def of_own_process(progress: Callable[[_Of], None]) -> Callable[[_Of], None]:

@@ -74,7 +74,7 @@ def _exporting(run: Run, pages: Pages | None) -> Export:
     with asked.gate(run.lock, source).turn(run.abort, waiting=run.pulse.step):
         with run.pulse.resting():
             running = export.start(run.plan, source, pages=pages, snapshot=run.snapshot, application_name=asked.name)
-        if asked.spec.launch_interval is not None:
+        if asked.spec.connect_interval is not None:
             export.opened(running, seconds=asked.spec.timeouts.connect, abort=asked.abort)
     return running
 

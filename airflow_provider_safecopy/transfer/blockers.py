@@ -53,7 +53,7 @@ class _LookoutConnection(wire.PromptConnection):
 class Blockers:
     """Watches for blockers of one publish, inside ``with``. The first step without a lock starts its thread.
 
-    `stage` and `what` say in messages which stage waits for what. `ends`: whether ``end_blockers_after`` holds here. `warnings`
+    `stage` and `what` say in messages which stage waits for what. `ends`: whether ``terminate_blockers_after`` holds here. `warnings`
     names the sessions it has ended, or was not allowed to end. `vacuumed`: whether a VACUUM held the table after the
     last step.
     """
@@ -165,7 +165,7 @@ class Blockers:
             f"{list_blockers(found)}{''.join(f'; {each}' for each in self.warnings)}",
             stage=self._stage,
             sqlstate="55P03",
-            hint="end the session that holds it, raise lock_wait_timeout and publish_timeout, or set end_blockers_after",
+            hint="end the session that holds it, raise lock_wait_timeout and publish_timeout, or set terminate_blockers_after",
         )
         if found:
             error.blockers = tuple(blocker.as_dict() for blocker in found)
@@ -200,8 +200,8 @@ class Blockers:
             self._end_those_due(session)
 
     def _end_those_due(self, session: psycopg.Connection[Any]) -> None:
-        """End blockers once each, when each has blocked longer than ``end_blockers_after``."""
-        after, now = self._job.plan.spec.end_blockers_after, time.monotonic()
+        """End blockers once each, when each has blocked longer than ``terminate_blockers_after``."""
+        after, now = self._job.plan.spec.terminate_blockers_after, time.monotonic()
         if after is None or not self._ends:
             return
         endable = {(blocker.pid, blocker.transaction_start): blocker for blocker in self._seen if blocker.endable}

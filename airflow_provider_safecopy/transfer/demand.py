@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from airflow_provider_safecopy.errors import ConfigError
-from airflow_provider_safecopy.transfer.name import is_text
+from airflow_provider_safecopy.transfer.name import TableName, is_text
 
 _SHORT_BYTES = 2000
 _CENTURY = 100 * 366 * 86400
 _BEYOND = 1 << 80
+_END = re.compile(r"[;\s]+$")
 
 
 def demand_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -36,9 +38,10 @@ def demand_text(option: str, text: object) -> None:
         raise ConfigError(f"{option} may be neither blank nor hold a NUL")
 
 
-def demand_short(option: str, text: str) -> None:
-    """A text an index of the server's can hold."""
-    if len(text.encode()) > _SHORT_BYTES:
+def demand_short(option: str, text: object) -> None:
+    """Check that the text fits into an index of the server."""
+    demand_text(option, text)
+    if isinstance(text, str) and len(text.encode()) > _SHORT_BYTES:
         raise ConfigError(f"{option} is longer than {_SHORT_BYTES} bytes")
 
 
@@ -78,15 +81,47 @@ def demand_percent(option: str, value: object) -> None:
         raise ConfigError(f"{option}={value!r} must be a percentage, from 0 to 100")
 
 
-def demand_columns(columns: Mapping[str, str] | None) -> None:
-    """A mapping of source column to target column, or None."""
-    if columns is None:
-        return
+def demand_streams(option: str, value: object) -> None:
+    """Check that `value` is a number of streams, or ``auto``."""
+    if value != "auto":
+        demand_count(option, value)
+        demand_positive(option, value)
+
+
+def demand_table(option: str, value: object) -> None:
+    """Check that `value` is the name of a table."""
+    demand_kind(option, value, TableName)
+
+
+def demand_columns(option: str, columns: object) -> None:
+    """Check that `columns` maps source columns to target columns, each once."""
+    if not isinstance(columns, Mapping):
+        raise ConfigError(f"{option} must be a list or a mapping, not {columns!r}")
     if not columns:
-        raise ConfigError("columns is empty", hint="leave it out to copy all columns")
-    demand_column_names("columns", (*columns, *columns.values()))
+        raise ConfigError(f"{option} is empty", hint="leave it out to copy all columns")
+    demand_column_names(option, (*columns, *columns.values()))
     if len(set(columns.values())) != len(columns):
-        raise ConfigError("columns sends two source columns to one target column")
+        raise ConfigError(f"{option} sends two source columns to one target column")
+
+
+def demand_column(option: str, name: object) -> None:
+    """Check that `name` can be the name of a column."""
+    demand_column_names(option, [name])
+
+
+def demand_key(option: str, names: object) -> None:
+    """Check that `names` lists columns, each once."""
+    if not as_names(option, names):
+        raise ConfigError(f"{option} is empty", hint="leave it out to use the primary key")
+
+
+def demand_shares(option: str, shares: object) -> None:
+    """Check that `shares` maps columns to percentages."""
+    if not isinstance(shares, Mapping):
+        raise ConfigError(f"{option}={shares!r} must be a mapping")
+    for column, share in shares.items():
+        demand_column(option, column)
+        demand_percent(f"{option} of {column}", share)
 
 
 def demand_column_names(option: str, names: Iterable[object]) -> None:
@@ -96,12 +131,26 @@ def demand_column_names(option: str, names: Iterable[object]) -> None:
             raise ConfigError(f"{option} holds {name!r}, which is no column name")
 
 
-def as_mapping(columns: object) -> Mapping[str, str] | None:
-    """Columns as people write them, as source column to target column."""
+def as_mapping(option: str, columns: object) -> object:
+    """Return columns as people write them, as source column to target column."""
     if columns is None or isinstance(columns, Mapping):
         return columns
-    names = as_names("columns", columns)
-    return {column: column for column in names or ()}
+    return {column: column for column in as_names(option, columns) or ()}
+
+
+def as_table(_option: str, table: object) -> object:
+    """Return the name of a table, read from a text or a pair."""
+    return None if table is None else TableName.parse(table)  # type: ignore[arg-type]  # it refuses other types
+
+
+def as_fragment(_option: str, text: object) -> object:
+    """Return the SQL without the semicolon at its end, which a part of a statement may not have."""
+    return _END.sub("", text) if isinstance(text, str) else text
+
+
+def as_text(_option: str, value: object) -> object:
+    """Return a number as its text."""
+    return str(value) if isinstance(value, int | float) else value
 
 
 def as_names(option: str, names: object) -> tuple[str, ...] | None:

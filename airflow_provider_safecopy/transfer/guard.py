@@ -10,7 +10,7 @@ from airflow_provider_safecopy.transfer.name import spell
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
-_EMPTY_HINT = "allow it with --allow-empty (allow_empty=True) if that is meant"
+_EMPTY_HINT = "set min_rows=0 if that is meant"
 
 
 def told(spec: CopySpec) -> tuple[str, ...]:
@@ -70,7 +70,7 @@ def demand_size(plan: CopyPlan, *, previous: int | None, held: int | None) -> No
         f"{plan.target_name} would lose {lost} of its {previous} rows ({share:g} %) and hold {held}, where "
         f"max_shrink={allowed:g} % is allowed; nothing was changed",
         proofs={"shrink": {"previous": previous, "new": held, "percent": share, "max_shrink": allowed}},
-        hint="raise --max-shrink (max_shrink) or leave it out if that is meant",
+        hint="raise max_shrink or leave it out if that is meant",
     )
 
 
@@ -100,7 +100,7 @@ def demand_values(plan: CopyPlan, *, rows: int, filled: Sequence[int]) -> None:
 
 
 def _hint(spec: CopySpec) -> str:
-    return _EMPTY_HINT if spec.min_rows is None else "lower --min-rows (min_rows) if that is meant"
+    return _EMPTY_HINT if spec.min_rows is None else "lower min_rows if that is meant"
 
 
 def _beyond(part: int, whole: int, percent: float) -> bool:

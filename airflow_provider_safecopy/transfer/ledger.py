@@ -76,13 +76,13 @@ def look_up(
     """What the ledger says of this copy. Reads only. `sessions` and `relations` are source and target, which may be still to be made."""
     (source, target), (given, taken) = sessions, relations
     origin = origin_of(spec, source, given, pairs)
-    ledger = Ledger(origin, _spellable(target, origin.label), basis_of(source, given), spec.slice)
-    if spec.slice is not None:
-        refusals += _of_slice(target, spec.slice)
+    ledger = Ledger(origin, _spellable(target, origin.label), basis_of(source, given), spec.append_key)
+    if spec.append_key is not None:
+        refusals += _of_slice(target, spec.append_key)
     if refusals:
         return ledger
     kept = bool(target.value(_WATERMARK["readable"]))
-    if spec.write_mode == "append" and spec.slice is not None and kept:
+    if spec.write_mode == "append" and spec.append_key is not None and kept:
         return _add_slice(ledger, spec, target, taken, refusals)
     if spec.cursor_column is not None and (cursor := cursor_of(spec.cursor_column, pairs, refusals)):
         if kept and taken is not None:
@@ -101,11 +101,11 @@ def _add_slice(
     """Return the ledger with what it knows of the slice."""
     table = (taken and taken.name) or spec.target_table
     oid, kin = (taken.oid, taken.kin) if taken else (0, ())
-    found = slices.find(target, table, oid, str(spec.slice), ledger.origin, kin=kin)
+    found = slices.find(target, table, oid, str(spec.append_key), ledger.origin, kin=kin)
     if isinstance(found, Refusal):
         refusals.append(found)
     elif isinstance(found, VanishedSlice):
-        reason = f"slice {spec.slice} is appended once more: its rows are gone: {found.why}"
+        reason = f"slice {spec.append_key} is appended once more: its rows are gone: {found.why}"
         return replace(ledger, follows=found.receipt, was_empty=found.empty, reasons=(reason,))
     elif found is not None:
         return replace(ledger, appended=found)
@@ -161,7 +161,7 @@ def _bounded(ledger: Ledger, spec: CopySpec, source: Session, cursor: Cursor, re
     if ledger.stored and ledger.stored.stale:
         why += f"; {ledger.stored.value} does not count: {ledger.stored.stale}"
     asked = spec.interval_start is not None
-    name = spec.slice or (f"{bounds.start}/{bounds.end}" if asked else None)
+    name = spec.append_key or (f"{bounds.start}/{bounds.end}" if asked else None)
     told = (f"incremental {bounds}: {why}",)
     return replace(ledger, bounds=bounds, slice=name, reasons=told, warnings=zone_warnings(spec, cursor))
 
@@ -170,7 +170,7 @@ def _of_slice(target: Session, name: str) -> list[Refusal]:
     if catalog.bytes_of(target, name) is not None:
         return []
     where = f"{target.server.encoding}, the encoding of {target.endpoint}"
-    hint = "name the slice in letters the target has"
+    hint = "spell append_key in letters the target has"
     return [Refusal("name_not_in_encoding", f"slice {name}: it cannot be spelled in {where}", hint=hint)]
 
 

@@ -204,7 +204,7 @@ class CopyPlan:
         """The report of an append whose slice is there already: that of the run which appended it; else None."""
         if self.ledger is None or (first := self.ledger.appended) is None:
             return None
-        told = f"slice {self.spec.slice} was appended at {first.published_at}; nothing was exported"
+        told = f"slice {self.spec.append_key} was appended at {first.published_at}; nothing was exported"
         return replace(
             self.as_report(),
             status="already_published",
@@ -229,7 +229,7 @@ class CopyPlan:
             transfer=self.transfer,
             publish=self.publish,
             write_mode=self.spec.write_mode,
-            slice=self.ledger.slice if self.ledger else self.spec.slice,
+            slice=self.ledger.slice if self.ledger else self.spec.append_key,
             shape=None if self.shape is None else self.shape.fingerprint,
             reasons=self.reasons,
             warnings=self.warnings,

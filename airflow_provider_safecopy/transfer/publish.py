@@ -200,7 +200,7 @@ def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
     job.fence(job.connection)
     if job.plan.spec.write_mode == "append":
         follows = job.plan.ledger.follows if job.plan.ledger else 0
-        slices.require_unchanged(job.target, job.plan.target_name, str(job.plan.spec.slice), follows)
+        slices.require_unchanged(job.target, job.plan.target_name, str(job.plan.spec.append_key), follows)
     if vacuumed:
         inplace.stop_autovacuum(job)
     written = WAYS[job.plan.publish].write(job, before.prepared)

@@ -39,7 +39,7 @@ def write(job: Job, written: Written, move: Move | None) -> Receipt:
     except psycopg.errors.UniqueViolation as error:
         if error.diag.constraint_name != "receipt_slice":
             raise
-        raise slices.already(job.plan.target_name, str(job.plan.spec.slice), "another run did") from error
+        raise slices.already(job.plan.target_name, str(job.plan.spec.append_key), "another run did") from error
     watermark.carry_out(job, move, written)
     told = (move.warning,) if move and move.warning else ()
     return Receipt(published_at, _entry(job, move), told)
@@ -73,7 +73,7 @@ def _row(job: Job, written: Written, move: Move | None) -> dict[str, Any]:
         "previous_rows": written.previous,
         "proof": Jsonb(job.verification.proof | decisions | _shape(job)),
         "write_mode": plan.spec.write_mode,
-        "slice": ledger.slice if ledger else plan.spec.slice,
+        "slice": ledger.slice if ledger else plan.spec.append_key,
         "origin": ledger.origin.digest if ledger else None,
         "inserted": written.inserted,
         "updated": written.updated,

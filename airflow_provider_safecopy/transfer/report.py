@@ -80,7 +80,7 @@ class CopyReport:
             transfer=spec.transfer,
             publish=spec.publish,
             write_mode=spec.write_mode,
-            slice=spec.slice,
+            slice=spec.append_key,
             reasons=(error.message,),
             holder=error.holder,
         )

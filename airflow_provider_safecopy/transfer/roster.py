@@ -12,30 +12,11 @@ from typing import Any
 
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.option import with_current_names
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
 NAMES = ("source_table", "source_sql", "target_table")
 """How an entry names its table. With a roster they cannot be said of all tables."""
-
-OF_ONE = frozenset(
-    {
-        *NAMES,
-        *("columns", "where", "format", "transfer", "verify", "drift", "create_target"),
-        *(
-            "write_mode",
-            "publish",
-            "key_columns",
-            "cursor_column",
-            "lookback",
-            "interval_start",
-            "interval_end",
-            "slice",
-        ),
-        *("missing", "missing_column", "min_rows", "max_shrink", "max_null_share", "allow_empty"),
-        *("refresh_views", "end_blockers_after", "swap_patience"),
-    }
-)
-"""What may be said of one table. Everything else (locks, timeouts, sessions, disk) is the whole batch's."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +27,29 @@ class Entry:
     options: Mapping[str, Any]
 
 
-def entries_of(listed: object, place: str) -> tuple[Entry, ...]:
+def options_of_one(kind: type[CopySpec] = CopySpec) -> frozenset[str]:
+    """Return the names of the options that may be given for one table; the others hold for the whole call."""
+    return frozenset(each.name for each in kind.options() if not each.shared)
+
+
+def entries_of(listed: object, place: str, kind: type[CopySpec] = CopySpec) -> tuple[Entry, ...]:
     """The entries of a list of names and mappings; the third is at ``<place>[2]``. Raises `ConfigError`."""
     if isinstance(listed, str | Mapping) or not isinstance(listed, Sequence):
         raise ConfigError(f"{place} must be a list of tables, not {type(listed).__name__}")
-    return tuple(Entry(f"{place}[{at}]", _options(entry, f"{place}[{at}]")) for at, entry in enumerate(listed))
+    return tuple(Entry(f"{place}[{at}]", _options(entry, f"{place}[{at}]", kind)) for at, entry in enumerate(listed))
 
 
-def specs_of(entries: Iterable[Entry], shared: Mapping[str, Any]) -> tuple[CopySpec, ...]:
+def specs_of(
+    entries: Iterable[Entry], shared: Mapping[str, Any], kind: type[CopySpec] = CopySpec
+) -> tuple[CopySpec, ...]:
     """A spec for each, with the options `shared` by all. Raises `ConfigError`, naming the place and what is wrong."""
     if said := [name for name in NAMES if shared.get(name) is not None]:
         raise ConfigError(f"{said[0]} and a list of tables are two ways to say what is copied", hint="give one of them")
-    common = {option: value for option, value in shared.items() if option not in NAMES}
+    current = with_current_names(shared, kind.options())
+    common = {option: value for option, value in current.items() if option not in NAMES}
     specs: dict[TableName, tuple[str, CopySpec]] = {}
     for entry in entries:
-        spec = _spec(entry, common)
+        spec = _spec(entry, common, kind)
         if (before := specs.get(spec.target_table)) is not None:
             told = f"{entry.place}: {spec.target_table} is the target of {before[0]} already"
             raise ConfigError(told, hint="name each target once")
@@ -70,22 +59,27 @@ def specs_of(entries: Iterable[Entry], shared: Mapping[str, Any]) -> tuple[CopyS
     return tuple(spec for _, spec in specs.values())
 
 
-def _options(entry: object, place: str) -> Mapping[str, Any]:
+def _options(entry: object, place: str, kind: type[CopySpec]) -> Mapping[str, Any]:
     if isinstance(entry, str):
         return {"source_table": entry, "target_table": entry}
     if not isinstance(entry, Mapping):
         hint = 'write "영업.고객", or {"source_table": "영업.고객", "target_table": "분석.고객"}'
         raise ConfigError(f"{place} is neither a name nor a mapping of options: {entry!r}", hint=hint)
-    if unknown := [str(option) for option in entry if option not in OF_ONE]:
-        hint = f"of one table may be said: {', '.join(sorted(OF_ONE))}; all else is said of all tables"
+    try:
+        entry = with_current_names(entry, kind.options())
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.message}", hint=error.hint) from error
+    known = options_of_one(kind)
+    if unknown := [str(option) for option in entry if option not in known]:
+        hint = f"of one table may be said: {', '.join(sorted(known))}; all else is said of all tables"
         raise ConfigError(f"{place}: {', '.join(unknown)} cannot be said of one table", hint=hint)
     if entry.get("target_table") is None:
         raise ConfigError(f"{place} names no target_table")
     return entry
 
 
-def _spec(entry: Entry, common: Mapping[str, Any]) -> CopySpec:
+def _spec(entry: Entry, common: Mapping[str, Any], kind: type[CopySpec]) -> CopySpec:
     try:
-        return CopySpec.of(**{**common, **entry.options})
+        return kind.of(**{**common, **entry.options})
     except ConfigError as error:
         raise ConfigError(f"{entry.place}: {error.message}", hint=error.hint) from error

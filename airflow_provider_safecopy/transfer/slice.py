@@ -173,7 +173,7 @@ def _doubt_refusal(table: TableName, name: str, row: dict[str, Any], doubt: str)
         f"its rows are still there: {doubt}",
         table=str(table),
         hint="look for its rows: if they are there, there is nothing to copy; if not, remove what is left of them and give "
-        "this copy another slice",
+        "this copy another append_key",
     )
 
 
@@ -190,5 +190,5 @@ def _taken(table: TableName, name: str, row: dict[str, Any], asked: str) -> Refu
         f"{table}: slice {name} was appended at {row['published_at']} (token {row['token']}) from {first}, "
         f"and would now be of other rows: {asked}",
         table=str(table),
-        hint="give this one another slice",
+        hint="give this one another append_key",
     )

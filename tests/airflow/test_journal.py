@@ -82,9 +82,9 @@ def test_what_was_asked_for_is_told_without_the_defaults(lines: Lines) -> None:
     _journal(lines, iter([])).asked(spec)
     assert lines == [
         "::group::Asked for",
-        'target_table 분석."x.y"',
         "source_sql   SELECT *",
         "               FROM 영업.고객",
+        'target_table 분석."x.y"',
         "columns      a, b → 나",
         "::endgroup::",
     ]

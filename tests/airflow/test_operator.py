@@ -108,7 +108,7 @@ def test_every_option_reaches_the_copy(tables: tuple[Database, Database], run_co
         spool_limit=1 << 20,
         lock="야간 복사",
         stale_after=900,
-        launch_interval=0.01,
+        connect_interval=0.01,
         **{f"{name}_timeout": 60 for name in ("connect", "export", "import", "stall", "verify", "publish")},
     ).result
     assert (report["transfer"], report["format"], report["publish"]) == ("chunked", "text", "truncate_insert")
@@ -125,7 +125,7 @@ def test_an_empty_source_fails_the_task_unless_that_is_allowed(
     _, target = tables
     assert run_copy(**NAMES, where="번호 < 0").state == "failed"
     assert target.rows("TABLE 분석.고객") == [(9, "옛 고객")]
-    assert run_copy(**NAMES, where="번호 < 0", allow_empty=True).state == "success"
+    assert run_copy(**NAMES, where="번호 < 0", min_rows=0).state == "success"
     assert target.rows("TABLE 분석.고객") == []
 
 
@@ -184,7 +184,7 @@ def test_an_asset_among_the_outlets_learns_what_was_copied(
         ({"on_busy": "queue"}, "on_busy='queue' is not one of fail, skip, wait"),
         ({"on_busy": "wait", "wait_timeout": 0}, "wait_timeout=0 must be a positive number"),
         ({"stale_after": -1}, "stale_after=-1"),
-        ({"launch_interval": True}, "launch_interval=True"),
+        ({"connect_interval": True}, "connect_interval=True"),
         # What is known is judged, though a template hides the rest.
         ({"source_table": "{{ params.table }}", "target_table": "분석.고객.명부"}, "has 3 parts"),
         ({"target_table": ("{{ params.schema }}", "고객"), "publish": "swop"}, "publish='swop'"),

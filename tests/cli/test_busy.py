@@ -172,6 +172,6 @@ def test_two_tables_may_be_held_to_one_lock(safecopy: Command, hanging: str) -> 
 
 
 def test_launches_are_kept_apart(safecopy: Command) -> None:
-    ran = safecopy.copy("--launch-interval", "200ms")
+    ran = safecopy.copy("--connect-interval", "200ms")
     assert ran.code == 0, ran.err
     assert "launch gate of 127.0.0.1:" in ran.err

@@ -99,8 +99,8 @@ def test_every_option_reaches_the_copy(safecopy: Command, tmp_path: Path, psql: 
         *("--transfer", "sequential", "--format", "text", "--publish", "truncate_insert", "--verify", "full"),
         *("--connect-timeout", "5", "--export-timeout", "1min", "--import-timeout", "90s", "--stall-timeout", "30"),
         *("--verify-timeout", "1h", "--publish-timeout", "60", "--spool-dir", str(tmp_path), "--spool-limit", "512MiB"),
-        *("--stale-after", "20min", "--launch-interval", "50ms", "--on-busy", "wait", "--wait-timeout", "1min"),
-        *("--lock", "밤샘", "--owner", "나", "--allow-empty", "--psql", psql, "--where", "true"),
+        *("--stale-after", "20min", "--connect-interval", "50ms", "--on-busy", "wait", "--wait-timeout", "1min"),
+        *("--lock", "밤샘", "--owner", "나", "--min-rows", "0", "--psql", psql, "--where", "true"),
     )
     report = safecopy.copy(*options, "--json", SAFECOPY_PSQL="/nowhere").json
     assert (report["status"], report["transfer"], report["format"]) == ("published", "sequential", "text")
@@ -162,7 +162,7 @@ def test_an_empty_source_is_refused_unless_it_is_meant(safecopy: Command) -> Non
     safecopy.source.execute('DELETE FROM "영업"."고객"')
     assert safecopy.copy().code == 2
     assert safecopy.holds() == "old"
-    assert safecopy.copy("--allow-empty").code == 0
+    assert safecopy.copy("--min-rows", "0").code == 0
     assert safecopy.holds() == "new"
 
 

@@ -46,7 +46,7 @@ def test_the_report_of_a_copy_by_key(safecopy: Command, words: tuple[str, ...]) 
 
 
 def test_the_report_of_an_append_and_of_its_retry(safecopy: Command) -> None:
-    words = ("--write-mode", "append", "--slice", "11월 19일", "--where", '"고객번호" > 9000')
+    words = ("--write-mode", "append", "--append-key", "11월 19일", "--where", '"고객번호" > 9000')
     reports = [safecopy.copy("--json", *words).json for _ in range(2)]
     assert [report["status"] for report in reports] == ["published", "already_published"]
     for report in reports:

@@ -63,12 +63,12 @@ def test_json_may_say_more_of_a_table(tmp_path: Path) -> None:
     file = tmp_path / "목록.json"
     file.write_text(
         '["영업.고객", {"source_table": ["영업", "주문.내역"], "target_table": "분석.주문", "where": "금액 > 0"},'
-        ' {"source_sql": "select 1 as a", "target_table": "하나", "write_mode": "append", "slice": "오늘"}]'
+        ' {"source_sql": "select 1 as a", "target_table": "하나", "write_mode": "append", "append_key": "오늘"}]'
     )
     one, other, query = specs_of(tables.read(str(file)), {"where": "참", "verify": "full"})
     assert (one.source_table, one.where, one.verify) == (TableName("영업", "고객"), "참", "full")
     assert (other.source_table, other.where, other.verify) == (TableName("영업", "주문.내역"), "금액 > 0", "full")
-    assert (query.source_sql, query.slice, query.source_table) == ("select 1 as a", "오늘", None)
+    assert (query.source_sql, query.append_key, query.source_table) == ("select 1 as a", "오늘", None)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from airflow_provider_safecopy.cli import option
-from airflow_provider_safecopy.cli.writing import writing
+from airflow_provider_safecopy.cli.output import Output
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
@@ -24,11 +24,10 @@ def spec() -> Any:
         found: list[CopySpec] = []
 
         @click.command()
-        @option.table(required=True)
-        @writing
+        @option.table
         @option.manner
         def command(**options: Any) -> None:
-            found.append(option.spec_of(options))
+            found.append(option.spec_of(Output(), options))
 
         result = CliRunner().invoke(command, [*TABLES, *words], catch_exceptions=True)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -59,7 +58,7 @@ def test_what_is_left_out_is_the_spec_s_own_default(spec: Any) -> None:
             ("--write-mode", "incremental", "--cursor-column", "n", "--interval-start", "1", "--interval-end", "9"),
             {"write_mode": "incremental", "cursor_column": "n", "interval_start": "1", "interval_end": "9"},
         ),
-        (("--write-mode", "append", "--slice", "11월"), {"write_mode": "append", "slice": "11월"}),
+        (("--write-mode", "append", "--append-key", "11월"), {"write_mode": "append", "append_key": "11월"}),
         (
             ("--write-mode", "upsert", "--missing", "mark", "--missing-column", "삭제일시"),
             {"write_mode": "upsert", "missing": "mark", "missing_column": "삭제일시"},
@@ -70,7 +69,10 @@ def test_what_is_left_out_is_the_spec_s_own_default(spec: Any) -> None:
             {"max_null_share": {"이메일": 5.0, "a=b": 0.5}},
         ),
         (("--drift", "add_columns", "--create-target"), {"drift": "add_columns", "create_target": True}),
-        (("--refresh-views", "--end-blockers-after", "5min"), {"refresh_views": True, "end_blockers_after": 300.0}),
+        (
+            ("--refresh-views", "--terminate-blockers-after", "5min"),
+            {"refresh_views": True, "terminate_blockers_after": 300.0},
+        ),
         (("--swap-patience", "2min"), {"swap_patience": 120.0}),
         (("--lock-wait-timeout", "45"), {"timeouts": Timeouts(lock_wait=45)}),
     ],
@@ -88,7 +90,7 @@ def test_what_is_typed_is_what_is_asked_for(spec: Any, words: tuple[str, ...], a
         (("--max-null-share", "=5"), "names no column"),
         (("--max-shrink", "101"), "101"),
         (("--min-rows", "-1"), "-1"),
-        (("--write-mode", "append"), "slice"),
+        (("--write-mode", "append"), "append_key"),
     ],
 )
 def test_nonsense_is_told(spec: Any, words: tuple[str, ...], told: str) -> None:

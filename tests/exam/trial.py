@@ -158,7 +158,7 @@ def _spec(asked: Trial, table: Table) -> CopySpec:
         source_table=(asked.subject.schema, asked.subject.name),
         target_table=(table.schema, table.table),
         publish=asked.mode,
-        allow_empty=True,
+        min_rows=0,
         timeouts=_TIMEOUTS,
     )
 

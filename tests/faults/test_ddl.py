@@ -113,7 +113,7 @@ def test_a_table_rewritten_after_the_snapshot_is_not_taken_for_empty(trial: Tria
     with before(trial.source) as wire:
         just_after_the_snapshot(wire, altering)
         held, end = trial.judged(
-            lambda: trial.copy(**trial.through(wire, "source"), allow_empty=True), heal=lambda: fill_again(trial)
+            lambda: trial.copy(**trial.through(wire, "source"), min_rows=0), heal=lambda: fill_again(trial)
         )
     assert altering.done
     assert isinstance(end, StageError), end
@@ -159,8 +159,7 @@ def test_a_table_of_a_batch_rewritten_before_it_is_read_is_not_taken_for_empty(t
 
     def run(*wanted: str) -> Any:
         specs = [
-            customers.spec(source_table=f"영업.{name}", target_table=f"영업.{name}", allow_empty=True)
-            for name in wanted
+            customers.spec(source_table=f"영업.{name}", target_table=f"영업.{name}", min_rows=0) for name in wanted
         ]
         return pipeline.copy_tables(specs, trial.source.endpoint, trial.target.endpoint, progress=rewrite)
 
@@ -189,7 +188,7 @@ def test_a_source_that_changes_at_any_step_is_copied_as_it_was_or_not_at_all(tri
             altering = Altering(trial.source, CHANGES[change])
             wire.at_step(wire.steps + step, altering)
             trial.judged(
-                lambda: trial.copy(**trial.through(wire, "source"), allow_empty=True, timeouts=QUICK),
+                lambda: trial.copy(**trial.through(wire, "source"), min_rows=0, timeouts=QUICK),
                 heal=lambda: fill_again(trial),
             )
             wire.mend()

@@ -87,11 +87,11 @@ def test_it_sings_where_the_protocol_lets_several_statements_through(
 
     second = "true; COMMIT; NOTIFY 카나리아; SELECT true"  # even out of the transaction that is rolled back
     with pytest.raises(PlanError):
-        nest.copy(where=second, allow_empty=True)
+        nest.copy(where=second, min_rows=0)
     nest.demand_silence()
     monkeypatch.setattr(Session, "one", one)
     with suppress(SafeCopyError):
-        nest.copy(where=second, allow_empty=True)
+        nest.copy(where=second, min_rows=0)
     with pytest.raises(AssertionError):
         nest.demand_silence()
 

@@ -27,7 +27,7 @@ _NEW = f"INSERT INTO {TABLE} SELECT g, '고객 ' || g FROM generate_series(1, {R
 _GRANT = re.compile(r"GRANT (?P<privileges>[A-Z, ]+) ON (?P<object>.+) TO (?P<role>\w+)")
 _MODE = re.compile(r'(\w+)="?(\w+)"?')
 # What a mode asks for beside itself.
-_BESIDE = {"append": ("--slice", "하루"), "incremental": ("--cursor-column", "번호")}
+_BESIDE = {"append": ("--append-key", "하루"), "incremental": ("--cursor-column", "번호")}
 
 
 def blocks() -> list[str]:

@@ -320,10 +320,10 @@ def test_a_lock_that_was_released_is_free_though_the_clock_was_set_back(clocked:
 def test_a_launch_gate_that_rests_opens_though_the_clock_was_set_back(clocked: Clocked) -> None:
     """It had hung all copies from this source for hours: its rest counted from a time that is still to come."""
     trial, invariant = clocked.trial, before(clocked.trial)
-    assert trial.copy(launch_interval=0.5).status == "published"
+    assert trial.copy(connect_interval=0.5).status == "published"
     clocked.target.move(-HOURS)
     began = time.monotonic()
-    assert trial.copy(launch_interval=0.5).status == "published"
+    assert trial.copy(connect_interval=0.5).status == "published"
     assert time.monotonic() - began < GRACE
     assert invariant.hold("published") == "new"
     invariant.recovered(trial.copy)

@@ -109,7 +109,7 @@ class LedgerMachine(RuleBasedStateMachine):
         source, way = self.model.source, "delete_insert" if limit % 2 else "auto"
         part = {"where": f'"번호" < {limit}', "publish": way}
         by_key = {"write_mode": "upsert", "missing": "keep" if how == "all" else "delete"}
-        if self._run(fault, allow_empty=True, **part if how == "a part" else by_key):
+        if self._run(fault, min_rows=0, **part if how == "a part" else by_key):
             kept = self.model.target if how == "all" else {}
             new = {number: row for number, row in source.items() if number < limit} if how == "a part" else source
             self.model.target = kept | new
@@ -117,7 +117,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(fault=MAYBE, name=SLICES, part=PARTS)
     def append(self, fault: Fault | None, name: str, part: int) -> None:
         rows = [row for row in self.model.source.values() if row[0] % 2 == part]
-        options = {"target_table": LIST, "write_mode": "append", "slice": name, "where": f'"번호" % 2 = {part}'}
+        options = {"target_table": LIST, "write_mode": "append", "append_key": name, "where": f'"번호" % 2 = {part}'}
         status, published = self._ran(fault, **options)
         if name not in self.model.slices:
             assert status in {"published", "crashed"}

@@ -104,7 +104,7 @@ logging.basicConfig(level=logging.INFO, format="%(process)d %(message)s")
 def start(number):
     if pid := os.fork():
         return pid
-    spec = CopySpec.of(source_sql=query, target_table=("분석", f"고객_{number}"), launch_interval=float(interval))
+    spec = CopySpec.of(source_sql=query, target_table=("분석", f"고객_{number}"), connect_interval=float(interval))
     try:
         pipeline.copy(spec, Endpoint.from_conninfo(source), Endpoint.from_conninfo(target), owner=f"시작 {number}")
     except BaseException:

@@ -120,7 +120,7 @@ class Exam:
     def _spec(mode: str, relation: str, number: int) -> CopySpec:
         options = dict(_MODES[mode])
         if mode == "append":
-            options["slice"] = f"{number}"
+            options["append_key"] = f"{number}"
         return CopySpec(
             source_table=TableName("erp", relation),
             target_table=TableName("dw", relation),

@@ -71,7 +71,11 @@ class Manner:
 
     def words(self, slice_: str, spool: Path) -> list[str]:
         """On the command line. `slice_` is what is appended, where that is the manner."""
-        way = ["--publish", self.publish] if self.publish != "append" else ["--write-mode", "append", "--slice", slice_]
+        way = (
+            ["--publish", self.publish]
+            if self.publish != "append"
+            else ["--write-mode", "append", "--append-key", slice_]
+        )
         timeouts = [word for name, value in _TIMEOUTS.items() for word in (f"--{name}-timeout", str(value))]
         how = ["--transfer", self.transfer, "--parallel", str(self.parallel), "--verify", self.verify]
         return [*("--source-table", TABLE, "--target-table", TABLE), *way, *how, *timeouts, "--spool-dir", str(spool)]

@@ -33,7 +33,7 @@ Copying = Future[CopyReport]
 
 ALL_WAYS: dict[str, dict[str, Any]] = {
     **{way: {"publish": way} for way in ("delete_insert", "truncate_insert", "delta", "swap")},
-    "insert": {"write_mode": "append", "slice": "2026-11-20"},
+    "insert": {"write_mode": "append", "append_key": "2026-11-20"},
     "upsert": {"write_mode": "upsert"},
 }
 WAYS_HERE = {way: options for way, options in ALL_WAYS.items() if way in WAYS}
@@ -149,7 +149,7 @@ def test_who_is_in_the_way_is_told_at_last(filled: tuple[Database, Database], no
         assert f"pid {holder.pid} (postgres, {NIGHTLY}, idle in transaction, RowExclusiveLock on 영업.고객" in str(
             error
         )
-        assert "end_blockers_after" in error.hint
+        assert "terminate_blockers_after" in error.hint
         assert holder.alive
     assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
     nothing_left(source, target)
@@ -227,7 +227,7 @@ def test_a_prepared_transaction_is_told_by_its_name(source: Database) -> None:
         target.execute(OLD)
         with holding(target, f"DELETE FROM {TABLE}") as session:
             session.run("PREPARE TRANSACTION '반쯤 끝난 일'")
-        asked = spec(publish="delete_insert", end_blockers_after=0.2, timeouts=Timeouts(publish=1))
+        asked = spec(publish="delete_insert", terminate_blockers_after=0.2, timeouts=Timeouts(publish=1))
         with pytest.raises(StageTimeoutError, match="the prepared transaction 반쯤 끝난 일 ") as caught:
             pipeline.copy(asked, source.endpoint, target.endpoint)
         (told,) = caught.value.blockers
@@ -245,7 +245,7 @@ def test_whoever_holds_it_up_too_long_is_ended_if_that_was_asked_for(
 ) -> None:
     source, target = filled
     with holding(target, lock("SHARE")) as holder, holding(target, "SELECT") as other:
-        running = copying(end_blockers_after=0.5, **WAYS_HERE[way])
+        running = copying(terminate_blockers_after=0.5, **WAYS_HERE[way])
         report = running.result(100)
         assert (holder.alive, other.alive) == (False, True)
         (warning,) = [each for each in report.warnings if "ended" in each]
@@ -258,7 +258,7 @@ def test_whoever_holds_it_up_too_long_is_ended_if_that_was_asked_for(
 
 def test_whoever_holds_a_row_is_ended_too(filled: tuple[Database, Database], copying: Callable[..., Copying]) -> None:
     with holding(filled[1], f"SELECT FROM {TABLE} FOR UPDATE") as holder:
-        report = copying(publish="delete_insert", end_blockers_after=0.3).result(100)
+        report = copying(publish="delete_insert", terminate_blockers_after=0.3).result(100)
         assert not holder.alive
     assert any(f"ended pid {holder.pid}" in each for each in report.warnings)
 
@@ -276,7 +276,7 @@ def test_those_who_only_wait_before_us_are_not_ended(
         altering = pool.submit(queued.run, f'ALTER TABLE {TABLE} ADD "비고" text')
         until(lambda: bool(target.value("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %s", [queued.pid])))
         with pytest.raises(StageTimeoutError, match="waiting before us") as caught:
-            copying(end_blockers_after=0.2, timeouts=Timeouts(publish=1.5)).result(100)
+            copying(terminate_blockers_after=0.2, timeouts=Timeouts(publish=1.5)).result(100)
         (told,) = caught.value.blockers
         assert (told["pid"], told["holds"]) == (queued.pid, False)
         assert reader.alive
@@ -291,7 +291,7 @@ def test_a_session_of_many_short_transactions_is_not_ended(
     """Whoever gives way before its time is let alone: the next transaction is another one."""
     target = filled[1]
     with holding(target, lock("ROW EXCLUSIVE")) as one, holding(target) as other:
-        running = copying(end_blockers_after=3)
+        running = copying(terminate_blockers_after=3)
         first, second = one, other
         end = time.monotonic() + 4
         while time.monotonic() < end:
@@ -325,7 +325,7 @@ def test_a_role_without_the_right_tells_that_and_goes_on_waiting(
     target = filled[1]
     loader = able(role(target))
     with holding(target, lock("ROW EXCLUSIVE")) as holder:
-        running = copying(loader, publish="delete_insert", end_blockers_after=0.3)
+        running = copying(loader, publish="delete_insert", terminate_blockers_after=0.3)
         until(lambda: "could not be ended" in caplog.text)
         assert holder.alive
         assert not running.done()
@@ -345,6 +345,6 @@ def test_a_role_that_may_signal_backends_ends_those_of_others(
     loader, writer = able(role(target)), able(role(target))
     target.execute(f'GRANT pg_signal_backend TO "{loader.role}"')
     with holding(writer, lock("ROW EXCLUSIVE")) as holder, holding(target, lock("ACCESS SHARE")) as superuser:
-        report = copying(loader, publish="delete_insert", end_blockers_after=0.3).result(100)
+        report = copying(loader, publish="delete_insert", terminate_blockers_after=0.3).result(100)
         assert (holder.alive, superuser.alive) == (False, True)
     assert any(f"ended pid {holder.pid} ({writer.role}, " in each for each in report.warnings)

@@ -210,7 +210,9 @@ def test_other_sources(orders: tuple[Database, Database], kind: str) -> None:
     query = {"source_table": None, "source_sql": f'SELECT "번호"::int AS "번호", "금액" FROM {TABLE}'}
     options = query if kind == "query" else {"source_table": "영업.보기"}
     report = pipeline.copy(
-        asked(target_table="영업.보기", allow_empty=kind == "empty", **options), source.endpoint, target.endpoint
+        asked(target_table="영업.보기", min_rows=0 if kind == "empty" else None, **options),
+        source.endpoint,
+        target.endpoint,
     )
     assert report.rows == (0 if kind == "empty" else 50)
     assert target.value("SELECT relkind = 'r' AND relpersistence = 'p' FROM pg_class WHERE relname = '보기'")
@@ -273,7 +275,7 @@ def test_an_upsert_without_a_key_is_refused(orders: tuple[Database, Database]) -
 def test_an_append_and_an_incremental_copy_make_their_table_too(orders: tuple[Database, Database]) -> None:
     source, target = orders
     modes: list[dict[str, Any]] = [
-        {"write_mode": "append", "slice": "2026-11-20", "target_table": "영업.더함"},
+        {"write_mode": "append", "append_key": "2026-11-20", "target_table": "영업.더함"},
         {"write_mode": "incremental", "cursor_column": "번호", "target_table": "영업.이어서"},
     ]
     for mode in modes:

@@ -154,7 +154,7 @@ def test_an_empty_target_is_filled_and_an_empty_source_empties(pair: Pair) -> No
     pair.made(SEAT, new="(1, 1), (2, 2)")
     assert counts(pair.copied()) == (2, 0, 0, 0)
     pair.database.execute(f"TRUNCATE {NEW}")
-    assert counts(pair.copied(allow_empty=True)) == (0, 0, 2, 0)
+    assert counts(pair.copied(min_rows=0)) == (0, 0, 2, 0)
 
 
 @pytest.mark.parametrize(
@@ -626,12 +626,12 @@ def test_rows_without_a_key_are_refused_before_anything_is_written(pair: Pair) -
 def test_auto_chooses_it_where_there_is_a_key(pair: Pair) -> None:
     """And a swap cannot be, as here for the sake of a materialized view."""
     pair.made("번호 int, 자리 int", also=f"CREATE MATERIALIZED VIEW 자료.모음 AS TABLE {OLD}")
-    made = pair.plan(publish="auto", allow_empty=True)
+    made = pair.plan(publish="auto", min_rows=0)
     assert made.publish == "delete_insert"
     assert any("not delta" in reason and "no primary key" in reason for reason in made.reasons)
     pair.database.execute(f"ALTER TABLE {OLD} ADD PRIMARY KEY (번호)")
     children(pair, "CASCADE", "(1, NULL)")
-    made = pair.plan(publish="auto", allow_empty=True)
+    made = pair.plan(publish="auto", min_rows=0)
     assert (made.publish, made.refusals) == ("delta", ())
     assert made.key is not None
     assert made.key.names == ("번호",)
@@ -679,7 +679,7 @@ def test_a_foreign_partition_is_refused(pair: Pair) -> None:
         f"CREATE FOREIGN DATA WRAPPER 남; CREATE SERVER 먼곳 FOREIGN DATA WRAPPER 남; CREATE TABLE {NEW} (번호 int);"
         f"CREATE TABLE {OLD} (번호 int) PARTITION BY LIST (번호); CREATE FOREIGN TABLE 자료.먼것 PARTITION OF {OLD} DEFAULT SERVER 먼곳"
     )
-    codes = [each.code for each in pair.plan(allow_empty=True).refusals]
+    codes = [each.code for each in pair.plan(min_rows=0).refusals]
     pair.database.execute("DROP FOREIGN DATA WRAPPER 남 CASCADE")
     assert "foreign_partition" in codes
 

@@ -232,7 +232,7 @@ def test_inbound_keys_are_a_warning_and_identity_columns_are_none(
     (referenced,) = made.warnings
     assert referenced.startswith("영업.고객 is referenced by 누구의 on ")
     assert made.keeps_identity
-    for other in (plan(publish="delta"), plan(write_mode="upsert"), plan(write_mode="append", slice="하나")):
+    for other in (plan(publish="delta"), plan(write_mode="upsert"), plan(write_mode="append", append_key="하나")):
         assert other.warnings == (), "these publish though rows are referred to"
 
 

@@ -139,7 +139,7 @@ def test_every_way_publishes_into_the_column_that_was_added(drifted: tuple[Datab
 @pytest.mark.parametrize(
     "mode",
     [
-        {"write_mode": "append", "slice": "2026-11-20"},
+        {"write_mode": "append", "append_key": "2026-11-20"},
         {"write_mode": "upsert"},
         {"write_mode": "incremental", "cursor_column": "번호"},
     ],

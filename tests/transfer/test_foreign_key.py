@@ -65,7 +65,7 @@ def both(request: pytest.FixtureRequest, database: MakeDatabase) -> tuple[Databa
 
 def spec(**options: object) -> CopySpec:
     given = {"source_table": "public.고객", "target_table": "public.고객", "publish": "swap"}
-    return CopySpec.of(**given | options)  # type: ignore[arg-type]
+    return CopySpec.of(**given | options)
 
 
 def at_once(target: Database, statement: str) -> None:

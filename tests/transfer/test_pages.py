@@ -23,7 +23,7 @@ _SAME = "SELECT count(*), count(DISTINCT 번호), sum(번호)::bigint, min(이�
 
 def spec(**options: object) -> CopySpec:
     given = {"source_table": "public.고객", "target_table": "public.고객", "parallel": 3, "publish": "delta"}
-    return CopySpec.of(**given | options)  # type: ignore[arg-type]
+    return CopySpec.of(**given | options)
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def test_nothing_it_tells_holds_the_password(plan: Callable[..., CopyPlan], sour
 
 
 def test_as_report_is_that_of_a_dry_run(plan: Callable[..., CopyPlan], target: Database) -> None:
-    made = plan(publish="truncate_insert", allow_empty=True)
+    made = plan(publish="truncate_insert", min_rows=0)
     report = made.as_report()
     assert (report.status, report.lock, report.publish) == ("planned", "영업.고객", "truncate_insert")
     assert report.target == f"{target.endpoint} 영업.고객"
@@ -199,7 +199,7 @@ def test_what_is_not_a_whole_table_as_it_stands_is_read_by_a_query(
     ):
         source.execute(made)
     for name in ("보기", "부모", "생성", "분할"):
-        asked = CopySpec.of(source_table=("영업", name), target_table="영업.고객", allow_empty=True)
+        asked = CopySpec.of(source_table=("영업", name), target_table="영업.고객", min_rows=0)
         found = pipeline.plan(asked, source.endpoint, target.endpoint)
         assert found.read().as_string(None).startswith("(\nSELECT"), name
 

@@ -143,7 +143,7 @@ def test_the_ways_for_which_the_fence_is_asked_once_do_nothing_before(mocker: Mo
 
 @pytest.mark.parametrize(
     "options",
-    [{"publish": "delta"}, {"publish": "delete_insert"}, {"write_mode": "append", "slice": "하루"}],
+    [{"publish": "delta"}, {"publish": "delete_insert"}, {"write_mode": "append", "append_key": "하루"}],
     ids=["delta", "delete_insert", "append"],
 )
 def test_a_dump_that_reads_staging_holds_nothing_up(

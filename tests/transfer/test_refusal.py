@@ -695,8 +695,8 @@ def test_an_empty_source(source: Database, target: Database, where: str | None) 
         source.execute(f"DELETE FROM {TABLE}")
     found = only("empty_source", source, target, where=where)
     assert found.table == TABLE
-    assert "--allow-empty" in found.hint
-    assert refused(source, target, where=where, allow_empty=True) == ()
+    assert "min_rows=0" in found.hint
+    assert refused(source, target, where=where, min_rows=0) == ()
 
 
 @pytest.mark.parametrize(

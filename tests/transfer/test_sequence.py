@@ -124,7 +124,7 @@ def test_a_serial_column_too_and_never_back(ends: tuple[Database, Database], way
     assert drawn(target) == 302
 
 
-@pytest.mark.parametrize("options", [{"write_mode": "append", "slice": "첫"}, {"write_mode": "upsert"}])
+@pytest.mark.parametrize("options", [{"write_mode": "append", "append_key": "첫"}, {"write_mode": "upsert"}])
 def test_rows_that_were_there_before_count_as_well(ends: tuple[Database, Database], options: dict[str, Any]) -> None:
     source, target = ends
     make(source, target, identity())

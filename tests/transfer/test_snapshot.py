@@ -68,7 +68,7 @@ REWRITES = {
 MODES: dict[str, dict[str, Any]] = {
     "replace": {"publish": "delete_insert", "min_rows": 0},
     "swap": {"publish": "swap", "min_rows": 0},
-    "append": {"write_mode": "append", "slice": "2026-12-01"},
+    "append": {"write_mode": "append", "append_key": "2026-12-01"},
     "upsert": {"write_mode": "upsert", "key_columns": ("id",), "missing": "delete", "min_rows": 0},
     "incremental": {"write_mode": "incremental", "key_columns": ("id",), "cursor_column": "id"},
 }
@@ -189,7 +189,7 @@ def test_no_mode_publishes_what_a_rewritten_source_has_left(
         hosts.copy("plain", parallel=parallel, **MODES[mode])
     assert caught.value.retryable, caught.value
     assert hosts.rows() == before
-    assert "--allow-empty" not in str(caught.value)
+    assert "min_rows" not in str(caught.value)
     assert hosts.target.value("SELECT count(*) FROM safecopy.receipt") == 0
     assert hosts.target.value("SELECT count(*) FROM safecopy.watermark") == 0
 

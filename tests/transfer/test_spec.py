@@ -26,7 +26,6 @@ def test_names_are_read_and_the_rest_has_defaults() -> None:
     assert made.target_table == TableName("분석", "고객")
     assert (made.transfer, made.format, made.publish, made.verify) == ("auto", "auto", "auto", "counts")
     assert (made.columns, made.where, made.lock, made.psql, made.spool_dir, made.spool_limit) == (None,) * 6
-    assert made.allow_empty is False
     assert made.timeouts == Timeouts()
 
 
@@ -116,11 +115,12 @@ def test_a_spool_limit_is_a_positive_number(value: object) -> None:
         spec(spool_limit=value)
 
 
+@pytest.mark.parametrize("option", ["create_target", "allow_empty"])
 @pytest.mark.parametrize("value", ["false", "", 0, 1, None])
-def test_allow_empty_is_true_or_false_and_never_a_word_for_it(value: object) -> None:
+def test_a_flag_is_true_or_false_and_never_a_word_for_it(option: str, value: object) -> None:
     # A template renders to "False", which Python takes for true; an emptied target is too much to guess at.
-    with pytest.raises(ConfigError, match=r"^allow_empty="):
-        spec(allow_empty=value)
+    with pytest.raises(ConfigError, match=rf"^{option}="):
+        spec(**{option: value})
 
 
 @pytest.mark.parametrize("value", [None, 5, {"export": 5}])
@@ -139,7 +139,7 @@ def test_no_timeout_can_be_switched_off(option: str, value: object) -> None:
 def test_an_unknown_option_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(ConfigError, match="unknown option: write_mod") as caught:
         spec(write_mod="append")
-    assert "allow_empty" in caught.value.hint
+    assert "min_rows" in caught.value.hint
     assert "where" in caught.value.hint
 
 
@@ -198,10 +198,10 @@ def test_what_as_dict_gives_may_be_changed_without_changing_the_report() -> None
     ("options", "told"),
     [
         ({"write_mode": "merge"}, "write_mode"),
-        ({"write_mode": "append"}, "needs a slice"),
-        ({"slice": "11월"}, "slice means nothing with write_mode=replace"),
+        ({"write_mode": "append"}, "needs append_key"),
+        ({"append_key": "11월"}, "append_key means nothing with write_mode=replace"),
         ({"write_mode": "upsert", "publish": "swap"}, "publish means nothing with write_mode=upsert"),
-        ({"write_mode": "append", "slice": "a", "key_columns": ["번호"]}, "key_columns means nothing"),
+        ({"write_mode": "append", "append_key": "a", "key_columns": ["번호"]}, "key_columns means nothing"),
         ({"write_mode": "upsert", "key_columns": []}, "key_columns is empty"),
         ({"write_mode": "upsert", "key_columns": ["번호", "번호"]}, "twice"),
         ({"write_mode": "incremental"}, "cursor_column"),
@@ -224,7 +224,6 @@ def test_what_as_dict_gives_may_be_changed_without_changing_the_report() -> None
         ({"min_rows": -1}, "min_rows"),
         ({"min_rows": True}, "min_rows"),
         ({"min_rows": 1.5}, "min_rows"),
-        ({"min_rows": 1, "allow_empty": True}, "contradicts"),
         ({"max_shrink": 101}, "max_shrink"),
         ({"write_mode": "upsert", "max_shrink": 5}, "max_shrink means nothing"),
         ({"max_null_share": {"이메일": -1}}, "이메일"),
@@ -232,7 +231,7 @@ def test_what_as_dict_gives_may_be_changed_without_changing_the_report() -> None
         ({"drift": "guess"}, "drift"),
         ({"create_target": "yes"}, "create_target"),
         ({"refresh_views": 1}, "refresh_views"),
-        ({"end_blockers_after": 0}, "end_blockers_after"),
+        ({"terminate_blockers_after": 0}, "terminate_blockers_after"),
         ({"swap_patience": 0}, "swap_patience"),
     ],
 )
@@ -243,10 +242,10 @@ def test_what_contradicts_itself_is_refused(options: dict[str, Any], told: str) 
 
 def test_an_empty_source_is_an_accident_only_where_it_would_empty_the_target() -> None:
     assert spec().fewest_rows == 1
-    assert spec(allow_empty=True).fewest_rows == 0
+    assert spec(min_rows=0).fewest_rows == 0
     assert spec(min_rows=500).fewest_rows == 500
     assert spec(write_mode="upsert").fewest_rows == 0
-    assert spec(write_mode="append", slice="11월", min_rows=1).fewest_rows == 1
+    assert spec(write_mode="append", append_key="11월", min_rows=1).fewest_rows == 1
 
 
 def test_a_lookback_may_be_a_number() -> None:

@@ -60,7 +60,7 @@ def spec(target: Database, tmp_path: Path) -> Callable[..., CopySpec]:
 
     def make(**options: object) -> CopySpec:
         given = {"source_sql": MANY, "target_table": "public.t", "transfer": "chunked", "spool_dir": str(tmp_path)}
-        return CopySpec.of(**given | options)  # type: ignore[arg-type]
+        return CopySpec.of(**given | options)
 
     return make
 

@@ -45,7 +45,7 @@ def sessions(source: Database, target: Database) -> Iterator[tuple[Session, Sess
 
 def specs() -> tuple[CopySpec, ...]:
     names = [f'public."표 {number}"' for number in range(COUNT)]
-    return specs_of(entries_of([*names, "public.부모", "public.없음", "없음"], "tables"), {"allow_empty": True})
+    return specs_of(entries_of([*names, "public.부모", "public.없음", "없음"], "tables"), {"min_rows": 0})
 
 
 def test_plans_are_the_same_with_it_and_without(sessions: tuple[Session, Session]) -> None:

@@ -77,7 +77,7 @@ def test_an_empty_source_takes_no_row_for_missing_unless_that_is_meant(pair: Pai
     pair.database.execute(f"ALTER TABLE {NEW} DROP 없어짐")
     columns = ["번호", "값"]
     assert [each.code for each in pair.plan(**UPSERT, **missing, columns=columns).refusals] == ["empty_source"]
-    assert counts(upserted(pair, **missing, columns=columns, allow_empty=True)) == (0, 0, 2, 0)
+    assert counts(upserted(pair, **missing, columns=columns, min_rows=0)) == (0, 0, 2, 0)
     assert counts(upserted(pair, columns=columns)) == (0, 0, 0, 0)
 
 

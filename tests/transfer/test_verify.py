@@ -232,9 +232,9 @@ def test_an_empty_source_is_refused_unless_it_is_meant(
     made = ends(source, target, rows="DELETE FROM {}")
     with pytest.raises(VerifyError, match=r"publishing would empty public\.표; nothing was changed") as caught:
         made.verify(verify=mode)
-    assert "--allow-empty" in caught.value.hint
+    assert "min_rows=0" in caught.value.hint
     assert not caught.value.retryable
-    assert made.verify(verify=mode, allow_empty=True).rows == 0
+    assert made.verify(verify=mode, min_rows=0).rows == 0
 
 
 # Time and failure

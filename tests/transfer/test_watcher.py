@@ -26,7 +26,7 @@ MODES: dict[str, dict[str, str]] = {
     "delete_insert": {"publish": "delete_insert"},
     "truncate_insert": {"publish": "truncate_insert"},
     "swap": {"publish": "swap"},
-    "append": {"write_mode": "append", "slice": "오늘"},
+    "append": {"write_mode": "append", "append_key": "오늘"},
     "upsert": {"write_mode": "upsert", "missing": "delete"},
 }
 TRIED = ("SELECT * FROM {}", "TABLE {} LIMIT 1", "DELETE FROM {}", "TRUNCATE {}", "UPDATE {} SET \"이름\" = 'x'")

@@ -11,7 +11,6 @@ import click
 from airflow_provider_safecopy.cli import exitcode, guide, option
 from airflow_provider_safecopy.cli.output import Output
 from airflow_provider_safecopy.cli.speaking import endpoints, speaking
-from airflow_provider_safecopy.cli.writing import writing
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError
 
 if TYPE_CHECKING:
@@ -28,10 +27,9 @@ if TYPE_CHECKING:
 )
 @option.endpoint("source")
 @option.endpoint("target")
-@option.table(required=False)
+@option.table
 @option.tables
 @option.keep_going
-@writing
 @option.manner
 @option.overlap
 @click.option("--dry-run", is_flag=True, help="Only plan, as safecopy plan does; touch nothing.")
@@ -54,14 +52,14 @@ def copy(
     if tables_from is not None:
         from airflow_provider_safecopy.cli import batch
 
-        specs, both = option.specs_of(options, tables_from), endpoints(output, source=source, target=target)
+        specs, both = option.specs_of(output, options, tables_from), endpoints(output, source=source, target=target)
         if dry_run:
             return batch.rehearse(output, specs, *both)
         manner = batch.Manner(owner, on_busy, wait_timeout, keep_going)
         return batch.copy(output, specs, *both, manner=manner)
     if keep_going:
         raise ConfigError("--keep-going means nothing without --tables-from")
-    both, spec = endpoints(output, source=source, target=target), option.spec_of(options)
+    both, spec = endpoints(output, source=source, target=target), option.spec_of(output, options)
     if dry_run:
         return _plan(output, spec, *both)
     try:

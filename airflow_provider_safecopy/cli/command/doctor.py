@@ -10,7 +10,6 @@ import click
 from airflow_provider_safecopy.cli import exitcode, guide, option
 from airflow_provider_safecopy.cli.output import Output
 from airflow_provider_safecopy.cli.speaking import endpoints, speaking
-from airflow_provider_safecopy.cli.writing import writing
 
 if TYPE_CHECKING:
     from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 )
 @option.endpoint("source")
 @option.endpoint("target")
-@option.table(required=False)
-@writing
+@option.table
 @option.manner
 @option.output
 @speaking
@@ -38,7 +36,7 @@ def doctor(output: Output, *, source: str | None, target: str | None, **options:
     checks = examine(
         found.get("source"),
         found.get("target"),
-        spec=_spec(options),
+        spec=_spec(output, options),
         psql=options["psql"],
         spool_dir=options["spool_dir"],
     )
@@ -50,9 +48,9 @@ def doctor(output: Output, *, source: str | None, target: str | None, **options:
     return exitcode.REFUSED if failed else exitcode.DONE
 
 
-def _spec(options: dict[str, Any]) -> CopySpec | None:
+def _spec(output: Output, options: dict[str, Any]) -> CopySpec | None:
     """The copy to examine; None when no table is named."""
     named = [name for name in ("source_table", "source_sql", "target_table") if options[name]]
     if named and "target_table" not in named:
         raise click.UsageError("To have a copy examined, give --target-table as well.")
-    return option.spec_of(options) if named else None
+    return option.spec_of(output, options) if named else None

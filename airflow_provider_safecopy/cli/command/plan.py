@@ -9,7 +9,6 @@ import click
 from airflow_provider_safecopy.cli import exitcode, guide, option
 from airflow_provider_safecopy.cli.output import Output
 from airflow_provider_safecopy.cli.speaking import endpoints, speaking
-from airflow_provider_safecopy.cli.writing import writing
 
 
 @click.command(
@@ -19,9 +18,8 @@ from airflow_provider_safecopy.cli.writing import writing
 )
 @option.endpoint("source")
 @option.endpoint("target")
-@option.table(required=False)
+@option.table
 @option.tables
-@writing
 @option.manner
 @option.output
 @speaking
@@ -31,9 +29,9 @@ def plan(output: Output, *, source: str | None, target: str | None, tables_from:
     from airflow_provider_safecopy.cli import batch
 
     if tables_from is not None:
-        specs = option.specs_of(options, tables_from)
+        specs = option.specs_of(output, options, tables_from)
         return batch.plan(output, specs, *endpoints(output, source=source, target=target))
-    both, spec = endpoints(output, source=source, target=target), option.spec_of(options)
+    both, spec = endpoints(output, source=source, target=target), option.spec_of(output, options)
     planned = pipeline.plan(spec, *both)
     status = "refused" if planned.refusals else "planned"
     output.result({"status": status, **planned.as_dict()}, str(planned))
