@@ -17,8 +17,9 @@ from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema as lock
 from airflow_provider_safecopy.lock.model import application_name
 from airflow_provider_safecopy.transfer import refusal, spool
-from airflow_provider_safecopy.transfer.draft import describe_publications, draft
+from airflow_provider_safecopy.transfer.draft import draft
 from airflow_provider_safecopy.transfer.lookout import lock_wait_error
+from airflow_provider_safecopy.transfer.manner import describe_publications
 from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
 from airflow_provider_safecopy.transfer.session import Session, open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec

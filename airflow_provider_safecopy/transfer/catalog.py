@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.bulk import ask_all
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.session import Session
 
@@ -107,15 +109,42 @@ def describe(session: Session, name: TableName) -> Relation | None:
     found = session.one(_CATALOG["relation"], {"schema": schema, "name": name.name})
     if found is None:
         return None
-    rows = session.all(_CATALOG["columns"], {"oid": found["oid"]})
-    numbers_and_types = [(row.pop("number"), row.pop("type_oid")) for row in rows]
-    inner = type_facts(session, [oid for _, oid in numbers_and_types])
-    columns = tuple(Column(**row, **inner[oid]) for row, (_, oid) in zip(rows, numbers_and_types, strict=True))
-    lists: dict[str, Any] = {
-        key: tuple(found.pop(key)) for key in ("rules", "meddlers", "triggers", "referenced_by", "deletes_spread_by")
+    columns = session.all(_CATALOG["columns"], {"oid": found["oid"]})
+    facts = type_facts(session, [row["type_oid"] for row in columns])
+    return _relation_of(TableName(schema, name.name), found, columns, facts)
+
+
+def describe_all(session: Session, names: Iterable[TableName]) -> dict[TableName, Relation | None]:
+    """Return what `describe` does for each of the names, which have their schema, by three questions in all."""
+    wanted = sorted(
+        {name for name in names if name.schema is not None}, key=lambda name: (name.schema or "", name.name)
+    )
+    asked = [{"schema": name.schema, "name": name.name} for name in wanted]
+    answers = ask_all(session, _CATALOG["relation"], {"schema": "text", "name": "text"}, asked)
+    found = {name: rows[0] for name, rows in zip(wanted, answers, strict=True) if rows}
+    columns = ask_all(session, _CATALOG["columns"], {"oid": "oid"}, [{"oid": row["oid"]} for row in found.values()])
+    facts = type_facts(session, sorted({row["type_oid"] for rows in columns for row in rows})) if columns else {}
+    there = {
+        name: _relation_of(name, row, rows, facts) for (name, row), rows in zip(found.items(), columns, strict=True)
     }
-    kin = tuple(map(TableName, found.pop("kin_schemas"), found.pop("kin_names")))
-    return Relation(name=TableName(schema, name.name), columns=columns, kin=kin, **lists, **found)
+    return {name: there.get(name) for name in wanted}
+
+
+def _relation_of(
+    name: TableName, row: dict[str, Any], columns: list[dict[str, Any]], facts: Mapping[int, Mapping[str, Any]]
+) -> Relation:
+    """Return the relation of which the catalog says this."""
+    lists = ("rules", "meddlers", "triggers", "referenced_by", "deletes_spread_by")
+    own: dict[str, Any] = {
+        key: tuple(value) if key in lists else value for key, value in row.items() if not key.startswith("kin_")
+    }
+    kin = tuple(map(TableName, row["kin_schemas"], row["kin_names"]))
+    return Relation(name=name, columns=tuple(_column_of(each, facts) for each in columns), kin=kin, **own)
+
+
+def _column_of(row: dict[str, Any], facts: Mapping[int, Mapping[str, Any]]) -> Column:
+    own = {key: value for key, value in row.items() if key not in ("number", "type_oid")}
+    return Column(**own, **facts[row["type_oid"]])
 
 
 def describe_query(session: Session, source_sql: str) -> Relation:
@@ -148,10 +177,14 @@ def bytes_of(session: Session, identifier: str) -> int | None:
     return length
 
 
-def lookalikes(session: Session, name: TableName) -> tuple[TableName, ...]:
+def read_names(session: Session) -> tuple[TableName, ...]:
+    """Ask for the names of all tables that this role may see."""
+    return tuple(TableName(row["schema"], row["name"]) for row in session.all(_CATALOG["tables"], {}))
+
+
+def lookalikes(tables: Iterable[TableName], name: TableName) -> tuple[TableName, ...]:
     """Tables that differ from `name` only in normalisation (NFC, NFD), case or schema, the nearest first."""
     wanted = folded(name.name)
-    tables = [TableName(row["schema"], row["name"]) for row in session.all(_CATALOG["tables"], {})]
     alike = [table for table in tables if folded(table.name) == wanted]
     return tuple(sorted(alike, key=lambda table: folded(table.schema or "") != folded(name.schema or ""))[:5])
 

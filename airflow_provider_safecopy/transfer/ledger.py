@@ -13,8 +13,9 @@ from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.bounds import Bounds, bounds_of, is_value, zone_warnings
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.cursor import Cursor, cursor_of
+from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.name import TableName, spell
-from airflow_provider_safecopy.transfer.origin import Origin, basis_of, origin_of
+from airflow_provider_safecopy.transfer.origin import Origin, System, origin_of, read_basis, read_system
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.slice import Appended, VanishedSlice
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -57,6 +58,10 @@ class Ledger:
         """The watermark that counts."""
         return self.stored.value if self.stored and not self.stored.stale else None
 
+    def reads_like(self, other: Ledger, cursor: Cursor) -> bool:
+        """Return whether the source would compute the bounds of this for `other` with this `cursor`."""
+        return self.bounds is not None and (self.bounds.cursor, self.stored) == (cursor, other.stored)
+
     def entry(self, new: str | None) -> dict[str, Any] | None:
         """Of an incremental copy: what was read, and where the watermark is afterwards."""
         if self.bounds is None:
@@ -66,50 +71,81 @@ class Ledger:
         return {"cursor_column": bounds.cursor.column, "old": self.mark, "new": new, **limits}
 
 
-def look_up(
+@dataclass(frozen=True)
+class Known:
+    """What need not be asked any more: who the source is, and what a moment ago the ledger made of this copy."""
+
+    system: System | None = None
+    basis: str | None = None
+    readable: bool | None = None
+    earlier: Ledger | None = None
+
+
+def identify(
     spec: CopySpec,
     sessions: tuple[Session, Session],
-    relations: tuple[Relation, Relation | None],
+    given: Relation,
     pairs: Sequence[tuple[Column, Column]],
-    refusals: list[Refusal],
-) -> Ledger:
-    """What the ledger says of this copy. Reads only. `sessions` and `relations` are source and target, which may be still to be made."""
-    (source, target), (given, taken) = sessions, relations
-    origin = origin_of(spec, source, given, pairs)
-    ledger = Ledger(origin, _spellable(target, origin.label), basis_of(source, given), spec.slice)
-    if spec.slice is not None:
-        refusals += _of_slice(target, spec.slice)
-    if refusals:
-        return ledger
-    kept = bool(target.value(_WATERMARK["readable"]))
-    if spec.write_mode == "append" and spec.slice is not None and kept:
-        return _add_slice(ledger, spec, target, taken, refusals)
-    if spec.cursor_column is not None and (cursor := cursor_of(spec.cursor_column, pairs, refusals)):
-        if kept and taken is not None:
-            stored = _stored(target, taken, ledger, cursor)
-            ledger = replace(ledger, stored=stored, was_empty=bool(stored and stored.empty))
-        if refused := _of_watermark(source, taken, ledger, cursor):
-            refusals += refused
-            return ledger
-        return _bounded(ledger, spec, source, cursor, refusals)
-    return ledger
+    known: Known,
+) -> Finding[Ledger]:
+    """Return the ledger with what is read, and whether the target can spell the slice. `sessions`: source and target."""
+    source, target = sessions
+    origin = origin_of(spec, source, known.system or read_system(source), given, pairs)
+    ledger = Ledger(origin, _spellable(target, origin.label), known.basis or read_basis(source, given), spec.slice)
+    return Finding(ledger, () if spec.slice is None else tuple(_of_slice(target, spec.slice)))
 
 
-def _add_slice(
-    ledger: Ledger, spec: CopySpec, target: Session, taken: Relation | None, refusals: list[Refusal]
-) -> Ledger:
+def look_up(
+    ledger: Ledger,
+    spec: CopySpec,
+    sessions: tuple[Session, Session],
+    written: tuple[Relation | None, Sequence[tuple[Column, Column]]],
+    known: Known,
+) -> Finding[Ledger]:
+    """Return the ledger with what it says of a copy. Reads only. `written`: the target, if there is one, and the pairs."""
+    taken, pairs = written
+    if spec.write_mode == "append" and spec.slice is not None:
+        return _add_slice(ledger, spec, sessions[1], taken) if _kept(sessions[1], known) else Finding(ledger)
+    if spec.cursor_column is None:
+        return Finding(ledger)
+    cursor = cursor_of(spec.cursor_column, pairs)
+    if cursor.value is None:
+        return Finding(ledger, cursor.refusals)
+    if taken is not None and _kept(sessions[1], known):
+        stored = _stored(sessions[1], taken, ledger, cursor.value)
+        ledger = replace(ledger, stored=stored, was_empty=bool(stored and stored.empty))
+    if (former := known.earlier) is not None and former.reads_like(ledger, cursor.value):
+        again = replace(ledger, bounds=former.bounds, slice=former.slice)
+        return _told(replace(again, reasons=former.reasons, warnings=former.warnings))
+    if refused := _of_watermark(sessions[0], taken, ledger, cursor.value):
+        return Finding(ledger, tuple(refused))
+    return _bounded(ledger, spec, sessions[0], cursor.value)
+
+
+def is_readable(target: Session) -> bool:
+    """Ask whether the ledger is there, and this role may read it."""
+    return bool(target.value(_WATERMARK["readable"]))
+
+
+def _kept(target: Session, known: Known) -> bool:
+    return is_readable(target) if known.readable is None else known.readable
+
+
+def _told(ledger: Ledger, refusals: tuple[Refusal, ...] = ()) -> Finding[Ledger]:
+    return Finding(ledger, refusals, ledger.reasons, ledger.warnings)
+
+
+def _add_slice(ledger: Ledger, spec: CopySpec, target: Session, taken: Relation | None) -> Finding[Ledger]:
     """Return the ledger with what it knows of the slice."""
     table = (taken and taken.name) or spec.target_table
     oid, kin = (taken.oid, taken.kin) if taken else (0, ())
     found = slices.find(target, table, oid, str(spec.slice), ledger.origin, kin=kin)
     if isinstance(found, Refusal):
-        refusals.append(found)
-    elif isinstance(found, VanishedSlice):
+        return Finding(ledger, (found,))
+    if isinstance(found, VanishedSlice):
         reason = f"slice {spec.slice} is appended once more: its rows are gone: {found.why}"
-        return replace(ledger, follows=found.receipt, was_empty=found.empty, reasons=(reason,))
-    elif found is not None:
-        return replace(ledger, appended=found)
-    return ledger
+        return _told(replace(ledger, follows=found.receipt, was_empty=found.empty, reasons=(reason,)))
+    return Finding(ledger if found is None else replace(ledger, appended=found))
 
 
 def _stored(target: Session, taken: Relation, ledger: Ledger, cursor: Cursor) -> Stored | None:
@@ -154,14 +190,16 @@ def _of_watermark(source: Session, taken: Relation | None, ledger: Ledger, curso
     ]
 
 
-def _bounded(ledger: Ledger, spec: CopySpec, source: Session, cursor: Cursor, refusals: list[Refusal]) -> Ledger:
-    bounds, why = bounds_of(spec, source, cursor, ledger.mark, refusals)
+def _bounded(ledger: Ledger, spec: CopySpec, source: Session, cursor: Cursor) -> Finding[Ledger]:
+    found = bounds_of(spec, source, cursor, ledger.mark)
+    bounds, why = found.value, "".join(found.reasons)
     if ledger.stored and ledger.stored.stale:
         why += f"; {ledger.stored.value} does not count: {ledger.stored.stale}"
     asked = spec.interval_start is not None
     name = spec.slice or (f"{bounds.start}/{bounds.end}" if asked else None)
     told = (f"incremental {bounds}: {why}",)
-    return replace(ledger, bounds=bounds, slice=name, reasons=told, warnings=zone_warnings(spec, cursor))
+    warnings = zone_warnings(spec, cursor)
+    return _told(replace(ledger, bounds=bounds, slice=name, reasons=told, warnings=warnings), found.refusals)
 
 
 def _of_slice(target: Session, name: str) -> list[Refusal]:

@@ -266,14 +266,14 @@ def test_lookalikes_differ_in_normalisation_case_or_schema_and_the_nearest_comes
         f'CREATE SCHEMA 분석; CREATE TABLE 분석.고객 (); CREATE TABLE 영업."{decomposed}" (); '
         'CREATE TABLE 영업."고객 " (); CREATE TABLE 영업.고객들 (); CREATE SEQUENCE 영업.고객'.encode()
     )
-    assert catalog.lookalikes(session, TableName("영업", "고객")) == (
+    assert catalog.lookalikes(catalog.read_names(session), TableName("영업", "고객")) == (
         TableName("영업", decomposed),
         TableName("분석", "고객"),
     )
-    assert catalog.lookalikes(session, TableName("영업", "pg_class")) == ()
+    assert catalog.lookalikes(catalog.read_names(session), TableName("영업", "pg_class")) == ()
 
 
 def test_at_most_five_lookalikes_are_told(session: Session) -> None:
     for number in range(7):
         session.connection.execute(f"CREATE SCHEMA 부서{number}; CREATE VIEW 부서{number}.고객 AS SELECT 1".encode())
-    assert len(catalog.lookalikes(session, TableName(None, "고객"))) == 5
+    assert len(catalog.lookalikes(catalog.read_names(session), TableName(None, "고객"))) == 5

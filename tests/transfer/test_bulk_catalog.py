@@ -1,4 +1,4 @@
-"""A survey answers as the server would, and asks it only once for all tables."""
+"""A bulk catalog answers as the server would, which is asked only once for all tables."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.transfer import survey
+from airflow_provider_safecopy.transfer.bulk_catalog import TargetCatalog, read_catalog
 from airflow_provider_safecopy.transfer.draft import draft
-from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.roster import entries_of, specs_of
 from airflow_provider_safecopy.transfer.session import Session, open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -51,9 +49,28 @@ def specs() -> tuple[CopySpec, ...]:
 def test_plans_are_the_same_with_it_and_without(sessions: tuple[Session, Session]) -> None:
     ours, theirs = sessions
     asked = specs()
-    there, here = survey.of_sources(ours, asked), survey.of_targets(theirs, asked, ours.endpoint)
+    found = read_catalog(ours, theirs, asked)
+    found = replace(found, target=replace(found.target, extents={}))  # it counts only for one of many
     for spec in asked:
-        assert draft(spec, there, here) == draft(spec, ours, theirs), str(spec.target_table)
+        assert draft(spec, ours, theirs, found) == draft(spec, ours, theirs), str(spec.target_table)
+
+
+@pytest.mark.parametrize("options", [{}, {"create_target": True}, {"create_target": True, "write_mode": "upsert"}])
+def test_tables_to_be_made_are_planned_alike(source: Database, target: Database, options: dict[str, Any]) -> None:
+    source.execute(
+        "CREATE TYPE 등급 AS ENUM ('하', '상'); CREATE DOMAIN 금액 AS numeric(12, 2) CHECK (value > 0); CREATE TABLE 하나 ("
+        '번호 bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, 때 timestamptz DEFAULT now(), "이 름" text COLLATE "C" '
+        "DEFAULT 'ㄱ', 합 int DEFAULT 1 + 1, 급 등급, 액 금액 DEFAULT 3, UNIQUE (때, 합)); COMMENT ON TABLE 하나 IS '설명'; "
+        "CREATE TABLE 둘 (번호 int, 곱 int GENERATED ALWAYS AS (번호 * 2) STORED); CREATE VIEW 보기 AS SELECT * FROM 둘"
+    )
+    names = ["public.하나", "public.둘", "public.보기", "하나"]
+    asked = specs_of(entries_of(names, "tables"), {"allow_empty": True, **options})
+    with session_of(source) as ours, session_of(target) as theirs:
+        found = read_catalog(ours, theirs, asked)
+        for spec in asked:
+            plan = draft(spec, ours, theirs, found)
+            assert plan == draft(spec, ours, theirs), str(spec.target_table)
+            assert bool(plan.definition) == ("create_target" in options)
 
 
 def test_a_plan_more_is_hardly_a_question_more(
@@ -62,8 +79,8 @@ def test_a_plan_more_is_hardly_a_question_more(
     ours, theirs = sessions
     schema.init(theirs.connection)
     asked = [replace(spec, publish="delta") for spec in specs()[:COUNT]]
-    there, here = survey.of_sources(ours, asked), survey.of_targets(theirs, asked, ours.endpoint)
-    draft(asked[0], there, here)
+    found = read_catalog(ours, theirs, asked)
+    draft(asked[0], ours, theirs, found)
     heard: list[object] = []
     for kind in (psycopg.Cursor, psycopg.ClientCursor):
         execute = kind.execute
@@ -74,31 +91,22 @@ def test_a_plan_more_is_hardly_a_question_more(
 
         monkeypatch.setattr(kind, "execute", listening)
     for spec in asked[1:]:
-        draft(spec, there, here, telling=False)
+        draft(spec, ours, theirs, found, telling=False)
     # What the planner thinks of the rows, and whether there is one: asked of each table, nothing else is.
     # One, between the begin and the end of a transaction that cannot write, which psycopg does not count where it makes them.
     assert len(heard) <= 3 * (COUNT - 1)
 
 
-def test_answers_are_the_callers_own(sessions: tuple[Session, Session]) -> None:
-    _, theirs = sessions
-    found = survey.of_targets(theirs, specs(), theirs.endpoint)
-    query, asked = sql.load("catalog")["relation"], {"schema": "public", "name": "부모"}
-    row = found.one(query, asked)
-    assert row is not None
-    row.clear()
-    assert found.one(query, asked)
-
-
-def test_a_question_that_fails_leaves_the_transaction_as_it_was(sessions: tuple[Session, Session]) -> None:
-    ours, _ = sessions
-    found = survey.of_sources(ours, specs())
-    with ours.connection.transaction():
-        with pytest.raises(psycopg.errors.UndefinedTable), found.connection.transaction():
-            found.all("SELECT 1 FROM nowhere")
-        assert found.value("SELECT 2") == 2
-    with found.connection.transaction(), found.connection.transaction():
-        assert found.value("SELECT 3") == 3
+def test_what_cannot_be_asked_of_all_is_asked_of_each(sessions: tuple[Session, Session]) -> None:
+    ours, theirs = sessions
+    theirs.connection.execute("CREATE SCHEMA safecopy")
+    # Readable as it seems, though no receipt in it can be read.
+    theirs.connection.execute("CREATE TABLE safecopy.watermark (); CREATE TABLE safecopy.receipt (target_state int)")
+    with theirs.connection.transaction():
+        found = read_catalog(ours, theirs, specs())
+        assert found.target == TargetCatalog()
+        assert theirs.value("SELECT 2") == 2, "the transaction stays as it was"
+    assert found.source.tables.found
 
 
 @pytest.mark.parametrize(
@@ -116,6 +124,6 @@ def test_how_large_a_table_is(target: Database, change: str, extent: str) -> Non
     target.execute("CREATE TABLE 하나 (번호 int PRIMARY KEY)")
     target.execute(change)
     with session_of(target) as theirs:
-        (spec,) = specs_of(entries_of(["public.하나"], "tables"), {})
-        found = survey.of_targets(theirs, [spec], theirs.endpoint)
-        assert survey.extent(found, TableName("public", "하나")) == extent
+        found = read_catalog(theirs, theirs, specs_of(entries_of(["public.하나"], "tables"), {}))
+        (there,) = found.target.tables.relations.values()
+        assert found.target.extents.get(there.oid if there else 0, "any") == extent

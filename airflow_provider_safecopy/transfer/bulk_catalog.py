@@ -1,0 +1,186 @@
+"""The bulk catalog: what planning asks of each table, read for all tables of a batch by few questions.
+
+It is a value: a planner that finds no answer in it asks the server, so the worst a catalog can do is to be empty. It is of
+one moment, and for planning alone: what counts at the publish is asked again under the table's lock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import psycopg
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.transfer import catalog, key, shape
+from airflow_provider_safecopy.transfer.bulk import ask_all
+from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.extent import extent_of
+from airflow_provider_safecopy.transfer.ledger import is_readable
+from airflow_provider_safecopy.transfer.model import Extent
+from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.origin import System, read_bases, read_system
+from airflow_provider_safecopy.transfer.original import Blueprint, read_originals
+from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.transfer.reference import REFERENCES, references_of
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.shape import Seen
+from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.target_table import PAIRING, TableFacts
+from airflow_provider_safecopy.transfer.vocabulary import read_vocabulary
+
+log = logging.getLogger(__name__)
+
+_EXTENT = sql.load("bulk_catalog")["extent"]
+_OID = {"oid": "oid"}
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Tables of one server by their full names, None for one that is not there.
+
+    `names`: those of all tables of the server, where one was missing.
+    """
+
+    relations: Mapping[TableName, Relation | None] = field(default_factory=dict)
+    names: tuple[TableName, ...] | None = None
+
+    @property
+    def found(self) -> list[Relation]:
+        """Those that are there."""
+        return [each for each in self.relations.values() if each is not None]
+
+
+@dataclass(frozen=True)
+class SourceCatalog:
+    """What the source says of tables; `bases` are by their oids."""
+
+    tables: Tables = Tables()
+    system: System | None = None
+    bases: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TargetCatalog:
+    """What the target says of tables. `facts` and `extents` are by their oids; `shapes` by the plan's names of both ends."""
+
+    tables: Tables = Tables()
+    facts: Mapping[int, TableFacts] = field(default_factory=dict)
+    extents: Mapping[int, Extent] = field(default_factory=dict)
+    readable: bool | None = None
+    shapes: Mapping[tuple[str, TableName], Seen | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What both servers say of the tables of a batch; empty for a copy of one table, whose planner asks.
+
+    `blueprints`, by the source's oid, of tables to be made; `earlier`: plans of a moment ago, whose estimates will do.
+    """
+
+    source: SourceCatalog = SourceCatalog()
+    target: TargetCatalog = TargetCatalog()
+    blueprints: Mapping[int, Blueprint] = field(default_factory=dict)
+    earlier: Mapping[TableName, CopyPlan] = field(default_factory=dict)
+
+
+def read_catalog(
+    source: Session, target: Session, specs: Sequence[CopySpec], earlier: Mapping[TableName, CopyPlan] | None = None
+) -> Catalog:
+    """Ask both servers for what planning these copies depends on, as far as all can be asked at once."""
+    given = _attempt(source, lambda: _read_source(source, specs), SourceCatalog())
+    taken = _attempt(target, lambda: _read_target(target, specs, source), TargetCatalog())
+    missing = list(_to_be_made(specs, given.tables, taken.tables))
+    unknown: Mapping[int, Blueprint] = {}
+    blueprints = _attempt(source, lambda: _read_blueprints(source, target, missing), unknown) if missing else unknown
+    return Catalog(given, taken, blueprints, earlier or {})
+
+
+def _read_source(session: Session, specs: Sequence[CopySpec]) -> SourceCatalog:
+    wanted = [spec.source_table for spec in specs if spec.source_table is not None]
+    tables = _read_tables(session, wanted, required=wanted)
+    return SourceCatalog(tables, read_system(session), read_bases(session, tables.found))
+
+
+def _read_target(session: Session, specs: Sequence[CopySpec], source: Session) -> TargetCatalog:
+    required = [spec.target_table for spec in specs if not spec.create_target]
+    tables = _read_tables(session, [spec.target_table for spec in specs], required=required)
+    readable = is_readable(session)
+    return TargetCatalog(
+        tables,
+        _read_facts(session, tables.found),
+        _read_extents(session, tables.found),
+        readable,
+        shape.last_of_all(session, _named(specs, source)) if readable else {},
+    )
+
+
+def _read_tables(session: Session, names: Iterable[TableName], *, required: Sequence[TableName]) -> Tables:
+    relations = catalog.describe_all(session, names)
+    missing = any(name in relations and relations[name] is None for name in required)
+    return Tables(relations, catalog.read_names(session) if missing else None)
+
+
+def _read_facts(session: Session, tables: Sequence[Relation]) -> dict[int, TableFacts]:
+    asked = [{"oid": each.oid} for each in tables]
+    answers = [ask_all(session, query, _OID, asked) for query in (key.UNIQUE_INDEXES, REFERENCES, PAIRING)]
+    return {
+        each.oid: TableFacts.of(key.candidates_of(indexes), references_of(references), pairing[0])
+        for each, indexes, references, pairing in zip(tables, *answers, strict=True)
+    }
+
+
+def _read_extents(session: Session, tables: Sequence[Relation]) -> dict[int, Extent]:
+    answers = ask_all(session, _EXTENT, _OID, [{"oid": each.oid} for each in tables])
+    return {each.oid: extent_of(rows[0]) for each, rows in zip(tables, answers, strict=True) if rows}
+
+
+def _named(specs: Sequence[CopySpec], source: Session) -> list[tuple[str, TableName]]:
+    """Return the names that receipts give both ends, as `CopyPlan` spells them."""
+    return [
+        (f"{source.endpoint} {spec.source_table}", spec.target_table)
+        for spec in specs
+        if spec.source_table and spec.source_table.schema and spec.target_table.schema
+    ]
+
+
+def _to_be_made(specs: Sequence[CopySpec], given: Tables, taken: Tables) -> Iterable[tuple[CopySpec, Relation]]:
+    for spec in specs:
+        is_missing = spec.create_target and taken.relations.get(spec.target_table, True) is None
+        found = given.relations.get(spec.source_table) if spec.source_table else None
+        if is_missing and found is not None:
+            yield spec, found
+
+
+def _read_blueprints(
+    source: Session, target: Session, missing: Sequence[tuple[CopySpec, Relation]]
+) -> Mapping[int, Blueprint]:
+    """Return what the missing tables are made from; the target is asked for all types and defaults together."""
+    originals = read_originals(source, [found for _, found in missing])
+    chosen = {found.oid: spec.columns or {each.name: "" for each in found.columns} for spec, found in missing}
+    vocabulary = read_vocabulary(
+        target,
+        [each.type for _, found in missing for each in found.columns],
+        [each for oid, original in originals.items() for each in original.defaults(chosen[oid])],
+        [each for original in originals.values() for each in original.collations(original.columns)],
+    )
+    return {oid: Blueprint(original, vocabulary) for oid, original in originals.items()}
+
+
+def _attempt(session: Session, read: Callable[[], Answer], otherwise: Answer) -> Answer:
+    """Return what `read` returns; `otherwise` if something cannot be asked of all, such as a name of odd letters."""
+    try:
+        with session.connection.transaction():
+            return read()
+    except psycopg.DatabaseError as error:
+        # Cancelled: an abort comes once, and would not end the next question. Locked: each question would wait as long.
+        if session.connection.closed or isinstance(
+            error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable
+        ):
+            raise
+        log.debug("%s: each table is asked for by itself: %s", session.endpoint, error)
+        return otherwise
