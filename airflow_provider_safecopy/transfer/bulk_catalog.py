@@ -1,7 +1,7 @@
-"""The bulk catalog: what planning asks of each table, read for all tables of a batch by few questions.
+"""The catalog of a plan: what both servers say of the tables to copy, of one or, by few questions, of all of a batch.
 
-It is a value: a planner that finds no answer in it asks the server, so the worst a catalog can do is to be empty. It is of
-one moment, and for planning alone: what counts at the publish is asked again under the table's lock.
+It is a value, of one moment and for planning alone: what counts at the publish is asked again under the table's lock. Of
+one table only the relations are read beforehand; the rest is asked as far as the plan depends on it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import TypeVar
 import psycopg
 
 from airflow_provider_safecopy import sql
-from airflow_provider_safecopy.transfer import catalog, key, shape
+from airflow_provider_safecopy.transfer import catalog, key, refusal, shape
 from airflow_provider_safecopy.transfer.bulk import ask_all
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.extent import extent_of
+from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.ledger import is_readable
 from airflow_provider_safecopy.transfer.model import Extent
 from airflow_provider_safecopy.transfer.name import TableName
@@ -39,27 +40,15 @@ _OID = {"oid": "oid"}
 Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True)
-class Tables:
-    """Tables of one server by their full names, None for one that is not there.
-
-    `names`: those of all tables of the server, where one was missing.
-    """
-
-    relations: Mapping[TableName, Relation | None] = field(default_factory=dict)
-    names: tuple[TableName, ...] | None = None
-
-    @property
-    def found(self) -> list[Relation]:
-        """Those that are there."""
-        return [each for each in self.relations.values() if each is not None]
+Tables = Mapping[TableName, Finding[Relation | None]]
+"""Tables of one server by the names they are asked for by: None where there is none, refused if there should be one."""
 
 
 @dataclass(frozen=True)
 class SourceCatalog:
     """What the source says of tables; `bases` are by their oids."""
 
-    tables: Tables = Tables()
+    tables: Tables = field(default_factory=dict)
     system: System | None = None
     bases: Mapping[int, str] = field(default_factory=dict)
 
@@ -68,7 +57,7 @@ class SourceCatalog:
 class TargetCatalog:
     """What the target says of tables. `facts` and `extents` are by their oids; `shapes` by the plan's names of both ends."""
 
-    tables: Tables = Tables()
+    tables: Tables = field(default_factory=dict)
     facts: Mapping[int, TableFacts] = field(default_factory=dict)
     extents: Mapping[int, Extent] = field(default_factory=dict)
     readable: bool | None = None
@@ -77,7 +66,7 @@ class TargetCatalog:
 
 @dataclass(frozen=True)
 class Catalog:
-    """What both servers say of the tables of a batch; empty for a copy of one table, whose planner asks.
+    """What both servers say of the tables of one copy or of a batch.
 
     `blueprints`, by the source's oid, of tables to be made; `earlier`: plans of a moment ago, whose estimates will do.
     """
@@ -88,41 +77,83 @@ class Catalog:
     earlier: Mapping[TableName, CopyPlan] = field(default_factory=dict)
 
 
+def read_one(source: Session, target: Session, spec: CopySpec) -> Catalog:
+    """Ask both servers for the tables of one copy."""
+    wanted = ((source, _sources([spec])), (target, _targets([spec])))
+    given, taken = (_read_tables(session, names) for session, names in wanted)
+    return Catalog(SourceCatalog(given), TargetCatalog(taken))
+
+
 def read_catalog(
     source: Session, target: Session, specs: Sequence[CopySpec], earlier: Mapping[TableName, CopyPlan] | None = None
 ) -> Catalog:
     """Ask both servers for what planning these copies depends on, as far as all can be asked at once."""
-    given = _attempt(source, lambda: _read_source(source, specs), SourceCatalog())
-    taken = _attempt(target, lambda: _read_target(target, specs, source), TargetCatalog())
+    given = _attempt(
+        source,
+        lambda: _read_source(source, specs),
+        lambda: SourceCatalog(_read_each(source, _sources(specs))),
+    )
+    taken = _attempt(
+        target,
+        lambda: _read_target(target, specs, source),
+        lambda: TargetCatalog(_read_each(target, _targets(specs))),
+    )
     missing = list(_to_be_made(specs, given.tables, taken.tables))
     unknown: Mapping[int, Blueprint] = {}
-    blueprints = _attempt(source, lambda: _read_blueprints(source, target, missing), unknown) if missing else unknown
+    blueprints = (
+        _attempt(source, lambda: _read_blueprints(source, target, missing), lambda: unknown) if missing else unknown
+    )
     return Catalog(given, taken, blueprints, earlier or {})
 
 
 def _read_source(session: Session, specs: Sequence[CopySpec]) -> SourceCatalog:
-    wanted = [spec.source_table for spec in specs if spec.source_table is not None]
-    tables = _read_tables(session, wanted, required=wanted)
-    return SourceCatalog(tables, read_system(session), read_bases(session, tables.found))
+    tables = _read_tables(session, _sources(specs))
+    return SourceCatalog(tables, read_system(session), read_bases(session, _found(tables)))
 
 
 def _read_target(session: Session, specs: Sequence[CopySpec], source: Session) -> TargetCatalog:
-    required = [spec.target_table for spec in specs if not spec.create_target]
-    tables = _read_tables(session, [spec.target_table for spec in specs], required=required)
+    tables = _read_tables(session, _targets(specs))
     readable = is_readable(session)
     return TargetCatalog(
         tables,
-        _read_facts(session, tables.found),
-        _read_extents(session, tables.found),
+        _read_facts(session, _found(tables)),
+        _read_extents(session, _found(tables)),
         readable,
         shape.last_of_all(session, _named(specs, source)) if readable else {},
     )
 
 
-def _read_tables(session: Session, names: Iterable[TableName], *, required: Sequence[TableName]) -> Tables:
-    relations = catalog.describe_all(session, names)
-    missing = any(name in relations and relations[name] is None for name in required)
-    return Tables(relations, catalog.read_names(session) if missing else None)
+def _sources(specs: Iterable[CopySpec]) -> dict[TableName, bool]:
+    """Return the tables to read from, which must all be there."""
+    return {spec.source_table: True for spec in specs if spec.source_table is not None}
+
+
+def _targets(specs: Iterable[CopySpec]) -> dict[TableName, bool]:
+    """Return the tables to write, and whether each must be there."""
+    return {spec.target_table: not spec.create_target for spec in specs}
+
+
+def _read_tables(session: Session, names: Mapping[TableName, bool]) -> Tables:
+    """Describe the tables whose names can be spelled; the names of all are read only where one is missing that must not."""
+    wrong = {name: tuple(refusal.of_name(session, name)) for name in names}
+    relations = catalog.describe_all(session, [name for name in names if not wrong[name]])
+    missing = [name for name, required in names.items() if required and relations.get(name, True) is None]
+    if missing:
+        tables = catalog.read_names(session)
+        wrong |= {name: (refusal.of_missing(session.endpoint, name, tables),) for name in missing}
+    return {name: Finding(relations.get(name), refusals) for name, refusals in wrong.items()}
+
+
+def _read_each(session: Session, names: Mapping[TableName, bool]) -> Tables:
+    return {
+        name: found
+        for each, required in names.items()
+        for name, found in _read_tables(session, {each: required}).items()
+    }
+
+
+def _found(tables: Tables) -> list[Relation]:
+    return [each.value for each in tables.values() if each.value is not None]
 
 
 def _read_facts(session: Session, tables: Sequence[Relation]) -> dict[int, TableFacts]:
@@ -150,10 +181,11 @@ def _named(specs: Sequence[CopySpec], source: Session) -> list[tuple[str, TableN
 
 def _to_be_made(specs: Sequence[CopySpec], given: Tables, taken: Tables) -> Iterable[tuple[CopySpec, Relation]]:
     for spec in specs:
-        is_missing = spec.create_target and taken.relations.get(spec.target_table, True) is None
-        found = given.relations.get(spec.source_table) if spec.source_table else None
-        if is_missing and found is not None:
-            yield spec, found
+        place = taken.get(spec.target_table)
+        is_missing = spec.create_target and place is not None and place.value is None and not place.refusals
+        found = given.get(spec.source_table) if spec.source_table else None
+        if is_missing and found is not None and found.value is not None:
+            yield spec, found.value
 
 
 def _read_blueprints(
@@ -171,8 +203,8 @@ def _read_blueprints(
     return {oid: Blueprint(original, vocabulary) for oid, original in originals.items()}
 
 
-def _attempt(session: Session, read: Callable[[], Answer], otherwise: Answer) -> Answer:
-    """Return what `read` returns; `otherwise` if something cannot be asked of all, such as a name of odd letters."""
+def _attempt(session: Session, read: Callable[[], Answer], otherwise: Callable[[], Answer]) -> Answer:
+    """Return what `read` returns; what `otherwise` does if something cannot be asked of all."""
     try:
         with session.connection.transaction():
             return read()
@@ -183,4 +215,4 @@ def _attempt(session: Session, read: Callable[[], Answer], otherwise: Answer) ->
         ):
             raise
         log.debug("%s: each table is asked for by itself: %s", session.endpoint, error)
-        return otherwise
+    return otherwise()

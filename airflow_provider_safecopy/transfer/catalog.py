@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.transfer import statements
@@ -115,19 +112,23 @@ def describe(session: Session, name: TableName) -> Relation | None:
 
 
 def describe_all(session: Session, names: Iterable[TableName]) -> dict[TableName, Relation | None]:
-    """Return what `describe` does for each of the names, which have their schema, by three questions in all."""
-    wanted = sorted(
-        {name for name in names if name.schema is not None}, key=lambda name: (name.schema or "", name.name)
-    )
-    asked = [{"schema": name.schema, "name": name.name} for name in wanted]
+    """Return what `describe` does for each of the names; those of several with a schema by three questions in all."""
+    wanted = sorted(set(names), key=lambda name: (name.schema or "", name.name))
+    full = [name for name in wanted if name.schema is not None]
+    together = _describe_together(session, full) if len(full) > 1 else {}
+    return {name: together[name] if name in together else describe(session, name) for name in wanted}
+
+
+def _describe_together(session: Session, names: Sequence[TableName]) -> dict[TableName, Relation | None]:
+    asked = [{"schema": name.schema, "name": name.name} for name in names]
     answers = ask_all(session, _CATALOG["relation"], {"schema": "text", "name": "text"}, asked)
-    found = {name: rows[0] for name, rows in zip(wanted, answers, strict=True) if rows}
+    found = {name: rows[0] for name, rows in zip(names, answers, strict=True) if rows}
     columns = ask_all(session, _CATALOG["columns"], {"oid": "oid"}, [{"oid": row["oid"]} for row in found.values()])
     facts = type_facts(session, sorted({row["type_oid"] for rows in columns for row in rows})) if columns else {}
     there = {
         name: _relation_of(name, row, rows, facts) for (name, row), rows in zip(found.items(), columns, strict=True)
     }
-    return {name: there.get(name) for name in wanted}
+    return {name: there.get(name) for name in names}
 
 
 def _relation_of(
@@ -165,28 +166,9 @@ def describe_query(session: Session, source_sql: str) -> Relation:
     return Relation(name=None, kind="q", columns=columns)
 
 
-def bytes_of(session: Session, identifier: str) -> int | None:
-    """How many bytes the identifier has in the server's encoding; None if it cannot be spelled there."""
-    if session.server.encoding == "UTF8" or identifier.isascii():
-        return len(identifier.encode())
-    try:
-        with session.connection.transaction():
-            length: int = session.value(_CATALOG["spelling"], {"name": identifier})
-    except (psycopg.errors.UntranslatableCharacter, psycopg.errors.CharacterNotInRepertoire):
-        return None
-    return length
-
-
 def read_names(session: Session) -> tuple[TableName, ...]:
     """Ask for the names of all tables that this role may see."""
     return tuple(TableName(row["schema"], row["name"]) for row in session.all(_CATALOG["tables"], {}))
-
-
-def lookalikes(tables: Iterable[TableName], name: TableName) -> tuple[TableName, ...]:
-    """Tables that differ from `name` only in normalisation (NFC, NFD), case or schema, the nearest first."""
-    wanted = folded(name.name)
-    alike = [table for table in tables if folded(table.name) == wanted]
-    return tuple(sorted(alike, key=lambda table: folded(table.schema or "") != folded(name.schema or ""))[:5])
 
 
 def _home(session: Session, name: TableName) -> str | None:
@@ -198,8 +180,3 @@ def type_facts(session: Session, oids: list[int]) -> dict[int, dict[str, Any]]:
     """What a `Column` says of its type, by the type's oid."""
     rows = session.all(_CATALOG["types"], {"oids": oids})
     return {row.pop("oid"): row for row in rows}
-
-
-def folded(identifier: str) -> str:
-    """What is equal for names that look alike, or differ in letter case only."""
-    return unicodedata.normalize("NFC", identifier).casefold()

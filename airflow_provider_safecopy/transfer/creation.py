@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer import catalog, mismatch
+from airflow_provider_safecopy.transfer import mismatch
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.definition import Definition, NewKey
 from airflow_provider_safecopy.transfer.finding import Finding, join, refused
@@ -23,6 +23,7 @@ from airflow_provider_safecopy.transfer.original import Blueprint, Original, rea
 from airflow_provider_safecopy.transfer.refusal import NAME_BYTES, lacks
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.spelling import bytes_of
 from airflow_provider_safecopy.transfer.statements import define
 from airflow_provider_safecopy.transfer.vocabulary import Vocabulary
 
@@ -137,7 +138,7 @@ def _named(target: Session, table: TableName, key: NewKey) -> Finding[NewKey]:
 
 
 def _is_free(target: Session, table: TableName, name: str) -> bool:
-    length = catalog.bytes_of(target, name)
+    length = bytes_of(target, name)
     if name == table.name or length is None or length > NAME_BYTES:
         return False
     return not target.value(_DEFINE["name_there"], {"schema": table.schema, "name": name})

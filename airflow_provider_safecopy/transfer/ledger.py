@@ -8,14 +8,14 @@ from typing import Any
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer import catalog, statements
 from airflow_provider_safecopy.transfer import slice as slices
+from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.bounds import Bounds, bounds_of, is_value, zone_warnings
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.cursor import Cursor, cursor_of
 from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.name import TableName, spell
-from airflow_provider_safecopy.transfer.origin import Origin, System, origin_of, read_basis, read_system
+from airflow_provider_safecopy.transfer.origin import Identity, Origin
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.slice import Appended, VanishedSlice
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -73,53 +73,41 @@ class Ledger:
 
 @dataclass(frozen=True)
 class Known:
-    """What need not be asked any more: who the source is, and what a moment ago the ledger made of this copy."""
+    """What was known of a copy before the ledger is asked: its identity, and what the ledger made of it a moment ago.
 
-    system: System | None = None
-    basis: str | None = None
+    `blocked`: the copy is refused already, and its identity alone is of use.
+    """
+
+    identity: Finding[Identity]
     readable: bool | None = None
     earlier: Ledger | None = None
-
-
-def identify(
-    spec: CopySpec,
-    sessions: tuple[Session, Session],
-    given: Relation,
-    pairs: Sequence[tuple[Column, Column]],
-    known: Known,
-) -> Finding[Ledger]:
-    """Return the ledger with what is read, and whether the target can spell the slice. `sessions`: source and target."""
-    source, target = sessions
-    origin = origin_of(spec, source, known.system or read_system(source), given, pairs)
-    ledger = Ledger(origin, _spellable(target, origin.label), known.basis or read_basis(source, given), spec.slice)
-    return Finding(ledger, () if spec.slice is None else tuple(_of_slice(target, spec.slice)))
+    blocked: bool = False
 
 
 def look_up(
-    ledger: Ledger,
     spec: CopySpec,
     sessions: tuple[Session, Session],
-    written: tuple[Relation | None, Sequence[tuple[Column, Column]]],
+    taken: Relation | None,
+    pairs: Sequence[tuple[Column, Column]],
     known: Known,
 ) -> Finding[Ledger]:
-    """Return the ledger with what it says of a copy. Reads only. `written`: the target, if there is one, and the pairs."""
-    taken, pairs = written
+    """Return what the ledger says of the copy that is `known`. Reads only. `taken`: the target, if there is one yet."""
+    source, target = sessions
+    identity = known.identity.value
+    ledger = Ledger(identity.origin, identity.told, identity.basis, spec.slice)
+    if known.identity.refusals or known.blocked:
+        return Finding(ledger, known.identity.refusals)
     if spec.write_mode == "append" and spec.slice is not None:
-        return _add_slice(ledger, spec, sessions[1], taken) if _kept(sessions[1], known) else Finding(ledger)
+        return _add_slice(ledger, spec, target, taken) if _kept(target, known) else Finding(ledger)
     if spec.cursor_column is None:
         return Finding(ledger)
     cursor = cursor_of(spec.cursor_column, pairs)
     if cursor.value is None:
         return Finding(ledger, cursor.refusals)
-    if taken is not None and _kept(sessions[1], known):
-        stored = _stored(sessions[1], taken, ledger, cursor.value)
+    if taken is not None and _kept(target, known):
+        stored = _stored(target, taken, ledger, cursor.value)
         ledger = replace(ledger, stored=stored, was_empty=bool(stored and stored.empty))
-    if (former := known.earlier) is not None and former.reads_like(ledger, cursor.value):
-        again = replace(ledger, bounds=former.bounds, slice=former.slice)
-        return _told(replace(again, reasons=former.reasons, warnings=former.warnings))
-    if refused := _of_watermark(sessions[0], taken, ledger, cursor.value):
-        return Finding(ledger, tuple(refused))
-    return _bounded(ledger, spec, sessions[0], cursor.value)
+    return _bounded(ledger, spec, source, cursor.value, taken=taken, former=known.earlier)
 
 
 def is_readable(target: Session) -> bool:
@@ -131,10 +119,6 @@ def _kept(target: Session, known: Known) -> bool:
     return is_readable(target) if known.readable is None else known.readable
 
 
-def _told(ledger: Ledger, refusals: tuple[Refusal, ...] = ()) -> Finding[Ledger]:
-    return Finding(ledger, refusals, ledger.reasons, ledger.warnings)
-
-
 def _add_slice(ledger: Ledger, spec: CopySpec, target: Session, taken: Relation | None) -> Finding[Ledger]:
     """Return the ledger with what it knows of the slice."""
     table = (taken and taken.name) or spec.target_table
@@ -144,7 +128,8 @@ def _add_slice(ledger: Ledger, spec: CopySpec, target: Session, taken: Relation 
         return Finding(ledger, (found,))
     if isinstance(found, VanishedSlice):
         reason = f"slice {spec.slice} is appended once more: its rows are gone: {found.why}"
-        return _told(replace(ledger, follows=found.receipt, was_empty=found.empty, reasons=(reason,)))
+        again = replace(ledger, follows=found.receipt, was_empty=found.empty, reasons=(reason,))
+        return Finding(again, reasons=again.reasons)
     return Finding(ledger if found is None else replace(ledger, appended=found))
 
 
@@ -190,26 +175,21 @@ def _of_watermark(source: Session, taken: Relation | None, ledger: Ledger, curso
     ]
 
 
-def _bounded(ledger: Ledger, spec: CopySpec, source: Session, cursor: Cursor) -> Finding[Ledger]:
+def _bounded(
+    ledger: Ledger, spec: CopySpec, source: Session, cursor: Cursor, *, taken: Relation | None, former: Ledger | None
+) -> Finding[Ledger]:
+    """Return the ledger with what is to be read; the `former` one knows it where the source would compute the same."""
+    if former is not None and former.reads_like(ledger, cursor):
+        again = replace(ledger, bounds=former.bounds, slice=former.slice, reasons=former.reasons)
+        return Finding(replace(again, warnings=former.warnings), reasons=former.reasons, warnings=former.warnings)
+    if refused := _of_watermark(source, taken, ledger, cursor):
+        return Finding(ledger, tuple(refused))
     found = bounds_of(spec, source, cursor, ledger.mark)
     bounds, why = found.value, "".join(found.reasons)
     if ledger.stored and ledger.stored.stale:
         why += f"; {ledger.stored.value} does not count: {ledger.stored.stale}"
     asked = spec.interval_start is not None
     name = spec.slice or (f"{bounds.start}/{bounds.end}" if asked else None)
-    told = (f"incremental {bounds}: {why}",)
-    warnings = zone_warnings(spec, cursor)
-    return _told(replace(ledger, bounds=bounds, slice=name, reasons=told, warnings=warnings), found.refusals)
-
-
-def _of_slice(target: Session, name: str) -> list[Refusal]:
-    if catalog.bytes_of(target, name) is not None:
-        return []
-    where = f"{target.server.encoding}, the encoding of {target.endpoint}"
-    hint = "name the slice in letters the target has"
-    return [Refusal("name_not_in_encoding", f"slice {name}: it cannot be spelled in {where}", hint=hint)]
-
-
-def _spellable(target: Session, told: str) -> str:
-    """As it stands, or escaped where the target's encoding lacks a letter of it."""
-    return told if catalog.bytes_of(target, told) is not None else ascii(told)
+    told, warnings = (f"incremental {bounds}: {why}",), zone_warnings(spec, cursor)
+    bounded = replace(ledger, bounds=bounds, slice=name, reasons=told, warnings=warnings)
+    return Finding(bounded, found.refusals, told, warnings)

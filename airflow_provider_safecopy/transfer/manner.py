@@ -42,9 +42,11 @@ def settle(
 ) -> Finding[Manner]:
     """Decide how about `size` bytes travel, and check what this machine needs for it. `sessions`: source and target."""
     source, target = sessions
-    format_, transfer, binary = _format(spec, source, target, pairs), _transfer(spec, given, size), _psql(spec)
+    format_, transfer = _format(spec, source, target, pairs), _transfer(spec, given, size)
+    needed = _needed(spec, transfer.value, size)
+    binary = _psql(spec)
     lanes = pages.decide(spec, source, given, size, transfer=transfer.value, publish=publish)
-    room = refused(_spool(spec, transfer.value, size))
+    room = refused(spool.refusals(spec.spool_dir, needed=needed, limit=spec.spool_limit))
     said = join(format_, transfer, lanes, binary, room)
     manner = Manner(format_.value, transfer.value, lanes.value, binary.value)
     return Finding(manner, said.refusals, said.reasons, tuple(_warnings(binary.value, source, target)))
@@ -105,11 +107,11 @@ def _psql(spec: CopySpec) -> Finding[PsqlBinary | None]:
         return Finding(None, (*able, Refusal("psql", error.message, hint=error.hint)))
 
 
-def _spool(spec: CopySpec, transfer: str, size: int | None) -> list[Refusal]:
-    needed = (size or 0) if transfer == "sequential" else 0
-    if spec.where is not None or spec.source_sql is not None:
-        needed = 0  # the guess is too rough to refuse by
-    return spool.refusals(spec.spool_dir, needed=needed, limit=spec.spool_limit)
+def _needed(spec: CopySpec, transfer: str, size: int | None) -> int:
+    """Return how many bytes the spool file of a sequential copy will have; 0 where the guess is too rough to refuse by."""
+    if transfer != "sequential" or spec.where is not None or spec.source_sql is not None:
+        return 0
+    return size or 0
 
 
 def _warnings(binary: PsqlBinary | None, source: Session, target: Session) -> list[str]:

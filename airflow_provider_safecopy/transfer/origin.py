@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer.bulk import ask_all
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
+from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.spelling import spells
 
 _WATERMARK = sql.load("watermark")
 _TOLD = 200
@@ -83,6 +86,27 @@ def origin_of(
         columns=tuple(sorted((one.name, other.name) for one, other in pairs)),
         cursor=spec.cursor_column,
     )
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What receipts call what is copied. `told` is the origin as the target can spell it, `basis` what its name stands for."""
+
+    origin: Origin
+    told: str
+    basis: str
+
+
+def identify(spec: CopySpec, target: Session, origin: Origin, basis: str) -> Finding[Identity]:
+    """Return how receipts in the target identify the copy; a slice name that the target cannot spell is refused."""
+    spells_origin, spells_slice = spells(target, origin.label, spec.slice or "")
+    identity = Identity(origin, origin.label if spells_origin else ascii(origin.label), basis)
+    if spells_slice:
+        return Finding(identity)
+    where = f"{target.server.encoding}, the encoding of {target.endpoint}"
+    hint = "name the slice in letters the target has"
+    unknown = Refusal("name_not_in_encoding", f"slice {spec.slice}: it cannot be spelled in {where}", hint=hint)
+    return Finding(identity, (unknown,))
 
 
 def read_basis(source: Session, given: Relation) -> str:

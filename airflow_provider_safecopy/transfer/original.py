@@ -8,7 +8,6 @@ from typing import Any
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer import catalog
 from airflow_provider_safecopy.transfer.bulk import ask_all
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.definition import Identity, NewColumn, NewKey
@@ -16,6 +15,7 @@ from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.name import spell
 from airflow_provider_safecopy.transfer.refusal import NAME_BYTES
 from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spelling import bytes_of
 from airflow_provider_safecopy.transfer.vocabulary import Vocabulary, read_vocabulary
 
 _DEFINE = sql.load("define")
@@ -130,7 +130,7 @@ def read_blueprint(
 
 def there(target: Session, vocabulary: Vocabulary, given: Column, name: str, label: str) -> Column | Refusal:
     """The column as it would be in the target, or why it cannot be there."""
-    length, place, column = catalog.bytes_of(target, name), target.server.encoding, spell(name)
+    length, place, column = bytes_of(target, name), target.server.encoding, spell(name)
     if length is None:
         message = f"column {column} cannot be spelled in {place}, the encoding of {target.endpoint}"
         return Refusal("name_not_in_encoding", message, label, column, "give it another name with columns")

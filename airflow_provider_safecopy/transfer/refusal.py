@@ -11,11 +11,11 @@ from psycopg.sql import Composable
 from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer import catalog
 from airflow_provider_safecopy.transfer.catalog import KINDS, Relation
-from airflow_provider_safecopy.transfer.name import TableName, spell
+from airflow_provider_safecopy.transfer.name import TableName, folded, spell
 from airflow_provider_safecopy.transfer.psql import LOCKED
 from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spelling import bytes_of
 from airflow_provider_safecopy.transfer.statements import is_plain
 
 NAME_BYTES = 63
@@ -31,7 +31,7 @@ _TARGETS = "rp"
 def of_name(session: Session, name: TableName) -> Iterator[Refusal]:
     """A name the server would cut silently, or cannot spell at all."""
     for part in (name.schema, name.name):
-        length = 0 if part is None else catalog.bytes_of(session, part)
+        length = 0 if part is None else bytes_of(session, part)
         encoding = session.server.encoding
         if length is None:
             yield Refusal(
@@ -51,12 +51,19 @@ def of_name(session: Session, name: TableName) -> Iterator[Refusal]:
 
 def of_missing(endpoint: Endpoint, name: TableName, tables: Iterable[TableName]) -> Refusal:
     """No such table at `endpoint`, and which of its `tables` it may have been meant to be."""
-    alike = catalog.lookalikes(tables, name)
+    alike = lookalikes(tables, name)
     hint = "check schema and spelling"
     if alike:
         shown = ", ".join(f"{table}{_how_it_differs(name, table)}" for table in alike)
         hint = f"there is {shown}; give the name exactly as it is stored"
     return Refusal("no_such_table", f"{name}: no such table in {endpoint}", table=str(name), hint=hint)
+
+
+def lookalikes(tables: Iterable[TableName], name: TableName) -> tuple[TableName, ...]:
+    """Tables that differ from `name` only in normalisation (NFC, NFD), case or schema, the nearest first."""
+    wanted = folded(name.name)
+    alike = [table for table in tables if folded(table.name) == wanted]
+    return tuple(sorted(alike, key=lambda table: folded(table.schema or "") != folded(name.schema or ""))[:5])
 
 
 def check_text_size(copy: Composable) -> Iterator[Refusal]:
@@ -191,7 +198,7 @@ def _how_it_differs(asked: TableName, there: TableName) -> str:
 
 def difference(given: str, stored: str) -> str:
     """Why two names that look alike are two; empty where they are one, or nobody could mistake them."""
-    if given == stored or catalog.folded(given) != catalog.folded(stored):
+    if given == stored or folded(given) != folded(stored):
         return ""
     if given.casefold() == stored.casefold():
         return " (in other letter case)"

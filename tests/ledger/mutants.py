@@ -35,7 +35,7 @@ def ties_are_not_read_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def late_rows_are_not_read(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(bounds, "_back", lambda _source, _cursor, mark, *_: mark)
+    patch.setattr(bounds, "_back", lambda _source, _cursor, mark, *_: Finding(mark))
 
 
 def rows_without_a_cursor_are_not_read(patch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.transfer.bulk_catalog import TargetCatalog, read_catalog
+from airflow_provider_safecopy.transfer.bulk_catalog import read_catalog
 from airflow_provider_safecopy.transfer.draft import draft
 from airflow_provider_safecopy.transfer.roster import entries_of, specs_of
 from airflow_provider_safecopy.transfer.session import Session, open_session
@@ -104,9 +104,10 @@ def test_what_cannot_be_asked_of_all_is_asked_of_each(sessions: tuple[Session, S
     theirs.connection.execute("CREATE TABLE safecopy.watermark (); CREATE TABLE safecopy.receipt (target_state int)")
     with theirs.connection.transaction():
         found = read_catalog(ours, theirs, specs())
-        assert found.target == TargetCatalog()
+        assert (found.target.readable, found.target.facts) == (None, {})
+        assert sum(each.value is not None for each in found.target.tables.values()) == COUNT + 1
         assert theirs.value("SELECT 2") == 2, "the transaction stays as it was"
-    assert found.source.tables.found
+    assert found.source.bases
 
 
 @pytest.mark.parametrize(
@@ -125,5 +126,5 @@ def test_how_large_a_table_is(target: Database, change: str, extent: str) -> Non
     target.execute(change)
     with session_of(target) as theirs:
         found = read_catalog(theirs, theirs, specs_of(entries_of(["public.하나"], "tables"), {}))
-        (there,) = found.target.tables.relations.values()
-        assert found.target.extents.get(there.oid if there else 0, "any") == extent
+        (there,) = found.target.tables.values()
+        assert found.target.extents.get(there.value.oid if there.value else 0, "any") == extent
