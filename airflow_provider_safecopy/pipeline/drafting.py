@@ -42,7 +42,10 @@ class Drafts:
         if any(refused.code == "untrusted_schema" for refused in found):
             raise PlanError(found)  # a plan would read the ledger
         catalog = read_catalog(self.source, self.target, specs, self.earlier)
-        plans = [self._of(spec, catalog, found) for spec in specs]
+        plans = list[CopyPlan]()
+        for spec in specs:
+            plans.append(self._of(spec, catalog, found))
+            catalog = catalog.after(plans[-1])
         self._remember(plans)
         return plans
 

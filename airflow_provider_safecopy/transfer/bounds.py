@@ -21,6 +21,10 @@ from airflow_provider_safecopy.transfer.spec import CopySpec
 _ZONED = re.compile(r"\d:\d\d(?::\d\d(?:\.\d+)?)?\s*(?:Z|[+-]\d\d(?::?\d\d)?)$")
 
 
+Lookbacks = frozenset[tuple[str, str]]
+"""Types of cursors, and lookbacks that the source can count back by in them."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """Rows whose cursor is at least `start` and less than `end`, None being no bound; and those without a cursor.
@@ -47,12 +51,18 @@ class Bounds:
         return told + (", and rows without a cursor" if self.cursor.nullable else "")
 
 
-def bounds_of(spec: CopySpec, source: Session, cursor: Cursor, mark: str | None) -> Finding[Bounds]:
-    """Return what is to be read where the watermark is `mark`, and one reason. What the source cannot compute is refused."""
+def bounds_of(
+    spec: CopySpec, source: Session, cursor: Cursor, mark: str | None, computed: Lookbacks = frozenset()
+) -> Finding[Bounds]:
+    """Return what is to be read where the watermark is `mark`, and one reason. What the source cannot compute is refused.
+
+    Without a watermark the lookback counts back from nothing; those that the source has `computed` are not asked again.
+    """
     if spec.interval_start is not None and spec.interval_end is not None:
         return _interval(source, cursor, (spec.interval_start, spec.interval_end), mark)
     lookback = spec.lookback
-    start = Finding(mark) if lookback is None else _back(source, cursor, mark, lookback)
+    known = mark is None and (cursor.kind.type, lookback) in computed
+    start = Finding(mark) if lookback is None or known else _back(source, cursor, mark, lookback)
     if mark is None:
         return Finding(Bounds(cursor), start.refusals, ("no watermark yet",))
     why = f"the watermark {mark}" + (f" less {lookback}" if lookback else "")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.transfer import catalog, key, refusal, shape
+from airflow_provider_safecopy.transfer.bounds import Lookbacks
 from airflow_provider_safecopy.transfer.bulk import ask_all
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.extent import extent_of
@@ -68,13 +69,22 @@ class TargetCatalog:
 class Catalog:
     """What both servers say of the tables of one copy or of a batch.
 
-    `blueprints`, by the source's oid, of tables to be made; `earlier`: plans of a moment ago, whose estimates will do.
+    `blueprints`, by the source's oid, of tables to be made; `earlier`: plans of a moment ago, whose estimates will do;
+    `lookbacks`: those that plans of other tables have found to be good.
     """
 
     source: SourceCatalog = SourceCatalog()
     target: TargetCatalog = TargetCatalog()
     blueprints: Mapping[int, Blueprint] = field(default_factory=dict)
     earlier: Mapping[TableName, CopyPlan] = field(default_factory=dict)
+    lookbacks: Lookbacks = frozenset()
+
+    def after(self, plan: CopyPlan) -> Catalog:
+        """Return the catalog for the plans that follow this one, with what it has found out for them too."""
+        if plan.ledger is None or plan.refusals:
+            return self
+        found = plan.ledger.lookbacks(plan.spec.lookback)
+        return replace(self, lookbacks=self.lookbacks | found) if found else self
 
 
 def read_one(source: Session, target: Session, spec: CopySpec) -> Catalog:
@@ -108,11 +118,15 @@ def read_catalog(
 
 def _read_source(session: Session, specs: Sequence[CopySpec]) -> SourceCatalog:
     tables = _read_tables(session, _sources(specs))
-    return SourceCatalog(tables, read_system(session), read_bases(session, _found(tables)))
+    if not (found := _found(tables)):
+        return SourceCatalog(tables)
+    return SourceCatalog(tables, read_system(session), read_bases(session, found))
 
 
 def _read_target(session: Session, specs: Sequence[CopySpec], source: Session) -> TargetCatalog:
     tables = _read_tables(session, _targets(specs))
+    if not specs or all(found.refusals for found in tables.values()):
+        return TargetCatalog(tables)
     readable = is_readable(session)
     return TargetCatalog(
         tables,

@@ -46,7 +46,7 @@ def weigh(spec: CopySpec, source: Session, target: Session, found: Finding[Ends]
     if given:
         origin = origin_of(spec, source, known.source.system or read_system(source), given, pairs)
         basis = known.source.bases.get(given.oid) or read_basis(source, given)
-        before = Known(identify(spec, target, origin, basis), known.target.readable, former, blocked)
+        before = Known(identify(spec, target, origin, basis), known.target.readable, former, blocked, known.lookbacks)
         history = ledger.look_up(spec, (source, target), taken, pairs, before)
     bounds = history.value.bounds if history.value else None
     expected = estimate(spec, source, given, pairs, bounds, earlier=earlier)

@@ -10,7 +10,7 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer import statements
-from airflow_provider_safecopy.transfer.bounds import Bounds, bounds_of, is_value, zone_warnings
+from airflow_provider_safecopy.transfer.bounds import Bounds, Lookbacks, bounds_of, is_value, zone_warnings
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.cursor import Cursor, cursor_of
 from airflow_provider_safecopy.transfer.finding import Finding
@@ -62,6 +62,12 @@ class Ledger:
         """Return whether the source would compute the bounds of this for `other` with this `cursor`."""
         return self.bounds is not None and (self.bounds.cursor, self.stored) == (cursor, other.stored)
 
+    def lookbacks(self, lookback: str | None) -> Lookbacks:
+        """Return the `lookback` of this copy if the source has counted it back from nothing, for the plans that follow."""
+        if self.bounds is None or self.mark is not None or lookback is None:
+            return frozenset()
+        return frozenset({(self.bounds.cursor.kind.type, lookback)})
+
     def entry(self, new: str | None) -> dict[str, Any] | None:
         """Of an incremental copy: what was read, and where the watermark is afterwards."""
         if self.bounds is None:
@@ -75,6 +81,7 @@ class Ledger:
 class Known:
     """What was known of a copy before the ledger is asked: its identity, and what the ledger made of it a moment ago.
 
+    `lookbacks` are those that other plans have found to be good.
     `blocked`: the copy is refused already, and its identity alone is of use.
     """
 
@@ -82,6 +89,7 @@ class Known:
     readable: bool | None = None
     earlier: Ledger | None = None
     blocked: bool = False
+    lookbacks: Lookbacks = frozenset()
 
 
 def look_up(
@@ -107,7 +115,7 @@ def look_up(
     if taken is not None and _kept(target, known):
         stored = _stored(target, taken, ledger, cursor.value)
         ledger = replace(ledger, stored=stored, was_empty=bool(stored and stored.empty))
-    return _bounded(ledger, spec, source, cursor.value, taken=taken, former=known.earlier)
+    return _bounded(ledger, spec, source, cursor.value, taken=taken, known=known)
 
 
 def is_readable(target: Session) -> bool:
@@ -176,15 +184,15 @@ def _of_watermark(source: Session, taken: Relation | None, ledger: Ledger, curso
 
 
 def _bounded(
-    ledger: Ledger, spec: CopySpec, source: Session, cursor: Cursor, *, taken: Relation | None, former: Ledger | None
+    ledger: Ledger, spec: CopySpec, source: Session, cursor: Cursor, *, taken: Relation | None, known: Known
 ) -> Finding[Ledger]:
-    """Return the ledger with what is to be read; the `former` one knows it where the source would compute the same."""
-    if former is not None and former.reads_like(ledger, cursor):
+    """Return the ledger with what is to be read; an earlier one knows it where the source would compute the same."""
+    if (former := known.earlier) is not None and former.reads_like(ledger, cursor):
         again = replace(ledger, bounds=former.bounds, slice=former.slice, reasons=former.reasons)
         return Finding(replace(again, warnings=former.warnings), reasons=former.reasons, warnings=former.warnings)
     if refused := _of_watermark(source, taken, ledger, cursor):
         return Finding(ledger, tuple(refused))
-    found = bounds_of(spec, source, cursor, ledger.mark)
+    found = bounds_of(spec, source, cursor, ledger.mark, known.lookbacks)
     bounds, why = found.value, "".join(found.reasons)
     if ledger.stored and ledger.stored.stale:
         why += f"; {ledger.stored.value} does not count: {ledger.stored.stale}"

@@ -11,8 +11,10 @@ import psycopg
 import pytest
 
 from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.pipeline.drafting import Drafts
 from airflow_provider_safecopy.transfer.bulk_catalog import read_catalog
 from airflow_provider_safecopy.transfer.draft import draft
+from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.roster import entries_of, specs_of
 from airflow_provider_safecopy.transfer.session import Session, open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -73,6 +75,71 @@ def test_tables_to_be_made_are_planned_alike(source: Database, target: Database,
             assert bool(plan.definition) == ("create_target" in options)
 
 
+def listening(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Return the list that each message to a server is added to from now on."""
+    heard: list[object] = []
+    execute: Any = psycopg.Cursor.execute
+
+    def hear(self: Any, query: object, *more: Any, **options: Any) -> Any:
+        heard.append(query)
+        return execute(self, query, *more, **options)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", hear)
+    return heard
+
+
+@pytest.mark.parametrize(
+    "options, messages",
+    [
+        ({"publish": "swap"}, 19),
+        ({"publish": "delta"}, 17),
+        ({"publish": "delete_insert"}, 14),
+        ({"write_mode": "upsert"}, 16),
+        ({"write_mode": "incremental", "cursor_column": "번호", "lookback": "3"}, 21),
+        ({"write_mode": "append", "slice": "하나"}, 15),
+    ],
+)
+def test_a_plan_of_one_table_asks_no_more_than_it_needs(
+    sessions: tuple[Session, Session], monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], messages: int
+) -> None:
+    ours, theirs = sessions
+    schema.init(theirs.connection)
+    name = TableName("public", "표 0")
+    heard = listening(monkeypatch)
+    plan = draft(CopySpec.of(source_table=name, target_table=name, **options), ours, theirs, telling=False)
+    assert not plan.refusals
+    assert len(heard) <= messages
+
+
+@pytest.mark.parametrize(
+    "options, first, second",
+    [
+        ({}, 3, 0),
+        ({"write_mode": "incremental", "cursor_column": "번호", "lookback": "3"}, 4, 1),
+        ({"write_mode": "incremental", "cursor_column": "번호"}, 4, 1),
+    ],
+)
+def test_a_table_more_in_a_batch_costs_an_estimate_and_its_second_plan_none(
+    sessions: tuple[Session, Session],
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    first: int,
+    second: int,
+) -> None:
+    ours, theirs = sessions
+    schema.init(theirs.connection)
+    heard = listening(monkeypatch)
+    costs = []
+    for count in (2, 6):
+        asked = [replace(spec, **options, min_rows=0) for spec in specs()[:count]]
+        drafts = Drafts(ours, theirs)
+        for _ in range(2):
+            heard.clear()
+            assert not any(plan.refusals for plan in drafts.of(asked))
+            costs.append(len(heard))
+    assert (costs[2] - costs[0], costs[3] - costs[1]) == (4 * first, 4 * second)
+
+
 def test_a_plan_more_is_hardly_a_question_more(
     sessions: tuple[Session, Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,15 +148,7 @@ def test_a_plan_more_is_hardly_a_question_more(
     asked = [replace(spec, publish="delta") for spec in specs()[:COUNT]]
     found = read_catalog(ours, theirs, asked)
     draft(asked[0], ours, theirs, found)
-    heard: list[object] = []
-    for kind in (psycopg.Cursor, psycopg.ClientCursor):
-        execute = kind.execute
-
-        def listening(self: Any, query: object, *more: Any, _execute: Any = execute, **options: Any) -> Any:
-            heard.append(query)
-            return _execute(self, query, *more, **options)
-
-        monkeypatch.setattr(kind, "execute", listening)
+    heard = listening(monkeypatch)
     for spec in asked[1:]:
         draft(spec, ours, theirs, found, telling=False)
     # What the planner thinks of the rows, and whether there is one: asked of each table, nothing else is.
