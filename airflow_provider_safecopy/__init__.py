@@ -1,7 +1,126 @@
 """Copy PostgreSQL tables between databases, safely: the target holds the old rows or the new ones.
 
-Importing this package imports nothing heavy. The plain Python entry is `pipeline.copy`; Airflow's are
-`operators.safecopy.SafeCopyOperator` and `hooks.safecopy.SafeCopyHook`; the command is `safecopy`.
+The names below are the public face, imported when they are first used. Importing this package imports nothing heavy.
+For Airflow there are `operators.safecopy.SafeCopyOperator` and `hooks.safecopy.SafeCopyHook`; the command is `safecopy`.
 """
 
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
+    from airflow_provider_safecopy.abort import AbortSwitch
+    from airflow_provider_safecopy.endpoint import Endpoint
+    from airflow_provider_safecopy.errors import (
+        AbortedError,
+        ConfigError,
+        FencedOutError,
+        LockBusyError,
+        LockLostError,
+        LockStoreError,
+        PlanError,
+        PublishUnknownError,
+        Refusal,
+        SafeCopyError,
+        StageError,
+        StageTimeoutError,
+        StalledError,
+        VerifyError,
+    )
+    from airflow_provider_safecopy.lock.living import LivingLock
+    from airflow_provider_safecopy.lock.model import Promise
+    from airflow_provider_safecopy.pipeline.batch import copy_tables, plan_tables
+    from airflow_provider_safecopy.pipeline.line import copy, plan
+    from airflow_provider_safecopy.pipeline.outcome import BatchReport
+    from airflow_provider_safecopy.transfer.model import Progress
+    from airflow_provider_safecopy.transfer.plan import CopyPlan
+    from airflow_provider_safecopy.transfer.report import CopyReport
+    from airflow_provider_safecopy.transfer.spec import CopySpec
+    from airflow_provider_safecopy.transfer.timeouts import Timeouts
+
+__all__ = [
+    "AbortSwitch",
+    "AbortedError",
+    "BatchReport",
+    "ConfigError",
+    "CopyPlan",
+    "CopyReport",
+    "CopySpec",
+    "Endpoint",
+    "FencedOutError",
+    "LivingLock",
+    "LockBusyError",
+    "LockLostError",
+    "LockStoreError",
+    "PlanError",
+    "Progress",
+    "Promise",
+    "PublishUnknownError",
+    "Refusal",
+    "SafeCopyError",
+    "StageError",
+    "StageTimeoutError",
+    "StalledError",
+    "Timeouts",
+    "VerifyError",
+    "copy",
+    "copy_tables",
+    "plan",
+    "plan_tables",
+]
+
 __version__ = "0.1.0"
+
+# Where a name of the public face lives; every other name in `__all__` is an error.
+_HOMES = {
+    "AbortSwitch": "abort",
+    "BatchReport": "pipeline.outcome",
+    "CopyPlan": "transfer.plan",
+    "CopyReport": "transfer.report",
+    "CopySpec": "transfer.spec",
+    "Endpoint": "endpoint",
+    "LivingLock": "lock.living",
+    "Progress": "transfer.model",
+    "Promise": "lock.model",
+    "Timeouts": "transfer.timeouts",
+    "copy": "pipeline.line",
+    "copy_tables": "pipeline.batch",
+    "plan": "pipeline.line",
+    "plan_tables": "pipeline.batch",
+}
+
+
+# Hidden from type checkers, which would else believe in any name.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _MovedModules:
+    """Find modules of this package by their former names. Python asks last, for what it finds nowhere else."""
+
+    @staticmethod
+    def find_spec(name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
+        """Return how to import `name` from its new place, None where it is no former name."""
+        if not name.startswith(f"{__name__}."):
+            return None
+        from airflow_provider_safecopy import moved
+
+        return moved.find_spec(name)
+
+
+sys.meta_path.append(_MovedModules)

@@ -22,6 +22,9 @@ class Watcher(Protocol):
     def look(self, seconds: float) -> None:
         """Called a few times a second while an answer is due, after `seconds` of waiting. Must not raise."""
 
+    def explain(self) -> str:
+        """Return what the answer waits for; empty if unknown."""
+
 
 class PromptConnection(psycopg.Connection[Any]):
     """A session that waits no longer than `patience` seconds for each answer, and is closed then.
@@ -30,7 +33,7 @@ class PromptConnection(psycopg.Connection[Any]):
     longer answers at all while its TCP connection lives. Inside `within` the block's limit holds instead, for all its
     answers together. It needs no thread, which would cost more than many an answer. Raises psycopg.OperationalError.
 
-    It belongs to the process that made it: to close or cancel it in a forked child does not affect the parent.
+    It belongs to the process that made it: to close, cancel or ask it in a forked child does not affect the parent.
     """
 
     patience: float = 6.0
@@ -43,9 +46,14 @@ class PromptConnection(psycopg.Connection[Any]):
         super().__init__(*args, **kwargs)
         self._process = os.getpid()
 
+    @property
+    def is_own(self) -> bool:
+        """Whether this process made it, and not its parent."""
+        return os.getpid() == self._process
+
     def close(self) -> None:
         """Close the session; in a forked child nothing is sent over the socket that it shares with its parent."""
-        if os.getpid() == self._process:
+        if self.is_own:
             super().close()
 
     @contextmanager
@@ -73,7 +81,7 @@ class PromptConnection(psycopg.Connection[Any]):
 
     def stop(self) -> None:
         """Cancel what is running. May be called from a signal handler; a cancel that fails costs time, not safety."""
-        if os.getpid() != self._process:
+        if not self.is_own:
             return
         with suppress(psycopg.Error):
             self.cancel_safe(timeout=_CANCEL_SECONDS)
@@ -86,12 +94,16 @@ class PromptConnection(psycopg.Connection[Any]):
 
     def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
         """What psycopg asks for each answer. It looks around every `interval` seconds."""
+        if not self.is_own:  # before anything is sent: the parent would take the answer for its own
+            raise psycopg.OperationalError("this session belongs to the parent process")
         more = {} if timeout is None else {"timeout": timeout}  # unknown to psycopg 3.2
         began = time.monotonic()
         try:
             return super().wait(_in_time(gen, self.patience, self._limit, lambda: self._look(began)), interval, **more)
-        except LateError:
+        except LateError as error:
             self.close()
+            if self.lookout is not None and (why := self.lookout.explain()):
+                raise LateError(f"{error}; {why}") from error
             raise
 
     def _look(self, began: float) -> None:

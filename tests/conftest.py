@@ -18,6 +18,7 @@ from tests.ground.database import Database, Servers
 from tests.ground.fake_psql import Behaviour, write
 from tests.ground.proxy import Proxy
 from tests.ground.remains import Remains
+from tests.ground.selection import mark_slow_cases
 
 _BARE = settings.get_profile("default")
 # What fails in the suite fails again: the same examples of the same sources each time, and no clock has a say.
@@ -32,7 +33,15 @@ settings.register_profile(
 )
 # `make fuzz` looks longer, and elsewhere each time: --hypothesis-profile=deep.
 settings.register_profile("deep", parent=_BARE, derandomize=False, max_examples=500, print_blob=True)
+# `make test` tries few examples of each property; `make test-all` tries as many as Hypothesis would.
+settings.register_profile("quick", parent=settings.get_profile("suite"), max_examples=10)
 settings.load_profile("suite")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Decide which cases are slow before pytest selects by marker."""
+    mark_slow_cases(items)
 
 
 class MakeDatabase(Protocol):
@@ -56,7 +65,7 @@ class MakePsql(Protocol):
 class NothingLeft(Protocol):
     """The type of the fixture `nothing_left`."""
 
-    def __call__(self, *databases: Database, spool: Path | None = None, seconds: float = 5.0) -> None: ...
+    def __call__(self, *databases: Database, spool: Path | None = None, seconds: float = 20.0) -> None: ...
 
 
 @pytest.fixture(scope="session")

@@ -394,6 +394,7 @@ def ends(target: Database, how: str) -> None:
         target.execute({"truncated": f"TRUNCATE {NAME}", "deleted": f"DELETE FROM {NAME}"}[how])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["truncated", "deleted", "made anew"])
 def test_slices_are_forgotten_with_the_rows_of_the_table(orders: tuple[Database, Database], how: str) -> None:
     """A receipt proves what a table held then. Once a table was emptied none of its slices is there any more: the second
@@ -423,12 +424,22 @@ def test_slices_are_forgotten_when_the_table_is_replaced(orders: tuple[Database,
     assert held(target) == (100, 100)
 
 
-def test_a_slice_is_forgotten_when_the_table_was_made_anew_with_other_rows(orders: tuple[Database, Database]) -> None:
+@pytest.mark.parametrize("rows", [f"TABLE {NAME}", "SELECT -3, date '2026-11-01', 1"])
+def test_a_slice_is_in_doubt_when_the_table_was_made_anew_with_rows(
+    orders: tuple[Database, Database], rows: str
+) -> None:
+    """A table that was rebuilt by hand may hold the slice's rows: they must not come twice."""
     source, target = orders
     pipeline.copy(spec(), source.endpoint, target.endpoint)
-    ends(target, "made anew")
-    target.execute(f"INSERT INTO {NAME} VALUES (-3, '2026-11-01', 1)")
-    assert pipeline.copy(spec(), source.endpoint, target.endpoint).inserted == 50
+    target.execute(
+        f'CREATE TABLE "영업".other (LIKE {NAME}); INSERT INTO "영업".other {rows}; '
+        f'DROP TABLE {NAME}; ALTER TABLE "영업".other RENAME TO "{TABLE[1]}"'
+    )
+    before = held(target)
+    with pytest.raises(PlanError, match="made anew since, and holds rows") as caught:
+        pipeline.copy(spec(), source.endpoint, target.endpoint)
+    assert [refused.code for refused in caught.value.refusals] == ["slice_unsure"]
+    assert held(target) == before
 
 
 @pytest.mark.parametrize("how", [f"TRUNCATE {NAME}; INSERT INTO {NAME} VALUES (-3, '2026-11-01', 1)", "VACUUM FULL"])
@@ -448,23 +459,102 @@ def test_where_nothing_tells_whether_a_slice_is_there_the_copy_is_refused(
     assert pipeline.copy(spec(slice="다른"), source.endpoint, target.endpoint).status == "published"
 
 
-def test_a_slice_in_a_partition_that_was_emptied_is_appended_again(orders: tuple[Database, Database]) -> None:
+PARTED = (
+    f'DROP TABLE {NAME}; {SHAPE.partition(";")[2]} PARTITION BY RANGE ("날짜"); '
+    f"CREATE TABLE \"영업\".d19 PARTITION OF {NAME} FOR VALUES FROM ('2026-11-19') TO ('2026-11-20'); "
+    f"CREATE TABLE \"영업\".d20 PARTITION OF {NAME} FOR VALUES FROM ('2026-11-20') TO ('2026-11-21')"
+)
+
+
+def second() -> CopySpec:
+    return spec(slice="11월 20일", where="\"날짜\" = '2026-11-20'")
+
+
+@pytest.mark.parametrize("how", ["TRUNCATE", "DELETE FROM"])
+def test_a_slice_in_a_partition_that_was_emptied_is_appended_again(orders: tuple[Database, Database], how: str) -> None:
     """Of a partitioned table only the partitions that rows were put into count; others may come, go and be emptied."""
     source, target = orders
-    target.execute(
-        f'DROP TABLE {NAME}; {SHAPE.partition(";")[2]} PARTITION BY RANGE ("날짜"); '
-        f"CREATE TABLE \"영업\".d19 PARTITION OF {NAME} FOR VALUES FROM ('2026-11-19') TO ('2026-11-20'); "
-        f"CREATE TABLE \"영업\".d20 PARTITION OF {NAME} FOR VALUES FROM ('2026-11-20') TO ('2026-11-21')"
-    )
-    first, second = spec(), spec(slice="11월 20일", where="\"날짜\" = '2026-11-20'")
-    for each in (first, second):
+    target.execute(PARTED)
+    for each in (spec(), second()):
         pipeline.copy(each, source.endpoint, target.endpoint)
-    target.execute('TRUNCATE "영업".d19')
-    assert pipeline.copy(second, source.endpoint, target.endpoint).status == "already_published"
-    assert pipeline.copy(first, source.endpoint, target.endpoint).inserted == 50
+    target.execute(f'{how} "영업".d19')
+    target.execute(
+        f"CREATE TABLE \"영업\".d21 PARTITION OF {NAME} FOR VALUES FROM ('2026-11-21') TO ('2026-11-22'); "
+        f"INSERT INTO {NAME} VALUES (-3, '2026-11-21', 1)"
+    )
+    assert pipeline.copy(second(), source.endpoint, target.endpoint).status == "already_published"
+    assert held(target) == (51, 51)
+    assert pipeline.copy(spec(), source.endpoint, target.endpoint).status == "published"
+    assert held(target) == (101, 101)
     target.execute('DROP TABLE "영업".d19')
-    assert pipeline.copy(second, source.endpoint, target.endpoint).status == "already_published"
+    assert pipeline.copy(second(), source.endpoint, target.endpoint).status == "already_published"
+    assert held(target) == (51, 51)
+
+
+def test_a_slice_whose_partition_was_dropped_is_appended_again(orders: tuple[Database, Database]) -> None:
+    source, target = orders
+    target.execute(PARTED)
+    for each in (spec(), second()):
+        pipeline.copy(each, source.endpoint, target.endpoint)
+    target.execute('DROP TABLE "영업".d19')
+    target.execute(f"CREATE TABLE \"영업\".d19 PARTITION OF {NAME} FOR VALUES FROM ('2026-11-19') TO ('2026-11-20'); ")
+    assert pipeline.copy(spec(), source.endpoint, target.endpoint).inserted == 50
+    assert held(target) == (100, 100)
+
+
+REBUILT = 'CREATE TABLE "영업".other (LIKE "영업".d19); INSERT INTO "영업".other TABLE "영업".d19; '
+ATTACHED = f"ALTER TABLE {NAME} ATTACH PARTITION \"영업\".other FOR VALUES FROM ('2026-11-19') TO ('2026-11-20')"
+HANDS = {
+    "copied": f'{REBUILT}DROP TABLE "영업".d19; {ATTACHED}',
+    "detached": f'{REBUILT}ALTER TABLE {NAME} DETACH PARTITION "영업".d19; {ATTACHED}',
+    "moved to the default": f'{REBUILT}DROP TABLE "영업".d19; INSERT INTO {NAME} TABLE "영업".other',
+    "rewritten": f'ALTER TABLE {NAME} DETACH PARTITION "영업".d19; ALTER TABLE "영업".d19 ALTER "날짜" TYPE text; '
+    'ALTER TABLE "영업".d19 ALTER "날짜" TYPE date USING "날짜"::date; ' + ATTACHED.replace("other", "d19"),
+}
+
+
+@pytest.mark.parametrize("hands", HANDS)
+def test_a_slice_is_in_doubt_when_its_partition_was_rebuilt_by_hand(
+    orders: tuple[Database, Database], hands: str
+) -> None:
+    """A partition that is gone proves nothing where another one may have its rows."""
+    source, target = orders
+    target.execute(f'{PARTED}; CREATE TABLE "영업".rest PARTITION OF {NAME} DEFAULT')
+    pipeline.copy(spec(), source.endpoint, target.endpoint)
+    target.execute(HANDS[hands])
+    with pytest.raises(PlanError, match="slice_unsure"):
+        pipeline.copy(spec(), source.endpoint, target.endpoint)
     assert held(target) == (50, 50)
+
+
+def test_a_slice_is_in_doubt_when_its_rows_left_the_default_partition(orders: tuple[Database, Database]) -> None:
+    """Rows are moved from a default partition into one of their own: they are not gone."""
+    source, target = orders
+    target.execute(f'{PARTED}; DROP TABLE "영업".d19; CREATE TABLE "영업".rest PARTITION OF {NAME} DEFAULT')
+    pipeline.copy(spec(), source.endpoint, target.endpoint)
+    target.execute(
+        'CREATE TABLE "영업".other (LIKE "영업".rest); INSERT INTO "영업".other TABLE "영업".rest; '
+        f'DELETE FROM "영업".rest; {ATTACHED}'
+    )
+    with pytest.raises(PlanError, match="slice_unsure"):
+        pipeline.copy(spec(), source.endpoint, target.endpoint)
+    assert held(target) == (50, 50)
+
+
+@pytest.mark.parametrize("counts", ["on", "off"])
+def test_a_slice_of_which_one_partition_was_deleted_is_in_doubt(orders: tuple[Database, Database], counts: str) -> None:
+    """A server that does not count rows knows only that a partition is empty, not that rows were put there."""
+    source, target = orders
+    target.execute(f'ALTER DATABASE "{target.name}" SET track_counts = {counts}')
+    target.execute(PARTED)
+    wide = spec(where="\"날짜\" IN ('2026-11-19', '2026-11-20')" if counts == "on" else "\"날짜\" = '2026-11-19'")
+    pipeline.copy(wide, source.endpoint, target.endpoint)
+    if counts == "off":
+        assert pipeline.copy(wide, source.endpoint, target.endpoint).status == "already_published"
+        return
+    target.execute('DELETE FROM "영업".d19')
+    with pytest.raises(PlanError, match="slice_unsure"):
+        pipeline.copy(wide, source.endpoint, target.endpoint)
 
 
 def test_a_slice_of_which_rows_were_deleted_by_a_later_copy_is_refused(orders: tuple[Database, Database]) -> None:

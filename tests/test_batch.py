@@ -98,6 +98,7 @@ def is_old(pair: tuple[Database, Database], name: str) -> bool:
     return pair[1].rows(f"TABLE {table(name)}") == [(-1, "옛것", 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.pair(18, 18)
 @pytest.mark.parametrize("verify", ["counts", "full"])
 def test_thirty_tables_are_each_locked_verified_and_receipted(
@@ -390,7 +391,7 @@ def test_an_abort_ends_planning_that_waits_in_the_server(
         threading.Timer(0.5, abort.throw, ["시험이 멈춤"]).start()
         with pytest.raises(AbortedError, match="시험이 멈춤"):
             pipeline.copy_tables(asked(names), source.endpoint, target.endpoint, abort=abort)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 25
     nothing_left(*pair)
 
 

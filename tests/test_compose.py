@@ -99,6 +99,7 @@ def test_the_connections_are_those_of_the_services(compose: dict[str, Any]) -> N
         }
 
 
+@pytest.mark.slow
 def test_the_example_dags_find_their_tables(
     compose: dict[str, Any], source: Database, target: Database, nothing_left: NothingLeft
 ) -> None:

@@ -223,6 +223,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_airflow_reads_the_dags(seen_by_airflow: Any) -> None:
     assert seen_by_airflow["errors"] == []
     *readme, lock = seen_by_airflow["dags"]
@@ -479,7 +480,7 @@ def test_every_event_is_explained() -> None:
 
 def test_plain_python_copies(sales: tuple[Database, Database], capsys: pytest.CaptureFixture[str]) -> None:
     source, target = sales
-    (code,) = [block for block in ENGLISH.blocks("python") if "pipeline.copy" in block]
+    (code,) = [block for block in ENGLISH.blocks("python") if "report = copy(" in block]
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out == "3 rows, token 1\n"
     assert rows_of(target, "SELECT * FROM 분석.고객") == rows_of(source, "SELECT * FROM 영업.고객")

@@ -75,7 +75,7 @@ def said(psql: str, endpoint: Endpoint, query: str = "SELECT current_user || '@'
     os.close(script)
     while child.listen():
         assert select.select([child.stderr], [], [], 30)[0]
-    child.process.wait(30)
+    child.process.wait(100)
     end([child])
     assert child.process.returncode == 0, child.transcript.tail
     return child.transcript.tail
@@ -340,7 +340,7 @@ def test_where_psycopg_used_no_password_psql_looks_for_none(
     pgpass.write_text(f"*:*:*:*:{given.pop('password')}\n")
     monkeypatch.setenv("HOME", str(pgpass.parent))
     child = start(psql, Endpoint.from_parameters(given), "-c", "SELECT 1")
-    assert child.process.wait(30) == 2
+    assert child.process.wait(100) == 2
     end([child])
     assert "no password supplied" in child.transcript.tail
 

@@ -196,19 +196,19 @@ def test_what_is_hidden_by_several_threads_is_put_back_by_the_last(environment: 
     def hide() -> None:
         with shut_out({"host": "a"}):
             assert "PGSERVICE" not in os.environ
-            inside.wait(30)
-            assert leave.wait(30)
+            inside.wait(100)
+            assert leave.wait(100)
 
     threads = [threading.Thread(target=hide) for _ in range(8)]
     for thread in threads:
         thread.start()
-    inside.wait(30)
+    inside.wait(100)
     with shut_out({"host": "a"}):
         pass
     assert "PGSERVICE" not in os.environ
     leave.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(100)
     assert os.environ["PGSERVICE"] == "밖"
 
 

@@ -181,6 +181,7 @@ def test_values_without_end_do_not_become_the_watermark(orders: tuple[Database, 
     assert same(orders)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ["Asia/Seoul", "America/New_York"])
 def test_settings_of_a_role_do_not_shift_the_watermark(orders: tuple[Database, Database], zone: str) -> None:
     source, target = orders

@@ -133,6 +133,118 @@ def test_a_slice_stays_with_its_table_whatever_that_is_called(pair: Pair, how: s
     assert target.value(f"SELECT count(*) FROM {table}") == 30
 
 
+def renamed(pair: Pair, name: str, **options: Any) -> CopyReport:
+    """Copy into `t` while it is called something else, and give it its name back."""
+    pair[1].execute(f"ALTER TABLE t RENAME TO {name}")
+    report = copy(pair, "t", name, **options)
+    pair[1].execute(f"ALTER TABLE {name} RENAME TO t")
+    return report
+
+
+BY_ANOTHER_NAME: dict[str, dict[str, Any]] = {
+    "swap": {"publish": "swap"},
+    "delta": {"publish": "delta"},
+    "delete_insert": {"publish": "delete_insert"},
+    "truncate_insert": {"publish": "truncate_insert"},
+}
+
+
+@pytest.mark.pair(18, 18)
+@pytest.mark.parametrize("by", BY_ANOTHER_NAME)
+def test_a_slice_is_gone_when_its_table_was_replaced_under_another_name(pair: Pair, by: str) -> None:
+    """A receipt says which table was replaced, not only what it was called."""
+    source, target = pair
+    source.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 90) g"
+    )
+    target.execute("CREATE TABLE t (id int PRIMARY KEY, d int)")
+    asked = {"write_mode": "append", "slice": "A", "where": "d = 1"}
+    copy(pair, "t", **asked)
+    renamed(pair, "u", where="d = 2", **BY_ANOTHER_NAME[by])
+    assert copy(pair, "t", **asked).inserted == 30
+    assert target.value("SELECT count(*) FROM t") == 60
+
+
+@pytest.mark.pair(18, 18)
+def test_a_slice_stays_when_another_table_of_its_name_was_replaced(pair: Pair) -> None:
+    source, target = pair
+    source.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 90) g"
+    )
+    target.execute("CREATE TABLE t (id int, d int)")
+    asked = {"write_mode": "append", "slice": "A", "where": "d = 1"}
+    copy(pair, "t", **asked)
+    target.execute("ALTER TABLE t RENAME TO o; CREATE TABLE t (id int, d int)")
+    copy(pair, "t", publish="delete_insert")
+    target.execute("DROP TABLE t; ALTER TABLE o RENAME TO t")
+    assert copy(pair, "t", **asked).status == "already_published"
+    assert target.value("SELECT count(*) FROM t") == 30
+
+
+@pytest.mark.pair(18, 18)
+@pytest.mark.parametrize("what", ["emptied", "thinned", "partition replaced"])
+def test_what_happened_under_another_name_counts(pair: Pair, what: str) -> None:
+    source, target = pair
+    source.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 90) g"
+    )
+    target.execute(PARTED)
+    asked = {"write_mode": "append", "slice": "A", "where": "d = 1"}
+    copy(pair, "t", **asked)
+    if what == "emptied":
+        target.execute("DELETE FROM t")
+        renamed(pair, "u", write_mode="append", slice="B", where="d = 2")
+        assert copy(pair, "t", **asked).inserted == 30
+        assert target.value("SELECT count(*) FROM t") == 60
+        return
+    if what == "thinned":
+        renamed(pair, "u", write_mode="upsert", missing="delete", where="d = 2")
+    else:
+        copy(pair, "t", "t_a", where="d = 2 AND id < 50", publish="delete_insert")
+        target.execute("ALTER TABLE t_a RENAME TO t_c")
+    with pytest.raises(PlanError, match="slice_unsure"):
+        copy(pair, "t", **asked)
+
+
+@pytest.mark.pair(18, 18)
+def test_a_slice_can_be_appended_again_after_another_table_had_its_name(pair: Pair) -> None:
+    """The next receipt follows the last one of this name, not only that of this table."""
+    source, target = pair
+    source.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 90) g"
+    )
+    target.execute("CREATE TABLE t (id int, d int)")
+    asked = {"write_mode": "append", "slice": "A", "where": "d = 1"}
+    copy(pair, "t", **asked)
+    target.execute("ALTER TABLE t RENAME TO o; CREATE TABLE t (id int, d int)")
+    copy(pair, "t", **asked)
+    target.execute("DROP TABLE t; ALTER TABLE o RENAME TO t; TRUNCATE t")
+    assert copy(pair, "t", **asked).inserted == 30
+    assert copy(pair, "t", **asked).status == "already_published"
+
+
+@pytest.mark.pair(18, 18)
+@pytest.mark.parametrize("by", [*BY_ANOTHER_NAME, "upsert", "emptied"])
+def test_a_watermark_is_stale_when_its_table_lost_rows_under_another_name(pair: Pair, by: str) -> None:
+    source, target = pair
+    source.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g FROM generate_series(1, 100) g"
+    )
+    target.execute("CREATE TABLE t (id int PRIMARY KEY, d int)")
+    options = {"write_mode": "incremental", "cursor_column": "d"}
+    copy(pair, "t", **options)
+    if by == "emptied":
+        target.execute("DELETE FROM t")
+        renamed(pair, "u", write_mode="append", slice="B", where="id < 10")
+    elif by == "upsert":
+        renamed(pair, "u", write_mode="upsert", missing="delete", where="id < 10")
+    else:
+        renamed(pair, "u", where="id < 10", **BY_ANOTHER_NAME[by])
+    copy(pair, "t", **options)
+    assert target.value("SELECT count(*) FROM t") == 100
+    assert copy(pair, "t", **options).unchanged == 1
+
+
 @pytest.mark.pair(18, 18)
 @pytest.mark.parametrize("publish", ["delta", "delete_insert"])
 def test_a_trigger_of_one_table_changes_nothing_for_the_next(pair: Pair, publish: str) -> None:
@@ -208,5 +320,5 @@ def test_the_first_line_of_a_waiting_publish_names_the_holder(pair: Pair, caplog
         while not lines() and time.monotonic() < deadline:
             time.sleep(0.02)
         holder.run("COMMIT")
-        copying.result(60)
+        copying.result(100)
     assert f"pid {holder.pid}" in lines()[0]

@@ -7,6 +7,8 @@ import pytest
 from airflow_provider_safecopy.demo.servers import Server, installations
 from benchmarks import memory
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("transfer", ["chunked", "sequential"])
 def test_peak_memory_is_the_same_for_a_small_and_a_large_table(transfer: str) -> None:

@@ -138,4 +138,4 @@ def test_a_process_is_ended_without_a_pidfd_as_well(monkeypatch: pytest.MonkeyPa
         assert not Place(**here | {"started": started - 1}).end()
         assert process.poll() is None
         assert Place(**here | {"started": started}).end()
-        assert process.wait(10) == -signal.SIGTERM
+        assert process.wait(100) == -signal.SIGTERM

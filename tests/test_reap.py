@@ -161,7 +161,7 @@ def test_the_lock_of_a_killed_process_is_taken_at_once_and_that_of_a_living_one_
         assert [holder.name for holder in store.holders()] == ["산_작업"]
         say(living, "\n")
         assert heard(living) == "still held\n"
-        assert living.wait(60) == 0
+        assert living.wait(100) == 0
     assert reap(made.endpoint).reaped == ()
     (event,) = store.history("죽은_작업", limit=1)
     assert (event.kind, event.detail["reason"], event.token) == ("reap", "gone", 2)
@@ -181,7 +181,7 @@ def test_a_stopped_copy_is_reaped_when_it_is_stale_with_process_sessions_and_sta
         assert [name.startswith("safecopy.고객__safecopy_1_") for name in told.staging] == [True]
         report = reap(target.endpoint)
         assert report.staging == told.staging
-        assert process.wait(60) == -signal.SIGKILL
+        assert process.wait(100) == -signal.SIGKILL
         store.close()
     nothing_left(*filled)
     assert target.value(f"SELECT count(*) FROM {TABLE}") == 2

@@ -26,8 +26,13 @@ from tests.ground.customers import TABLE, same, spec
 from tests.ground.database import Database
 from tests.ground.until import until
 
-WITHIN_SECONDS = 5.0
+WITHIN_SECONDS = 30.0
 PATIENT = Timeouts(publish=60, lock_wait=60)
+PARTITIONED = f"""
+CREATE SCHEMA "영업";
+CREATE TABLE {TABLE} ("번호" bigint NOT NULL, "이름" text) PARTITION BY RANGE ("번호");
+CREATE TABLE "영업"."조각" PARTITION OF {TABLE} FOR VALUES FROM (0) TO (1000000);
+"""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def test_a_table_that_is_locked_when_it_is_planned_is_named_with_its_holder(
             "(postgres, migration, idle in transaction, AccessExclusiveLock on 영업.고객, transaction open for" in line
         )
         holder.run("COMMIT")
-        running.result(60)
+        running.result(100)
 
 
 @pytest.mark.parametrize("stage, statement", [("export", "COPY%"), ("verify", "%bit(64)%")], ids=["export", "verify"])
@@ -130,7 +135,7 @@ def test_whatever_a_stage_waits_for_is_named_with_its_holder(
         assert time.monotonic() - began < WITHIN_SECONDS
         assert "(postgres, migration, idle in transaction, AccessExclusiveLock on 영업.열쇠, " in line
         holder.run("COMMIT")
-        assert stage in {each.stage for each in running.result(60).stages}
+        assert stage in {each.stage for each in running.result(100).stages}
     assert same(source, target)
     nothing_left(source, target)
 
@@ -154,7 +159,7 @@ def test_a_publish_that_waits_names_the_holder(
         assert time.monotonic() - began < WITHIN_SECONDS
         assert "waiting for " in line
         holder.run("COMMIT")
-        running.result(60)
+        running.result(100)
     assert same(source, target)
 
 
@@ -186,6 +191,48 @@ def test_a_wait_ends_after_lock_wait_timeout_with_the_blocker_in_the_error(
     assert json.dumps(error.as_dict())
     assert target.value(f"SELECT count(*) FROM {TABLE}") == 2
     nothing_left(source, target)
+
+
+@pytest.mark.parametrize("command", ["copy", "plan", "copy_tables", "plan_tables"])
+def test_a_locked_partition_is_named_with_its_holder_in_the_error(
+    source: Database, target: Database, command: str
+) -> None:
+    """The kind: what a control session asks before the plan, outside of what adds the blockers to an error."""
+    for database in (source, target):
+        database.execute(PARTITIONED)
+    run = commands(source, target)[command]
+    with holding(source, locked('"영업"."조각"')) as holder, pytest.raises(StageTimeoutError) as caught:
+        run()
+    (found,) = caught.value.blockers
+    assert (found["pid"], found["application_name"], found["relation"]) == (holder.pid, "migration", "영업.조각")
+    assert f"pid {holder.pid} (postgres, migration" in str(caught.value)
+    assert (caught.value.stage, caught.value.retryable) == ("plan", True)
+
+
+@pytest.mark.parametrize("command", ["plan", "plan_tables"])
+def test_a_locked_partition_of_the_target_keeps_no_plan_waiting(
+    source: Database, target: Database, command: str
+) -> None:
+    """Planning locks nothing of the target's partitions; the publish waits for them, and names their holder."""
+    for database in (source, target):
+        database.execute(PARTITIONED)
+    source.execute(f"INSERT INTO {TABLE} SELECT generate_series(1, 3)")
+    with holding(target, locked('"영업"."조각"')) as holder:
+        commands(source, target)[command]()
+        with pytest.raises(StageTimeoutError) as caught:
+            commands(source, target)["copy"]()
+    assert f"pid {holder.pid} (postgres, migration" in str(caught.value)
+    assert (caught.value.stage, caught.value.retryable) == ("publish", True)
+
+
+def commands(source: Database, target: Database) -> dict[str, Callable[[], object]]:
+    asked = spec(timeouts=Timeouts(lock_wait=3))
+    return {
+        "copy": lambda: pipeline.copy(asked, source.endpoint, target.endpoint),
+        "plan": lambda: pipeline.plan(asked, source.endpoint, target.endpoint),
+        "copy_tables": lambda: pipeline.copy_tables([asked], source.endpoint, target.endpoint),
+        "plan_tables": lambda: pipeline.plan_tables([asked], source.endpoint, target.endpoint),
+    }
 
 
 @pytest.mark.parametrize("batch", [False, True], ids=["alone", "one of many"])
@@ -230,9 +277,9 @@ def test_behind_a_session_that_only_waits_before_us_its_own_blocker_is_named(
         assert f"pid {altering.pid} (" in line
         assert "waiting before us" in line
         reader.run("COMMIT")
-        altering_done.result(60)
+        altering_done.result(100)
         altering.run("COMMIT")
-        assert running.result(60).inserted == 2000
+        assert running.result(100).inserted == 2000
 
 
 @pytest.mark.pair(18, 16)

@@ -13,7 +13,7 @@ from airflow_provider_safecopy.wire import LateError, PromptConnection
 from tests.ground.database import Database
 from tests.ground.proxy import Proxy
 
-_CHATTER = b"DO $$BEGIN FOR i IN 1..200 LOOP RAISE NOTICE 'on'; PERFORM pg_sleep(0.05); END LOOP; END$$"
+_CHATTER = b"DO $$BEGIN FOR i IN 1..800 LOOP RAISE NOTICE 'on'; PERFORM pg_sleep(0.05); END LOOP; END$$"
 
 
 @pytest.fixture
@@ -36,8 +36,8 @@ def test_the_shorter_of_two_deadlines_holds_and_is_for_all_answers_together(conn
         with connection.within(60):
             connection.execute("SELECT pg_sleep(0.7)")
         with pytest.raises(LateError, match="no answer within"), connection.within(60):
-            connection.execute("SELECT pg_sleep(10)")
-    assert 1 <= time.monotonic() - started < 4
+            connection.execute("SELECT pg_sleep(40)")
+    assert 1 <= time.monotonic() - started < 30
 
 
 def test_after_its_block_a_deadline_is_over(connection: PromptConnection) -> None:
@@ -58,7 +58,7 @@ def test_a_server_that_only_chatters_does_not_put_a_deadline_off(connection: Pro
     started = time.monotonic()
     with pytest.raises(LateError, match="no answer within"), connection.within(0.5):
         connection.execute(_CHATTER)
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 30
 
 
 def test_a_network_that_swallows_everything_is_waited_for_no_longer(
@@ -70,7 +70,7 @@ def test_a_network_that_swallows_everything_is_waited_for_no_longer(
         started = time.monotonic()
         with pytest.raises(psycopg.OperationalError), connection.within(0.3):
             connection.execute("SELECT 1")
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 40
         assert connection.closed
 
 
@@ -82,7 +82,7 @@ def test_what_was_stopped_is_cancelled_and_after_the_block_nothing_is(connection
         threading.Timer(0.3, stopped.set).start()
         with pytest.raises(psycopg.errors.QueryCanceled):
             connection.execute("SELECT pg_sleep(60)")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 40
     connection.execute("SELECT pg_sleep(0.3)")
 
 
@@ -95,4 +95,4 @@ def test_a_server_that_does_not_take_a_cancel_is_given_up_at_its_deadline(
         started = time.monotonic()
         with pytest.raises(LateError), connection.within(1), connection.unless(lambda: True):
             connection.execute("SELECT 1")
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 40

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from airflow_provider_safecopy.cli import exitcode, failure, report
-from airflow_provider_safecopy.cli.encoding import shown
+from airflow_provider_safecopy.cli import exitcode, failure
 from airflow_provider_safecopy.cli.output import Output, tell
-from airflow_provider_safecopy.cli.table import aligned
+from airflow_provider_safecopy.display import aligned, shown
 from airflow_provider_safecopy.errors import AbortedError, PlanError, Refusal
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def plan(output: Output, specs: Sequence[CopySpec], source: Endpoint, target: En
     plans = pipeline.plan_tables(specs, source, target)
     refused = any(each.refusals for each in plans)
     told = [{"status": _status(each), **each.as_dict()} for each in plans]
-    text = "\n\n".join(map(report.of_plan, plans))
+    text = "\n\n".join(map(str, plans))
     output.result({"status": "refused" if refused else "planned", "tables": told}, text)
     return exitcode.REFUSED if refused else exitcode.DONE
 
@@ -91,7 +90,7 @@ def rehearse(output: Output, specs: Sequence[CopySpec], source: Endpoint, target
     plans = pipeline.plan_tables(specs, source, target)
     demand_accepted(plans)
     done = BatchReport(tuple(each.as_report() for each in plans))
-    output.result(done.as_dict(), "\n\n".join(map(report.of_plan, plans)))
+    output.result(done.as_dict(), "\n\n".join(map(str, plans)))
     return exitcode.DONE
 
 

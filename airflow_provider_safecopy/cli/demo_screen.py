@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from airflow_provider_safecopy.cli.encoding import is_terminal, shown
-from airflow_provider_safecopy.cli.table import aligned
+from airflow_provider_safecopy.cli.encoding import is_terminal
+from airflow_provider_safecopy.display import aligned, shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

@@ -14,11 +14,6 @@ from pathlib import Path
 from typing import TextIO
 
 _ESCAPING_EUC_KR = "safecopy_euc_kr"
-# Control characters, those of C1 and the lone surrogates: what a table's name could do to a terminal.
-_UNSHOWABLE = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
-_UNSHOWABLE |= {
-    code: f"\\u{code:04x}" for code in (*range(0xD800, 0xE000), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-}
 
 
 def arguments() -> list[str]:
@@ -59,11 +54,6 @@ def decode(raw: bytes, locale_encoding: str) -> str:
     if _is_clean(as_utf8) and (_has_hangul(as_utf8) or not _has_hangul(as_local)):
         return as_utf8
     return as_local
-
-
-def shown(text: object) -> str:
-    """`text` safe to print: what would steer a terminal or turn the reading direction is escaped."""
-    return str(text).translate(_UNSHOWABLE)
 
 
 def settle_streams() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 from airflow_provider_safecopy.cli import holder
-from airflow_provider_safecopy.cli.encoding import shown
+from airflow_provider_safecopy.display import shown
 from airflow_provider_safecopy.errors import (
     AbortedError,
     ConfigError,

@@ -6,9 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_safecopy.cli.encoding import shown
-from airflow_provider_safecopy.cli.quantity import show_seconds
-from airflow_provider_safecopy.cli.table import aligned
+from airflow_provider_safecopy.display import aligned, show_seconds, shown
 
 if TYPE_CHECKING:
     from airflow_provider_safecopy.lock.model import Event

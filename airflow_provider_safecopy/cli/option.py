@@ -11,8 +11,9 @@ import click
 from click.core import ParameterSource
 
 from airflow_provider_safecopy.cli import columns as column_list
-from airflow_provider_safecopy.cli import encoding, parameter, quantity
+from airflow_provider_safecopy.cli import encoding, parameter
 from airflow_provider_safecopy.cli.declare import choice, in_order
+from airflow_provider_safecopy.display import show_seconds
 from airflow_provider_safecopy.transfer.model import Format, Transfer, Verify
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
@@ -248,5 +249,5 @@ def _timeout(name: str, purpose: str) -> _Decorator:
         metavar="TIME",
         callback=parameter.seconds,
         default=str(default),
-        help=f"Longest time {purpose}.  [default: {quantity.show_seconds(default)}]",
+        help=f"Longest time {purpose}.  [default: {show_seconds(default)}]",
     )

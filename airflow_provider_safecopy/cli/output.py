@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_safecopy.cli import exitcode, failure
-from airflow_provider_safecopy.cli.encoding import is_terminal, shown
+from airflow_provider_safecopy.cli.encoding import is_terminal
+from airflow_provider_safecopy.display import shown
 from airflow_provider_safecopy.errors import SafeCopyError
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, TextIO
 
-from airflow_provider_safecopy.cli.encoding import is_terminal, shown
-from airflow_provider_safecopy.cli.quantity import show_bytes, show_seconds
+from airflow_provider_safecopy.cli.encoding import is_terminal
+from airflow_provider_safecopy.display import show_bytes, show_seconds, shown
 from airflow_provider_safecopy.transfer.model import Progress, Stage
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Times and sizes: read from what a person types, written as a person reads them."""
+"""Times and sizes, read from what a person types."""
 
 from __future__ import annotations
 
@@ -30,27 +30,6 @@ def parse_bytes(text: str) -> int | None:
     """
     number = _parse(text, _BYTES, _MOST_BYTES)
     return None if number is None else int(number)
-
-
-def show_bytes(number: float) -> str:
-    """A number of bytes as people read it: ``34.5 MiB``."""
-    if number < 1024:
-        return f"{number:,.0f} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        number /= 1024
-        if number < 1000:
-            return f"{number:,.1f} {unit}"
-    return f"{number / 1024:,.1f} TiB"
-
-
-def show_seconds(seconds: float) -> str:
-    """A time as people read it: ``0.8 s``, ``95 s``, ``12 min``, ``1.5 h``."""
-    if seconds < 10:
-        return f"{seconds:.1f}".removesuffix(".0") + " s"
-    for unit, length, until in (("s", 1, 120), ("min", 60, 3600)):
-        if seconds < until:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds / 3600:.1f}".removesuffix(".0") + " h"
 
 
 def _parse(text: str, units: Mapping[str, float], most: int) -> float | None:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.cli.progress import open_line
-from airflow_provider_safecopy.cli.quantity import show_seconds
+from airflow_provider_safecopy.display import show_seconds
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import LockBusyError, LockStoreError
 from airflow_provider_safecopy.lock.busy import busy

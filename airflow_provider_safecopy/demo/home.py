@@ -81,10 +81,10 @@ class Home:
     guard: subprocess.Popen[bytes] = field(repr=False)
 
     @classmethod
-    def open(cls) -> Home:
-        """A directory of the servers' account, in the first place where it may enter and write."""
+    def open(cls, preferred: str | None = None) -> Home:
+        """A directory of the servers' account, in the first place where it may enter and write, `preferred` tried first."""
         account = Account.of_servers()
-        for place in dict.fromkeys((tempfile.gettempdir(), *_TEMPORARY)):
+        for place in dict.fromkeys((preferred or tempfile.gettempdir(), tempfile.gettempdir(), *_TEMPORARY)):
             deepest = os.fsencode(f"{place}/safecopy-12345678/.s.PGSQL.65535")
             if not Path(place).is_dir() or len(deepest) > _SOCKET_PATH_BYTES:
                 continue

@@ -57,15 +57,21 @@ class Server:
 
     @classmethod
     def start(
-        cls, installation: Installation, *, durable: bool = True, settings: Mapping[str, str] | None = None
+        cls,
+        installation: Installation,
+        *,
+        durable: bool = True,
+        settings: Mapping[str, str] | None = None,
+        place: str | None = None,
     ) -> Server:
-        """A fresh server of UTF8 databases, ready for connections.
+        """Start a fresh server of UTF8 databases, ready for connections.
 
         ``durable=False`` trades every promise about power cuts for speed. `settings` are PostgreSQL's, by name.
+        `place` is the directory to make its own directory in, where the server's account may enter and write there.
         Raises `SafeCopyError` with the end of the server's log when it does not come up within a minute.
         """
         with ExitStack() as undo:
-            home = Home.open()
+            home = Home.open(place)
             undo.callback(home.close)
             server = cls(installation, home)
             undo.callback(server._kill)

@@ -17,7 +17,6 @@ from uuid import UUID, uuid4
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
-from psycopg.types.json import Jsonb
 
 from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.endpoint import Endpoint
@@ -33,6 +32,7 @@ from airflow_provider_safecopy.lock.model import (
     Promise,
     application_name,
 )
+from airflow_provider_safecopy.lock.row_wait import LOCKED, RowWait, blame, blame_at_once, find_row_holders
 from airflow_provider_safecopy.lock.rows import asked_by, displaced_of, event_of, held, holder_of, interval, lease_of
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,6 @@ _ANSWER_SECONDS = {"heartbeat": 2.0, "release": 2.0, "others": 5.0}
 _MAKING_SECONDS = 30.0
 _AGAIN_SECONDS = 3.0
 _PATIENCE_SECONDS = 5.0
-_LOCKED = "55P03"
 _NOT_MADE = frozenset({"3F000", "42P01", "42703"})  # no schema, no table, or one of an older layout
 # The server has ended the session.
 _ENDED = frozenset({"57P01", "57P02", "57P03", "57P05"})
@@ -76,6 +75,7 @@ class PostgresStore:
         self._statements = statements
         self._connection: wire.PromptConnection | None = None
         self._trusted: wire.PromptConnection | None = None
+        self.watcher: wire.Watcher | None = None  # of a grant: its COMMIT may wait for standbys
         self._turn = threading.Lock()
         self._process = os.getpid()
 
@@ -97,16 +97,8 @@ class PostgresStore:
 
         Makes the schema `safecopy` where there is none yet.
         """
-        asked = asked_by(contender) | {
-            "name": name,
-            "lease_id": uuid4(),
-            "place": Jsonb(contender.place.as_dict()) if contender.place else None,
-            "detached": contender.detached,
-            "stale_after": interval(promise.stale_after),
-            "crash_grace": interval(promise.crash_grace),
-            "dead": list(dead),
-        }
-        deadline, made = time.monotonic() + self._patience, False
+        asked = rows.wanted_by(contender, promise, dead) | {"name": name, "lease_id": uuid4()}
+        wait, made = RowWait(name, self._patience, self._all), False
         while True:
             try:
                 if row := self._one("acquire", asked):
@@ -115,16 +107,17 @@ class PostgresStore:
                 if error.sqlstate in _NOT_MADE and not made:
                     made = self._make()
                     continue
-                if error.sqlstate != _LOCKED:
+                if error.sqlstate != LOCKED:
                     raise
-                # It may be ours, but a publisher holds the row: end it, if it may be displaced indeed.
+                # It may be ours, but another session holds the row: end it if it is a publisher that may be displaced.
                 ended = self._all("terminate", asked | {"whoever": False})
                 log.info("lock %s: ended %d sessions of a holder that may be displaced", name, len(ended))
-                if time.monotonic() < deadline:
+                if wait.has_time():
                     continue
+                wait.require_own_sessions(self.holder(name), error)
             holder = self._seen(name)
             # Let go of in between: it may be ours after all.
-            if holder and (holder.owner_key is not None or holder.takeable_in or time.monotonic() > deadline):
+            if holder and (holder.owner_key is not None or holder.takeable_in or wait.is_over):
                 return holder
 
     def heartbeat(self, lease: Lease, *, phase: int, count: int) -> float:
@@ -201,13 +194,15 @@ class PostgresStore:
 
     def _forced(self, name: str, *, kind: str, overdue: float, dead: Collection[str], reason: str) -> Displaced | None:
         asked = {"name": name, "kind": kind, "overdue": interval(overdue), "dead": list(dead), "reason": reason}
-        deadline = time.monotonic() + self._patience
+        wait = RowWait(name, self._patience, self._all)
         while True:
             try:
                 row = self._one("force_release", asked)
             except LockStoreError as error:
-                if error.sqlstate != _LOCKED or time.monotonic() > deadline:
+                if error.sqlstate != LOCKED:
                     raise
+                if not wait.has_time():
+                    raise blame(error, find_row_holders(self._all, [name])) from error
                 # A person wants it free whoever holds it.
                 self._all("terminate", asked_by(_NOBODY) | asked | {"whoever": kind == "force-release"})
             else:
@@ -247,7 +242,8 @@ class PostgresStore:
         except (psycopg.Error, UnicodeEncodeError) as error:
             name = asked.get("name")
             what = "the lock" if name is None else f"lock {name}"
-            raise schema.failed(f"{self.endpoint}: {what} cannot be asked ({statement})", error, lock=name) from error
+            failure = schema.failed(f"{self.endpoint}: {what} cannot be asked ({statement})", error, lock=name)
+            raise blame_at_once(failure, statement, self._all, [str(name)]) from error
 
     def _said(self, statement: str, asked: Mapping[str, Any]) -> list[DictRow]:
         """One message: the settings, then the statement; the answer to the statement."""
@@ -256,7 +252,7 @@ class PostgresStore:
             "lock_timeout": f"{round(_LOCK_STEP_SECONDS * 1000)}ms",
             "statement_timeout": f"{round(seconds * 1000)}ms",
         }
-        with self._open_cursor(seconds + 1) as cursor:
+        with self._open_cursor(seconds + 1, self.watcher if statement == "acquire" else None) as cursor:
             backend = cursor.connection.info.backend_pid
             message = self._statements["settings"] + self._check() + self._statements[statement]
             cursor.execute(message, {**asked, **settings, "backend": backend})
@@ -266,11 +262,14 @@ class PostgresStore:
             return cursor.fetchall() if cursor.description else []
 
     @contextmanager
-    def _open_cursor(self, patience: float) -> Iterator[psycopg.ClientCursor[DictRow]]:
+    def _open_cursor(
+        self, patience: float, watcher: wire.Watcher | None = None
+    ) -> Iterator[psycopg.ClientCursor[DictRow]]:
         """Yield a cursor for one message, alone with the connection; abandon that if a signal interrupts."""
         fork.require_own_process(self._process, self.endpoint)
         with self._turn:
             connection = self._connected(patience)
+            connection.lookout = watcher
             try:
                 yield psycopg.ClientCursor(connection, row_factory=dict_row)
             except psycopg.Error:

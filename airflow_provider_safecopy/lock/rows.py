@@ -7,7 +7,7 @@ cannot be read; what is only told of former holders is left out then.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock import file_fact as fact
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.model import Contender, Displaced, Event, Holder, Lease, Seen
+from airflow_provider_safecopy.lock.model import Contender, Displaced, Event, Holder, Lease, Promise, Seen
 from airflow_provider_safecopy.lock.process import Place
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,16 @@ def asked_by(contender: Contender) -> dict[str, Any]:
         "attempt": str(contender.attempt),
         "try": contender.try_number,
         "passing": contender.passing,
+    }
+
+
+def wanted_by(contender: Contender, promise: Promise, dead: Collection[str] = ()) -> dict[str, Any]:
+    return asked_by(contender) | {
+        "place": Jsonb(contender.place.as_dict()) if contender.place else None,
+        "detached": contender.detached,
+        "stale_after": interval(promise.stale_after),
+        "crash_grace": interval(promise.crash_grace),
+        "dead": list(dead),
     }
 
 

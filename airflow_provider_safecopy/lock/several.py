@@ -16,7 +16,6 @@ from uuid import uuid4
 import psycopg
 from psycopg import sql as compose
 from psycopg.rows import DictRow
-from psycopg.types.json import Jsonb
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import LockBusyError, LockLostError, LockStoreError
@@ -27,7 +26,8 @@ from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.loss import lost
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.rows import asked_by, held, interval, lease_of, remaining_of
+from airflow_provider_safecopy.lock.row_wait import LOCKED, blame_at_once
+from airflow_provider_safecopy.lock.rows import held, interval, lease_of, remaining_of, wanted_by
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +38,16 @@ _ANSWER_SECONDS = 30.0
 Ask = Callable[[LiteralString, Mapping[str, Any]], Sequence[Any]]
 """What asks in a session of its own, and answers with the rows."""
 
+Answer = Lease | LockBusyError | LockStoreError
+"""What became of one lock: its lease, who has it, or who keeps its row locked."""
+
 
 class SeveralStore(PostgresStore):
     """A store in a database that is asked about many locks at once."""
 
     def acquire_all(self, names: Sequence[str], contender: Contender, promise: Promise) -> list[Lease]:
         """The leases of those that could be had at once. Of the others nothing is said; ask for each by `acquire`."""
-        common = asked_by(contender) | {
-            "place": Jsonb(contender.place.as_dict()) if contender.place else None,
-            "detached": contender.detached,
-            "stale_after": interval(promise.stale_after),
-            "crash_grace": interval(promise.crash_grace),
-            "dead": [],
-        }
+        common = wanted_by(contender, promise)
         # In one order, or two batches would wait for each other.
         asked = [common | {"name": name, "lease_id": uuid4()} for name in sorted(names)]
         found = self._each("acquire", asked, first=_LOCK["ensure_all"], given={"names": sorted(names)})
@@ -81,7 +78,7 @@ class SeveralStore(PostgresStore):
             return []
         settings = {"lock_timeout": f"{_STEP_SECONDS * 1000:.0f}ms", "statement_timeout": f"{_ANSWER_SECONDS:.0f}s"}
         try:
-            with self._open_cursor(_ANSWER_SECONDS + 1) as cursor:
+            with self._open_cursor(_ANSWER_SECONDS + 1, self.watcher if statement == "acquire" else None) as cursor:
                 backend = {"backend": cursor.connection.info.backend_pid}
                 before = _LOCK["settings"] + self._check() + (first or "")
                 opening = cursor.mogrify(before, {**settings, **(given or {})})
@@ -90,7 +87,10 @@ class SeveralStore(PostgresStore):
                 return _answers(cursor)[-len(asked) - 1 : -1]
         except psycopg.Error as error:
             self.close()  # the plan would be left behind in the session
-            raise schema.failed(f"{self.endpoint}: the locks cannot be asked ({statement})", error) from error
+            failure = schema.failed(f"{self.endpoint}: the locks cannot be asked ({statement})", error)
+            if statement == "heartbeat":  # the others are asked again, one by one
+                failure = blame_at_once(failure, statement, self._all, [one["name"] for one in asked])
+            raise failure from error
 
 
 class TableLocks(LivingLock):
@@ -127,15 +127,13 @@ class TableLocks(LivingLock):
             log.debug("not known yet: %s", error)
             return frozenset()
 
-    def take(
-        self, names: Iterable[str], relatives: Mapping[str, Collection[str]] | None = None
-    ) -> dict[str, Lease | LockBusyError]:
-        """Return for each lock its lease, or who holds it. Raises `LockStoreError`, and then holds none.
+    def take(self, names: Iterable[str], relatives: Mapping[str, Collection[str]] | None = None) -> dict[str, Answer]:
+        """Return for each lock its lease, or why it could not be had. Raises `LockStoreError`, and then holds none.
 
         `relatives`: for each lock, the locks that no other attempt may hold beside it; see `LivingLock`.
         """
         wanted, started = list(names), time.monotonic()
-        found: dict[str, Lease | LockBusyError] = {}
+        found: dict[str, Answer] = {}
         try:
             try:
                 taken = self._several.acquire_all(wanted, self.contender, self.promise)
@@ -202,7 +200,7 @@ class TableLocks(LivingLock):
             self._beaten, self._until = started, self._end_of(started, remaining)
         self._appear()
 
-    def _exclude(self, found: dict[str, Lease | LockBusyError], relatives: Mapping[str, Collection[str]]) -> None:
+    def _exclude(self, found: dict[str, Answer], relatives: Mapping[str, Collection[str]]) -> None:
         """Release each lease whose relative another attempt holds, and put that holder's error in its place."""
         holders = read_holders(self.store, {each for name in found for each in relatives.get(name, ())})
         for name, lease in list(found.items()):
@@ -214,10 +212,15 @@ class TableLocks(LivingLock):
                 found[name] = error
                 self._give_back([lease] if isinstance(lease, Lease) else [])
 
-    def _asked(self, name: str) -> Lease | LockBusyError:
+    def _asked(self, name: str) -> Answer:
+        """Return the lease, or the error if another attempt has the lock or another session its row."""
         try:
             return self._taken(name)
         except LockBusyError as error:
+            return error
+        except LockStoreError as error:
+            if not error.blockers or error.sqlstate != LOCKED:
+                raise
             return error
 
     def _give_back(self, leases: Iterable[Lease]) -> None:

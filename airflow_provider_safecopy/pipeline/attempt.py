@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.blocker import list_blockers
 from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import (
@@ -21,6 +24,7 @@ from airflow_provider_safecopy.errors import (
     Refusal,
     SafeCopyError,
     StageError,
+    StageTimeoutError,
     StalledError,
 )
 from airflow_provider_safecopy.lock.gate import Gate
@@ -28,15 +32,23 @@ from airflow_provider_safecopy.lock.living import Judge, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise, application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.transfer import catalog, creation, refusal
-from airflow_provider_safecopy.transfer.blocker import list_blockers
-from airflow_provider_safecopy.transfer.lookout import find_holders, lock_wait_error
+from airflow_provider_safecopy.transfer.lookout import lock_wait_error
 from airflow_provider_safecopy.transfer.model import Progress
+from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import LOCKED
-from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session, end_stage_sessions, open_session
+from airflow_provider_safecopy.transfer.session import (
+    SILENT_SECONDS,
+    Session,
+    end_stage_sessions,
+    find_holders,
+    open_session,
+)
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
 log = logging.getLogger(__name__)
+
+_Of = TypeVar("_Of")
 
 
 @dataclass(frozen=True)
@@ -67,23 +79,46 @@ class Attempt:
 
     def lock(self, target: Session, judge: Judge | None) -> LivingLock:
         """The lock that was asked for, and always the table's own: two runs may call it differently. Not held yet."""
-        table = self.spec.target_table
-        relatives: frozenset[str] = frozenset()
-        with target.obeys(self.abort), target.within(self.spec.timeouts.verify):
-            if not any(refusal.of_name(target, table)):
-                found = catalog.describe(target, table)
-                table = (found and found.name) or creation.place(target, table)
-                relatives = frozenset(map(str, found.kin)) if found else relatives
+        table, relatives = self._describe_target(target)
         store = PostgresStore(
             target.endpoint, attempt=self.contender.attempt, connect_timeout=self.spec.timeouts.connect
         )
+        store.watcher = target.lookout
         names, promise = {self.spec.lock or str(table), str(table)}, Promise(stale_after=self.spec.patience)
         return LivingLock(names, store, contender=self.contender, promise=promise, judge=judge, relatives=relatives)
+
+    def _describe_target(self, target: Session) -> tuple[TableName, frozenset[str]]:
+        """Return the table's full name, and its partitions and parents. Raises `StageTimeoutError` if one stays locked."""
+        table = self.spec.target_table
+        try:
+            with target.obeys(self.abort), target.within(self.spec.timeouts.verify):
+                if any(refusal.of_name(target, table)):
+                    return table, frozenset()
+                found = catalog.describe(target, table)
+                kin = frozenset(map(str, found.kin)) if found else frozenset()
+                return (found and found.name) or creation.place(target, table), kin
+        except psycopg.errors.LockNotAvailable as error:
+            raise lock_wait_error(error, "plan", f"{table} or a partition of it", target.lookout) from error
 
     def gate(self, lock: LivingLock, source: Endpoint) -> Gate:
         """The gate before the source."""
         spec = self.spec
         return Gate(lock.store, str(source), spec.launch_interval, self.contender, spec.timeouts.connect)
+
+
+def of_own_process(progress: Callable[[_Of], None]) -> Callable[[_Of], None]:
+    """Return `progress`, but end a child that it forks: a copy goes on in the process that began it.
+
+    Cleaning up in the child leaves alone what belongs to the parent.
+    """
+    process = os.getpid()
+
+    def report(at: _Of) -> None:
+        progress(at)
+        if os.getpid() != process:
+            raise AbortedError("a forked child cannot go on with the copy of its parent")
+
+    return report
 
 
 def require_excluded(plan: CopyPlan, relatives: Collection[str]) -> None:
@@ -178,6 +213,8 @@ def name_blockers(source: Session, target: Session) -> Iterator[None]:
     except StageError as error:
         lookout = source.lookout if error.stage == "export" else target.lookout
         found = lookout.blockers()
+        if isinstance(error, StalledError | StageTimeoutError) and (standbys := lookout.describe_standbys()):
+            error.message = f"{error.message}; {standbys}"
         if error.blockers or not found or not (error.sqlstate == LOCKED or isinstance(error, StalledError)):
             raise
         error.blockers = tuple(blocker.as_dict() for blocker in found)
@@ -223,6 +260,8 @@ def _see_gone(
     error: BaseException | None, attempt: Attempt, sessions: Iterable[Session], spared: tuple[int, ...]
 ) -> None:
     for session in sessions:
+        if not session.connection.is_own:  # a forked child that leaves its parent's copy
+            continue
         try:
             _end_sessions(session, attempt.name, spared)
         except (SafeCopyError, psycopg.Error) as other:

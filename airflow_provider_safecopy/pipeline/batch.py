@@ -32,6 +32,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     end_displaced,
     ending_the_lost,
     name_holders,
+    of_own_process,
     telling_aborts,
     telling_losses,
     telling_the_lost_lock,
@@ -39,6 +40,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
 from airflow_provider_safecopy.pipeline.drafting import Drafts, fits
 from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport, Failure, Listener, Outcome
 from airflow_provider_safecopy.pipeline.round import Crew, Rounds
+from airflow_provider_safecopy.transfer.exchange import name_exchanges
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.session import Session, open_session
@@ -115,7 +117,9 @@ def copy_tables(
         with gate.turn(abort):
             ours = stack.enter_context(asked.session(source, read_only=True))
         ours.lookout.turn = gate.glance
-        batch = _Batch(asked, lock, gate, ours, theirs, Drafts(ours, theirs), on_busy, progress or (lambda _: None))
+        batch = _Batch(
+            asked, lock, gate, ours, theirs, Drafts(ours, theirs), on_busy, of_own_process(progress or (lambda _: None))
+        )
         batch.decide(specs, keep_going=keep_going)
         batch.begin()
         batch.carry()
@@ -280,12 +284,17 @@ def _drafted(specs: Sequence[CopySpec], drafts: Drafts) -> Iterator[CopyPlan]:
             # A table that is exchanged while its catalog is read seems to have no columns or pages: look once more.
             refused = [plan.spec for plan in plans if plan.refusals]
             again = iter(drafts.of(refused) if refused else ())
-            yield from [next(again) if plan.refusals else plan for plan in plans]
+            yield from [_planned_again(plan, next(again), drafts) if plan.refusals else plan for plan in plans]
+
+
+def _planned_again(first: CopyPlan, second: CopyPlan, drafts: Drafts) -> CopyPlan:
+    return name_exchanges(first, second, drafts.source, drafts.target)
 
 
 def _locks(asked: Attempt, target: Session, judge: Judge | None) -> TableLocks:
     spec, mine = asked.spec, asked.contender
     store = SeveralStore(target.endpoint, attempt=mine.attempt, connect_timeout=spec.timeouts.connect)
+    store.watcher = target.lookout
     return TableLocks(spec.lock, store, contender=mine, promise=Promise(stale_after=spec.patience), judge=judge)
 
 

@@ -20,7 +20,7 @@ from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PlanError
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.living import Judge, LivingLock
-from airflow_provider_safecopy.lock.model import Contender, Lease, application_name
+from airflow_provider_safecopy.lock.model import Contender, application_name
 from airflow_provider_safecopy.lock.pulse import Pulse
 from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
@@ -28,6 +28,7 @@ from airflow_provider_safecopy.pipeline.attempt import (
     end_displaced,
     ending_the_lost,
     name_holders,
+    of_own_process,
     require_excluded,
     telling_aborts,
     telling_losses,
@@ -38,7 +39,7 @@ from airflow_provider_safecopy.pipeline.run import Run
 from airflow_provider_safecopy.pipeline.transport import spools_of, transferred
 from airflow_provider_safecopy.transfer import sibling, staging
 from airflow_provider_safecopy.transfer.draft import draft
-from airflow_provider_safecopy.transfer.job import Right
+from airflow_provider_safecopy.transfer.exchange import name_exchanges
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.publish import publish
@@ -66,7 +67,7 @@ def plan(spec: CopySpec, source: Endpoint, target: Endpoint) -> CopyPlan:
         ) as theirs,
         answering(spec, ours, theirs),
     ):
-        return _drafted(spec, ours, theirs)
+        return _drafted_twice(spec, ours, theirs)[-1]
 
 
 def copy(
@@ -92,7 +93,7 @@ def copy(
     abort, started = abort or AbortSwitch(), time.monotonic()
     contender = contender or Contender.alone(owner)
     with set_rows_shown(show=spec.show_rows), telling_aborts(abort), telling_losses(), ExitStack() as stack:
-        asked = Attempt(spec, contender, abort, progress or (lambda _: None))
+        asked = Attempt(spec, contender, abort, of_own_process(progress or (lambda _: None)))
         theirs = stack.enter_context(asked.session(target))
         lock = asked.lock(theirs, judge)
         stack.callback(lock.release)
@@ -150,7 +151,7 @@ def _locked(
         if (first := decided.already_published()) is not None:
             log.info("copy %s into %s: %s", decided.source, decided.target, *first.reasons)
             return first
-        sibling.require_none(target, decided, _right(lock.leases[0]))
+        sibling.require_none(target, decided, lock.leases[0].contender)
         return _carried_out(Run(asked, decided, lock, pulse, source, target, seen))
 
 
@@ -161,7 +162,7 @@ def _carried_out(run: Run) -> CopyReport:
         log.info("because %s", reason)
     for warning in plan.warnings:
         log.warning("%s", warning)
-    spools, right = spools_of(plan), _right(run.lease)
+    spools = spools_of(plan)
     with staging.staging(plan, target, token=token, attempt=run.lease.attempt) as table:
         exported, loaded = transferred(run, table, spools)
         run.progress(Progress("verify", loaded.bytes, loaded.rows, loaded.rows, loaded.bytes))
@@ -171,25 +172,34 @@ def _carried_out(run: Run) -> CopyReport:
         published = publish(
             plan,
             verification,
-            right,
+            run.lease,
             target=target,
             fence=run.lock.fence,
             abort=run.abort,
             trying=run.pulse.step,
         )
-    report = report_of(right, (exported, loaded, verification), published, run.lock.takeovers)
+    report = report_of(run.lease, (exported, loaded, verification), published, run.lock.takeovers)
     return replace(report, spool_bytes=sum(spool.most_on_disk for spool in spools))
 
 
 def _require_copyable(spec: CopySpec, source: Session, target: Session) -> None:
-    """Raise `PlanError` if something speaks against the copy at both looks.
+    """Raise `PlanError` if something speaks against the copy at both looks."""
+    first, last = _drafted_twice(spec, source, target, telling=False)
+    last.require(retryable=None if last.refusals == first.refusals else True)
+
+
+def _drafted_twice(
+    spec: CopySpec, source: Session, target: Session, *, telling: bool = True
+) -> tuple[CopyPlan, CopyPlan]:
+    """Return the plan twice, or if it has refusals, that plan and a new one.
 
     A table that is exchanged while its catalog is read seems to have no columns or pages: one look may be wrong.
     """
-    if not (first := _drafted(spec, source, target, telling=False)).refusals:
-        return
-    second = _drafted(spec, source, target, telling=False)
-    second.require(retryable=None if second.refusals == first.refusals else True)
+    first = _drafted(spec, source, target, telling=telling)
+    if not first.refusals:
+        return first, first
+    second = _drafted(spec, source, target, telling=telling)
+    return first, name_exchanges(first, second, source, target)
 
 
 def _drafted(spec: CopySpec, source: Session, target: Session, *, telling: bool = True) -> CopyPlan:
@@ -198,22 +208,6 @@ def _drafted(spec: CopySpec, source: Session, target: Session, *, telling: bool 
         raise PlanError(found)  # a plan would read the ledger
     drafted = draft(spec, source, target, telling=telling)
     return replace(drafted, refusals=drafted.refusals + found)
-
-
-def _right(lease: Lease) -> Right:
-    return Right(
-        lease.name,
-        lease.token,
-        lease.lease_id,
-        lease.attempt,
-        lease.contender.label,
-        application_name(lease.attempt),
-        *_instance(lease.contender),
-    )
-
-
-def _instance(contender: Contender) -> tuple[str, str | None, str]:
-    return contender.owner_key, contender.task, contender.member
 
 
 def peak_rss() -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+from uuid import UUID
 
 from airflow_provider_safecopy.errors import SafeCopyError
 from airflow_provider_safecopy.lock.model import Lease
 from airflow_provider_safecopy.transfer.export import Exported
-from airflow_provider_safecopy.transfer.job import Right
 from airflow_provider_safecopy.transfer.load import Loaded
 from airflow_provider_safecopy.transfer.publish import Published
 from airflow_provider_safecopy.transfer.report import CopyReport
@@ -96,10 +96,12 @@ Listener = Callable[[BatchProgress], None]
 
 
 def report_of(
-    right: Right,
+    lease: Lease,
     proofs: tuple[Exported, Loaded, Verification],
     published: Published,
     takeovers: Sequence[str],
+    *,
+    attempt: UUID | None = None,
 ) -> CopyReport:
     """The report of a table that was published."""
     exported, loaded, verification = proofs
@@ -107,9 +109,9 @@ def report_of(
     return replace(
         plan.as_report(),
         status="published",
-        lock=right.lock,
-        token=right.token,
-        attempt=str(right.attempt),
+        lock=lease.name,
+        token=lease.token,
+        attempt=str(attempt or lease.attempt),
         rows=written.held,
         previous_rows=written.previous,
         inserted=written.inserted,

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from uuid import uuid5
 
 from airflow_provider_safecopy import sql
-from airflow_provider_safecopy.errors import LockBusyError, PlanError, SafeCopyError, StageError
+from airflow_provider_safecopy.errors import PlanError, SafeCopyError, StageError
 from airflow_provider_safecopy.lock.gate import Gate
-from airflow_provider_safecopy.lock.model import Lease, application_name
+from airflow_provider_safecopy.lock.model import Lease
 from airflow_provider_safecopy.lock.pulse import Pulse
 from airflow_provider_safecopy.lock.several import TableLocks
 from airflow_provider_safecopy.pipeline.attempt import (
@@ -32,7 +32,6 @@ from airflow_provider_safecopy.pipeline.drafting import CARRIED_BYTES, Drafts, f
 from airflow_provider_safecopy.pipeline.outcome import Failure, Outcome, report_of, takeover_of
 from airflow_provider_safecopy.transfer import staging
 from airflow_provider_safecopy.transfer.export import Exported
-from airflow_provider_safecopy.transfer.job import Right
 from airflow_provider_safecopy.transfer.load import Loaded
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
@@ -100,7 +99,7 @@ class Rounds:
         leases = {name: answer for name in locks if isinstance(answer := answers[name], Lease)}
         try:
             for name, answer in answers.items():
-                if isinstance(answer, LockBusyError):
+                if not isinstance(answer, Lease):
                     self._tell(name, Failure.of(locks[name], answer))
             self._all(self._ready(locks, leases, kin))
         finally:
@@ -137,7 +136,7 @@ class Rounds:
 
     def _all(self, ready: Sequence[tuple[CopyPlan, Lease]]) -> None:
         following = [plan for plan, _ in ready[1:]]
-        for (plan, lease), after in zip(ready, [*following, None], strict=True):
+        for (plan, lease), after in zip(ready, [*following, None], strict=False):
             try:
                 with telling_aborts(self._crew.asked.abort), telling_losses(), telling_the_lost_lock(self._crew.lock):
                     report = self._copied(plan, lease, after)
@@ -152,7 +151,8 @@ class Rounds:
 
     def _copied(self, plan: CopyPlan, lease: Lease, following: CopyPlan | None) -> CopyReport:
         crew, target = self._crew, self._crew.target
-        right = _right(lease)
+        # A receipt's attempt is unique: those of a batch are told apart by their tables.
+        attempt = uuid5(lease.attempt, lease.name)
         name = staging.name_of(
             plan.target_name, token=lease.token, attempt=lease.attempt, encoding=target.server.encoding
         )
@@ -165,19 +165,20 @@ class Rounds:
             published = publish(
                 plan,
                 verification,
-                right,
+                lease,
                 target=target,
                 fence=crew.lock.fence_of(lease, target.all),
                 abort=crew.asked.abort,
                 trying=crew.pulse.step,
                 drops=False,
+                attempt=attempt,
             )
         except BaseException:
             staging.drop_failed(target, name)
             raise
         self._published.append(name)
         crew.pulse.step()
-        return report_of(right, (exported, loaded, verification), published, takeover_of(lease))
+        return report_of(lease, (exported, loaded, verification), published, takeover_of(lease), attempt=attempt)
 
     def _carried(self, plan: CopyPlan, name: TableName, following: CopyPlan | None) -> tuple[Exported, Loaded]:
         """Export and import. When it fails both psqls are ended, and their server sessions seen gone."""
@@ -226,11 +227,3 @@ class Rounds:
 def _has_joined(plan: CopyPlan, kin: Collection[str]) -> bool:
     """Whether a partition or parent was attached since the lock was taken."""
     return plan.target_relation is not None and not {str(each) for each in plan.target_relation.kin} <= set(kin)
-
-
-def _right(lease: Lease) -> Right:
-    """Of one table. A receipt's attempt is unique, and those of a batch are told apart by their tables."""
-    attempt = uuid5(lease.attempt, lease.name)
-    label = lease.contender.label
-    mine, name = lease.contender, application_name(lease.attempt)
-    return Right(lease.name, lease.token, lease.lease_id, attempt, label, name, mine.owner_key, mine.task, mine.member)

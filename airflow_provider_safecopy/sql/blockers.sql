@@ -114,11 +114,13 @@ SELECT EXISTS (SELECT FROM pg_constraint f
                  AND (f.confupdtype NOT IN ('a', 'r') OR f.confdeltype NOT IN ('a', 'r')))
 
 -- name: waiters
--- Sessions of one run that wait for a lock right now, and the lock.
-SELECT a.pid, w.mode, w.locktype, n.nspname::text AS schema, c.relname::text AS name
+-- Sessions of one run that wait for a lock right now, and the lock; or for the synchronous standbys, and their setting.
+SELECT a.pid, w.mode, w.locktype, n.nspname::text AS schema, c.relname::text AS name,
+       CASE a.wait_event WHEN 'SyncRep' THEN current_setting('synchronous_standby_names') END AS standbys
 FROM pg_stat_activity a
-JOIN LATERAL (SELECT * FROM pg_locks l WHERE l.pid = a.pid AND NOT l.granted LIMIT 1) AS w ON true
+LEFT JOIN LATERAL (SELECT * FROM pg_locks l WHERE l.pid = a.pid AND NOT l.granted LIMIT 1) AS w ON true
 LEFT JOIN pg_class c ON c.oid = w.relation AND w.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE a.application_name = %(application)s::text AND a.pid <> pg_backend_pid() AND a.wait_event_type = 'Lock'
+WHERE a.application_name = %(application)s::text AND a.pid <> pg_backend_pid()
+  AND (a.wait_event_type = 'Lock' AND w.pid IS NOT NULL OR a.wait_event = 'SyncRep')
 ORDER BY a.pid

@@ -101,7 +101,14 @@ SELECT c.oid, c.relkind::text AS kind, c.relpersistence::text AS persistence,
        nameless.published_without_identity, nameless.update_without_identity
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 -- The table with its partitions: a foreign key may refer to any of them, or to the parent of the one that is asked for.
-CROSS JOIN LATERAL (SELECT ARRAY(SELECT relid::oid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) AS oids) AS tree
+-- Not by pg_partition_tree, which locks the partitions: all others lock the parent first, so that would be a deadlock.
+CROSS JOIN LATERAL (
+    SELECT ARRAY(WITH RECURSIVE part AS (
+                     SELECT c.oid
+                     UNION SELECT i.inhrelid FROM part p JOIN pg_class a ON a.oid = p.oid AND a.relkind = 'p'
+                                             JOIN pg_inherits i ON i.inhparent = p.oid
+                 ) SELECT part.oid FROM part) AS oids
+) AS tree
 -- Its partitions at any depth, and its parents: tables that share rows with it.
 CROSS JOIN LATERAL (
     SELECT COALESCE(array_agg(kn.nspname::text ORDER BY k.oid), '{}') AS kin_schemas,

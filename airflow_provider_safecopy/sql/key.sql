@@ -66,12 +66,18 @@ GROUP BY c.indexrelid, x.relname ORDER BY x.relname, c.indexrelid
 -- name: references
 -- Foreign keys that refer to the table or a partition of it, each with its own equality. `parts`: where what it refers
 -- to may lie. `own`: it is the table's own.
-WITH tree AS (
-    SELECT relid::oid AS oid FROM pg_partition_tree(%(oid)s) UNION SELECT %(oid)s::oid
+-- Planning asks it, and hence it locks nothing: pg_partition_tree would lock partitions before their parent.
+WITH RECURSIVE tree AS (
+    SELECT %(oid)s::oid AS oid
+    UNION SELECT i.inhrelid FROM tree t JOIN pg_class a ON a.oid = t.oid AND a.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.oid
 )
 SELECT f.conname::text AS name, n.nspname::text AS schema, c.relname::text AS table,
        f.conrelid IN (SELECT oid FROM tree) AS own, f.confdeltype::text AS on_delete, f.confupdtype::text AS on_update,
-       ARRAY(SELECT relid::oid FROM pg_partition_tree(f.confrelid) UNION SELECT f.confrelid) AS parts,
+       ARRAY(WITH RECURSIVE part AS (
+                 SELECT f.confrelid AS oid
+                 UNION SELECT i.inhrelid FROM part p JOIN pg_class a ON a.oid = p.oid AND a.relkind = 'p'
+                                         JOIN pg_inherits i ON i.inhparent = p.oid
+             ) SELECT part.oid FROM part) AS parts,
        has_schema_privilege(n.oid, 'USAGE') AND bool_and(has_column_privilege(c.oid, ca.attnum, 'SELECT')) AS may_select,
        array_agg(pa.attname::text ORDER BY k.position) AS columns,
        array_agg(ca.attname::text ORDER BY k.position) AS referring,
@@ -93,9 +99,13 @@ ORDER BY f.conname, n.nspname, c.relname
 -- name: pairing
 -- What forbids to lock a table and to pair its rows by place. LOCK TABLE asks for one of these rights on the whole table;
 -- rights on all of its columns are not enough.
+WITH RECURSIVE tree AS (
+    SELECT %(oid)s::oid AS oid
+    UNION SELECT i.inhrelid FROM tree t JOIN pg_class a ON a.oid = t.oid AND a.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.oid
+)
 SELECT has_table_privilege(%(oid)s::oid, 'UPDATE, DELETE, TRUNCATE') AS may_lock,
-       ARRAY(SELECT t.relid::regclass::text FROM pg_partition_tree(%(oid)s) t JOIN pg_class c ON c.oid = t.relid
-             WHERE c.relkind = 'f' ORDER BY 1) AS foreign_partitions
+       ARRAY(SELECT c.oid::regclass::text FROM tree JOIN pg_class c ON c.oid = tree.oid
+             WHERE c.relkind = 'f' AND c.relispartition ORDER BY 1) AS foreign_partitions
 
 -- name: has_triggers
 -- Whether somebody's own triggers fire on what is written.

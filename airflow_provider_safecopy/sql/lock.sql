@@ -268,3 +268,39 @@ WITH m AS (
     DELETE FROM safecopy.lock_event WHERE at < clock_timestamp() - %(keep)s::interval RETURNING 1
 )
 SELECT (SELECT count(*) FROM m) AS members, (SELECT count(*) FROM e) AS events
+
+-- name: possible_row_holders
+-- Sessions that may hold what an UPDATE of our rows waited for: a strong lock on a table, or rows in a transaction of
+-- their own. Not the caller's own. Reads none of our tables: one of them may be locked itself.
+WITH transaction AS (
+    -- Several where there are savepoints; a prepared transaction is named by the first.
+    SELECT virtualtransaction, array_agg(transactionid::text) AS ids FROM pg_locks
+    WHERE locktype = 'transactionid' AND granted AND mode = 'ExclusiveLock' GROUP BY virtualtransaction
+), holder AS (
+    SELECT h.pid, h.virtualtransaction, min(h.mode) AS mode, min(c.relname::text) AS relation
+    FROM pg_locks h JOIN pg_class c ON c.oid = h.relation LEFT JOIN transaction t USING (virtualtransaction)
+    WHERE h.relation IN (to_regclass('safecopy.lock'), to_regclass('safecopy.member'))
+      AND h.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND h.granted AND h.pid IS DISTINCT FROM pg_backend_pid()
+      AND (h.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+           OR h.mode <> 'AccessShareLock' AND t.ids IS NOT NULL)
+    GROUP BY h.pid, h.virtualtransaction
+)
+SELECT COALESCE(h.pid, 0) AS pid, COALESCE(a.usename, x.owner)::text AS role,
+       COALESCE(NULLIF(a.application_name, ''), NULLIF(a.backend_type, 'client backend')) AS application_name,
+       x.gid AS prepared, a.state, h.mode, 'safecopy.' || h.relation AS relation,
+       to_char(COALESCE(a.xact_start, x.prepared) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS transaction_start,
+       EXTRACT(epoch FROM clock_timestamp() - COALESCE(a.xact_start, x.prepared))::float8 AS transaction_seconds,
+       to_char(a.query_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS query_start,
+       COALESCE(t.ids, '{}') AS transactions
+FROM holder h
+LEFT JOIN transaction t USING (virtualtransaction)
+LEFT JOIN pg_prepared_xacts x ON h.pid IS NULL AND x.transaction::text = ANY (t.ids)
+LEFT JOIN pg_stat_activity a ON a.pid = h.pid
+WHERE a.application_name IS DISTINCT FROM current_setting('application_name')
+ORDER BY 1
+
+-- name: row_lockers
+-- The transactions that locked these rows last. Where several share a row, this is the number of their group instead.
+SELECT l.xmax::text AS transaction FROM safecopy.lock l WHERE l.name = ANY (%(names)s::text[])
+UNION SELECT m.xmax::text FROM safecopy.member m WHERE m.name = ANY (%(names)s::text[])

@@ -153,8 +153,8 @@ CREATE INDEX IF NOT EXISTS receipt_target ON safecopy.receipt (target, id)
 -- name: receipt_columns
 -- Apart, because layouts 1 and 2 had the table without them; all they wrote was a replace. `origin` says what was read,
 -- as a digest. An append does not count the whole table: its `row_count` and `previous_rows` are NULL. `target_state` is
--- how the target was found and left: it shows a later copy whether the rows are still there. `follows` is the
--- receipt of the same slice whose rows are gone, or 0.
+-- how the target was found and left, by OIDs, since names change: it shows a later copy whether the rows are still
+-- there. `follows` is the receipt of the same slice whose rows are gone, or 0.
 ALTER TABLE safecopy.receipt
     ADD COLUMN IF NOT EXISTS write_mode text NOT NULL DEFAULT 'replace',
     ADD COLUMN IF NOT EXISTS slice      text,

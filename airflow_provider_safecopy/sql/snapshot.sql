@@ -25,6 +25,8 @@ WHERE CASE WHEN found.seen IS NULL THEN pg_catalog.pg_get_indexdef(found.oid) IS
                ARRAY(SELECT t.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree(found.oid) t ORDER BY 1)
                <> ARRAY(WITH RECURSIVE tree AS (
                             SELECT found.oid UNION SELECT i.inhrelid FROM tree b JOIN pg_catalog.pg_inherits i ON i.inhparent = b.oid
+                            -- Not one that is being detached: a column since version 14.
+                            WHERE NOT COALESCE((pg_catalog.to_jsonb(i) ->> 'inhdetachpending')::boolean, false)
                         ) SELECT b.oid FROM tree b ORDER BY 1)
            ELSE false END
    -- A definition that the snapshot sees, and that a transaction after it has replaced or removed: of a column, a view, a
@@ -39,6 +41,17 @@ WHERE CASE WHEN found.seen IS NULL THEN pg_catalog.pg_get_indexdef(found.oid) IS
        WHERE changed.by <> '0'
          AND CASE WHEN gap.later < 2147483648 THEN pg_catalog.pg_xact_status((mine.xmin + gap.later)::text::xid8) = 'committed' END)
 
+-- name: read_alone
+-- Parallel workers release their locks when they end, so `replaced` cannot see what only they have read. The leader locks
+-- each table of its query. So only functions hide tables, and where there is one that workers may run, there are no workers.
+-- Functions of extensions count if they are not written in C, and not immutable.
+SELECT set_config('max_parallel_workers_per_gather', '0', true)
+WHERE EXISTS (SELECT FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+              WHERE p.oid >= 16384 AND p.proparallel = 's' AND l.lanname <> 'internal'
+                AND ((l.lanname <> 'c' AND p.provolatile <> 'i')
+                     OR NOT EXISTS (SELECT FROM pg_depend d
+                                    WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')))
+
 -- name: planned
 -- The name of the table %(table)s, where it is not what the snapshot saw any more: dropped, renamed, or stored anew.
 SELECT seen.name FROM (SELECT c.oid, c.relkind, c.relfilenode, quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name
@@ -47,18 +60,23 @@ WHERE seen.oid::regclass::text <> seen.name
    OR seen.relkind IN ('r', 'm') AND NULLIF(seen.relfilenode, 0) IS DISTINCT FROM pg_relation_filenode(seen.oid)
 
 -- name: waits_for_us
--- The session that one of `readers` waits for, and that waits for this one, directly or through other sessions. The server
--- detects no such deadlock, because this session waits for no lock.
-WITH RECURSIVE waiting AS (
+-- The session that one of `readers` waits for, and that waits for a session of the same copy, directly or through other
+-- sessions. The server detects no such deadlock, because that session waits for no lock: it holds the snapshot, or is
+-- another lane, which may read for hours.
+WITH RECURSIVE ours AS (
+    SELECT a.pid FROM pg_stat_activity a
+    WHERE a.pid = pg_backend_pid() OR a.application_name = current_setting('application_name') AND a.usename = session_user
+), waiting AS (
     SELECT r.pid AS reader, b.pid, ARRAY[r.pid] AS behind
     FROM unnest(%(readers)s::int[]) AS r(pid) CROSS JOIN LATERAL unnest(pg_blocking_pids(r.pid)) AS b(pid)
     UNION ALL
     SELECT w.reader, b.pid, w.behind || w.pid
     FROM waiting w CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b(pid)
-    WHERE w.pid <> ALL (w.behind) AND w.pid <> pg_backend_pid()
+    WHERE w.pid <> ALL (w.behind) AND w.pid NOT IN (SELECT pid FROM ours)
 )
-SELECT a.pid, a.usename::text AS role, a.application_name AS application,
+SELECT a.pid, a.usename::text AS role, a.application_name AS application, w.pid = pg_backend_pid() AS for_snapshot,
        (SELECT l.relation::regclass::text FROM pg_locks l
         WHERE l.pid = w.reader AND NOT l.granted AND l.locktype = 'relation' LIMIT 1) AS relation
 FROM waiting w JOIN pg_stat_activity a ON a.pid = w.behind[cardinality(w.behind)]
-WHERE w.pid = pg_backend_pid() AND cardinality(w.behind) > 1 LIMIT 1
+WHERE w.pid IN (SELECT pid FROM ours) AND cardinality(w.behind) > 1
+ORDER BY for_snapshot DESC LIMIT 1

@@ -10,16 +10,32 @@ WHERE n.nspname = 'safecopy' AND has_schema_privilege(n.oid, 'USAGE') AND has_ta
 
 -- name: of_origin
 -- `moved`: a table of the target has a new file. TRUNCATE creates one, and so does a rewrite that keeps all
--- rows, such as VACUUM FULL; added or removed partitions do not count. `overwritten`: a copy into one of its partitions or
--- parents has replaced or deleted rows since.
-SELECT value, type, basis, target_oid = %(oid)s::oid AND target_oid <> 0 AS same_target,
-       EXISTS (SELECT FROM jsonb_each_text(target_files) AS f(oid, file)
+-- rows, such as VACUUM FULL; added or removed partitions do not count. Since then, whatever the name was: `overwritten`, a
+-- copy into one of its partitions or parents has replaced or deleted rows; `changed`, one into itself has, or found it empty.
+-- Under its own name, the watermark would be gone. The receipt of the run that set it bounds the receipts to read.
+SELECT w.value, w.type, w.basis, w.target_oid = %(oid)s::oid AND w.target_oid <> 0 AS same_target,
+       EXISTS (SELECT FROM jsonb_each_text(w.target_files) AS f(oid, file)
                WHERE pg_relation_filenode(f.oid::oid)::text <> f.file
                  AND (f.oid::oid = %(oid)s::oid OR f.oid::oid IN (SELECT relid FROM pg_partition_tree(%(oid)s::oid)))) AS moved,
-       EXISTS (SELECT FROM safecopy.receipt later
-               WHERE later.target = ANY (%(kin)s::text[]) AND later.published_at > updated_at
-                 AND (later.write_mode = 'replace' OR later.deleted > 0)) AS overwritten
-FROM safecopy.watermark WHERE target = %(target)s AND origin = %(origin)s
+       since.overwritten, since.changed
+FROM safecopy.watermark w
+CROSS JOIN LATERAL (
+    SELECT COALESCE(bool_or(related AND (write_mode = 'replace' OR deleted > 0)), false) AS overwritten,
+           COALESCE(bool_or(oid = %(oid)s::oid AND (write_mode = 'replace' OR deleted > 0 OR empty)), false) AS changed
+    FROM (SELECT later.write_mode, later.deleted, (later.target_state ->> 'empty')::bool AS empty, at.oid,
+                 later.target = ANY (%(kin)s::text[]) OR at.oid = ANY (kin.oids) AS related
+          FROM safecopy.receipt later
+          CROSS JOIN (SELECT ARRAY(SELECT relid::oid FROM pg_partition_tree(%(oid)s::oid)
+                                   UNION SELECT relid::oid FROM pg_partition_ancestors(%(oid)s::oid)
+                                   EXCEPT SELECT %(oid)s::oid) AS oids) AS kin
+          CROSS JOIN LATERAL (SELECT CASE WHEN (later.target_state ->> 'ledger')::oid = later.tableoid
+                                          THEN (later.target_state ->> 'oid')::oid END AS oid) AS at
+          WHERE later.published_at > w.updated_at
+            AND later.id > COALESCE((SELECT put.id FROM safecopy.receipt put
+                                     WHERE put.target = w.target AND put.origin = w.origin AND put.published_at <= w.updated_at
+                                     ORDER BY put.id DESC LIMIT 1), 0)) AS publish
+) AS since
+WHERE w.target = %(target)s AND w.origin = %(origin)s
 
 -- name: put
 -- Only in the place of the one that was read from (`stored`), if there was one: whoever deleted that meanwhile wants

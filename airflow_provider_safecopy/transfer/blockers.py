@@ -18,10 +18,11 @@ import psycopg
 from psycopg.rows import dict_row
 
 from airflow_provider_safecopy import sql, wire
+from airflow_provider_safecopy.blocker import Blocker, list_blockers
 from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import SafeCopyError, StageTimeoutError
 from airflow_provider_safecopy.transfer import lock_retry
-from airflow_provider_safecopy.transfer.blocker import Blocker, list_blockers
+from airflow_provider_safecopy.transfer.blocker import read_blocker
 from airflow_provider_safecopy.transfer.job import Job
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class Blockers:
             return self._seen
         plan = self._job.plan
         asked = {"target": plan.target_oid, "exclusive": plan.publish in {"truncate_insert", "swap"}}
-        return tuple(Blocker.from_row(row) for row in self._job.target.all(_BLOCKERS["holders"], asked))
+        return tuple(read_blocker(row) for row in self._job.target.all(_BLOCKERS["holders"], asked))
 
     def go_on_with(self, job: Job) -> None:
         """Watch `job`, which publishes in another way, from now on. The wait goes on."""
@@ -172,7 +173,7 @@ class Blockers:
 
     def _watch(self) -> None:
         """Look, in a thread of its own, as long as the publish waits."""
-        endpoint, name = self._job.target.endpoint, self._job.right.application_name
+        endpoint, name = self._job.target.endpoint, self._job.application_name
         while not self._stop.is_set():
             try:
                 with endpoint.connect(
@@ -193,8 +194,8 @@ class Blockers:
         plan, waiting = self._job.plan, {"waiting": self._job.target.server.backend}
         if session.execute(_BLOCKERS["waits"], waiting).fetchone() != {"waits": True}:
             return
-        asked = {"target": plan.target_oid, "application": self._job.right.application_name} | waiting
-        if found := tuple(Blocker.from_row(row) for row in session.execute(_BLOCKERS["in_the_way"], asked)):
+        asked = {"target": plan.target_oid, "application": self._job.application_name} | waiting
+        if found := tuple(read_blocker(row) for row in session.execute(_BLOCKERS["in_the_way"], asked)):
             self._seen, self._seen_at = found, time.monotonic()
             self._end_those_due(session)
 

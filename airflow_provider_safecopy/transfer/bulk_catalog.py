@@ -218,9 +218,12 @@ def _read_blueprints(
 
 
 def _attempt(session: Session, read: Callable[[], Answer], otherwise: Callable[[], Answer]) -> Answer:
-    """Return what `read` returns; what `otherwise` does if something cannot be asked of all."""
+    """Return what `read` returns; what `otherwise` does if something cannot be asked of all.
+
+    The definitions of views lock the views' tables: they are released, or a batch would keep them until its end.
+    """
     try:
-        with session.connection.transaction():
+        with session.connection.transaction(force_rollback=True):
             return read()
     except psycopg.DatabaseError as error:
         # Cancelled: an abort comes once, and would not end the next question. Locked: each question would wait as long.

@@ -7,6 +7,7 @@ import time
 
 import psycopg
 
+from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import PublishUnknownError, StageError
 from airflow_provider_safecopy.transfer import receipt
 from airflow_provider_safecopy.transfer.job import Job
@@ -32,7 +33,7 @@ def commit(job: Job) -> None:
                 stage="publish",
                 sqlstate=error.sqlstate,
             ) from error
-        log.warning("publish: the answer to COMMIT was lost, the receipt says it happened")
+        log.warning("publish: the answer to COMMIT was lost, the receipt says it happened: %s", describe(error))
 
 
 def _settled(job: Job) -> bool:
@@ -49,12 +50,12 @@ def _settled(job: Job) -> bool:
 
 
 def _receipt_is_there(job: Job) -> bool:
-    name, timeout = job.right.application_name, job.plan.spec.timeouts.connect
+    name, timeout = job.application_name, job.plan.spec.timeouts.connect
     with open_session(
         job.target.endpoint, application_name=name, connect_timeout=timeout, patience=_ANSWER_SECONDS
     ) as fresh:
         end_stage_sessions(fresh, application_name=name, spared=(fresh.server.backend,))
-        return receipt.is_there(fresh, job.right)
+        return receipt.is_there(fresh, job)
 
 
 def _unknown(job: Job) -> PublishUnknownError:
@@ -62,6 +63,6 @@ def _unknown(job: Job) -> PublishUnknownError:
     return PublishUnknownError(
         f"publish: COMMIT of {table} was sent, its answer lost, and {where} cannot be asked",
         table=str(table),
-        token=job.right.token,
-        attempt=str(job.right.attempt),
+        token=job.lease.token,
+        attempt=str(job.attempt),
     )

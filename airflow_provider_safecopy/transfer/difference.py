@@ -145,7 +145,7 @@ def _changed(plan: CopyPlan) -> PlanError:
 def is_watched(job: Job) -> bool:
     """Whether what is written may become something else: by triggers, or by actions of the table's own foreign keys."""
     oid = job.plan.target_oid
-    acting = (each for each in references(job.target, oid) if each.own and {each.on_delete, each.on_update} & ACTIONS)
+    acting = (each.own_actions for each in references(job.target, oid))
     return bool(job.target.value(_KEY["has_triggers"], {"oid": oid})) or any(acting)
 
 
@@ -155,7 +155,7 @@ def demand_none(job: Job, of: Comparison) -> None:
         raise VerifyError(
             f"{of.target}: {left} rows were not what staging holds after they had been written; nothing was changed",
             proofs={"rows": {"differing": left, "expected": 0}},
-            hint="a trigger of the table, or an action of its own foreign key, changes or swallows rows",
+            hint=inplace.find_suspects(job),
         )
 
 

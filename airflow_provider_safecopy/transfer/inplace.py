@@ -9,9 +9,11 @@ from airflow_provider_safecopy.errors import PlanError, Refusal, VerifyError
 from airflow_provider_safecopy.transfer import catalog, statements
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
-from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.name import TableName, spell
+from airflow_provider_safecopy.transfer.reference import references
 
 _CATALOG = sql.load("catalog")
+_KEY = sql.load("key")
 
 
 def take(job: Job, mode: LiteralString) -> None:
@@ -88,5 +90,21 @@ def demand_rows(job: Job, *, written: int, held: int, expected: int | None = Non
             f"{table}: {staged} rows were staged, {written} inserted, and the table then held {held} "
             f"of {wanted}; nothing was changed",
             proofs={"rows": {"staging": staged, "inserted": written, "held": held, "expected": wanted}},
-            hint="a trigger of the table adds or swallows rows",
+            hint=find_suspects(job),
         )
+
+
+def find_suspects(job: Job) -> str:
+    """Return what changed rows as they were written: the table's triggers, or actions of its own foreign keys."""
+    job.connection.execute(statements.set_local("search_path", "pg_catalog"))
+    oid = job.plan.target_oid
+    acting = [
+        f"{spell(each.name)} ({clauses})" for each in references(job.target, oid) if (clauses := each.own_actions)
+    ]
+    has_triggers = not acting or job.target.value(_KEY["has_triggers"], {"oid": oid})
+    suspects = ["a trigger of the table"] if has_triggers else []
+    if acting:
+        suspects.append(f"an action of its own foreign key {', '.join(acting)}")
+    told = f"{' or '.join(suspects)} adds, changes or swallows rows"
+    instead = ", or ask for publish=truncate_insert" if job.plan.spec.write_mode == "replace" else ""
+    return f"{told}: take that action off the foreign key{instead}" if acting else told

@@ -11,6 +11,7 @@ from uuid import UUID
 import psycopg
 
 from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.lock.model import Lease, application_name
 from airflow_provider_safecopy.transfer.lock_retry import STEP_SECONDS
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
@@ -18,33 +19,17 @@ from airflow_provider_safecopy.transfer.verify import Verification
 
 
 @dataclass(frozen=True)
-class Right:
-    """Who publishes, under which right; with the proofs it becomes a receipt.
-
-    `task`: the mapped task whose instance it is (`member`, in the run `run`); None if it is not mapped.
-    """
-
-    lock: str
-    token: int
-    lease_id: UUID
-    attempt: UUID
-    owner: str
-    application_name: str
-    run: str = ""
-    task: str | None = None
-    member: str = ""
-
-
-@dataclass(frozen=True)
 class Job:
     """One publish: what is planned and proven, by whom, where, and until when (`deadline`, of time.monotonic).
 
+    `attempt` is the one of the receipt: a batch publishes many tables under one lease.
     `lock_step`: how many seconds this try waits for a lock; see `lock_retry`.
     """
 
     plan: CopyPlan
     verification: Verification
-    right: Right
+    lease: Lease
+    attempt: UUID
     target: Session
     fence: Callable[[psycopg.Connection[Any]], None]
     abort: AbortSwitch
@@ -56,6 +41,11 @@ class Job:
     def connection(self) -> psycopg.Connection[Any]:
         """The target's control session."""
         return self.target.connection
+
+    @property
+    def application_name(self) -> str:
+        """The name of all sessions of this run."""
+        return application_name(self.lease.attempt)
 
     @property
     def seconds_left(self) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class Lane:
         self.out = Side(xxhash.xxh3_128(), now, moved=now)
         self.taken = Side(xxhash.xxh3_128(), now)
         self.export_ended = False
+        self._heard = now
         self._begin_load = begin_load
         self._throttle = throttle
         self._timeouts = timeouts
@@ -133,7 +135,7 @@ class Lane:
             self._throttle.took(count)
             data, left = self._buffer[:count], left - count
             self.out.passed(data)
-            self.out.moved = now
+            self.out.moved = self._heard = now
             rest = data[self._give(data, now) :] if self.load and not self.spool else data
             if rest:
                 self._put(rest)
@@ -167,8 +169,11 @@ class Lane:
         return True
 
     def silent_backend(self, since: float) -> int:
-        """Return the export's backend if it has sent no byte since `since` and has not ended; else 0."""
-        if self.export_ended or self.out.moved > since:
+        """Return the export's backend if it has sent no byte since `since` and has not ended; else 0.
+
+        It has sent some if there are bytes that nothing reads for now, behind the import or by `rate_limit`.
+        """
+        if self.export_ended or self._heard > since or _has_bytes(self.export.data):
             return 0
         return self.export.psql.transcript.number("backend") or 0
 
@@ -240,6 +245,12 @@ class Lane:
                 stage="export",
                 hint=_LIMIT_HINT if isinstance(error, SpoolFullError) else _DISK_HINT,
             ) from error
+
+
+def _has_bytes(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _demand_life(psql: Psql, now: float, moved: float, timeout: float, stall: float) -> None:

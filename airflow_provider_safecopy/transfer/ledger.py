@@ -156,6 +156,8 @@ def _stored(target: Session, taken: Relation, ledger: Ledger, cursor: Cursor) ->
         stale = f"{taken.label} has been made anew since"
     elif row["overwritten"]:
         stale = f"a copy into a partition or parent of {taken.label} has replaced or deleted rows since"
+    elif row["changed"]:
+        stale = f"a copy has replaced {taken.label} since, deleted rows of it, or found it empty"
     elif row["moved"]:
         stale = f"{taken.label} has been truncated or rewritten since"
     empty = taken.name is not None and _is_empty(target, taken.name)

@@ -1,4 +1,4 @@
-"""The lookout: report who blocks a session that waits for a lock, in any stage.
+"""The lookout: report who blocks a session that waits for a lock, or for synchronous standbys, in any stage.
 
 The waiting thread itself calls it, while it waits for an answer or for bytes: a thread here would make it unsafe to fork
 psql. The lookout has a session of its own, opened only after a wait of `FIRST_SECONDS`.
@@ -10,19 +10,17 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
 
 from airflow_provider_safecopy import sql, wire
+from airflow_provider_safecopy.blocker import Blocker, list_blockers
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import SafeCopyError, StageTimeoutError
-from airflow_provider_safecopy.transfer.blocker import Blocker, list_blockers
+from airflow_provider_safecopy.transfer.blocker import read_blocker
 from airflow_provider_safecopy.transfer.name import TableName
-
-if TYPE_CHECKING:
-    from airflow_provider_safecopy.transfer.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +55,8 @@ class Lookout:
         self._connection: psycopg.Connection[dict[str, Any]] | None = None
         self._looked = self._told = self._failed = float("-inf")
         self._seen: tuple[Blocker, ...] = ()
-        self._seen_at = float("-inf")
+        self._standbys = ""
+        self._seen_at = self._standbys_seen_at = float("-inf")
 
     def look(self, seconds: float) -> None:
         """Find the blockers of a wait of `seconds` so far, and log them now and then. Never raises."""
@@ -82,6 +81,19 @@ class Lookout:
         found = self.blockers()
         return f"blocked by {list_blockers(found)}" if found else ""
 
+    def describe_standbys(self) -> str:
+        """Return that a COMMIT waited for standbys a moment ago, and what to do; empty if none did."""
+        if time.monotonic() - self._standbys_seen_at >= _LONG_AGO_SECONDS:
+            return ""
+        return (
+            "the server waits for its synchronous standbys before it answers COMMIT (synchronous_standby_names = "
+            f"'{self._standbys}'): see pg_stat_replication there, and start the standby or change that setting"
+        )
+
+    def explain(self) -> str:
+        """Return what the wait was for, as seen a moment ago; empty if unknown."""
+        return "; ".join(filter(None, (self.describe(), self.describe_standbys())))
+
     def close(self) -> None:
         """Close the session, if there is one."""
         if self._connection is not None:
@@ -92,32 +104,41 @@ class Lookout:
         if session is None:
             return
         waiters = session.execute(_BLOCKERS["waiters"], {"application": self._name}).fetchall()
-        found = {waiter["pid"]: self._find_blockers(session, waiter["pid"]) for waiter in waiters}
-        waiters = [waiter for waiter in waiters if found[waiter["pid"]]]
-        if not waiters:
-            return
+        locked = [
+            (waiter, found)
+            for waiter in waiters
+            if waiter["mode"] and (found := self._find_blockers(session, waiter["pid"]))
+        ]
+        standbys = next((waiter["standbys"] for waiter in waiters if waiter["standbys"] is not None), None)
         now = time.monotonic()
-        self._seen = tuple(dict.fromkeys(each for several in found.values() for each in several))
-        self._seen_at = now
-        if now - self._told >= _TELL_EVERY_SECONDS:
+        if locked:
+            self._seen = tuple(dict.fromkeys(each for _, several in locked for each in several))
+            self._seen_at = now
+        if standbys is not None:
+            self._standbys, self._standbys_seen_at = standbys, now
+        if (locked or standbys is not None) and now - self._told >= _TELL_EVERY_SECONDS:
             self._told = now
-            for waiter in waiters:
-                blockers = list_blockers(found[waiter["pid"]])
-                log.warning(
-                    "%s: has been waiting for %s for %.0f s, blocked by %s",
-                    self._endpoint,
-                    _describe_wait(waiter),
-                    seconds,
-                    blockers,
-                )
+            self._tell(seconds, locked)
+
+    def _tell(self, seconds: float, locked: list[tuple[dict[str, Any], tuple[Blocker, ...]]]) -> None:
+        for waiter, found in locked:
+            log.warning(
+                "%s: has been waiting for %s for %.0f s, blocked by %s",
+                self._endpoint,
+                _describe_wait(waiter),
+                seconds,
+                list_blockers(found),
+            )
+        if standbys := self.describe_standbys():
+            log.warning("%s: has been waiting for %.0f s: %s", self._endpoint, seconds, standbys)
 
     def _find_blockers(self, session: psycopg.Connection[dict[str, Any]], pid: int) -> tuple[Blocker, ...]:
         """Return the blockers of session `pid`, and those of blockers that only wait in the queue."""
         asked = {"target": 0, "application": self._name}
-        found = [Blocker.from_row(row) for row in session.execute(_BLOCKERS["in_the_way"], asked | {"waiting": pid})]
+        found = [read_blocker(row) for row in session.execute(_BLOCKERS["in_the_way"], asked | {"waiting": pid})]
         for queued in [each.pid for each in found if not each.holds and each.pid]:
             rows = session.execute(_BLOCKERS["in_the_way"], asked | {"waiting": queued})
-            found += [each for each in map(Blocker.from_row, rows) if each.pid not in {one.pid for one in found}]
+            found += [each for each in map(read_blocker, rows) if each.pid not in {one.pid for one in found}]
         return tuple(found)
 
     def _connect(self) -> psycopg.Connection[dict[str, Any]] | None:
@@ -153,8 +174,3 @@ def _describe_wait(waiter: dict[str, Any]) -> str:
     if waiter["name"] is None:
         return f"{waiter['mode']} ({waiter['locktype']})"
     return f"{waiter['mode']} on {TableName(waiter['schema'], waiter['name'])}"
-
-
-def find_holders(session: Session, table: LiteralString) -> tuple[Blocker, ...]:
-    """Return who holds a lock on one of our tables that a write would wait for, without waiting."""
-    return tuple(map(Blocker.from_row, session.all(_BLOCKERS["holders_by_name"], {"table": table})))

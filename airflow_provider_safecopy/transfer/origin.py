@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 from airflow_provider_safecopy import sql
@@ -110,8 +111,12 @@ def identify(spec: CopySpec, target: Session, origin: Origin, basis: str) -> Fin
 
 
 def read_basis(source: Session, given: Relation) -> str:
-    """Ask what the name of the source stands for now: another once the table is made anew, or the view defined anew."""
-    return _digest(str(source.value(_WATERMARK["made_of"], {"oid": given.oid})))
+    """Ask what the name of the source stands for now: another once the table is made anew, or the view defined anew.
+
+    The definition of a view locks the view's tables, which others lock after the view. So these locks are not kept.
+    """
+    with source.connection.transaction(force_rollback=True) if given.kind in "vm" else nullcontext():
+        return _digest(str(source.value(_WATERMARK["made_of"], {"oid": given.oid})))
 
 
 def read_bases(source: Session, given: Sequence[Relation]) -> dict[int, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from psycopg.sql import SQL, Composed
 
+from airflow_provider_safecopy.display import align_facts, count_text, reason_facts, shown, size_text
 from airflow_provider_safecopy.errors import PlanError, Refusal
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
@@ -35,9 +37,11 @@ class PlannedStep:
     lock: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CopyPlan:
     """What a copy would do, or why it is refused. Only a plan without `refusals` can be carried out.
+
+    `str(plan)` is the plan as people read it: decisions, reasons, the exact SQL and its locks.
 
     `expected_rows` and `expected_bytes` are the source planner's guess, None where it has none. `publishing` is what the
     chosen way to publish will do, where the plan is to be shown; `ledger` what is known of earlier ones, None where nothing can be;
@@ -67,6 +71,16 @@ class CopyPlan:
     ledger: Ledger | None = None
     lanes: tuple[Pages | None, ...] = (None,)
     hidden_from: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        head = "refused" if self.refusals else "planned"
+        facts = [*self._facts(), *self._refusal_facts()]
+        return "\n".join([f"{head}: nothing was touched", *align_facts(facts), *_step_lines(self.steps())])
+
+    def __repr__(self) -> str:
+        found = ", ".join(refused.code for refused in self.refusals)
+        outcome = f"refused: {found}" if found else f"{self.transfer}, {self.format}, {self.publish}"
+        return f"<CopyPlan {self.source} -> {self.target}: {outcome}>"
 
     @property
     def freezes(self) -> bool:
@@ -220,3 +234,28 @@ class CopyPlan:
             reasons=self.reasons,
             warnings=self.warnings,
         )
+
+    def _facts(self) -> list[tuple[str, str]]:
+        pairs = zip(self.source_columns, self.target_columns, strict=True)
+        columns = (source if source == target else f"{source} -> {target}" for source, target in pairs)
+        return [
+            ("from", self.source),
+            ("to", self.target),
+            ("columns", ", ".join(columns) or "-"),
+            ("how", f"{self.transfer}, {self.format}, {self.publish}"),
+            ("expected", f"about {count_text(self.expected_rows)} rows, {size_text(self.expected_bytes)}"),
+            ("lock", self.lock),
+            *reason_facts(self.reasons, self.warnings),
+        ]
+
+    def _refusal_facts(self) -> list[tuple[str, str]]:
+        found = [(f"{refused.message} [{refused.code}]", refused.hint) for refused in self.refusals]
+        return [fact for message, hint in found for fact in (("refused", message), ("next", hint)) if fact[1]]
+
+
+def _step_lines(steps: Sequence[PlannedStep]) -> list[str]:
+    lines = ["", "  SQL, in order:"] if steps else []
+    for step in steps:
+        lines += ["", f"  -- {step.stage}, on the {step.database}; lock: {shown(step.lock)}"]
+        lines += [f"  {line}" for line in f"{shown(step.sql)};".splitlines()]
+    return lines

@@ -18,6 +18,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -102,12 +103,13 @@ def _newest(paths: Iterable[str]) -> PsqlBinary:
 
 @dataclass
 class Psql:
-    """One running psql."""
+    """One running psql. It belongs to the process that started it: a forked child leaves it alone."""
 
     stage: Literal["export", "import"]
     process: subprocess.Popen[bytes]
     transcript: Transcript
     started: float = field(default_factory=time.monotonic)
+    parent: int = field(default_factory=os.getpid)
 
     @classmethod
     def start(
@@ -185,7 +187,7 @@ class Psql:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal, unless the child has been reaped."""
-        if self.process.returncode is None:
+        if self.process.returncode is None and self.parent == os.getpid():
             os.kill(self.pid, number)  # not yet reaped, so the pid is still its own
 
     def close(self) -> None:
@@ -203,8 +205,7 @@ class Psql:
         retryable: bool | None = None,
     ) -> StageError:
         """The error that tells what went wrong, in psql's own last words."""
-        said = describe_output(self.transcript.tail)
-        sqlstate = self.transcript.sqlstate
+        said, sqlstate = describe_output(self.transcript.tail), self.transcript.sqlstate
         if sqlstate == LOCKED and kind is StageError:
             kind, hint = StageTimeoutError, hint or "end the session that holds the lock, or raise lock_wait_timeout"
         began = bool(self.transcript.values("backend"))
@@ -225,8 +226,9 @@ class Psql:
 def end(children: Sequence[Psql], *, at_once: bool = False) -> None:
     """End the children together and reap them: SIGINT, SIGTERM, SIGKILL, each with its grace.
 
-    `at_once` starts with SIGKILL: the session loses its client and rolls back.
+    `at_once` starts with SIGKILL: the session loses its client and rolls back. Those of a parent process are left alone.
     """
+    children = [child for child in children if child.parent == os.getpid()]
     for number, grace in _LADDER[-1:] if at_once else _LADDER:
         deadline = time.monotonic() + grace
         for child in children:
@@ -292,8 +294,6 @@ def _die_with(parent: int) -> None:
 
 
 def _ended(child: Psql, deadline: float) -> bool:
-    try:
+    with suppress(subprocess.TimeoutExpired):
         child.process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return False
-    return True
+    return child.process.returncode is not None

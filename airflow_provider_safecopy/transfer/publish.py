@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg.sql import SQL
@@ -20,6 +21,7 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError
+from airflow_provider_safecopy.lock.model import Lease
 from airflow_provider_safecopy.transfer import (
     aftermath,
     commit,
@@ -34,7 +36,7 @@ from airflow_provider_safecopy.transfer import (
 )
 from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.blockers import Blockers
-from airflow_provider_safecopy.transfer.job import Job, Right
+from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.lookout import lock_wait_error
 from airflow_provider_safecopy.transfer.model import Way
 from airflow_provider_safecopy.transfer.plan import CopyPlan
@@ -76,25 +78,27 @@ class Published:
 def publish(
     plan: CopyPlan,
     verification: Verification,
-    right: Right,
+    lease: Lease,
     *,
     target: Session,
     fence: Callable[[psycopg.Connection[Any]], None],
     abort: AbortSwitch,
     trying: Callable[[], None] = lambda: None,
     drops: bool = True,
+    attempt: UUID | None = None,
 ) -> Published:
     """Publish what `verification` proves. `fence` must raise inside the transaction when the lock is lost.
 
     `trying` is called before each try at a table that others have locked. With `drops` the staging table goes in the
-    same transaction, unless somebody reads it: that is not waited for, and it is left to the caller.
+    same transaction, unless somebody reads it: that is not waited for, and it is left to the caller. `attempt`, by
+    default the lease's, is the receipt's: one lease of a batch publishes many tables.
 
     Raises `FencedOutError`, `StageError` and its kinds, `VerifyError` when the table does not hold what was
     written (a trigger?), `PublishUnknownError` when nobody can tell. In all but the last nothing changed.
     """
     started = time.monotonic()
     deadline = started + plan.spec.timeouts.publish
-    job = Job(plan, verification, right, target, fence, abort, trying, deadline)
+    job = Job(plan, verification, lease, attempt or lease.attempt, target, fence, abort, trying, deadline)
     try:
         with target.within(plan.spec.timeouts.publish + SILENT_SECONDS):
             with target.obeys(abort):
@@ -201,7 +205,9 @@ def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
         inplace.stop_autovacuum(job)
     written = WAYS[job.plan.publish].write(job, before.prepared)
     guard.demand_size(job.plan, previous=written.previous, held=written.held)
-    sibling.require_none(job.target, job.plan, job.right)  # under the table's lock, which waits for a sibling's COMMIT
+    sibling.require_none(
+        job.target, job.plan, job.lease.contender
+    )  # under the table's lock, which waits for a sibling's COMMIT
     if before.drops:
         _drop_unread(job)
     entered = receipt.write(job, written, before.move)

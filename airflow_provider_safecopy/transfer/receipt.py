@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer import watermark
-from airflow_provider_safecopy.transfer.job import Job, Right
+from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.watermark import Move
 from airflow_provider_safecopy.transfer.written import Written
@@ -45,27 +45,28 @@ def write(job: Job, written: Written, move: Move | None) -> Receipt:
     return Receipt(published_at, _entry(job, move), told)
 
 
-def is_there(session: Session, right: Right) -> bool:
-    """Whether the publish under this right was committed."""
-    return bool(session.value(_RECEIPT["settled"], {"attempt": right.attempt, "token": right.token}))
+def is_there(session: Session, job: Job) -> bool:
+    """Return whether this publish was committed."""
+    return bool(session.value(_RECEIPT["settled"], {"attempt": job.attempt, "token": job.lease.token}))
 
 
 def _row(job: Job, written: Written, move: Move | None) -> dict[str, Any]:
-    plan, right, ledger = job.plan, job.right, job.plan.ledger
+    plan, lease, ledger = job.plan, job.lease, job.plan.ledger
+    contender = lease.contender
     decisions: dict[str, str] = {"format": plan.format, "publish": plan.publish, "verify": plan.spec.verify}
     if ledger is not None:
         decisions["read"] = ledger.told
     if plan.spec.write_mode == "upsert":
         decisions["missing"] = plan.spec.missing
-    if right.task is not None:
-        decisions |= {"run": right.run, "task": right.task, "member": right.member}
+    if contender.task is not None:
+        decisions |= {"run": contender.owner_key, "task": contender.task, "member": contender.member}
     entry = _entry(job, move)
     return {
-        "lock": right.lock,
-        "token": right.token,
-        "lease_id": right.lease_id,
-        "attempt": right.attempt,
-        "owner_key": right.owner,
+        "lock": lease.name,
+        "token": lease.token,
+        "lease_id": lease.lease_id,
+        "attempt": job.attempt,
+        "owner_key": contender.label,
         "source": plan.source,
         "target": str(plan.target_name),
         "row_count": written.held,

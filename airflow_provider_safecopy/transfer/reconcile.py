@@ -109,7 +109,7 @@ def _counted(
         raise VerifyError(
             f"{of.target}: {_told(wanted)} rows were to be written, {_told(done)} were; nothing was changed",
             proofs={"rows": {name: {"expected": wanted[name], "written": done[name]} for name in wanted}},
-            hint="a trigger of the table swallows rows",
+            hint=inplace.find_suspects(job),
         )
     unchanged = job.verification.rows - done["new"] - done["changed"]
     held = None if previous is None else previous + done["new"] - done["gone"]

@@ -39,6 +39,13 @@ class Reference:
     operators: tuple[Qualified, ...]
     collations: tuple[Qualified | None, ...]
 
+    @property
+    def own_actions(self) -> str:
+        """Return the clauses of the target's own foreign key that change its rows; empty without any."""
+        events: tuple[Literal["DELETE", "UPDATE"], ...] = ("DELETE", "UPDATE")
+        actions = zip(events, (self.on_delete, self.on_update), strict=True)
+        return ", ".join(self.clause(event) for event, action in actions if self.own and action in ACTIONS)
+
     def clause(self, event: Literal["DELETE", "UPDATE"]) -> str:
         """As its definition spells it, such as ``ON DELETE SET NULL``."""
         return f"ON {event} {_WORDS[self.on_delete if event == 'DELETE' else self.on_update].upper()}"

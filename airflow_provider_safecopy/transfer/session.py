@@ -17,17 +17,21 @@ from psycopg.sql import SQL, Composed
 
 from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.blocker import Blocker
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import StageError
+from airflow_provider_safecopy.transfer.blocker import read_blocker
 from airflow_provider_safecopy.transfer.lookout import Lookout
 from airflow_provider_safecopy.transfer.recall import Recall
 from airflow_provider_safecopy.transfer.statements import settings
 from airflow_provider_safecopy.transfer.statements.rows import keep_timeout
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
 log = logging.getLogger(__name__)
 
 _CATALOG = sql.load("catalog")
+LOCK_WAIT_SECONDS = 180.0
+"""The longest wait for a lock of another session. `Timeouts` repeats it, because it imports no driver."""
+
 SILENT_SECONDS = 3.0
 """How long after a statement's own timeout the server may take to tell of it, before its connection is cut."""
 
@@ -212,7 +216,7 @@ def open_session(
     connect_timeout: float,
     read_only: bool = False,
     patience: float = PATIENCE_SECONDS,
-    lock_wait: float = Timeouts.lock_wait,
+    lock_wait: float = LOCK_WAIT_SECONDS,
 ) -> Iterator[Session]:
     """Connect, pin the settings that change what text means, and ask who is there. Raises `StageError`.
 
@@ -285,3 +289,8 @@ def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_o
     publications = () if read_only else tuple(row["name"] for rows in rest[: len(more)] for row in rows)
     facts["grantees"] = tuple(facts["grantees"])
     return Session(endpoint.reached_by(connection), connection, Server(**facts, **own, publications=publications), path)
+
+
+def find_holders(session: Session, table: LiteralString) -> tuple[Blocker, ...]:
+    """Return who holds a lock on one of our tables that a write would wait for, without waiting."""
+    return tuple(map(read_blocker, session.all(sql.load("blockers")["holders_by_name"], {"table": table})))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import PlanError, Refusal
-from airflow_provider_safecopy.transfer.job import Right
+from airflow_provider_safecopy.lock.model import Contender
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
 
@@ -15,14 +15,19 @@ HINT = (
 )
 
 
-def require_none(target: Session, plan: CopyPlan, right: Right) -> None:
+def require_none(target: Session, plan: CopyPlan, contender: Contender) -> None:
     """Raise `PlanError` if a sibling in this run has replaced the rows of the same target."""
-    if right.task is None or plan.spec.write_mode != "replace":
+    if contender.task is None or plan.spec.write_mode != "replace":
         return
-    asked = {"target": str(plan.target_name), "run": right.run, "task": right.task, "member": right.member}
+    asked = {
+        "target": str(plan.target_name),
+        "run": contender.owner_key,
+        "task": contender.task,
+        "member": contender.member,
+    }
     if row := target.one(_RECEIPT["of_sibling"], asked):
         message = (
             f"{plan.target_name}: {row['member']} of this run has already replaced its rows, at {row['published_at']}; "
-            f"{right.member} would overwrite them"
+            f"{contender.member} would overwrite them"
         )
         raise PlanError((Refusal("parts_overwrite", message, str(plan.target_name), hint=HINT),), retryable=False)

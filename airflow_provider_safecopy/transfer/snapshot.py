@@ -43,17 +43,19 @@ def require_whole(source: Session, *, refused: int = 0) -> None:
 
 
 def require_no_deadlock(source: Session, *, readers: Sequence[int]) -> None:
-    """Raise a retryable `StageError` if one of `readers` waits for a session that waits for `source`.
+    """Raise a retryable `StageError` if one of `readers` waits for a session that waits for this copy itself.
 
     `source` holds locks on what was planned, and is idle: a TRUNCATE waits for it, and a later export waits behind
-    that TRUNCATE. Ending the copy is the way out that harms no other session.
+    that TRUNCATE. Likewise behind a TRUNCATE that waits for another lane. Ending the copy is the way out that harms no
+    other session.
     """
     if (found := source.one(_SNAPSHOT["waits_for_us"], {"readers": list(readers)})) is None:
         return
     facts = ", ".join(str(found[key]) for key in ("role", "application") if found[key])
     who = f"pid {found['pid']}" + (f" ({facts})" if facts else "")
+    keeper = "this copy" if found["for_snapshot"] else "another lane of this copy"
     raise StageError(
-        f"export: {source.endpoint}: {who} waits to change {found['relation'] or 'what is read'}, which this copy keeps as "
+        f"export: {source.endpoint}: {who} waits to change {found['relation'] or 'what is read'}, which {keeper} keeps as "
         "its snapshot saw it, and the export waits behind that; nothing was changed",
         stage="export",
         retryable=True,

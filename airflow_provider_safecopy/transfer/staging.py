@@ -89,7 +89,7 @@ def drop_failed(target: Session, name: TableName) -> None:
 def drop(target: Session, *names: TableName) -> None:
     """Drop our staging tables; where the session is lost, or somebody reads them, the next run's sweep does it."""
     left: dict[TableName, psycopg.Error] = {}
-    if names:
+    if names and target.connection.is_own:  # a forked child may leave the block that its parent entered
         try:
             _drop(target, names, lock_timeout=_DROP_LOCK)
         except psycopg.Error as error:

@@ -11,8 +11,8 @@ import logging
 from dataclasses import replace
 
 from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.blocker import Blocker, list_blockers
 from airflow_provider_safecopy.transfer import choice, drift
-from airflow_provider_safecopy.transfer.blocker import Blocker, list_blockers
 from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.target_table import TargetTable, paired_by

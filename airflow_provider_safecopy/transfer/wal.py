@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import select
 import time
-from typing import Any
 
 import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
@@ -38,7 +37,7 @@ class WalFlush:
     """
 
     def __init__(self, target: Session) -> None:
-        self._connection: psycopg.Connection[Any] = target.connection
+        self._connection = target.connection
         self._query = _SQL["flush" if target.server.major >= 17 else "flush_until_16"].encode()
         self._flushed = 0
         self._began = self._rested = 0.0
@@ -48,7 +47,8 @@ class WalFlush:
     @property
     def waiting(self) -> int | None:
         """The descriptor on which an answer comes; None where none is to come."""
-        return self._connection.fileno() if self._asked and not self._connection.closed else None
+        usable = self._connection.is_own and not self._connection.closed
+        return self._connection.fileno() if self._asked and usable else None
 
     def taken(self, size: int) -> None:
         """So many bytes have been taken by the import: flush, if they are enough."""

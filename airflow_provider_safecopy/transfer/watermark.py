@@ -87,7 +87,7 @@ def carry_out(job: Job, move: Move | None, written: Written) -> None:
         "schema": plan.target_name.schema,
         "name": plan.target_name.name,
         "stored": plan.ledger.stored.value if plan.ledger.stored and not was_empty else None,
-        "token": job.right.token,
+        "token": job.lease.token,
     }
     if not execute(_WATERMARK["put"], asked | row).rowcount:
         log.warning("%s: its watermark was changed by somebody else meanwhile; it is left as it is", plan.target_name)

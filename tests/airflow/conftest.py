@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -37,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.filterwarnings("ignore", "error:::airflow_provider_safecopy"))
-            item.add_marker(pytest.mark.timeout(120, method="thread"))
+            item.add_marker(pytest.mark.timeout(300, method="thread"))
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +47,8 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHome]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in home.environment().items():
             patch.setenv(name, value)
-        command = [sys.executable, "-m", "airflow", "db", "migrate"]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        shared = "PYTEST_XDIST_WORKER" in os.environ
+        home.fill(tmp_path_factory.getbasetemp().parent if shared else tmp_path_factory.mktemp("migrated"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import airflow.models  # noqa: F401 -- what it warns of while it is imported is not ours

@@ -6,12 +6,14 @@ import json
 import os
 import re
 import secrets
+import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,18 @@ class AirflowHome:
             "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
             "PYTHONUTF8": "1",
         }
+
+    def fill(self, shared: Path) -> None:
+        """Put Airflow's database here: a copy of the one in `shared`, which the first worker to come makes for all."""
+        migrated = shared / "airflow.db"
+        with (shared / "airflow.lock").open("w") as turn:
+            flock(turn, LOCK_EX)
+            if not migrated.exists():
+                code, said = self.run("db", "migrate")
+                assert code == 0, said
+                shutil.copyfile(self.path / "airflow.db", shared / "migrating")
+                (shared / "migrating").rename(migrated)
+        shutil.copyfile(migrated, self.path / "airflow.db")
 
     def start(self, *arguments: str, dags: Path | None = None) -> subprocess.Popen[str]:
         """Start ``airflow`` with `arguments`; standard output and error are one stream."""

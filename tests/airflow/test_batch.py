@@ -80,6 +80,7 @@ def test_a_refused_table_keeps_all_from_being_copied_unless_the_others_are_to_be
     assert [failed["error"]["type"] for failed in ran.result["failed"]] == ["PlanError"]
 
 
+@pytest.mark.slow
 def test_a_busy_table_is_skipped_when_that_is_asked_for(many: tuple[Database, Database], run_copy: RunCopy) -> None:
     _, target = many
     assert run_copy(tables=MANY).state == "success"

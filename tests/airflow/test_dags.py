@@ -60,6 +60,7 @@ def test_they_run_one_at_a_time_and_do_not_catch_up() -> None:
         assert (dag.catchup, dag.max_active_runs) == (False, 1)
 
 
+@pytest.mark.slow
 def test_dags_test_copies_the_sales_tables(
     airflow: AirflowHome, sales: tuple[Database, Database], nothing_left: NothingLeft
 ) -> None:
@@ -75,6 +76,7 @@ def test_dags_test_copies_the_sales_tables(
     nothing_left(source, target)
 
 
+@pytest.mark.slow
 def test_tasks_test_copies_one_of_them(airflow: AirflowHome, sales: tuple[Database, Database]) -> None:
     source, target = sales
     _, said = airflow.run("tasks", "test", "영업_복사", "매출_집계_복사", dags=DAGS)
@@ -94,6 +96,7 @@ def test_a_day_of_orders_is_the_run_s_data_interval(sales: tuple[Database, Datab
     assert orders[0] > 100
 
 
+@pytest.mark.slow
 def test_the_mapped_dag_copies_every_table_of_its_list(
     airflow: AirflowHome, sales: tuple[Database, Database], run_file: RunFile
 ) -> None:

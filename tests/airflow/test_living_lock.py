@@ -54,6 +54,7 @@ def _held_by_another(target: Database) -> Iterator[LivingLock]:
         yield lock
 
 
+@pytest.mark.slow
 def test_everything_inside_is_one_run(
     tables: tuple[Database, Database], run_dag: RunDag, nothing_left: NothingLeft
 ) -> None:

@@ -76,6 +76,7 @@ def test_a_task_in_a_mapped_group_is_refused_as_well() -> None:
         parts.expand(where=PARTS)
 
 
+@pytest.mark.slow
 def test_what_only_a_run_can_know_is_refused_before_anything_is_touched(
     tables: tuple[Database, Database], run_dag: RunDag
 ) -> None:

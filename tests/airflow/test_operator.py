@@ -59,6 +59,7 @@ def test_a_copy_that_fails_fails_its_task_and_leaves_the_old_rows(
     nothing_left(source, target)
 
 
+@pytest.mark.slow
 def test_a_failure_that_may_pass_is_retried_and_another_is_not(
     tables: tuple[Database, Database], run_copy: RunCopy, fake_psql: MakePsql
 ) -> None:

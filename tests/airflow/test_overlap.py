@@ -24,7 +24,7 @@ SafeCopyOperator(
     source_sql="SELECT 번호, 이름 FROM 영업.고객, (SELECT pg_advisory_xact_lock_shared(7)) AS 문",
 )"""
 OLD = [(9, "옛 고객")]
-SECONDS = 60.0
+SECONDS = 120.0
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +63,7 @@ def _open_for_a_waiter(gate: psycopg.Connection[object], target: Database) -> th
     return thread
 
 
+@pytest.mark.slow
 def test_while_one_run_copies_others_are_refused_are_skipped_or_wait(
     airflow: AirflowHome,
     tables: tuple[Database, Database],

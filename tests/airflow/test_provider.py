@@ -57,6 +57,7 @@ def test_reading_the_metadata_imports_nothing_but_python_s_own() -> None:
     assert done.stdout == "{'airflow_provider_safecopy'} 2\n"
 
 
+@pytest.mark.slow
 def test_airflow_shows_the_provider(airflow: AirflowHome) -> None:
     exit_code, said = airflow.run("providers", "get", "airflow-provider-safecopy", "--output", "plain")
     assert exit_code == 0, said

@@ -28,7 +28,7 @@ from tests.ground.database import Database
 from tests.ground.until import until
 
 When = Literal["import", "commit", "commit, on its way"]
-LATEST = 40.0
+LATEST = 120.0
 """Seconds from a fault until the task's processes have ended, Airflow's own grace and goodbyes included."""
 
 

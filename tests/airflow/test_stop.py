@@ -32,7 +32,7 @@ def _stop(airflow: AirflowHome, psql: str, number: signal.Signals, *command: str
             children = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(number)
             rest, _ = process.communicate()
-        _, alive = psutil.wait_procs(children, timeout=10)
+        _, alive = psutil.wait_procs(children, timeout=30)
         assert not alive
         return process.returncode, dag_id, said + rest
 

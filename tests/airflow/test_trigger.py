@@ -19,7 +19,7 @@ from tests.ground.database import Database
 from tests.ground.proxy import Proxy
 
 LOCK = "영업_복사"
-SOON = 20.0
+SOON = 60.0
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ SafeCopyOperator(
     task_id="복사", source_conn_id="erp", target_conn_id="dw", target_table="분석.고객", retries=1,
     source_sql=f"SELECT 번호, 이름 FROM 영업.고객, (SELECT pg_advisory_xact_lock_shared({os.environ['GATE']})) AS 문",
 )"""
-SECONDS = 60.0
+SECONDS = 120.0
 
 
 def _until(seen: Callable[[], object]) -> None:

@@ -6,6 +6,8 @@ from benchmarks import data
 from benchmarks.data import TABLES
 from benchmarks.pair import Pair
 
+pytestmark = pytest.mark.slow
+
 SIZE = 4_000_000
 
 

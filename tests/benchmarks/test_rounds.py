@@ -16,6 +16,8 @@ from benchmarks.progress import Progress
 from benchmarks.release import Watch
 from benchmarks.rounds import WrongError, alternate, once
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(pair: Pair) -> Iterator[Data]:

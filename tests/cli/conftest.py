@@ -140,7 +140,7 @@ def wait_for_line(process: subprocess.Popen[bytes], words: bytes) -> bytes:
 
 def ended(process: subprocess.Popen[bytes], said: bytes = b"") -> Ran:
     """The end of a started command; `said` is what was read of its stderr before."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=100)
     return Ran(process.returncode, out, said + err)
 
 
@@ -166,7 +166,7 @@ def bare(environment: dict[str, str]) -> Callable[..., Ran]:
 
     def run(*words: Word, **variables: str) -> Ran:
         done = subprocess.run(
-            [*COMMAND, *words], capture_output=True, check=False, timeout=60, env={**environment, **variables}
+            [*COMMAND, *words], capture_output=True, check=False, timeout=100, env={**environment, **variables}
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 

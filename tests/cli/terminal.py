@@ -37,7 +37,7 @@ class Terminal:
         """Its exit code, once it has ended and all it said is read."""
         while self._read():
             pass
-        return self._process.wait(60)
+        return self._process.wait(100)
 
     def _read(self) -> bool:
         try:

@@ -145,6 +145,7 @@ def test_a_missing_endpoint_names_option_and_variable(safecopy: Command) -> None
     assert "Missing option '--target' (or set SAFECOPY_TARGET)." in ran.err
 
 
+@pytest.mark.slow
 def test_a_refused_plan_is_2_and_names_the_table_and_the_next_step(safecopy: Command) -> None:
     ran = safecopy.run("copy", "--source-table", "영업.고객", "--target-table", "분석.거래처")
     assert ran.code == 2
@@ -156,6 +157,7 @@ def test_a_refused_plan_is_2_and_names_the_table_and_the_next_step(safecopy: Com
     assert refused["error"]["refusals"][0]["code"] == "no_such_table"
 
 
+@pytest.mark.slow
 def test_an_empty_source_is_refused_unless_it_is_meant(safecopy: Command) -> None:
     safecopy.source.execute('DELETE FROM "영업"."고객"')
     assert safecopy.copy().code == 2
@@ -164,6 +166,7 @@ def test_an_empty_source_is_refused_unless_it_is_meant(safecopy: Command) -> Non
     assert safecopy.holds() == "new"
 
 
+@pytest.mark.slow
 def test_a_run_whose_lock_was_taken_away_may_not_publish_4(safecopy: Command, nothing_left: NothingLeft) -> None:
     with safecopy.target.connect() as blocker:
         blocker.execute("BEGIN")
@@ -223,6 +226,7 @@ def test_an_unreachable_server_is_5_at_connect(safecopy: Command) -> None:
     assert (ran.code, ran.json["error"]["stage"]) == (5, "connect")
 
 
+@pytest.mark.slow
 def test_a_wrong_password_is_5_and_never_shown(safecopy: Command) -> None:
     conninfo = re.sub(r"password=\S+", "password=비밀번호-틀림", safecopy.source.conninfo)
     for words in ((), ("-v", "-v"), ("--json",)):
@@ -240,6 +244,7 @@ def test_a_password_on_the_command_line_works_with_a_warning_that_does_not_repea
     assert password_of(safecopy.source) not in ran.out + ran.err
 
 
+@pytest.mark.slow
 def test_a_password_file_needs_no_warning(safecopy: Command, tmp_path: Path) -> None:
     passfile = tmp_path / "암호"
     passfile.write_text(f"*:*:*:*:{password_of(safecopy.source)}\n")
@@ -263,6 +268,7 @@ def test_a_schema_of_another_make_is_5(safecopy: Command) -> None:
     assert safecopy.holds() == "old"
 
 
+@pytest.mark.slow
 def test_a_garbled_row_is_6(safecopy: Command, fake_psql: MakePsql) -> None:
     psql = fake_psql(Behaviour("import", flip_at=100_000))
     ran = safecopy.copy("--psql", psql, "--verify", "full")
@@ -275,6 +281,7 @@ def test_a_garbled_row_is_6(safecopy: Command, fake_psql: MakePsql) -> None:
     assert safecopy.holds() == "old"
 
 
+@pytest.mark.slow
 def test_a_commit_nobody_can_ask_about_is_7(safecopy: Command, proxy: Callable[[Database], Proxy]) -> None:
     wire = proxy(safecopy.target)
     impatient = safecopy.instead(sys.executable, "-c", PATIENCE)
@@ -320,6 +327,7 @@ def test_a_signal_ends_the_copy_in_order_with_130(
     nothing_left(safecopy.source, safecopy.target)
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_is_as_safe_as_the_first(
     safecopy: Command, fake_psql: MakePsql, nothing_left: NothingLeft
 ) -> None:
@@ -355,7 +363,7 @@ def test_a_report_nobody_takes_changes_nothing(safecopy: Command) -> None:
             stderr=subprocess.PIPE,
             env=dict(safecopy.environment),
             check=False,
-            timeout=60,
+            timeout=100,
         )
     assert done.returncode == 0
     assert b"the result could not be written to stdout: No space left on device" in done.stderr
@@ -372,7 +380,7 @@ def test_a_reader_of_the_log_who_leaves_does_not_stop_the_copy(safecopy: Command
             stderr=closed,
             env=dict(safecopy.environment),
             check=False,
-            timeout=60,
+            timeout=100,
         )
     assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "published")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cli.conftest import Command
 from tests.conftest import MakeRole
 
@@ -63,6 +65,7 @@ INSERT INTO safecopy.lock VALUES ('분석.고객', 7, gen_random_uuid(), '옛 �
 """
 
 
+@pytest.mark.slow
 def test_a_schema_of_version_0_1_0_is_brought_up_to_date_and_its_tokens_go_on(
     safecopy: Command, role: MakeRole
 ) -> None:

@@ -10,7 +10,7 @@ from subprocess import Popen
 
 import pytest
 
-from airflow_provider_safecopy.cli.table import width
+from airflow_provider_safecopy.display import width
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from tests.cli.conftest import Command, Said, ended, wait_for_line
@@ -170,6 +170,7 @@ def test_the_history_of_an_unknown_lock_names_those_that_look_alike(
 # release
 
 
+@pytest.mark.slow
 def test_a_release_takes_the_lock_from_a_running_copy_which_publishes_nothing(
     safecopy: Command, said: Said, fake_psql: MakePsql, nothing_left: NothingLeft
 ) -> None:
@@ -191,7 +192,7 @@ def test_a_stopped_process_is_ended_by_a_release(safecopy: Command, said: Said, 
     with holding(safecopy, fake_psql(HANGING)) as process:
         process.send_signal(signal.SIGSTOP)
         ran = said("locks", "release", "분석.고객", "--reason", "멈춤")
-        assert process.wait(60) == -signal.SIGKILL
+        assert process.wait(100) == -signal.SIGKILL
     assert re.search(
         r"lock 분석\.고객 is free: taken from 밤샘, host \S+ \(token 1\), who may publish no more", ran.out
     )

@@ -34,22 +34,3 @@ def test_what_is_no_time_is_none(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "512M", "1K", "2G", "-1", "1e9", "1 s"])
 def test_what_is_no_size_or_could_be_two_is_none(text: str) -> None:
     assert quantity.parse_bytes(text) is None
-
-
-@pytest.mark.parametrize(
-    "size, text",
-    [
-        *((0, "0 B"), (1023, "1,023 B"), (1024, "1.0 KiB"), (999.9 * 1024, "999.9 KiB"), (1000 * 1024, "1.0 MiB")),
-        *((36 * 2**20, "36.0 MiB"), (5 * 2**30, "5.0 GiB"), (3 * 2**40, "3.0 TiB")),
-    ],
-)
-def test_sizes_are_written(size: float, text: str) -> None:
-    assert quantity.show_bytes(size) == text
-
-
-@pytest.mark.parametrize(
-    "seconds, text",
-    [(0.04, "0 s"), (0.83, "0.8 s"), (5, "5 s"), (95, "95 s"), (300, "5 min"), (3600, "1 h"), (5400, "1.5 h")],
-)
-def test_times_are_written(seconds: float, text: str) -> None:
-    assert quantity.show_seconds(seconds) == text

@@ -36,7 +36,7 @@ def test_a_killed_copy_is_told_first_and_then_reaped_and_a_living_one_left_alone
         assert [lock["owner"]["owner"] for lock in said("locks", "--json").json["locks"]] == ["낮"]
         assert living.poll() is None
         living.send_signal(signal.SIGTERM)
-        assert living.wait(60) == 130
+        assert living.wait(100) == 130
     assert told.code == 0, told.err
     assert re.search(r"(?m)^분석\.고객 +1  gone  밤샘, host \S+ +[\d.]+ s ago$", told.out)
     assert re.search(r"(?m)^staging table safecopy\.고객__safecopy_1_[0-9a-f]{8}$", told.out)

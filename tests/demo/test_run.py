@@ -15,7 +15,7 @@ from airflow_provider_safecopy.demo.run import Run
 from airflow_provider_safecopy.errors import SafeCopyError
 
 WORKS = "import time; print('works', flush=True); time.sleep(600)"
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 # A demo that starts a run, pauses it, and is then killed itself.
 DEMO = f"""

@@ -14,8 +14,9 @@ from airflow_provider_safecopy.demo.servers import Server, installations
 from airflow_provider_safecopy.demo.tables import Database
 from airflow_provider_safecopy.errors import VerifyError
 from tests.ground.database import ALWAYS
+from tests.ground.place import place
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 class Told:
@@ -38,8 +39,8 @@ def pair() -> Iterator[tuple[Database, Database]]:
     older, newer = (found[major] for major in ALWAYS)
     with (
         pytest.MonkeyPatch.context() as patch,
-        Server.start(older, durable=False) as one,
-        Server.start(newer, durable=False) as other,
+        Server.start(older, durable=False, place=place()) as one,
+        Server.start(newer, durable=False, place=place()) as other,
     ):
         patch.setattr(tables, "CUSTOMERS", 1_000)
         patch.setattr(tables, "ORDERS", 10)

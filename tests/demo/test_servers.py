@@ -107,6 +107,16 @@ def test_the_password_is_demanded_and_shown_nowhere() -> None:
         assert server.socket_directory.stat().st_mode & 0o077 == 0
 
 
+def test_a_server_lives_in_the_place_that_is_asked_for(temporary: Path) -> None:
+    place = temporary / "place"
+    place.mkdir()
+    place.chmod(0o755)
+    with Server.start(WHEEL, durable=False, place=str(place)) as server:
+        assert server.socket_directory.parent == place
+    with Server.start(WHEEL, durable=False, place=str(temporary / "nowhere")) as server:
+        assert server.socket_directory.parent == temporary
+
+
 def test_nobody_runs_it_as_root() -> None:
     with Server.start(WHEEL, durable=False) as server:
         process = psutil.Process(server.pid)
@@ -133,7 +143,7 @@ def test_stop_does_not_wait_for_sessions() -> None:
         session.execute("SELECT 1")  # a transaction is open now
         began = time.monotonic()
         server.stop()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 12  # a stop in order would wait for 15
         with pytest.raises(psycopg.OperationalError):
             session.execute("SELECT 1")
 
@@ -146,8 +156,8 @@ def test_a_killed_process_leaves_neither_server_nor_directory() -> None:
         pid, home = starter.stdout.readline().split()
         assert Path(home).is_dir()
         starter.send_signal(signal.SIGKILL)
-    assert within(20, lambda: not Path(home).exists())
-    assert within(5, lambda: not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == "zombie")
+    assert within(60, lambda: not Path(home).exists())
+    assert within(60, lambda: not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == "zombie")
 
 
 def test_a_server_that_cannot_run_says_why_and_leaves_nothing(temporary: Path) -> None:

@@ -12,6 +12,7 @@ from airflow_provider_safecopy.demo import tables
 from airflow_provider_safecopy.demo.servers import Server, installations
 from airflow_provider_safecopy.demo.tables import Content, Database
 from tests.ground.database import ALWAYS
+from tests.ground.place import place
 
 LONG = "월별지역별상품군별매출실적및재고현황집계표"
 ROWS = {"고객": 1_200, "주문_내역": 4_200, LONG: 54 * 17 * 12}
@@ -24,8 +25,8 @@ def pair() -> Iterator[tuple[Database, Database]]:
     older, newer = (found[major] for major in ALWAYS)
     with (
         pytest.MonkeyPatch.context() as patch,
-        Server.start(older, durable=False) as one,
-        Server.start(newer, durable=False) as other,
+        Server.start(older, durable=False, place=place()) as one,
+        Server.start(newer, durable=False, place=place()) as other,
     ):
         patch.setattr(tables, "CUSTOMERS", ROWS["고객"])
         patch.setattr(tables, "ORDERS", ROWS["주문_내역"])

@@ -35,6 +35,7 @@ from tests.exam.subject import Subject, families, one_of_each_shape, subjects
 from tests.exam.suite import Suite
 from tests.exam.trial import SHAPES, Examiner, Trial
 from tests.ground.fingerprint import Fingerprint, differences, present
+from tests.ground.place import place
 
 MODES = tuple(mode for mode in get_args(Publish) if mode == "auto" or mode in WAYS)
 DATABASE = "regression"
@@ -117,7 +118,7 @@ def _ask(group: list[Subject], modes: tuple[str, ...]) -> list[Trial]:
 
 
 def _started(installation: Installation) -> Server:
-    return Server.start(installation, durable=False, settings=_SETTINGS)
+    return Server.start(installation, durable=False, settings=_SETTINGS, place=place())
 
 
 def _version(server: Server) -> str:

@@ -113,6 +113,7 @@ def test_one_of_each_shape_is_asked_about_and_families_stay_together(target: Dat
     assert sum(map(len, grouped)) == len(found)
 
 
+@pytest.mark.slow
 def test_what_comes_of_a_copy_is_told(ask: Callable[[str], Trial], target: Database) -> None:
     copied = [ask(name) for name in ("kept_1.고객", "긴 이름", "public.주문", "public.빈 표")]
     assert [(trial.outcome, trial.findings) for trial in copied] == [("copied", ())] * 4
@@ -130,6 +131,7 @@ def test_what_comes_of_a_copy_is_told(ask: Callable[[str], Trial], target: Datab
     assert json.dumps(report.as_json(copied))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "noticed"),
     [
@@ -193,6 +195,7 @@ def test_a_package_that_was_tampered_with_is_not_used(tmp_path: Path, monkeypatc
         Suite.of(18)
 
 
+@pytest.mark.slow
 def test_the_exam_is_held(directory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EXAM_SQL", str(directory))
     told: list[str] = []

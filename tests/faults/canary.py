@@ -21,6 +21,7 @@ from airflow_provider_safecopy.transfer.report import CopyReport
 from tests.faults.invariant import Invariant
 from tests.ground.customers import spec
 from tests.ground.database import Database
+from tests.ground.selection import number_of_examples
 
 FILE = "새어나온_파일"
 NEST = "CREATE SCHEMA 카나리아; CREATE TABLE 카나리아.새 (번호 int); INSERT INTO 카나리아.새 VALUES (1), (2), (4)"
@@ -88,7 +89,7 @@ def examples(number: int) -> Callable[[Callable[..., None]], Callable[..., None]
     """So many, the same ones each time; what a test asked for lives as long as all of them."""
     unharmed = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much]
     return settings(
-        max_examples=number * (HUNT or 1),
+        max_examples=number_of_examples(number) * (HUNT or 1),
         derandomize=not HUNT,
         database=None,
         deadline=None,

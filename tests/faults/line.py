@@ -19,7 +19,7 @@ NAME = ("영업", "주문_내역")
 ROWS = 300
 STALL = 1.0
 """Seconds. In all runs here; the stages' own timeouts are as by default."""
-LATEST = STALL + 10
+LATEST = STALL + 40
 """Seconds from a fault to a clear error, or to the end."""
 LINES = {"swap": "sequential", "delta": "chunked"}
 """How each is published here, and how it is transferred."""

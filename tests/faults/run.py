@@ -26,7 +26,7 @@ Do = Callable[[], object]
 """What is done at a step, in the proxy's thread. False: the step was none to do it at, and the next one is met."""
 
 SIDES: tuple[Side, ...] = ("source", "target")
-_SECONDS = 60.0
+_SECONDS = 120.0
 _SEEN = {signal.SIGKILL: {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}, signal.SIGSTOP: {psutil.STATUS_STOPPED}}
 """What a process has become once it has taken a signal that none can refuse."""
 _PUBLISHING = """

@@ -82,7 +82,7 @@ def copying(ground: Ground, *words: str) -> tuple[str, ...]:
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
     """The exit code, and the one object on stdout."""
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=100)
     assert out, err
     return process.returncode, json.loads(out)
 

@@ -16,6 +16,7 @@ from airflow_provider_safecopy.transfer.report import CopyReport
 from tests.faults.trial import GRACE, QUICK, Strike, Trial, each_step, sampled, steps_of
 from tests.ground.database import Database
 from tests.ground.outage import Outage
+from tests.ground.place import place
 from tests.ground.proxy import Proxy
 
 RECEIPT, COMMIT = b"INSERT INTO safecopy.receipt", b"COMMIT\0"
@@ -23,9 +24,9 @@ RECEIPT, COMMIT = b"INSERT INTO safecopy.receipt", b"COMMIT\0"
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    """Two servers of this file's own, as durable as in production, with one database each."""
+    """Two servers of this file's own, as durable as in production but for a power cut, with one database each."""
     major = {each.major: each for each in installations()}
-    with Server.start(major[16]) as source, Server.start(major[18]) as target:
+    with Server.start(major[16], place=place()) as source, Server.start(major[18], place=place()) as target:
         for server in (source, target):
             server.execute("postgres", 'CREATE DATABASE "영업부"')
         spool = tmp_path_factory.mktemp("crash") / "spool"

@@ -266,7 +266,7 @@ def test_a_full_disk_fails_the_export_and_is_told_as_that(trial: Trial) -> None:
         [*own_mounts(), "sh", "-c", _MOUNTED, str(trial.spool), *command],
         env=os.environ | {"SAFECOPY_SOURCE": trial.source.conninfo, "SAFECOPY_TARGET": trial.target.conninfo},
         capture_output=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert invariant.hold(said(done.returncode)) == "old"

@@ -129,7 +129,7 @@ def test_a_network_that_swallows_packets_is_a_stall(ground: Ground, proxy: MakeP
             through["target"].endpoint,
             progress=stall,
         )
-    assert time.monotonic() - started < 1 + 20
+    assert time.monotonic() - started < 1 + 40
     assert caught.value.stage == ("export" if side == "source" else "import")
     wire.cut()
     ground.demand("old", swept_by_next_run=True)

@@ -82,7 +82,7 @@ def test_a_stage_in_which_no_byte_moves_is_ended(
         ground.copy(psql=fake_psql(behaviour), transfer=transfer, timeouts=Timeouts(stall=1))
     assert caught.value.stage == behaviour.stage
     assert caught.value.retryable
-    assert time.monotonic() - started < 1 + 10
+    assert time.monotonic() - started < 1 + 40
     # Whatever it hung in, the import had not been told to commit, or had committed to staging only.
     ground.demand("old")
 
@@ -246,6 +246,7 @@ def test_noise_without_an_end_is_a_stall(trial: Trial, fake_psql: MakePsql, stag
     assert end.stage == stage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "behaviour",
     [

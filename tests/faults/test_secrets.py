@@ -173,7 +173,7 @@ def test_it_is_nowhere_in_a_good_run(planted: Planted) -> None:
             assert not hidden_from(Path(f"/proc/{process.pid}/environ").read_bytes()), "where its user has put it"
             demand_hidden_on_servers(planted)
             holder.execute("SELECT pg_advisory_unlock(4711)")
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=100)
     assert process.returncode == exitcode.DONE, err
     assert json.loads(out)["rows"] == ROWS
     assert hidden_from(out)
@@ -216,7 +216,7 @@ def test_no_word_of_a_command_that_fails_holds_it(planted: Planted, fake_psql: M
     }
     words, variables = faults[fault]
     with started(planted, "--source-table", NAME, *words, variables=variables) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=100)
     assert process.returncode in {2, 5}, err
     assert json.loads(out)["status"] == "error"
     assert b"Traceback" in err

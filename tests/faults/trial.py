@@ -21,7 +21,7 @@ from tests.ground.database import Database
 from tests.ground.proxy import Proxy
 
 ROWS = 300
-GRACE = 10.0
+GRACE = 40.0
 """Seconds that may pass between the timeout that a fault runs into, and the error."""
 QUICK = Timeouts(connect=2, export=4, import_=4, stall=1, verify=2, publish=2)
 """Timeouts for faults that say nothing."""

@@ -7,8 +7,9 @@ import unicodedata
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from airflow_provider_safecopy import display
 from airflow_provider_safecopy.cli import encoding
-from airflow_provider_safecopy.cli.table import aligned, width
+from airflow_provider_safecopy.display import aligned, width
 from tests.fuzz.depth import looking
 from tests.fuzz.material import broken, clean
 
@@ -34,11 +35,11 @@ def test_what_was_typed_in_utf_8_with_hangul_in_it_is_read_as_it_was(text: str, 
 @looking(3)
 @given(broken)
 def test_what_is_shown_steers_no_terminal(text: str) -> None:
-    shown = encoding.shown(text)
+    shown = display.shown(text)
     shown.encode()
     assert not [letter for letter in shown if unicodedata.category(letter) in {"Cc", "Cs"} and letter not in "\t\n"]
     assert not [letter for letter in shown if unicodedata.bidirectional(letter) in {"LRE", "RLE", "LRO", "RLO", "PDF"}]
-    assert encoding.shown(shown) == shown
+    assert display.shown(shown) == shown
 
 
 @looking(3)

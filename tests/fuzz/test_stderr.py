@@ -66,6 +66,7 @@ def test_whatever_a_notice_says_the_code_of_a_scripts_error_is_its_own(said: byt
     assert transcript.sqlstate == "40P01"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flood", FLOODS, ids=["lines", "colons", "place", "notices", "digits", "no lines"])
 def test_a_flood_costs_little_time_and_no_memory(flood: bytes) -> None:
     piece = (flood * (65536 // len(flood) + 1))[:65536]

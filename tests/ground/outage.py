@@ -12,7 +12,7 @@ import psutil
 
 from airflow_provider_safecopy.demo.servers import Server
 
-_BACK_WITHIN = 30.0
+_BACK_WITHIN = 90.0
 _READY = "database system is ready to accept connections"
 _WRITES = (
     "SELECT pid FROM pg_stat_activity WHERE starts_with(application_name, 'safecopy:') AND state LIKE 'idle in tr%'"

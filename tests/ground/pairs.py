@@ -13,9 +13,9 @@ from psycopg.sql import SQL
 
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock.model import Contender, Lease
 from airflow_provider_safecopy.transfer import staging
 from airflow_provider_safecopy.transfer.draft import draft
-from airflow_provider_safecopy.transfer.job import Right
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.publish import publish
 from airflow_provider_safecopy.transfer.report import StageReport
@@ -85,13 +85,13 @@ class Pair:
             plan.require()
             schema.init(session.connection)
             attempt, token = uuid4(), secrets.randbelow(1 << 40)
-            right = Right("시험", token, uuid4(), attempt, "시험", "safecopy:test")
+            lease = Lease("시험", token, uuid4(), Contender("시험", {"owner": "시험"}, attempt=attempt))
             with staging.staging(plan, session, token=token, attempt=attempt) as name:
                 filled = SQL("INSERT INTO {} {}").format(table(name), plan.query())
                 rows = session.connection.execute(filled).rowcount
                 verification = Verification(name, rows, {}, None, StageReport("verify", 0.0, rows=rows))
                 return publish(
-                    plan, verification, right, target=session, fence=lambda _: None, abort=AbortSwitch()
+                    plan, verification, lease, target=session, fence=lambda _: None, abort=AbortSwitch()
                 ).written
 
     def same(self) -> bool:

@@ -22,7 +22,7 @@ class Remains:
     def __init__(self) -> None:
         self._files = open_files()
 
-    def check(self, *databases: Database, spool: Path | None = None, seconds: float = 5.0) -> None:
+    def check(self, *databases: Database, spool: Path | None = None, seconds: float = 20.0) -> None:
         """Fail unless all is gone within `seconds`: a killed session may need a moment to notice.
 
         `spool` is the directory the copy was given for its temporary files: it must be empty.

@@ -109,7 +109,7 @@ def ended(psql: Psql, data: bytes = b"") -> Outcome:
     """Hear psql out."""
     while psql.listen():
         select.select([psql.stderr], [], [], 30)
-    code = psql.process.wait(30)
+    code = psql.process.wait(100)
     psql.close()
     return Outcome(code, data, psql)
 
@@ -305,6 +305,6 @@ def test_flooding(fake_psql: MakePsql, filled: Database) -> None:
         heard.start()
         with os.fdopen(reading, "rb") as stream:
             assert stream.read() == STREAM
-        heard.join(30)
+        heard.join(100)
     assert psql.process.returncode == 0
     assert psql.transcript.values("rows") == [str(ROWS)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 
 
 def until(holds: Callable[[], object], seconds: float = _PATIENCE, *, told: str = "it never came to be") -> None:

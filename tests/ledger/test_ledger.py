@@ -15,6 +15,8 @@ from tests.ledger.machine import LedgerMachine
 from tests.ledger.mutants import MUTANTS, Break, Scene
 from tests.ledger.world import Runner, World, direct, whole
 
+pytestmark = pytest.mark.slow
+
 # How many examples the machine tries: more, and others each time, by ``LEDGER_EXAMPLES=2000 pytest tests/ledger``.
 EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "15"))
 

@@ -17,10 +17,9 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PlanError, SafeCopyError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.model import Contender, application_name
+from airflow_provider_safecopy.lock.model import Contender, Lease, application_name
 from airflow_provider_safecopy.transfer import staging
 from airflow_provider_safecopy.transfer.draft import draft
-from airflow_provider_safecopy.transfer.job import Right
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
@@ -158,14 +157,14 @@ def direct(world: World, spec: CopySpec, fault: Fault | None, attempt: UUID) -> 
         with staging.staging(plan, theirs, token=world.copies, attempt=attempt) as table:
             verification = _filled(plan, ours, theirs, table)
             _end(fault, "loaded")
-            right = Right("시험", world.copies, uuid4(), attempt, "시험", name)
+            lease = Lease("시험", world.copies, uuid4(), Contender("시험", {"owner": "시험"}, attempt=attempt))
 
             def fence(_: object) -> None:
                 _end(fault, "fence")
                 if fault == "answer":
                     world.wire.lose_answer_after(b"COMMIT\0")
 
-            publish(plan, verification, right, target=theirs, fence=fence, abort=AbortSwitch())
+            publish(plan, verification, lease, target=theirs, fence=fence, abort=AbortSwitch())
         _end(fault, "after")
     return "published"
 

@@ -380,7 +380,7 @@ def test_a_forked_child_is_not_the_holder_and_does_not_outlive_it_as_such(direct
     try:
         refused(rival, Contender("r2"))
         holder.kill()
-        holder.wait(30)
+        holder.wait(100)
         assert Path(f"/proc/{child}").exists()
         assert taken(rival, Contender("r2")).kind == "takeover-dead"
     finally:

@@ -92,7 +92,7 @@ def test_whoever_outlives_the_holder_does_not_hold_it(tmp_path: Path, program: s
         with Flock(tmp_path / "a") as other:
             assert not other.take()
             holder.kill()
-            holder.wait(30)
+            holder.wait(100)
             assert Path(f"/proc/{child}").exists()
             assert other.take()
     finally:

@@ -122,6 +122,6 @@ def test_the_parent_keeps_its_lock_and_its_session(target: Database, tmp_path: P
         schema.init(session)
     where = str(tmp_path / "잠금") if kind == "file" else target.conninfo
     program = [sys.executable, "-c", HOLDER, way, kind, where]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "held"), done.stderr
     assert "Traceback" not in done.stderr

@@ -137,6 +137,7 @@ def tables(target: Database) -> Iterator[Callable[[], TableLocks]]:
         each.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [Interruption, *ERRORS[2:]], ids=["signal", "ENOSYS", "store"])
 def test_whatever_interrupts_taking_many_none_of_them_is_held_unless_it_is_answered_for(
     target: Database, tables: Callable[[], TableLocks], error: Callable[[], BaseException]

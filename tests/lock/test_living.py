@@ -422,7 +422,7 @@ def test_a_displaced_process_is_ended_only_where_that_is_allowed(
         with caplog.at_level(logging.WARNING), LivingLock(NAME, directory, judge=judge) as lock:
             assert lock.takeovers
         if may_end:
-            assert process.wait(30) == -signal.SIGTERM
+            assert process.wait(100) == -signal.SIGTERM
         else:
             assert process.poll() is None
         assert (f"processes {process.pid}" if may_end else "and no process") in caplog.text

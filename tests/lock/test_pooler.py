@@ -29,7 +29,7 @@ from tests.ground.until import until
 
 NAME = "분석.고객"
 SIZE = 2
-PATIENCE = 30.0
+PATIENCE = 60.0
 LEDGER = "CREATE TABLE public.ledger (id bigserial PRIMARY KEY, token bigint, attempt uuid)"
 WRITE = "INSERT INTO public.ledger (token, attempt) VALUES (%s, %s)"
 
@@ -333,7 +333,7 @@ def test_a_pooler_that_is_gone_is_a_failure_of_the_store(ground: Ground) -> None
     store = ground.store(contender)
     lease = leased(store.acquire(NAME, contender, Promise()))
     ground.pooler.process.terminate()
-    ground.pooler.process.wait(10)
+    ground.pooler.process.wait(100)
     with pytest.raises(LockStoreError) as caught:
         store.heartbeat(lease, phase=1, count=1)
     assert caught.value.retryable

@@ -152,7 +152,7 @@ def test_a_fence_behind_an_unfinished_takeover_waits_and_then_loses(world: World
         waiting = executor.submit(world.fenced, session, lease)
         wait_for_a_lock(world, session)
         rival.commit()
-        assert waiting.result(30) is False
+        assert waiting.result(100) is False
     world.hide(session)
 
 
@@ -170,7 +170,7 @@ def test_progress_saves_a_stale_holder_from_a_takeover_that_waits_for_its_publis
         until(lambda: is_waiting(world, rival.backends[0]))
         world.store.heartbeat(lease, phase=1, count=1)
         session.execute("COMMIT")
-        answer = waiting.result(30)
+        answer = waiting.result(100)
     assert isinstance(answer, Holder)
     assert answer.owner_key == "가동"
     rival.close()
@@ -463,7 +463,7 @@ def contended(made: Database, rivals: int, names: list[str]) -> dict[str, list[L
             store.holders()
             found = []
             for name in names:
-                start.wait(60)
+                start.wait(100)
                 found.append(store.acquire(name, run(f"경쟁자 {number}"), PROMISE))
             return found
 
@@ -561,7 +561,7 @@ def test_who_was_displaced_while_being_granted_has_nothing_to_revoke(made: Datab
         waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         until(lambda: bool(made.value(waits)))
         session.execute("COMMIT")
-        displaced = forced.result(30)
+        displaced = forced.result(100)
     assert displaced is not None
     assert displaced.owner_key == contender.owner_key
     assert not store.revoke(lease_of(NAME, contender, row))

@@ -221,7 +221,7 @@ def test_who_is_overdue_by_its_own_word_is_ended(target: Database, victim: Calla
         except LockBusyError:
             continue
     assert lease.kind == "takeover-stale"
-    assert silent.process.wait(30) == -signal.SIGTERM
+    assert silent.process.wait(100) == -signal.SIGTERM
 
 
 def test_a_person_who_releases_a_lock_ends_the_process_that_holds_it(
@@ -229,14 +229,14 @@ def test_a_person_who_releases_a_lock_ends_the_process_that_holds_it(
 ) -> None:
     holder = victim()
     assert release_by_hand(target, NAME)[1] == (holder.process.pid,)
-    assert holder.process.wait(30) == -signal.SIGTERM
+    assert holder.process.wait(100) == -signal.SIGTERM
 
 
 def test_a_retry_ends_the_try_before_it(target: Database, victim: Callable[..., Victim]) -> None:
     former = victim()
     with LivingLock(NAME, target.endpoint, contender=Contender("영업|수동_1", OWNER, "복사", 2)) as lock:
         assert lock.leases[0].kind == "supersede"
-    assert former.process.wait(30) == -signal.SIGTERM
+    assert former.process.wait(100) == -signal.SIGTERM
 
 
 def test_a_judge_is_believed_of_the_run_it_was_asked_about_alone(

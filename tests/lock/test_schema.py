@@ -92,7 +92,7 @@ def test_many_threads_at_once_make_it_once(target: Database) -> None:
 
     def make(number: int) -> int:
         with target.connect() as session, closing(PostgresStore(target.endpoint)) as store:
-            start.wait(30)
+            start.wait(100)
             schema.init(session)
             lease = store.acquire(f"{NAME} {number}", Contender("시험", place=None), Promise())
             assert isinstance(lease, Lease)
@@ -107,7 +107,7 @@ def test_many_threads_at_once_acquire_without_it(target: Database) -> None:
 
     def acquire(number: int) -> Lease | Holder:
         with closing(PostgresStore(target.endpoint)) as store:
-            start.wait(30)
+            start.wait(100)
             return store.acquire(NAME, Contender(f"시험 {number}", place=None), Promise())
 
     with ThreadPoolExecutor(4) as executor:
@@ -137,7 +137,7 @@ def test_many_processes_at_once_make_it_once(target: Database) -> None:
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-    answers = [process.communicate(b"\n", timeout=60) for process in processes]
+    answers = [process.communicate(b"\n", timeout=100) for process in processes]
     assert [out for out, _ in answers] == [b"made\n"] * 3, answers
     assert target.value("SELECT count(*) FROM safecopy.lock") == 0
 

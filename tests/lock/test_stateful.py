@@ -31,17 +31,20 @@ def test_the_real_statements_pass_the_example(world: World, example: Callable[[W
     example(world)
 
 
+@pytest.mark.slow
 def test_whatever_is_done_to_a_lock_it_keeps_its_rules(world: World) -> None:
     machine = type("LockMachine", (LockMachine,), {"world": world})
     run_state_machine_as_test(machine, settings=bounded(100))
 
 
+@pytest.mark.slow
 def test_the_mutants_are_mutants() -> None:
     assert len({mutant.fault for mutant in MUTANTS}) == len(MUTANTS) >= 9
     for mutant in MUTANTS:
         assert mutant.changes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", QUICKLY_KILLED)
 def test_the_machine_bites(database: MakeDatabase, fault: str) -> None:
     """All the others: `make mutants`."""

@@ -21,6 +21,8 @@ from airflow_provider_safecopy.lock.store import Store
 from tests.ground.until import until
 from tests.lock.conftest import Ground, Hold
 
+pytestmark = pytest.mark.sweep(2)
+
 NAME = "분석.고객"
 PROMISE = Promise(stale_after=600, crash_grace=None)
 GRACE = Promise(stale_after=600, crash_grace=60)
@@ -77,7 +79,7 @@ def test_killed_holders_lock_recovered_at_once(ground: Ground, rival: Store, hol
     with pytest.raises(LockBusyError):
         LivingLock(NAME, rival, contender=run("r2")).acquire()
     process.send_signal(signal.SIGKILL)
-    process.wait(30)
+    process.wait(100)
     lock = LivingLock(NAME, rival, contender=run("r2")).acquire()
     (lease,) = lock.leases
     assert (lease.kind, lease.token) == ("takeover-dead", 2)
@@ -269,7 +271,7 @@ def test_one_of_many_at_once_gets_it(ground: Ground) -> None:
     stores, start = [ground.store() for _ in range(6)], threading.Barrier(6)
 
     def ask(store: Store) -> list[Lease | Holder]:
-        start.wait(30)
+        start.wait(100)
         return [store.acquire(f"잠금 {each}", run(str(uuid4())), PROMISE) for each in range(5)]
 
     with ThreadPoolExecutor(6) as executor:
@@ -282,7 +284,7 @@ def test_threads_take_turns_at_one_store(store: Store) -> None:
     lease, start = taken(store, run()), threading.Barrier(4)
 
     def beat(first: int) -> list[float]:
-        start.wait(30)
+        start.wait(100)
         return [store.heartbeat(lease, phase=1, count=first + each) for each in range(10)]
 
     with ThreadPoolExecutor(4) as executor:
@@ -659,7 +661,7 @@ def test_what_a_process_released_is_free(ground: Ground, rival: Store, holding: 
     holder = rival.holder(NAME)
     assert holder is not None
     assert [seen.place.pid for seen in holder.members if seen.place] == [process.pid]
-    out, _ = process.communicate(b"\n", timeout=30)
+    out, _ = process.communicate(b"\n", timeout=100)
     assert out == b"released\n"
     until(lambda: rival.holder(NAME) is None)
     assert taken(rival, run("r2")).kind == "grant"

@@ -23,6 +23,7 @@ from airflow_provider_safecopy.demo.servers import Installation, Server, install
 from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
+from tests.ground.place import place
 from tests.race import adversary, check, outcome
 from tests.race.ablation import ABLATIONS
 from tests.race.check import Violation
@@ -123,7 +124,7 @@ def wait_for_sessions(course: Course) -> None:
 
 def main(arguments: list[str], say: Callable[[str], None] = print) -> int:
     options = _options().parse_args(arguments)
-    with Server.start(_installation(options.major), durable=False, settings=SETTINGS) as server:
+    with Server.start(_installation(options.major), durable=False, settings=SETTINGS, place=place()) as server:
         say(f"PostgreSQL {server.major}, {options.processes} processes, seed {options.seed}")
         outcomes = [run(server, REAL, options, options.seconds)]
         _show(outcomes[0], say)

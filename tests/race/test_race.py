@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 # A fifth of what an idle machine of two cores brings about: this must hold beside the rest of the suite.

@@ -7,6 +7,8 @@ import pytest
 from tests.conftest import MakeDatabase
 from tests.rewrite.exam import Exam, ablated
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_source_that_is_reloaded_all_the_time_yields_one_load_or_a_retryable_error(database: MakeDatabase) -> None:
     """A rewrite is no part of MVCC: a snapshot that is older reads the new file, and finds none of its rows."""

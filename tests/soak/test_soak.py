@@ -16,6 +16,7 @@ from tests.soak.generations import misseen
 SHORT = ["--minutes", "1", "--seed", "139059", "--rounds", "1", "--rivals", "2", "--no-airflow", "--attempts"]
 
 
+@pytest.mark.slow
 def test_a_short_soak_finds_no_violation() -> None:
     said: list[str] = []
     assert soak.main([*SHORT, "3"], said.append) == 0, "\n".join(said)
@@ -31,6 +32,7 @@ def _take_a_row(target: Database) -> None:
             target.execute(f'DELETE FROM {table} WHERE "번호" = (SELECT max("번호") FROM {table})')
 
 
+@pytest.mark.slow
 def test_a_soak_notices_a_row_that_is_missing() -> None:
     said: list[str] = []
     assert soak.main([*SHORT, "1"], said.append, _take_a_row) == 1

@@ -146,7 +146,7 @@ def test_somebody_who_keeps_it_locked_is_not_waited_for_long(
     with target.connect() as other, ThreadPoolExecutor(1) as pool:
         holding = pool.submit(hold_when_published, target, other)
         report = copy(source, target, publish="delete_insert")
-        holding.result(30)
+        holding.result(100)
     (warning,) = report.warnings
     assert warning.startswith("영업.고객 was not analyzed: 영업.고객 stayed locked for ")
     assert "ShareUpdateExclusiveLock on 영업.고객" in warning

@@ -116,7 +116,7 @@ def reading_meanwhile(target: Database, session: Session, first: Iterable[str]) 
                 assert time.monotonic() < deadline
             yield
     finally:
-        reader.join(30)
+        reader.join(100)
     assert read == [3]
 
 
@@ -194,6 +194,6 @@ def test_a_reader_that_stays_and_then_reads_a_view_does_not_wait_for_a_swap(sour
             assert reader.execute("SELECT count(*) FROM 영업.안".encode()).fetchone() == (3,)
             reader.execute("SELECT FROM 영업.주문".encode())
         reader.execute("COMMIT")
-        copying.join(60)
+        copying.join(100)
     assert failed == []
     assert target.value(f"SELECT count(*) FROM {QUOTED}") == 9

@@ -174,7 +174,7 @@ def test_no_grant_and_no_revoke_is_lost(
             pipeline.copy(spec(publish="swap"), source.endpoint, target.endpoint)
         except SafeCopyError as error:
             published = not error.retryable
-        granting.join(30)
+        granting.join(100)
         assert target.value(f"SELECT {has.format(table=TABLE, role=watcher)}") == granting.done, (moment, published)
         outcomes.add((published, granting.done))
         target.execute(undo)

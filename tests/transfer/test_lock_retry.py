@@ -112,7 +112,7 @@ def test_a_reader_beside_a_waiting_publish_hardly_queues(
             looks += 1
         assert not copying.done()
         holder.execute("COMMIT")
-        assert copying.result(60).inserted == 2000
+        assert copying.result(100).inserted == 2000
     assert looks > 100
     assert seen / looks <= 2 * SHARE, f"{seen} of {looks} looks found us in the queue"
 
@@ -137,4 +137,4 @@ def test_readers_that_follow_each_other_without_a_gap_do_not_keep_a_publish_out(
         finally:
             stop.set()
         for reader in readers:
-            reader.result(60)
+            reader.result(100)

@@ -202,3 +202,27 @@ def test_what_is_not_a_whole_table_as_it_stands_is_read_by_a_query(
         asked = CopySpec.of(source_table=("영업", name), target_table="영업.고객", allow_empty=True)
         found = pipeline.plan(asked, source.endpoint, target.endpoint)
         assert found.read().as_string(None).startswith("(\nSELECT"), name
+
+
+def test_it_prints_as_people_read_it(plan: Callable[..., CopyPlan]) -> None:
+    made = plan(publish="delete_insert")
+    lines = str(made).splitlines()
+    assert lines[0] == "planned: nothing was touched"
+    assert f"  from      {made.source}" in lines
+    assert "  columns   번호, 이름, 금액, 가입" in lines
+    assert "  how       sequential, text, delete_insert" in lines
+    assert "  -- export, on the source; lock: ACCESS SHARE" in lines
+    assert all(line in str(made) for step in made.steps() for line in step.sql.splitlines())
+
+
+def test_a_refused_plan_prints_its_reasons_and_next_steps(plan: Callable[..., CopyPlan]) -> None:
+    text = str(replace(plan(), refusals=REFUSALS))
+    assert text.startswith("refused: nothing was touched\n")
+    assert "  refused   column 메모 is not in the target [column_extra]\n  next      leave it out\n" in text
+    assert "SQL, in order" not in text
+
+
+def test_its_repr_is_one_short_line(plan: Callable[..., CopyPlan]) -> None:
+    made = plan(publish="delete_insert")
+    assert repr(made) == f"<CopyPlan {made.source} -> {made.target}: sequential, text, delete_insert>"
+    assert repr(replace(made, refusals=REFUSALS)).endswith(": refused: column_extra, rules>")

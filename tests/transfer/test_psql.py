@@ -239,7 +239,7 @@ def test_no_psqlrc_is_read_and_no_password_asked_for(
     without = {key: value for key, value in target.endpoint.parameters.items() if key != "password"}
     child = start(psql, Endpoint.from_parameters(without), "-c", "SELECT 1")
     assert "no password supplied" in heard(child)
-    assert child.process.wait(30) == 2
+    assert child.process.wait(100) == 2
     end([child])
 
 
@@ -253,7 +253,7 @@ child = Psql.start(
     arguments=["-c", "\\\\warn \\ub620\\ubc29\\uac01\\ud558"], stdin=subprocess.DEVNULL, inherit=[],
     application_name="safecopy:test", connect_timeout=10,
 )
-child.process.wait(30)
+child.process.wait(100)
 end([child])
 sys.stdout.buffer.write(child.transcript.tail.encode())
 """
@@ -336,7 +336,7 @@ def test_at_once_asks_nobody(script: Callable[..., str]) -> None:
 
 def test_one_that_has_ended_keeps_its_exit_code_and_its_last_words(script: Callable[..., str]) -> None:
     child = start(script("psql", "echo last words >&2", "exit 3"), NOWHERE)
-    child.process.wait(30)
+    child.process.wait(100)
     end([child])
     assert child.process.returncode == 3
     assert child.transcript.tail == "last words"
@@ -387,7 +387,7 @@ def test_it_dies_with_the_thread_that_started_it(started: list[Psql], script: Ca
     thread = threading.Thread(target=lambda: started.append(start(path, NOWHERE)))
     thread.start()
     thread.join()
-    assert started[0].process.wait(10) == -signal.SIGKILL
+    assert started[0].process.wait(100) == -signal.SIGKILL
 
 
 def _await_session(database: Database, wait_event: str) -> None:
@@ -402,7 +402,7 @@ def _await_session(database: Database, wait_event: str) -> None:
 
 def failed(said: str, code: int = 3) -> Psql:
     process = subprocess.Popen(["/bin/sh", "-c", f"exit {code}"], stderr=subprocess.PIPE, bufsize=0)
-    process.wait(30)
+    process.wait(100)
     transcript = Transcript(NONCE)
     transcript.feed(said.encode())
     psql = Psql("import", process, transcript)

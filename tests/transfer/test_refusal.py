@@ -820,3 +820,25 @@ def test_a_refused_copy_touches_nothing(source: Database, target: Database, opti
     assert target.rows(f"SELECT 이름 FROM {TABLE}") == [("옛 고객",)]
     assert source.value(f"SELECT count(*) FROM {TABLE}") == 3
     assert target.value("SELECT count(*) FROM pg_namespace WHERE nspname = 'safecopy'") == 0
+
+
+# Long SQL
+
+MORE_THAN_AN_ARGUMENT = 128 * 1024
+
+
+@pytest.mark.parametrize("special", ["'\\\\'", "';'", "':이름'"], ids=["backslash", "semicolon", "variable"])
+@pytest.mark.parametrize("option", ["where", "source_sql"])
+def test_sql_that_psql_could_read_is_refused_where_it_is_longer_than_an_argument(
+    source: Database, target: Database, option: str, special: str
+) -> None:
+    """What fits is sent unread in an argument; what is longer must hold nothing that psql would interpret."""
+    condition = f"이름 <> {special} AND 이름 <> '{'가' * (MORE_THAN_AN_ARGUMENT // 3)}'"
+    asked = {option: condition if option == "where" else f"SELECT * FROM {TABLE} WHERE {condition}"}
+    found = only("sql_too_long", source, target, **asked)
+    assert re.search(r"the export's COPY is \d{6} bytes long", found.message)
+    assert "make a view of it" in found.hint
+    plain = {name: sql.replace(special, "'없음'") for name, sql in asked.items()}
+    assert not refused(source, target, **plain), "plain SQL may be longer"
+    short = {name: sql.replace("가" * 1000, "") for name, sql in asked.items()}
+    assert not refused(source, target, **short), "and what is short may hold anything"

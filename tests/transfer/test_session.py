@@ -12,7 +12,8 @@ import pytest
 
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import AbortedError, StageError
-from airflow_provider_safecopy.transfer.session import end_stage_sessions, open_session
+from airflow_provider_safecopy.transfer.session import LOCK_WAIT_SECONDS, end_stage_sessions, open_session
+from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.ground.database import Database
 from tests.ground.proxy import Proxy
 
@@ -137,3 +138,7 @@ def test_an_answer_is_not_waited_for_longer_than_its_patience(
             session.value("SELECT 1")
         assert time.monotonic() - started < 5
         assert session.connection.closed
+
+
+def test_a_session_waits_for_a_lock_as_long_as_a_spec_says_by_default() -> None:
+    assert Timeouts().lock_wait == LOCK_WAIT_SECONDS

@@ -8,13 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import pytest
 from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy import pipeline, sql
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.transfer import export
+from airflow_provider_safecopy.pipeline import round as batch_round
+from airflow_provider_safecopy.transfer import content, export
 from airflow_provider_safecopy.transfer.name import TableName
+from airflow_provider_safecopy.transfer.psql import Psql
+from airflow_provider_safecopy.transfer.publish import publish
 from airflow_provider_safecopy.transfer.shuttle import Shuttle
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
@@ -68,6 +72,13 @@ MODES: dict[str, dict[str, Any]] = {
     "upsert": {"write_mode": "upsert", "key_columns": ("id",), "missing": "delete", "min_rows": 0},
     "incremental": {"write_mode": "incremental", "key_columns": ("id",), "cursor_column": "id"},
 }
+
+
+# Sessions of a copy that are in a transaction.
+_KEEPERS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE application_name LIKE 'safecopy:%' AND state = 'idle in transaction' AND datname = current_database()
+"""
 
 
 @dataclass(frozen=True)
@@ -265,3 +276,196 @@ def test_what_was_defined_anew_after_the_snapshot_is_noticed(database: MakeDatab
         session.execute("SELECT id FROM public.seen")
         session.execute("SELECT id FROM public.parent")
         assert session.execute(replaced).fetchone() != ("",)
+
+
+# A relation, what locks it, and what then locks a table below it.
+ABOVE_AND_BELOW: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "partition": ("parted", "LOCK TABLE ONLY erp.parted", "LOCK TABLE ONLY erp.parted_high", MODES["replace"]),
+    "table of a view": (
+        "seen",
+        "ALTER VIEW erp.seen SET (security_barrier = false)",
+        "LOCK TABLE ONLY erp.plain",
+        MODES["replace"],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ABOVE_AND_BELOW)
+def test_planning_locks_nothing_before_what_is_above_it(hosts: Hosts, mocker: MockerFixture, what: str) -> None:
+    """Whoever exchanges partitions locks the parent first; in the other order their session could be the deadlock's victim."""
+    relation, above, below, mode = ABOVE_AND_BELOW[what]
+    failed: list[psycopg.Error] = []
+    expect, threads = content.estimate, list[threading.Thread]()
+    locked = threading.Event()
+
+    def exchange() -> None:
+        try:
+            with hosts.source.connect() as session, session.transaction():
+                session.execute(f"SET deadlock_timeout = '50ms'; {above}".encode())
+                locked.set()
+                until(lambda: _waiting(hosts.source, ""))
+                session.execute(below.encode())
+        except psycopg.Error as error:
+            failed.append(error)
+
+    def explain(*args: Any, **kwargs: Any) -> Any:
+        """Let the other session come between two questions of planning, in the snapshot's transaction."""
+        if not threads and hosts.source.value(_KEEPERS):
+            threads.append(threading.Thread(target=exchange))
+            threads[-1].start()
+            assert locked.wait(30)
+        return expect(*args, **kwargs)
+
+    mocker.patch.object(content, "estimate", explain)
+    report = hosts.copy(relation, **mode)
+    for thread in threads:
+        thread.join()
+    assert threads
+    assert not failed
+    assert report.status == "published"
+
+
+WORKERS = """
+CREATE TABLE erp.rate (factor int); INSERT INTO erp.rate VALUES (2);
+CREATE FUNCTION erp.factor(bigint) RETURNS int LANGUAGE plpgsql STABLE PARALLEL SAFE
+    AS $$ BEGIN RETURN (SELECT factor FROM erp.rate); END $$;
+INSERT INTO erp.plain SELECT n, 'more' FROM generate_series(1000, 20000) n; ANALYZE erp.plain
+"""
+EAGER = {
+    "parallel_leader_participation": "off",
+    "parallel_setup_cost": "0",
+    "parallel_tuple_cost": "0",
+    "min_parallel_table_scan_size": "0",
+}
+BY_WORKERS = "SELECT sum(erp.factor(id))::bigint AS id, 'sum' AS note FROM erp.plain"
+
+
+@pytest.mark.parametrize("how", ["TRUNCATE erp.rate", "TRUNCATE erp.rate; INSERT INTO erp.rate VALUES (3)"])
+@pytest.mark.parametrize("batch", [False, True])
+def test_what_only_parallel_workers_read_is_proven_too(
+    hosts: Hosts, mocker: MockerFixture, how: str, batch: bool
+) -> None:
+    """A worker releases its locks when it ends, so nothing that it has read is left for the proof to find."""
+    hosts.source.execute(WORKERS)
+    for name, value in EAGER.items():
+        hosts.source.execute(f'ALTER DATABASE "{hosts.source.name}" SET {name} = {value}')
+    assert "Gather" in str(hosts.source.rows(f"EXPLAIN {BY_WORKERS}"))
+    spec = CopySpec(
+        source_sql=BY_WORKERS,
+        target_table=TableName("dw", "copied"),
+        min_rows=0,
+        publish="delete_insert",
+        max_shrink=None,
+    )
+    begin = Psql.start
+
+    def start(stage: Any, *args: Any, **kwargs: Any) -> Psql:
+        if stage == "export":
+            hosts.source.execute(how)
+        return begin(stage, *args, **kwargs)
+
+    mocker.patch.object(Psql, "start", start)
+    before = hosts.rows()
+    if batch:
+        (failed,) = pipeline.copy_tables([spec], hosts.source.endpoint, hosts.target.endpoint).failed
+        error = failed.error
+    else:
+        with pytest.raises(StageError) as caught:
+            pipeline.copy(spec, hosts.source.endpoint, hosts.target.endpoint)
+        error = caught.value
+    assert "erp.rate" in error.message
+    assert error.retryable
+    assert hosts.rows() == before
+
+
+def test_workers_read_where_no_function_can_hide_a_table(hosts: Hosts) -> None:
+    alone = sql.load("snapshot")["read_alone"]
+    with hosts.source.connect() as session:
+        assert session.execute(alone).fetchall() == []
+        session.execute("CREATE EXTENSION vector")  # its functions are written in C
+        assert session.execute(alone).fetchall() == []
+        session.execute("CREATE FUNCTION erp.plus(int) RETURNS int LANGUAGE sql PARALLEL SAFE AS 'SELECT $1 + 1'")
+        assert session.execute(alone).fetchall() == [("0",)]
+
+
+def test_a_lane_that_waits_behind_what_waits_for_another_lane_ends_in_seconds(
+    hosts: Hosts, mocker: MockerFixture, nothing_left: NothingLeft
+) -> None:
+    """Neither lane is slow, and no server sees a deadlock: but the source stands still for as long as the first one reads.
+
+    Our own session holds no lock here, and rate_limit leaves bytes of the first lane unread.
+    """
+    hosts.source.execute(WORKERS)
+    hosts.source.execute("INSERT INTO erp.plain SELECT n, repeat('x', 500) FROM generate_series(30000, 70000) n")
+    begin, pids = export.start, list[int]()
+
+    def truncate() -> None:
+        with hosts.source.connect() as session:
+            pids.append(session.info.backend_pid)
+            session.execute("TRUNCATE erp.rate")
+
+    thread, started = threading.Thread(target=truncate), list[Any]()
+
+    def start(*args: Any, **kwargs: Any) -> Any:
+        if started:
+            until(
+                lambda: hosts.source.value("SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'erp.rate'::regclass)")
+            )
+            thread.start()
+            until(lambda: _waiting(hosts.source, "TRUNCATE"))
+        started.append(begin(*args, **kwargs))
+        return started[-1]
+
+    mocker.patch.object(export, "start", start)
+    with pytest.raises(StageError, match=r"waits to change erp\.rate, which another lane of this copy keeps") as caught:
+        hosts.copy(
+            "plain", where="erp.factor(id) > 0", parallel=2, publish="delete_insert", min_rows=0, rate_limit=1024 * 1024
+        )
+    thread.join()
+    assert f"pid {pids[0]} (" in caught.value.message
+    assert caught.value.retryable
+    assert len(hosts.rows()) == 2
+    nothing_left(hosts.source, hosts.target)
+
+
+def test_a_batch_keeps_no_lock_of_what_it_has_read(database: MakeDatabase, mocker: MockerFixture) -> None:
+    """A session that keeps locks, and then waits for the next table, is a deadlock with a job that reloads all of them."""
+    source, target = database(), database()
+    source.execute(
+        "CREATE TABLE t0 (id int); INSERT INTO t0 VALUES (1); CREATE TABLE base (id int); INSERT INTO base VALUES (2);"
+        "CREATE VIEW t1 AS SELECT id FROM base; CREATE TABLE t2 (id int); INSERT INTO t2 VALUES (3)"
+    )
+    names = ("t0", "t1", "t2")
+    for name in names:
+        target.execute(f"CREATE TABLE {name} (id int)")
+    held: list[str] = []
+    locked = (
+        "SELECT l.relation::regclass::text FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+        "WHERE a.application_name LIKE 'safecopy:%' AND l.relation >= 16384 AND a.datname = current_database()"
+    )
+
+    def look(plan: Any, *args: Any, **kwargs: Any) -> Any:
+        """The shuttle may read the table after this one by now."""
+        following = {"t0": {"t1", "base"}, "t1": {"t2"}, "t2": set[str]()}[plan.target_name.name]
+        until(lambda: {name for (name,) in source.rows(locked)} <= following, 15)
+        held.append(plan.target_name.name)
+        return publish(plan, *args, **kwargs)
+
+    mocker.patch.object(batch_round, "publish", look)
+    specs = [CopySpec(source_table=TableName("public", name), target_table=TableName("public", name)) for name in names]
+    report = pipeline.copy_tables(specs, source.endpoint, target.endpoint)
+    assert report.status == "published"
+    assert held == list(names)
+
+
+def test_a_partition_whose_detaching_was_broken_off_is_none(hosts: Hosts) -> None:
+    """It is in pg_inherits until FINALIZE, and no query reads it: that is how the snapshot saw it too."""
+    with hosts.source.connect() as reader, reader.transaction():
+        reader.execute("SELECT FROM erp.parted")
+        with hosts.source.connect() as session:
+            session.execute("SET lock_timeout = '100ms'")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                session.execute("ALTER TABLE erp.parted DETACH PARTITION erp.parted_high CONCURRENTLY")
+    pending = "SELECT count(*) FROM pg_inherits WHERE inhdetachpending AND inhrelid = 'erp.parted_high'::regclass"
+    assert hosts.source.value(pending) == 1
+    assert hosts.copy("parted").rows == hosts.source.value("SELECT count(*) FROM erp.parted") == 499

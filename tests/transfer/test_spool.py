@@ -26,6 +26,7 @@ from airflow_provider_safecopy.transfer.spool import CHUNK_BYTES, READ_BYTES, Sp
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import NothingLeft
 from tests.ground.database import Database
+from tests.ground.selection import number_of_examples
 
 SMALL_READ = 16
 SMALL_CHUNK = 50  # no multiple of a read, so that a chunk file ends in the midst of one
@@ -113,7 +114,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestAnyOrder = Machine.TestCase
-TestAnyOrder.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestAnyOrder.settings = settings(max_examples=number_of_examples(100), stateful_step_count=40, deadline=None)
 
 
 def test_with_its_real_sizes_it_spills_in_chunks_and_gives_each_back(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.transcript import Transcript
 from tests.conftest import MakeDatabase
 from tests.ground.database import PRESENT, Database, Servers
+from tests.ground.selection import number_of_examples
 
 NONCE = "0123456789abcdef"
 SYSTEM = {"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
@@ -28,7 +29,7 @@ IDENTIFIERS = (
     AWKWARD | st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 ).filter(lambda text: len(text.encode()) <= 63 and text not in SYSTEM and not text.startswith("pg_"))
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40) | AWKWARD
-on_a_server = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+on_a_server = settings(max_examples=number_of_examples(20), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,9 @@ def run_export(psql: str, database: Database, read: Composed, *, snapshot: str, 
 def run(psql: str, database: Database, script: str, *words: str) -> bytes:
     command = [psql, "-X", "-w", "-q", "-v", "ON_ERROR_STOP=1", "-d", database.conninfo, *words, "-f", "-"]
     environment = {"PGCLIENTENCODING": "UTF8", "LC_ALL": "C"}
-    done = subprocess.run(command, input=script.encode(), capture_output=True, check=False, env=environment, timeout=60)
+    done = subprocess.run(
+        command, input=script.encode(), capture_output=True, check=False, env=environment, timeout=100
+    )
     return done.stderr
 
 
@@ -183,7 +186,7 @@ def test_every_variable_that_psql_sets_is_seen(database: Database, installation:
     psql = str(installation.psql)
     script = "SELECT pg_backend_pid() AS safecopy_backend \\gset\nSELECT 1/0;\n\\! true\n\\set\n"
     command = [psql, "-X", "-q", database.conninfo, "-f", "-"]
-    done = subprocess.run(command, input=script.encode(), capture_output=True, check=True, timeout=60)
+    done = subprocess.run(command, input=script.encode(), capture_output=True, check=True, timeout=100)
     names = re.findall(r"(?m)^(\w+) = ", done.stdout.decode())
     assert {"USER", "SQLSTATE", "ROW_COUNT", "LAST_ERROR_MESSAGE", "safecopy_backend"} <= set(names)
     for name in names:

@@ -34,6 +34,7 @@ ANALYZE {TABLE};
 COLUMNS = ("번호", "이름", "금액", "가입")
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("major", [16, 18])
 def test_the_rows_are_new_and_all_else_is_as_it_was(
     database: MakeDatabase, nothing_left: NothingLeft, major: int

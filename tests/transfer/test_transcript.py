@@ -179,7 +179,7 @@ def _ended(servers: Servers, installed: Installation, notice: str, folder: Path,
             application_name="safecopy:소문",
             connect_timeout=10,
         )
-    assert child.process.wait(30)
+    assert child.process.wait(100)
     child.close()
     assert "진짜" in child.transcript.tail
     assert "\x1b" not in child.transcript.tail

@@ -109,9 +109,8 @@ def _skip(output: Output, spec: CopySpec, source: Endpoint, target: Endpoint, *,
 
 def _plan(output: Output, spec: CopySpec, source: Endpoint, target: Endpoint) -> int:
     from airflow_provider_safecopy import pipeline
-    from airflow_provider_safecopy.cli import report
 
     plan = pipeline.plan(spec, source, target)
     plan.require()
-    output.result(plan.as_report().as_dict(), report.of_plan(plan))
+    output.result(plan.as_report().as_dict(), str(plan))
     return exitcode.DONE

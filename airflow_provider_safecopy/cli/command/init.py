@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from airflow_provider_safecopy.cli import exitcode, guide, option, parameter
-from airflow_provider_safecopy.cli.encoding import shown
 from airflow_provider_safecopy.cli.output import Output
 from airflow_provider_safecopy.cli.speaking import endpoints, speaking
+from airflow_provider_safecopy.display import shown
 
 
 @click.command(help=guide.INIT, short_help="Prepare the target: create the schema safecopy.", epilog=guide.PASSWORDS)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from airflow_provider_safecopy.cli import exitcode, guide, holder, option, parameter
-from airflow_provider_safecopy.cli.encoding import shown
 from airflow_provider_safecopy.cli.output import Output
 from airflow_provider_safecopy.cli.speaking import endpoints, speaking
+from airflow_provider_safecopy.display import shown
 from airflow_provider_safecopy.errors import ConfigError
 
 if TYPE_CHECKING:

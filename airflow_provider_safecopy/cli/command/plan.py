@@ -28,7 +28,7 @@ from airflow_provider_safecopy.cli.writing import writing
 def plan(output: Output, *, source: str | None, target: str | None, tables_from: str | None, **options: Any) -> int:
     """Print the plan, or those of many tables."""
     from airflow_provider_safecopy import pipeline
-    from airflow_provider_safecopy.cli import batch, report
+    from airflow_provider_safecopy.cli import batch
 
     if tables_from is not None:
         specs = option.specs_of(options, tables_from)
@@ -36,5 +36,5 @@ def plan(output: Output, *, source: str | None, target: str | None, tables_from:
     both, spec = endpoints(output, source=source, target=target), option.spec_of(options)
     planned = pipeline.plan(spec, *both)
     status = "refused" if planned.refusals else "planned"
-    output.result({"status": status, **planned.as_dict()}, report.of_plan(planned))
+    output.result({"status": status, **planned.as_dict()}, str(planned))
     return exitcode.REFUSED if planned.refusals else exitcode.DONE

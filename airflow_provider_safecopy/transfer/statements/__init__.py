@@ -3,6 +3,7 @@
 from airflow_provider_safecopy.transfer.statements.bounds import count_back, reached, read_interval, read_value, within
 from airflow_provider_safecopy.transfer.statements.rows import (
     any_row,
+    any_rows,
     check_where,
     columns_of,
     content_hash,
@@ -47,6 +48,7 @@ from airflow_provider_safecopy.transfer.statements.script import (
 
 __all__ = [
     "any_row",
+    "any_rows",
     "check_where",
     "columns_of",
     "content_hash",

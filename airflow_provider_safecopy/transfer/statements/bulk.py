@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import LiteralString
 
 from psycopg.sql import SQL, Composed, Identifier
 
-from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.statements.rows import select, verbatim
+from airflow_provider_safecopy.transfer.statements.rows import verbatim
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 
@@ -30,9 +29,3 @@ def of_all(query: LiteralString, types: Mapping[str, LiteralString]) -> Composed
         names=SQL(", ").join(map(Identifier, types)),
         once=verbatim(once),
     )
-
-
-def any_rows(tables: Sequence[TableName]) -> Composed:
-    """Which of the tables hold a row: an array of yes and no."""
-    each = (SQL("EXISTS ({})").format(select((), name, None)) for name in tables)
-    return SQL("SELECT ARRAY[{}]").format(SQL(", ").join(each))

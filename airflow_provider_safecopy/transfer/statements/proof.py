@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from psycopg.sql import SQL, Composed, Literal
+from psycopg.sql import SQL, Composable, Composed, Literal
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.transfer.statements.rows import verbatim
@@ -20,6 +20,11 @@ def proof(snapshot: str) -> Composed:
         "AND k.mode = 'ExclusiveLock' AND k.virtualtransaction = {}) AS safecopy_keeper FROM ({}) AS r"
     )
     return query.format(Literal(_parse_transaction(snapshot)), verbatim(sql.load("snapshot")["replaced"]))
+
+
+def read_alone() -> Composable:
+    """Have the transaction read without parallel workers where a function may read tables that the proof cannot see."""
+    return verbatim(sql.load("snapshot")["read_alone"])
 
 
 def _parse_transaction(snapshot: str) -> str:

@@ -60,6 +60,12 @@ def any_row(query: Composable) -> Composed:
     return SQL("SELECT EXISTS (SELECT FROM (\n{}\n) AS safecopy_source)").format(query)
 
 
+def any_rows(whole: TableName, leaves: Sequence[TableName]) -> Composed:
+    """Return which tables hold a row, an array of booleans: `whole` with its partitions, then each leaf by itself."""
+    each = [SQL("EXISTS (SELECT FROM ONLY {})").format(table(leaf)) for leaf in leaves]
+    return SQL("SELECT ARRAY[{}]").format(SQL(", ").join([SQL("EXISTS (SELECT FROM {})").format(table(whole)), *each]))
+
+
 def content_hash(columns: Sequence[str], rows: Composable) -> Composed:
     """Count and order-independent hash of rows, equal for equal content whatever the servers' encodings.
 

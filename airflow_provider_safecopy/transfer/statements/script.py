@@ -14,7 +14,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.statements import settings
-from airflow_provider_safecopy.transfer.statements.proof import proof
+from airflow_provider_safecopy.transfer.statements.proof import proof, read_alone
 from airflow_provider_safecopy.transfer.statements.rows import (
     create_staging,
     hide_staging,
@@ -105,19 +105,20 @@ def export_opening(*, snapshot: str, nonce: str, seconds: float, lock_wait: floa
     """What an export psql runs first that is to export one table after the other, all under `snapshot`."""
     begin = SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     seen = SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot))
-    first = _begin(begin, seen, seconds=seconds, lock_wait=lock_wait, last=[SQL("SAVEPOINT {}").format(_BEFORE_EACH)])
+    last = [read_alone(), SQL("SAVEPOINT {}").format(_BEFORE_EACH)]
+    first = _begin(begin, seen, seconds=seconds, lock_wait=lock_wait, last=last)
     return _script([first, *_backend(nonce)])
 
 
 def export_next(read: Composable, *, format: str, output: str, nonce: str, snapshot: str) -> str:  # noqa: A002 -- SQL's own word
     """Return the next export of a shuttle: COPY `read` into `output`, and its checks. Only for plain SQL.
 
-    Settings are pinned again, because the table before may have run a function that changed them. Its locks are released,
-    because the source proof covers all that is locked.
+    Settings are pinned again, because the table before may have run a function that changed them. Its locks are released
+    after the source proof, which covers all that is locked: this session then idles, and others wait for no lock of it.
     """
-    anew = SQL("ROLLBACK TO SAVEPOINT {}").format(_BEFORE_EACH)
     copy = _write_to_file(export_copy(read, format=format), output)
-    return _script([_join([anew, *settings.pins()]), copy, *_export_checks(nonce, snapshot)])
+    anew = SQL("ROLLBACK TO SAVEPOINT {};").format(_BEFORE_EACH)
+    return _script([_join(settings.pins()), copy, *_export_checks(nonce, snapshot), anew])
 
 
 def load_opening(nonce: str) -> str:

@@ -1,0 +1,108 @@
+"""Waits for the row of a lock: report who keeps it locked, and end with that in the error.
+
+A wait for a row lasts one short step, in the store's only session. So the holders are asked for after a step: those that
+can hold rows of our tables, and of these the one that the row itself names.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from airflow_provider_safecopy.blocker import Blocker, list_blockers
+from airflow_provider_safecopy.errors import LockStoreError
+from airflow_provider_safecopy.lock.model import Holder
+
+log = logging.getLogger(__name__)
+
+LOCKED = "55P03"
+"""The SQLSTATE of a lock that could not be taken in time."""
+
+_FIRST_SECONDS = 1.0
+_HINT = "have that session end its transaction, or end it with SELECT pg_terminate_backend(pid); then run this again"
+
+# A wait for a row ends these at once; the others ask again, and name the holders in the end.
+_BLAMED_AT_ONCE = frozenset({"heartbeat", "release", "revoke", "terminate", "refused", "ensure"})
+
+Ask = Callable[[str, Mapping[str, Any]], Sequence[Mapping[str, Any]]]
+"""Ask the store a statement of `sql/lock.sql`. Raises `LockStoreError`."""
+
+
+class RowWait:
+    """A wait for the row of the lock `name`, in steps, of `patience` seconds in all."""
+
+    def __init__(self, name: str, patience: float, ask: Ask) -> None:
+        self._name = name
+        self._ask = ask
+        self._began = time.monotonic()
+        self._end = self._began + patience
+        self._logged = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the wait has lasted long enough."""
+        return time.monotonic() > self._end
+
+    def has_time(self) -> bool:
+        """Whether to take another step after one without the row; log the holders once meanwhile."""
+        seconds = time.monotonic() - self._began
+        if not self._logged and seconds > _FIRST_SECONDS:
+            self._logged = True
+            found = list_blockers(find_row_holders(self._ask, [self._name]))
+            log.warning("lock %s: has been waiting for its row for %.0f s, blocked by %s", self._name, seconds, found)
+        return not self.is_over
+
+    def require_own_sessions(self, holder: Holder | None, error: LockStoreError) -> None:
+        """Raise the error of this wait, unless the sessions in the way are those of the lock's `holder`."""
+        found = find_row_holders(self._ask, [self._name])
+        own = {f"safecopy:{seen.attempt}" for seen in holder.members} if holder is not None else set()
+        if not found or not {each.application_name for each in found} <= own:
+            raise blame(error, found) from error
+
+
+def find_row_holders(ask: Ask, names: Sequence[str]) -> tuple[Blocker, ...]:
+    """Return who keeps the rows of these locks locked, as far as it can be told. Never raises `LockStoreError`."""
+    try:
+        possible = [dict(row) for row in ask("possible_row_holders", {})]
+    except LockStoreError as error:
+        log.info("cannot see who keeps the rows of %s locked: %s", ", ".join(names), error)
+        return ()
+    transactions = [frozenset(row.pop("transactions")) for row in possible]
+    found = [Blocker(**row, holds=True, endable=False) for row in possible]
+    return tuple(_narrow(ask, names, dict(zip(found, transactions, strict=True))) if len(found) > 1 else found)
+
+
+def blame(error: LockStoreError, found: Sequence[Blocker]) -> LockStoreError:
+    """Return `error` with the holders of the row, and with what to do about them."""
+    named = LockStoreError(
+        f"{error.message.splitlines()[0]}; blocked by {list_blockers(found)}",
+        sqlstate=error.sqlstate,
+        hint=error.hint or _HINT,
+        retryable=error.retryable,
+    )
+    if found:
+        named.blockers = tuple(blocker.as_dict() for blocker in found)
+    return named
+
+
+def blame_at_once(error: LockStoreError, statement: str, ask: Ask, names: Sequence[str]) -> LockStoreError:
+    """Return `error`, with the holders of the rows if `statement` does not ask for them by itself."""
+    if statement in _BLAMED_AT_ONCE and error.sqlstate == LOCKED:
+        return blame(error, find_row_holders(ask, names))
+    return error
+
+
+def _narrow(ask: Ask, names: Sequence[str], found: Mapping[Blocker, frozenset[str]]) -> list[Blocker]:
+    """Return the strangers that the rows name; without one, whoever they name and all strangers.
+
+    Several may share a row: a copy that publishes, and a stranger. The row names neither of them then.
+    """
+    lockers = frozenset[str]()
+    with suppress(LockStoreError):  # the table is locked, not only its row
+        lockers = frozenset(row["transaction"] for row in ask("row_lockers", {"names": list(names)}))
+    named = [each for each, transactions in found.items() if transactions & lockers]
+    strangers = [each for each in found if not (each.application_name or "").startswith("safecopy:")]
+    return [each for each in named if each in strangers] or [*named, *strangers] or list(found)
