@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer import choice, guard, ledger, mismatch
+from airflow_provider_safecopy.transfer import choice, estimate, guard, ledger, mismatch
 from airflow_provider_safecopy.transfer.bulk_catalog import Catalog
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.ends import Ends
-from airflow_provider_safecopy.transfer.estimate import Estimate, estimate
+from airflow_provider_safecopy.transfer.estimate import Estimate
 from airflow_provider_safecopy.transfer.extent import at_least
 from airflow_provider_safecopy.transfer.finding import Finding, join, refused
 from airflow_provider_safecopy.transfer.ledger import Known, Ledger
@@ -49,7 +49,7 @@ def weigh(spec: CopySpec, source: Session, target: Session, found: Finding[Ends]
         before = Known(identify(spec, target, origin, basis), known.target.readable, former, blocked, known.lookbacks)
         history = ledger.look_up(spec, (source, target), taken, pairs, before)
     bounds = history.value.bounds if history.value else None
-    expected = estimate(spec, source, given, pairs, bounds, earlier=earlier)
+    expected = estimate.estimate(spec, source, given, pairs, bounds, earlier=earlier)
     if (actual := at_least(extent, expected.value.rows, expected.value.size)) != extent:
         publish = choice.choose(spec, there, actual)
     refusals = join(publish, paired, guarded, same, history, expected).refusals
