@@ -47,7 +47,7 @@ def estimate(
     read_from, option = given.name or spec.source_sql or "", "where" if spec.where else given.label
     query = statements.select(columns, read_from, spec.where, bounds.condition() if bounds else None)
     if earlier is not None and earlier.expected_rows is not None and earlier.query() == query:
-        known = tuple(each for each in earlier.refusals if each.code == guard.EMPTY)
+        known = tuple(each for each in earlier.refusals if each.code == "empty_source")
         return Finding(Estimate(earlier.expected_rows, earlier.expected_bytes), known)
     where = None if spec.where is None else statements.check_where(read_from, spec.where)
     try:

@@ -30,10 +30,6 @@ def check(spec: CopySpec, label: str | None, copied: Sequence[str]) -> Finding[N
     return Finding(None, tuple(refusals(spec, label, copied)) if label is not None else (), reasons)
 
 
-EMPTY = "empty_source"
-"""The code of a source without rows."""
-
-
 def refusals(spec: CopySpec, label: str, copied: Sequence[str]) -> Iterator[Refusal]:
     """Guarded columns of the target `label` that are not among the `copied` ones."""
     for column in spec.max_null_share or {}:
@@ -53,7 +49,7 @@ def empty(spec: CopySpec, label: str) -> Refusal:
         message = f"{label} has no rows to copy: publishing would empty the target"
     else:
         message = f"{label} has no rows to copy, and min_rows asks for {spec.min_rows}"
-    return Refusal(EMPTY, message, table=label, hint=_hint(spec))
+    return Refusal("empty_source", message, table=label, hint=_hint(spec))
 
 
 def demand_rows(plan: CopyPlan, rows: int) -> None:
