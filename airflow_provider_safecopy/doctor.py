@@ -17,8 +17,9 @@ from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema as lock
 from airflow_provider_safecopy.lock.model import application_name
 from airflow_provider_safecopy.transfer import refusal, spool
-from airflow_provider_safecopy.transfer.draft import describe_publications, draft
+from airflow_provider_safecopy.transfer.draft import draft
 from airflow_provider_safecopy.transfer.lookout import lock_wait_error
+from airflow_provider_safecopy.transfer.manner import describe_publications
 from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
 from airflow_provider_safecopy.transfer.session import Session, open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -51,11 +52,10 @@ def examine(
 
     Never raises for what it finds: a check that failed is an answer, and the rest are still made.
     """
-    checks = [*_psql(psql), *_spool(spool_dir)]
     with ExitStack() as stack:
-        ours = _session("source", source, stack, checks)
-        theirs = _session("target", target, stack, checks)
-        checks += _newest(psql, ours, theirs)
+        ours, of_source = _session("source", source, stack)
+        theirs, of_target = _session("target", target, stack)
+        checks = [*_psql(psql), *_spool(spool_dir), *of_source, *of_target, *_newest(psql, ours, theirs)]
         found = _lock(theirs) if theirs else ()
         checks += _schema(theirs, found) if theirs else ()
         if ours and theirs:
@@ -84,9 +84,9 @@ def _spool(directory: str | None) -> list[Check]:
     return failed or [Check("spool directory", "ok", f"{spool.directory_of(directory)} can be written to")]
 
 
-def _session(side: str, endpoint: Endpoint | None, stack: ExitStack, checks: list[Check]) -> Session | None:
+def _session(side: str, endpoint: Endpoint | None, stack: ExitStack) -> tuple[Session | None, list[Check]]:
     if endpoint is None:
-        return None
+        return None, []
     try:
         session = stack.enter_context(
             open_session(
@@ -98,19 +98,11 @@ def _session(side: str, endpoint: Endpoint | None, stack: ExitStack, checks: lis
             )
         )
     except SafeCopyError as error:
-        checks.append(Check(side, "failed", error.message, error.hint))
-        return None
+        return None, [Check(side, "failed", error.message, error.hint)]
     server = session.server
-    checks.extend(_check_environment(side, endpoint))
-    checks.append(
-        Check(
-            side,
-            "ok",
-            f"{endpoint}: PostgreSQL {server.version}, database {server.database}, {server.encoding}, as {server.role}",
-        )
-    )
-    checks.extend(_failures(side, list(refusal.of_server(session, writing=side == "target"))))
-    return session
+    detail = f"{endpoint}: PostgreSQL {server.version}, database {server.database}, {server.encoding}, as {server.role}"
+    wrong = _failures(side, list(refusal.of_server(session, writing=side == "target")))
+    return session, [*_check_environment(side, endpoint), Check(side, "ok", detail), *wrong]
 
 
 def _check_environment(side: str, endpoint: Endpoint) -> Iterator[Check]:

@@ -1,22 +1,21 @@
-"""Drafting the plans of a batch: both ends surveyed at once, each plan drafted as that of a single copy is."""
+"""Drafting the plans of a batch: one bulk catalog is read, and each plan drafted from it as that of a single copy is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from airflow_provider_safecopy.errors import PlanError, Refusal
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.transfer import draft as drafting
-from airflow_provider_safecopy.transfer import statements, survey
-from airflow_provider_safecopy.transfer.model import Extent
+from airflow_provider_safecopy.transfer import manner, statements
+from airflow_provider_safecopy.transfer.bulk_catalog import Catalog, read_catalog
+from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.survey import Survey
 
-CARRIED_BYTES = drafting.SMALL_BYTES
+CARRIED_BYTES = manner.SMALL_BYTES
 """What a shuttle carries at most; a larger table goes the ordinary way."""
 
 # What a shuttle can publish: staging tables of a plain kind are enough for these.
@@ -28,13 +27,13 @@ _SEQUENTIAL = "transfer sequential: small, carried by psql sessions that stay fo
 class Drafts:
     """Drafts plans of copies from `source` into `target`, with `telling` to be shown.
 
-    What a planner guessed of a table's rows is asked once; of what the catalog says each draft asks anew.
+    What a planner expects of a table's rows is asked once for two plans; the catalog is read anew for each.
     """
 
     source: Session
     target: Session
     telling: bool = False
-    guesses: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
+    earlier: dict[TableName, CopyPlan] = field(default_factory=dict)
 
     def of(self, specs: Sequence[CopySpec]) -> list[CopyPlan]:
         """The plans, refusals included, of a number of tables that is bounded: all answers are kept meanwhile."""
@@ -42,25 +41,22 @@ class Drafts:
         found = schema.refusals(self.target.connection, role=server.role, may_create=server.may_create)
         if any(refused.code == "untrusted_schema" for refused in found):
             raise PlanError(found)  # a plan would read the ledger
-        ours = survey.of_sources(self.source, specs, self.guesses)
-        theirs = survey.of_targets(self.target, specs, self.source.endpoint)
-        plans = [self._of(spec, ours, theirs, found) for spec in specs]
-        self._remember(ours.guesses)
+        catalog = read_catalog(self.source, self.target, specs, self.earlier)
+        plans = list[CopyPlan]()
+        for spec in specs:
+            plans.append(self._of(spec, catalog, found))
+            catalog = catalog.after(plans[-1])
+        self._remember(plans)
         return plans
 
-    def _remember(self, guesses: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
-        """For the second draft of each table; after that nobody asks again."""
-        for key, rows in guesses.items():
-            if key in self.guesses:
-                del self.guesses[key]
-            else:
-                self.guesses[key] = rows
+    def _remember(self, plans: Sequence[CopyPlan]) -> None:
+        """Keep first plans for the second plan of each table; after that all is asked again."""
+        for plan in plans:
+            if self.earlier.pop(plan.spec.target_table, None) is None:
+                self.earlier[plan.spec.target_table] = plan
 
-    def _of(self, spec: CopySpec, ours: Survey, theirs: Survey, found: tuple[Refusal, ...]) -> CopyPlan:
-        extent = survey.extent(theirs, spec.target_table)
-        plan = drafting.draft(spec, ours, theirs, extent=extent, telling=self.telling)
-        if (actual := _at_least(extent, plan)) != extent:
-            plan = drafting.draft(spec, ours, theirs, extent=actual, telling=self.telling)
+    def _of(self, spec: CopySpec, catalog: Catalog, found: tuple[Refusal, ...]) -> CopyPlan:
+        plan = drafting.draft(spec, self.source, self.target, catalog, telling=self.telling)
         return as_carried(replace(plan, refusals=plan.refusals + found))
 
 
@@ -94,11 +90,3 @@ def as_carried(plan: CopyPlan) -> CopyPlan:
         return plan
     reasons = tuple(_SEQUENTIAL if reason.startswith("transfer chunked") else reason for reason in plan.reasons)
     return replace(plan, transfer="sequential", reasons=reasons)
-
-
-def _at_least(extent: Extent, plan: CopyPlan) -> Extent:
-    """As large as its target, or as its source is expected to be."""
-    rows, size = plan.expected_rows, plan.expected_bytes
-    if rows is None or size is None or rows > survey.SMALL_ROWS or size > survey.SMALL_BYTES:
-        return "any"
-    return "small" if extent == "tiny" and size > survey.TINY_BYTES else extent

@@ -96,13 +96,16 @@ WHERE f.contype = 'f' AND f.confrelid IN (SELECT oid FROM tree)
 GROUP BY f.oid, f.conname, f.conrelid, f.confrelid, f.confdeltype, f.confupdtype, n.nspname, n.oid, c.relname, c.oid
 ORDER BY f.conname, n.nspname, c.relname
 
--- name: foreign_partitions
+-- name: pairing
+-- What forbids to lock a table and to pair its rows by place. LOCK TABLE asks for one of these rights on the whole table;
+-- rights on all of its columns are not enough.
 WITH RECURSIVE tree AS (
     SELECT %(oid)s::oid AS oid
     UNION SELECT i.inhrelid FROM tree t JOIN pg_class a ON a.oid = t.oid AND a.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.oid
 )
-SELECT c.oid::regclass::text AS name FROM tree JOIN pg_class c ON c.oid = tree.oid
-WHERE c.relkind = 'f' AND c.relispartition ORDER BY 1
+SELECT has_table_privilege(%(oid)s::oid, 'UPDATE, DELETE, TRUNCATE') AS may_lock,
+       ARRAY(SELECT c.oid::regclass::text FROM tree JOIN pg_class c ON c.oid = tree.oid
+             WHERE c.relkind = 'f' AND c.relispartition ORDER BY 1) AS foreign_partitions
 
 -- name: has_triggers
 -- Whether somebody's own triggers fire on what is written.
@@ -117,10 +120,6 @@ SET CONSTRAINTS ALL DEFERRED
 -- name: room
 -- Joins of whole tables take half the time where they need not go to disk; for this transaction alone.
 SELECT set_config('work_mem', GREATEST(pg_size_bytes(current_setting('work_mem')) / 1024, 65536)::text, true)
-
--- name: may_lock
--- LOCK TABLE asks for one of these on the whole table; rights on all of its columns are not enough.
-SELECT has_table_privilege(%(oid)s::oid, 'UPDATE, DELETE, TRUNCATE')
 
 -- name: bound
 -- How long a statement may take, in milliseconds, outside of any transaction; 0 for as long as it takes.

@@ -82,29 +82,30 @@ def warnings(role: str, found: Iterable[View]) -> Iterator[str]:
 
 def settle(job: Job, written: Written) -> tuple[tuple[str, ...], tuple[StageReport, ...]]:
     """Do it, after the COMMIT. Returns warnings and reports; raises nothing that a copy would be failed by."""
-    told: list[str] = []
-    reports: list[StageReport] = []
     changed = written.inserted + written.updated + (written.deleted or 0) > 0
+    steps: list[tuple[Stage, Callable[[Job], list[str]]]] = []
     if changed and not _has_statistics(job.plan.publish):
-        reports += _timed("analyze", lambda: _analyze(job, told))
+        steps.append(("analyze", _analyze))
     if job.plan.spec.refresh_views:
-        reports += _timed("refresh", lambda: _refresh(job, told))
+        steps.append(("refresh", _refresh))
+    done = [_timed(stage, partial(work, job)) for stage, work in steps]
+    told = tuple(warning for warnings, _ in done for warning in warnings)
     for warning in told:
         log.warning("%s", warning)
-    return tuple(told), tuple(reports)
+    return told, tuple(report for _, report in done)
 
 
-def _timed(stage: Stage, work: Callable[[], None]) -> Iterator[StageReport]:
+def _timed(stage: Stage, work: Callable[[], list[str]]) -> tuple[list[str], StageReport]:
     began = time.monotonic()
-    work()
-    yield StageReport(stage, time.monotonic() - began)
+    warnings = work()
+    return warnings, StageReport(stage, time.monotonic() - began)
 
 
 def _has_statistics(way: Way) -> bool:
     return way == "swap"
 
 
-def _analyze(job: Job, told: list[str]) -> None:
+def _analyze(job: Job) -> list[str]:
     """The server only warns where a right is lacking, of each partition apart."""
     table, heard = job.plan.target_name, list[str]()
 
@@ -114,26 +115,26 @@ def _analyze(job: Job, told: list[str]) -> None:
 
     job.connection.add_notice_handler(listen)
     try:
-        told += _failing(
-            job, f"{table} was not analyzed", lambda: _patiently(job, upkeep.analyze(table), "analyze", table)
-        )
+        analyze = partial(_patiently, job, upkeep.analyze(table), "analyze", table)
+        failed = list(_failing(job, f"{table} was not analyzed", analyze))
     finally:
         job.connection.remove_notice_handler(listen)
-    told += heard
+    return [*failed, *heard]
 
 
-def _refresh(job: Job, told: list[str]) -> None:
+def _refresh(job: Job) -> list[str]:
     """Each view by itself: one that fails does not keep the others from it. What may not be is told by the plan."""
     found: list[View] = []
     table = job.plan.target_name
     look = f"materialized views made of {table} were not refreshed"
-    told += _failing(job, look, lambda: found.extend(views(job.target, table)))
+    told = list(_failing(job, look, lambda: found.extend(views(job.target, table))))
     for view in found:
         if view.may_refresh:
             refresh = view.refresh()
             told += _failing(
                 job, f"{view.name} was not refreshed", partial(_patiently, job, refresh, "refresh", view.name)
             )
+    return told
 
 
 def _failing(job: Job, what: str, work: Callable[[], object]) -> Iterator[str]:

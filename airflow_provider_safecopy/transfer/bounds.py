@@ -12,12 +12,17 @@ from psycopg.sql import Composed
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.cursor import Cursor
+from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.name import spell
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
 # A time of day with its offset, as Airflow spells moments.
 _ZONED = re.compile(r"\d:\d\d(?::\d\d(?:\.\d+)?)?\s*(?:Z|[+-]\d\d(?::?\d\d)?)$")
+
+
+Lookbacks = frozenset[tuple[str, str]]
+"""Types of cursors, and lookbacks that the source can count back by in them."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +52,21 @@ class Bounds:
 
 
 def bounds_of(
-    spec: CopySpec, source: Session, cursor: Cursor, mark: str | None, refusals: list[Refusal]
-) -> tuple[Bounds, str]:
-    """What is to be read where the watermark is `mark`, and why. The source computes; what it cannot is refused."""
+    spec: CopySpec, source: Session, cursor: Cursor, mark: str | None, computed: Lookbacks = frozenset()
+) -> Finding[Bounds]:
+    """Return what is to be read where the watermark is `mark`, and one reason. What the source cannot compute is refused.
+
+    Without a watermark the lookback counts back from nothing; those that the source has `computed` are not asked again.
+    """
     if spec.interval_start is not None and spec.interval_end is not None:
-        return _interval(source, cursor, (spec.interval_start, spec.interval_end), mark, refusals)
+        return _interval(source, cursor, (spec.interval_start, spec.interval_end), mark)
     lookback = spec.lookback
-    start = mark if lookback is None else _back(source, cursor, mark, lookback, refusals)
+    known = mark is None and (cursor.kind.type, lookback) in computed
+    start = Finding(mark) if lookback is None or known else _back(source, cursor, mark, lookback)
     if mark is None:
-        return Bounds(cursor), "no watermark yet"
-    return Bounds(cursor, start), f"the watermark {mark}" + (f" less {lookback}" if lookback else "")
+        return Finding(Bounds(cursor), start.refusals, ("no watermark yet",))
+    why = f"the watermark {mark}" + (f" less {lookback}" if lookback else "")
+    return Finding(Bounds(cursor, start.value), start.refusals, (why,))
 
 
 def is_value(source: Session, cursor: Cursor, text: str) -> bool:
@@ -81,25 +91,23 @@ def zone_warnings(spec: CopySpec, cursor: Cursor) -> tuple[str, ...]:
     return (told,)
 
 
-def _interval(
-    source: Session, cursor: Cursor, asked: tuple[str, str], mark: str | None, refusals: list[Refusal]
-) -> tuple[Bounds, str]:
+def _interval(source: Session, cursor: Cursor, asked: tuple[str, str], mark: str | None) -> Finding[Bounds]:
     kind = cursor.kind
     try:
         found = _computed(source, statements.read_interval(kind.type, *asked, mark))
     except psycopg.DataError as error:
         hint = f"both ends must be of the cursor's type, {kind.type}"
-        refusals.append(Refusal("bad_interval", f"interval: {str(error).strip()}", hint=hint))
-        return Bounds(cursor), ""
+        return Finding(Bounds(cursor), (Refusal("bad_interval", f"interval: {str(error).strip()}", hint=hint),), ("",))
+    refusals: tuple[Refusal, ...] = ()
     if not found["ordered"]:
         message = f"interval_start {asked[0]} is not before interval_end {asked[1]}: no row could lie between them"
         hint = f"as {kind.type} they are {found['start']} and {found['end']}"
-        refusals.append(Refusal("bad_interval", message, hint=hint))
+        refusals = (Refusal("bad_interval", message, hint=hint),)
     told = "an interval was asked for" + ("" if mark is None else f"; the watermark is {mark}")
-    return Bounds(cursor, found["start"], found["end"], follows=bool(found["follows"])), told
+    return Finding(Bounds(cursor, found["start"], found["end"], follows=bool(found["follows"])), refusals, (told,))
 
 
-def _back(source: Session, cursor: Cursor, mark: str | None, lookback: str, refusals: list[Refusal]) -> str | None:
+def _back(source: Session, cursor: Cursor, mark: str | None, lookback: str) -> Finding[str | None]:
     """The watermark less `lookback`. Without one the lookback is looked at all the same: at the second run is too late."""
     kind = cursor.kind
     query = statements.count_back(kind.type, mark or kind.sample, lookback, span=kind.span, least=kind.least)
@@ -107,12 +115,13 @@ def _back(source: Session, cursor: Cursor, mark: str | None, lookback: str, refu
     try:
         found = _computed(source, query)
     except psycopg.DataError as error:
-        refusals.append(Refusal("bad_lookback", f"lookback: {str(error).strip()}", hint=f"it counts back in {unit}"))
-        return None
+        refusal = Refusal("bad_lookback", f"lookback: {str(error).strip()}", hint=f"it counts back in {unit}")
+        return Finding(None, (refusal,))
+    refusals: tuple[Refusal, ...] = ()
     if not found["ordered"]:
         message = f"lookback {lookback} would look ahead of the watermark"
-        refusals.append(Refusal("bad_lookback", message, hint=f"give {unit}, without a minus"))
-    return None if mark is None else str(found["start"])
+        refusals = (Refusal("bad_lookback", message, hint=f"give {unit}, without a minus"),)
+    return Finding(None if mark is None else str(found["start"]), refusals)
 
 
 def _computed(source: Session, query: Composed) -> dict[str, Any]:

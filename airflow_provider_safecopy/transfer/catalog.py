@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
-
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.bulk import ask_all
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.session import Session
 
@@ -107,15 +106,46 @@ def describe(session: Session, name: TableName) -> Relation | None:
     found = session.one(_CATALOG["relation"], {"schema": schema, "name": name.name})
     if found is None:
         return None
-    rows = session.all(_CATALOG["columns"], {"oid": found["oid"]})
-    numbers_and_types = [(row.pop("number"), row.pop("type_oid")) for row in rows]
-    inner = type_facts(session, [oid for _, oid in numbers_and_types])
-    columns = tuple(Column(**row, **inner[oid]) for row, (_, oid) in zip(rows, numbers_and_types, strict=True))
-    lists: dict[str, Any] = {
-        key: tuple(found.pop(key)) for key in ("rules", "meddlers", "triggers", "referenced_by", "deletes_spread_by")
+    columns = session.all(_CATALOG["columns"], {"oid": found["oid"]})
+    facts = type_facts(session, [row["type_oid"] for row in columns])
+    return _relation_of(TableName(schema, name.name), found, columns, facts)
+
+
+def describe_all(session: Session, names: Iterable[TableName]) -> dict[TableName, Relation | None]:
+    """Return what `describe` does for each of the names; those of several with a schema by three questions in all."""
+    wanted = sorted(set(names), key=lambda name: (name.schema or "", name.name))
+    full = [name for name in wanted if name.schema is not None]
+    together = _describe_together(session, full) if len(full) > 1 else {}
+    return {name: together[name] if name in together else describe(session, name) for name in wanted}
+
+
+def _describe_together(session: Session, names: Sequence[TableName]) -> dict[TableName, Relation | None]:
+    asked = [{"schema": name.schema, "name": name.name} for name in names]
+    answers = ask_all(session, _CATALOG["relation"], {"schema": "text", "name": "text"}, asked)
+    found = {name: rows[0] for name, rows in zip(names, answers, strict=True) if rows}
+    columns = ask_all(session, _CATALOG["columns"], {"oid": "oid"}, [{"oid": row["oid"]} for row in found.values()])
+    facts = type_facts(session, sorted({row["type_oid"] for rows in columns for row in rows})) if columns else {}
+    there = {
+        name: _relation_of(name, row, rows, facts) for (name, row), rows in zip(found.items(), columns, strict=True)
     }
-    kin = tuple(map(TableName, found.pop("kin_schemas"), found.pop("kin_names")))
-    return Relation(name=TableName(schema, name.name), columns=columns, kin=kin, **lists, **found)
+    return {name: there.get(name) for name in names}
+
+
+def _relation_of(
+    name: TableName, row: dict[str, Any], columns: list[dict[str, Any]], facts: Mapping[int, Mapping[str, Any]]
+) -> Relation:
+    """Return the relation of which the catalog says this."""
+    lists = ("rules", "meddlers", "triggers", "referenced_by", "deletes_spread_by")
+    own: dict[str, Any] = {
+        key: tuple(value) if key in lists else value for key, value in row.items() if not key.startswith("kin_")
+    }
+    kin = tuple(map(TableName, row["kin_schemas"], row["kin_names"]))
+    return Relation(name=name, columns=tuple(_column_of(each, facts) for each in columns), kin=kin, **own)
+
+
+def _column_of(row: dict[str, Any], facts: Mapping[int, Mapping[str, Any]]) -> Column:
+    own = {key: value for key, value in row.items() if key not in ("number", "type_oid")}
+    return Column(**own, **facts[row["type_oid"]])
 
 
 def describe_query(session: Session, source_sql: str) -> Relation:
@@ -136,24 +166,9 @@ def describe_query(session: Session, source_sql: str) -> Relation:
     return Relation(name=None, kind="q", columns=columns)
 
 
-def bytes_of(session: Session, identifier: str) -> int | None:
-    """How many bytes the identifier has in the server's encoding; None if it cannot be spelled there."""
-    if session.server.encoding == "UTF8" or identifier.isascii():
-        return len(identifier.encode())
-    try:
-        with session.connection.transaction():
-            length: int = session.value(_CATALOG["spelling"], {"name": identifier})
-    except (psycopg.errors.UntranslatableCharacter, psycopg.errors.CharacterNotInRepertoire):
-        return None
-    return length
-
-
-def lookalikes(session: Session, name: TableName) -> tuple[TableName, ...]:
-    """Tables that differ from `name` only in normalisation (NFC, NFD), case or schema, the nearest first."""
-    wanted = folded(name.name)
-    tables = [TableName(row["schema"], row["name"]) for row in session.all(_CATALOG["tables"], {})]
-    alike = [table for table in tables if folded(table.name) == wanted]
-    return tuple(sorted(alike, key=lambda table: folded(table.schema or "") != folded(name.schema or ""))[:5])
+def read_names(session: Session) -> tuple[TableName, ...]:
+    """Ask for the names of all tables that this role may see."""
+    return tuple(TableName(row["schema"], row["name"]) for row in session.all(_CATALOG["tables"], {}))
 
 
 def _home(session: Session, name: TableName) -> str | None:
@@ -165,8 +180,3 @@ def type_facts(session: Session, oids: list[int]) -> dict[int, dict[str, Any]]:
     """What a `Column` says of its type, by the type's oid."""
     rows = session.all(_CATALOG["types"], {"oids": oids})
     return {row.pop("oid"): row for row in rows}
-
-
-def folded(identifier: str) -> str:
-    """What is equal for names that look alike, or differ in letter case only."""
-    return unicodedata.normalize("NFC", identifier).casefold()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.model import Extent, Way
-from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.target_table import TargetTable
 from airflow_provider_safecopy.transfer.ways import WAYS
 
 # What ``auto`` may choose for ``replace``, the fastest first. None of them shows any reader anything but old or new.
@@ -34,62 +35,57 @@ _WHY: dict[str, str] = {
 }
 
 
-def choose(
-    spec: CopySpec, session: Session, relation: Relation | None, refusals: list[Refusal], *, extent: Extent = "any"
-) -> tuple[Way, tuple[str, ...]]:
-    """The way to publish into `relation`, and the reasons; what speaks against it is added to `refusals`.
+def choose(spec: CopySpec, table: TargetTable | None, extent: Extent = "any") -> Finding[Way]:
+    """Return how to publish into `table`, why, and what speaks against it.
 
-    `extent`: how large it is, where it is one of many tables.
+    `extent`: how large the table is, where it is one of many.
     """
-    if relation is None:
-        return ("create", (_CREATE,)) if spec.create_target else ("delete_insert", ())
+    if table is None:
+        return Finding("create", reasons=(_CREATE,)) if spec.create_target else Finding("delete_insert")
     if spec.write_mode != "replace":
         way = _MODES[spec.write_mode]
-        refusals += WAYS[way].refusals(session, relation, spec)
-        return way, (f"publish {way}: write_mode is {spec.write_mode}",)
+        refusals = tuple(WAYS[way].refusals(table, spec))
+        return Finding(way, refusals, (f"publish {way}: write_mode is {spec.write_mode}",))
     if spec.publish != "auto":
-        return _asked(spec, spec.publish, session, relation, refusals)
+        return _asked(spec, spec.publish, table)
     order = _ORDERS[extent]
-    way, told = _best(spec, session, relation, refusals, order)
-    return way, (*told, _ONE_OF_MANY[extent]) if extent in _ONE_OF_MANY and way == order[0] else told
+    found = _best(spec, table, order)
+    if extent in _ONE_OF_MANY and found.value == order[0]:
+        return replace(found, reasons=(*found.reasons, _ONE_OF_MANY[extent]))
+    return found
 
 
-def choose_instead_of_swap(spec: CopySpec, session: Session, relation: Relation) -> Way | None:
+def choose_instead_of_swap(spec: CopySpec, table: TargetTable) -> Way | None:
     """Return the first way that waits for no reader and has no drawback; None if there is none."""
     for way in _SAFE:
-        if way == "swap" or any(WAYS[way].refusals(session, relation, spec)):
+        if way == "swap" or any(WAYS[way].refusals(table, spec)):
             continue
-        if not WAYS[way].reluctance(session, relation, spec):
+        if not WAYS[way].reluctance(table, spec):
             return way
     return None
 
 
-def _asked(
-    spec: CopySpec, way: Way, session: Session, relation: Relation, refusals: list[Refusal]
-) -> tuple[Way, tuple[str, ...]]:
-    refusals += WAYS[way].refusals(session, relation, spec)
-    but = WAYS[way].reluctance(session, relation, spec)
-    return way, (f"publish {way}: asked for" + (f"; {but}" if but else ""),)
+def _asked(spec: CopySpec, way: Way, table: TargetTable) -> Finding[Way]:
+    refusals = tuple(WAYS[way].refusals(table, spec))
+    but = WAYS[way].reluctance(table, spec)
+    return Finding(way, refusals, (f"publish {way}: asked for" + (f"; {but}" if but else ""),))
 
 
-def _best(
-    spec: CopySpec, session: Session, relation: Relation, refusals: list[Refusal], order: Sequence[Way]
-) -> tuple[Way, tuple[str, ...]]:
-    """The first that is neither refused nor chosen with reluctance; else the first that is not refused."""
-    against: dict[Way, list[Refusal]] = {}
+def _best(spec: CopySpec, table: TargetTable, order: Sequence[Way]) -> Finding[Way]:
+    """Return the first that is neither refused nor chosen with reluctance; else the first that is not refused."""
+    against: dict[Way, tuple[Refusal, ...]] = {}
     reluctant: list[tuple[Way, str]] = []
     told: list[str] = []
     for way in order:
-        against[way] = list(WAYS[way].refusals(session, relation, spec))
+        against[way] = tuple(WAYS[way].refusals(table, spec))
         if against[way]:
             told.append(f"not {way}: {against[way][0].message}")
-        elif but := WAYS[way].reluctance(session, relation, spec):
+        elif but := WAYS[way].reluctance(table, spec):
             told.append(f"not {way}: {but}")
             reluctant.append((way, but))
         else:
-            return way, (f"publish {way}: {_WHY[way]}", *told)
+            return Finding(way, reasons=(f"publish {way}: {_WHY[way]}", *told))
     if reluctant:
         way, but = reluctant[0]
-        return way, (f"publish {way}: nothing better can be done, though {but}", *told)
-    refusals += against[_SAFE[-1]]
-    return _SAFE[-1], (f"publish {_SAFE[-1]}", *told)
+        return Finding(way, reasons=(f"publish {way}: nothing better can be done, though {but}", *told))
+    return Finding(_SAFE[-1], against[_SAFE[-1]], (f"publish {_SAFE[-1]}", *told))

@@ -13,47 +13,46 @@ from dataclasses import replace
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer import catalog, mismatch
+from airflow_provider_safecopy.transfer import mismatch
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.definition import Definition, NewKey
-from airflow_provider_safecopy.transfer.match import Match
+from airflow_provider_safecopy.transfer.finding import Finding, join, refused
+from airflow_provider_safecopy.transfer.match import Match, Pair
 from airflow_provider_safecopy.transfer.name import TableName, spell
-from airflow_provider_safecopy.transfer.original import Original, there
+from airflow_provider_safecopy.transfer.original import Blueprint, Original, read_blueprint, there
 from airflow_provider_safecopy.transfer.refusal import NAME_BYTES, lacks
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.spelling import bytes_of
 from airflow_provider_safecopy.transfer.statements import define
+from airflow_provider_safecopy.transfer.vocabulary import Vocabulary
 
 _DEFINE = sql.load("define")
 
 
-def match(spec: CopySpec, source: Session, target: Session, given: Relation, refusals: list[Refusal]) -> Match:
-    """The table that is to be made, with every column of the source or those that were chosen."""
-    name = _name(spec, target, refusals)
+def match(spec: CopySpec, source: Session, target: Session, given: Relation, known: Blueprint | None) -> Finding[Match]:
+    """Return the table to be made, with every column of the source or those that were chosen.
+
+    `known` is what a batch has read of the source's definition; without, it is asked for.
+    """
+    placed = _name(spec, target)
+    name, label = placed.value, str(placed.value)
     chosen = {each.name: each.name for each in given.columns} if spec.columns is None else dict(spec.columns)
-    refusals += [*mismatch.of_names(given, chosen), *mismatch.of_source(given, chosen)]
-    pairs = tuple(_pairs(target, given, chosen, str(name), refusals))
-    if spec.missing_column is not None:
-        message = (
-            f"column {spell(spec.missing_column)}, in which missing rows are marked, is not the source's to define"
-        )
-        hint = "make the table yourself, or let a copy without missing=mark make it"
-        refusals.append(Refusal("column_missing", message, str(name), spell(spec.missing_column), hint))
-    original, told = Original.of(source, given), list[str]()
-    columns = tuple(original.column(target, one, other.name, told) for one, other in pairs)
-    copied = {one.name: other.name for one, other in pairs}
-    keys = original.made_keys(copied, major=target.server.major, told=told)
-    keys = tuple(_named(target, name, [*keys, *_demanded(spec, keys, copied, refusals)], told))
-    taken = tuple(
-        replace(other, identity=column.identity is not None) for (_, other), column in zip(pairs, columns, strict=True)
+    named = refused([*mismatch.of_names(given, chosen), *mismatch.of_source(given, chosen)])
+    blueprint = known or read_blueprint(source, target, given, chosen)
+    paired = _pairs(target, given, chosen, label, blueprint.vocabulary)
+    columns = [blueprint.original.column(blueprint.vocabulary, one, other.name) for one, other in paired.value]
+    keys = _keys(spec, target, name, blueprint.original, {one.name: other.name for one, other in paired.value})
+    said = join(placed, named, paired, refused(_of_missing_column(spec, label)), *columns, keys)
+    definition = Definition(tuple(each.value for each in columns), keys.value, blueprint.original.comment)
+    pairs = tuple(
+        (one, replace(other, identity=column.identity is not None))
+        for (one, other), column in zip(paired.value, definition.columns, strict=True)
     )
-    relation = Relation(name, "r", taken, owner=target.server.role, may_insert=True, may_delete=True, may_truncate=True)
-    return Match(
-        tuple((one, other) for (one, _), other in zip(pairs, taken, strict=True)),
-        relation,
-        Definition(columns, keys, original.comment),
-        tuple(f"{name}: {each}" for each in told),
-    )
+    taken, owner = tuple(other for _, other in pairs), target.server.role
+    relation = Relation(name, "r", taken, owner=owner, may_insert=True, may_delete=True, may_truncate=True)
+    warnings = tuple(f"{name}: {each}" for each in said.warnings)
+    return Finding(Match(pairs, relation, definition), said.refusals, warnings=warnings)
 
 
 def place(target: Session, asked: TableName) -> TableName:
@@ -61,8 +60,8 @@ def place(target: Session, asked: TableName) -> TableName:
     return TableName(asked.schema or next(iter(target.search_path), None), asked.name)
 
 
-def _name(spec: CopySpec, target: Session, refusals: list[Refusal]) -> TableName:
-    """Its full name, where there is the schema and the right to make it there."""
+def _name(spec: CopySpec, target: Session) -> Finding[TableName]:
+    """Return its full name, where there is the schema and the right to make it there."""
     name, role = place(target, spec.target_table), target.server.role
     schema = name.schema
     found = schema and target.one(_DEFINE["schema_there"], {"schema": schema, "name": name.name})
@@ -71,63 +70,75 @@ def _name(spec: CopySpec, target: Session, refusals: list[Refusal]) -> TableName
             f"{name}: there is no schema {spell(schema)} in {target.endpoint}" if schema else f"{name}: no schema given"
         )
         hint = f"make it: {define.create_schema(schema).as_string(None)}" if schema else "give one"
-        refusals.append(Refusal("no_such_schema", message, str(name), hint=hint))
-        return name
+        return Finding(name, (Refusal("no_such_schema", message, str(name), hint=hint),))
+    refusals = []
     if found["taken"]:
         message = f"{name} is a type: no table can be made beside it"
         refusals.append(Refusal("not_a_target", message, str(name), hint="give the table another name"))
     for right, granted in (("USAGE", found["may_enter"]), ("CREATE", found["may_create"])):
         if not granted:
             refusals.append(lacks(str(name), role, f"{right} on schema {spell(schema or '')}"))
-    return name
+    return Finding(name, tuple(refusals))
 
 
 def _pairs(
-    target: Session, given: Relation, chosen: Mapping[str, str], label: str, refusals: list[Refusal]
-) -> Iterator[tuple[Column, Column]]:
-    for name, wanted in chosen.items():
-        column = given.column(name)
-        if column is None:
-            continue  # refused already
-        made = there(target, column, wanted, label)
-        if isinstance(made, Refusal):
-            refusals.append(made)
-        else:
-            yield column, made
+    target: Session, given: Relation, chosen: Mapping[str, str], label: str, vocabulary: Vocabulary
+) -> Finding[tuple[Pair, ...]]:
+    wanted = [(column, name) for name, column in ((name, given.column(one)) for one, name in chosen.items()) if column]
+    made = [(column, there(target, vocabulary, column, name, label)) for column, name in wanted]
+    return Finding(
+        tuple((column, found) for column, found in made if isinstance(found, Column)),
+        tuple(found for _, found in made if isinstance(found, Refusal)),
+    )
 
 
-def _demanded(
-    spec: CopySpec, keys: tuple[NewKey, ...], copied: Mapping[str, str], refusals: list[Refusal]
-) -> Iterator[NewKey]:
-    """The key by which later runs will know a row, where the source has none like it."""
+def _of_missing_column(spec: CopySpec, label: str) -> Iterator[Refusal]:
+    if spec.missing_column is not None:
+        column = spell(spec.missing_column)
+        message = f"column {column}, in which missing rows are marked, is not the source's to define"
+        hint = "make the table yourself, or let a copy without missing=mark make it"
+        yield Refusal("column_missing", message, label, column, hint)
+
+
+def _keys(
+    spec: CopySpec, target: Session, table: TableName, original: Original, copied: Mapping[str, str]
+) -> Finding[tuple[NewKey, ...]]:
+    """Return the source's keys on the `copied` columns, and the one that later runs need."""
+    made = original.made_keys(copied, major=target.server.major)
+    demanded = _demanded(spec, made.value, copied)
+    named = [_named(target, table, key) for key in (*made.value, *demanded.value)]
+    said = join(made, demanded, *named)
+    return Finding(tuple(each.value for each in named), said.refusals, warnings=said.warnings)
+
+
+def _demanded(spec: CopySpec, keys: tuple[NewKey, ...], copied: Mapping[str, str]) -> Finding[tuple[NewKey, ...]]:
+    """Return the key by which later runs will know a row, where the source has none like it."""
     if spec.write_mode not in ("upsert", "incremental"):
-        return
+        return Finding(())
     wanted, table = spec.key_columns, str(spec.target_table)
     has_primary = any(key.primary for key in keys)
     if wanted is None:
-        if not has_primary:
-            message = f"{table}: the source has no primary key that could be copied, by which rows are known again"
-            refusals.append(Refusal("no_key", message, table, hint="give key_columns"))
-        return
+        message = f"{table}: the source has no primary key that could be copied, by which rows are known again"
+        return Finding((), () if has_primary else (Refusal("no_key", message, table, hint="give key_columns"),))
     if lost := [column for column in wanted if column not in copied.values()]:
         message = f"column {spell(lost[0])} of key_columns is not copied"
-        refusals.append(Refusal("column_missing", message, table, spell(lost[0]), "check the spelling in key_columns"))
-    elif not any(set(key.columns) == set(wanted) for key in keys):
-        yield NewKey(None, not has_primary, wanted)
+        hint = "check the spelling in key_columns"
+        return Finding((), (Refusal("column_missing", message, table, spell(lost[0]), hint),))
+    if any(set(key.columns) == set(wanted) for key in keys):
+        return Finding(())
+    return Finding((NewKey(None, not has_primary, wanted),))
 
 
-def _named(target: Session, table: TableName, keys: list[NewKey], told: list[str]) -> Iterator[NewKey]:
-    """With their own names where those are free and fit; else the server finds one."""
-    for key in keys:
-        if key.name is None or _is_free(target, table, key.name):
-            yield key
-        else:
-            told.append(f"{key.kind} {spell(key.name)} gets another name: this one is taken, or does not fit")
-            yield replace(key, name=None)
+def _named(target: Session, table: TableName, key: NewKey) -> Finding[NewKey]:
+    """Return the key with its own name where that is free and fits; else the server finds one."""
+    if key.name is None or _is_free(target, table, key.name):
+        return Finding(key)
+    other = f"{key.kind} {spell(key.name)} gets another name: this one is taken, or does not fit"
+    return Finding(replace(key, name=None), warnings=(other,))
 
 
 def _is_free(target: Session, table: TableName, name: str) -> bool:
-    length = catalog.bytes_of(target, name)
+    length = bytes_of(target, name)
     if name == table.name or length is None or length > NAME_BYTES:
         return False
     return not target.value(_DEFINE["name_there"], {"schema": table.schema, "name": name})

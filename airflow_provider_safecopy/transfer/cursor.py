@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer.catalog import Column
+from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.name import spell
 
 _TYPMOD = re.compile(r"\(\d+(?:,-?\d+)?\)")
@@ -55,30 +56,28 @@ def kind_of(type_: str) -> Kind | None:
     return _KINDS.get(_TYPMOD.sub("", type_))
 
 
-def cursor_of(name: str, pairs: Sequence[tuple[Column, Column]], refusals: list[Refusal]) -> Cursor | None:
-    """The cursor called `name` in the source, or None and why not among `refusals`."""
+def cursor_of(name: str, pairs: Sequence[tuple[Column, Column]]) -> Finding[Cursor | None]:
+    """Return the cursor called `name` in the source, or None and why not."""
     pair = next(((given, taken) for given, taken in pairs if given.name == name), None)
     if pair is None:
-        refusals.append(
-            Refusal(
-                "cursor_missing",
-                f"cursor_column {spell(name)} is not among the columns that are copied",
-                column=spell(name),
-                hint="copy it too: the watermark is the greatest value that has arrived",
-            )
+        missing = Refusal(
+            "cursor_missing",
+            f"cursor_column {spell(name)} is not among the columns that are copied",
+            column=spell(name),
+            hint="copy it too: the watermark is the greatest value that has arrived",
         )
-        return None
+        return Finding(None, (missing,))
     given, taken = pair
-    refusals += _of_type(given)
     kind = kind_of(given.type)
-    return None if kind is None else Cursor(given.name, taken.name, kind, nullable=not given.not_null)
+    if kind is None:
+        return Finding(None, (_of_type(given),))
+    return Finding(Cursor(given.name, taken.name, kind, nullable=not given.not_null))
 
 
-def _of_type(column: Column) -> Iterator[Refusal]:
-    if kind_of(column.type) is None:
-        yield Refusal(
-            "cursor_type",
-            f"cursor_column {spell(column.name)} is {column.type}, whose order is not the same everywhere",
-            column=spell(column.name),
-            hint=f"use a column of one of the types {', '.join(_KINDS)}, or cast it in source_sql",
-        )
+def _of_type(column: Column) -> Refusal:
+    return Refusal(
+        "cursor_type",
+        f"cursor_column {spell(column.name)} is {column.type}, whose order is not the same everywhere",
+        column=spell(column.name),
+        hint=f"use a column of one of the types {', '.join(_KINDS)}, or cast it in source_sql",
+    )

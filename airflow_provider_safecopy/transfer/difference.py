@@ -19,10 +19,10 @@ from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.plan import STAGING, CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.reference import ACTIONS, Reference, references
 from airflow_provider_safecopy.transfer.refusal import lacks
-from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements import delta, difference
 from airflow_provider_safecopy.transfer.statements.difference import Comparison, Mark
+from airflow_provider_safecopy.transfer.target_table import TargetTable
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +35,16 @@ LOCK = "SHARE ROW EXCLUSIVE"
 """No other writer; readers, and rows of other tables that come to refer to the target's, go on."""
 
 
-def refusals(session: Session, relation: Relation, spec: CopySpec, missing: Missing) -> Iterator[Refusal]:
-    """What speaks against finding and writing differences in `relation`."""
-    label, found = relation.label, key.find(session, relation, spec)
+def refusals(table: TargetTable, spec: CopySpec, missing: Missing) -> Iterator[Refusal]:
+    """What speaks against finding and writing differences in `table`."""
+    relation, facts = table.relation, table.facts
+    label, found = relation.label, key.choose(facts.candidates, relation, spec)
     if isinstance(found, Refusal):
         yield found
     else:
-        yield from _of_rights(session, relation, spec, found, missing)
-    for row in session.all(_KEY["foreign_partitions"], {"oid": relation.oid}):
-        message = f"{label}: its partition {row['name']} is a foreign table, whose rows have no place of their own"
+        yield from _of_rights(table, spec, found, missing)
+    for name in facts.foreign_partitions:
+        message = f"{label}: its partition {name} is a foreign table, whose rows have no place of their own"
         yield Refusal("foreign_partition", message, label, hint="ask for publish=delete_insert, or detach it")
     if relation.update_without_identity or (missing == "delete" and relation.published_without_identity):
         yield Refusal(
@@ -173,14 +174,14 @@ def _demand(job: Job, of: Comparison, rows: int, problem: str, proof: str) -> No
         )
 
 
-def _of_rights(session: Session, relation: Relation, spec: CopySpec, by: Key, missing: Missing) -> Iterator[Refusal]:
-    label, role = relation.label, session.server.role
+def _of_rights(table: TargetTable, spec: CopySpec, by: Key, missing: Missing) -> Iterator[Refusal]:
+    relation, label, role = table.relation, table.relation.label, table.session.server.role
     copied = key.copied_columns(relation, spec) - by.exact
     changing = [each for each in relation.columns if each.name in copied and not each.generated]
     if missing == "mark":
         changing += [each for each in relation.columns if each.name == spec.missing_column]
     deleting = missing == "delete" or any(column.always for column in changing)
-    acting = [each for each in references(session, relation.oid) if _acts(each, deleting=deleting)]
+    acting = [each for each in table.facts.references if _acts(each, deleting=deleting)]
     # Rows that others refer to are locked, which takes the right to change something about them.
     if (changing or acting) and not relation.may_update:
         yield lacks(label, role, "UPDATE")
@@ -190,7 +191,7 @@ def _of_rights(session: Session, relation: Relation, spec: CopySpec, by: Key, mi
                 yield lacks(label, role, f"UPDATE on column {spell(column.name)}", column.name)
     if deleting and not relation.may_delete:
         yield lacks(label, role, "DELETE")
-    elif not session.value(_KEY["may_lock"], {"oid": relation.oid}):
+    elif not table.facts.may_lock:
         yield lacks(label, role, "UPDATE on the whole table, which LOCK TABLE asks for,")
     for each in acting:
         if not each.may_select:

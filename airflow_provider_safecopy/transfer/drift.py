@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from psycopg.sql import Composed
@@ -20,10 +21,11 @@ from airflow_provider_safecopy.transfer import catalog, inplace, mismatch, state
 from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.definition import Definition, NewColumn
+from airflow_provider_safecopy.transfer.finding import Finding, join, refused
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.match import Match
 from airflow_provider_safecopy.transfer.name import TableName, spell
-from airflow_provider_safecopy.transfer.original import Original, obeys_rules, there
+from airflow_provider_safecopy.transfer.original import Blueprint, read_blueprint, there
 from airflow_provider_safecopy.transfer.plan import STAGING, CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.refusal import lacks
 from airflow_provider_safecopy.transfer.session import Session
@@ -38,24 +40,39 @@ _LOCK = "ACCESS EXCLUSIVE"
 Failure = TypeVar("Failure", bound=BaseException)
 
 
+@dataclass(frozen=True)
+class _Wider:
+    """The target table with the columns of `definition`, as it will be."""
+
+    relation: Relation
+    definition: Definition | None = None
+
+
 def match(
-    spec: CopySpec, source: Session, target: Session, relations: tuple[Relation, Relation], refusals: list[Refusal]
-) -> Match:
-    """Pair the columns of two tables that are there. Reads only; what cannot be paired is added to `refusals`."""
+    spec: CopySpec,
+    source: Session,
+    target: Session,
+    relations: tuple[Relation, Relation],
+    known: Blueprint | None = None,
+) -> Finding[Match]:
+    """Pair the columns of two tables that are there; what cannot be paired is refused.
+
+    `known` is what a batch has read of the source's definition; without, it is asked for where columns are added.
+    """
     given, taken = relations
-    chosen, told = _chosen(spec, given, taken)
-    refusals += mismatch.of_names(given, chosen)
-    new = [(one, wanted) for name, wanted in chosen.items() if not taken.column(wanted) and (one := given.column(name))]
-    definition, wider = None, taken
+    wanted, left_out = _chosen(spec, given, taken)
+    new = [(one, name) for each, name in wanted.items() if not taken.column(name) and (one := given.column(each))]
+    wider: Finding[_Wider] = Finding(_Wider(taken))
     if spec.drift == "add_columns" and new:
-        known = len(refusals)
-        definition, wider, left = _added((source, target), relations, new, refusals)
-        told += [*left, *_told(taken, definition), *_extensible(target, taken, refusals)]
-        refused = {each.column for each in refusals[known:]}
-        chosen = {name: wanted for name, wanted in chosen.items() if spell(wanted) not in refused}
-    refusals += mismatch.of_columns(given, wider, chosen, spec)
-    pairs = ((given.column(name), wider.column(wanted)) for name, wanted in chosen.items())
-    return Match(tuple((one, other) for one, other in pairs if one and other), taken, definition, tuple(told))
+        names = [column.name for column, _ in new]
+        wider = _added(target, taken, new, known or read_blueprint(source, target, given, names, defaults=False))
+    lost = {each.column for each in wider.refusals}
+    chosen = {name: wanted for name, wanted in wanted.items() if spell(wanted) not in lost}
+    named, paired = mismatch.of_names(given, wanted), mismatch.of_columns(given, wider.value.relation, chosen, spec)
+    said = join(refused(named), wider, refused(paired))
+    pairs = ((given.column(name), wider.value.relation.column(wanted)) for name, wanted in chosen.items())
+    found = Match(tuple((one, other) for one, other in pairs if one and other), taken, wider.value.definition)
+    return Finding(found, said.refusals, warnings=(*left_out, *said.warnings))
 
 
 def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
@@ -105,37 +122,38 @@ def added_to(plan: CopyPlan, staging: TableName) -> tuple[Composed, ...]:
     return _statements(plan, staging) if adds_columns(plan) else ()
 
 
-def _chosen(spec: CopySpec, given: Relation, taken: Relation) -> tuple[dict[str, str], list[str]]:
+def _chosen(spec: CopySpec, given: Relation, taken: Relation) -> tuple[dict[str, str], tuple[str, ...]]:
     """Source column by target column, before anything is added; and what is left out."""
     if spec.columns is not None:
-        return dict(spec.columns), []
+        return dict(spec.columns), ()
     computed = {column.name for column in taken.columns if column.generated}
     chosen = [column for column in given.columns if column.name not in computed]
     extra = [column for column in chosen if spec.drift == "ignore_extra" and not taken.column(column.name)]
-    told = [f"{taken.label}: column {spell(each.name)} {each.type} of the source is left out" for each in extra]
+    told = tuple(f"{taken.label}: column {spell(each.name)} {each.type} of the source is left out" for each in extra)
     return {column.name: column.name for column in chosen if column not in extra}, told
 
 
 def _added(
-    sessions: tuple[Session, Session],
-    relations: tuple[Relation, Relation],
-    new: Sequence[tuple[Column, str]],
-    refusals: list[Refusal],
-) -> tuple[Definition, Relation, list[str]]:
-    """What is to be added, the target as it will be, and what cannot be like the source's."""
-    (source, target), (given, taken) = sessions, relations
-    original, told, columns, made = Original.of(source, given), list[str](), list[Column](), list[NewColumn]()
+    target: Session, taken: Relation, new: Sequence[tuple[Column, str]], blueprint: Blueprint
+) -> Finding[_Wider]:
+    """Return the target as it will be with the `new` columns, and what cannot be like the source's."""
+    original, vocabulary = blueprint.original, blueprint.vocabulary
+    columns, made, refusals = list[Column](), list[Finding[NewColumn]](), list[Refusal]()
     for column, wanted in new:
-        found = there(target, column, wanted, taken.label)
+        found = there(target, vocabulary, column, wanted, taken.label)
         if isinstance(found, Refusal):
             refusals.append(found)
-        elif obeys_rules(target, column.type):
+        elif vocabulary.types[column.type].obeyed:
             message = f"column {spell(wanted)}: the domain {column.type} has rules, which rows that are there may break"
             refusals.append(Refusal("column_unaddable", message, taken.label, spell(wanted), "add it yourself"))
         else:
             columns.append(found)
-            made.append(original.added(target, column, wanted, told))
-    return Definition(tuple(made)), dataclasses.replace(taken, columns=(*taken.columns, *columns)), told
+            made.append(original.added(vocabulary, column, wanted))
+    definition = Definition(tuple(each.value for each in made))
+    announced: Finding[None] = Finding(None, warnings=tuple(_told(taken, definition)))
+    said = join(refused(refusals), *made, announced, _extensible(target, taken))
+    wider = _Wider(dataclasses.replace(taken, columns=(*taken.columns, *columns)), definition)
+    return Finding(wider, said.refusals, warnings=said.warnings)
 
 
 def _told(taken: Relation, definition: Definition) -> Iterator[str]:
@@ -143,19 +161,20 @@ def _told(taken: Relation, definition: Definition) -> Iterator[str]:
         yield f"{taken.label}: column {spell(column.name)} {column.type} is added, and stays even if the publish fails"
 
 
-def _extensible(target: Session, taken: Relation, refusals: list[Refusal]) -> Iterator[str]:
-    """Whether this table can be given a column by this role; and who else will have to be given it."""
+def _extensible(target: Session, taken: Relation) -> Finding[None]:
+    """Check that this role can give the table a column; warn of subscribers, who need the column too."""
     found = target.one(_DEFINE["extensible"], {"oid": taken.oid})
     if found is None:
-        return
+        return Finding(None)
+    refusals = []
     if not found["owned"]:
         right = f"ownership, which adding a column takes: membership in {spell(taken.owner)}"
         refusals.append(lacks(taken.label, target.server.role, right))
     if found["bound"]:
         message = f"{taken.label} is a partition, or of a composite type: it has the columns that one has"
         refusals.append(Refusal("column_unaddable", message, taken.label, hint="add the column there yourself"))
-    if found["published"]:
-        yield f"{taken.label} is published: subscribers stop until they have the new columns too"
+    published = f"{taken.label} is published: subscribers stop until they have the new columns too"
+    return Finding(None, tuple(refusals), warnings=(published,) if found["published"] else ())
 
 
 def _statements(plan: CopyPlan, name: TableName) -> tuple[Composed, ...]:

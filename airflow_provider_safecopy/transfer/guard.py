@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from airflow_provider_safecopy.errors import Refusal, VerifyError
+from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.name import spell
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -21,6 +22,12 @@ def told(spec: CopySpec) -> tuple[str, ...]:
     for column, share in (spec.max_null_share or {}).items():
         guards.append(f"at most {share:g} % of them without {spell(column)} (max_null_share)")
     return (f"guards on rows: {', '.join(guards)}",) if guards else ()
+
+
+def check(spec: CopySpec, label: str | None, copied: Sequence[str]) -> Finding[None]:
+    """Return the guards that are up, and refuse those on columns that are not `copied` into the target `label`, if known."""
+    reasons = told(spec)
+    return Finding(None, tuple(refusals(spec, label, copied)) if label is not None else (), reasons)
 
 
 def refusals(spec: CopySpec, label: str, copied: Sequence[str]) -> Iterator[Refusal]:

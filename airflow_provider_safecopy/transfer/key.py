@@ -10,12 +10,12 @@ from typing import Any
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer.catalog import Relation
-from airflow_provider_safecopy.transfer.model import Way
 from airflow_provider_safecopy.transfer.name import spell
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
-_KEY = sql.load("key")
+UNIQUE_INDEXES = sql.load("key")["unique_indexes"]
+"""The question that `candidates_of` reads the answer to: rows for the table `oid`."""
 
 Qualified = tuple[str, str]
 """Schema and name."""
@@ -55,28 +55,38 @@ class Key:
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class Candidate:
+    """A unique index that may serve as the key; not if a column is nullable, or cannot be joined by equality."""
+
     key: Key
     nullable: tuple[str, ...]
     joinable: bool
 
 
 def find(session: Session, relation: Relation, spec: CopySpec) -> Key | Refusal:
-    """The key of `relation`: of `key_columns`; else the primary key; else a replica identity or a unique index that can
-    serve. Or why there is none. Reads only.
+    """Read the unique indexes of `relation` and choose its key; see `choose`."""
+    return choose(read_candidates(session, relation.oid), relation, spec)
+
+
+def read_candidates(session: Session, oid: int) -> tuple[Candidate, ...]:
+    """Return the unique indexes of the table `oid`, the best first."""
+    return candidates_of(session.all(UNIQUE_INDEXES, {"oid": oid}))
+
+
+def candidates_of(rows: Iterable[dict[str, Any]]) -> tuple[Candidate, ...]:
+    """Return the unique indexes that the rows of `UNIQUE_INDEXES` describe."""
+    return tuple(_candidate(list(columns)) for _, columns in groupby(rows, key=lambda row: row["index_oid"]))
+
+
+def choose(candidates: Iterable[Candidate], relation: Relation, spec: CopySpec) -> Key | Refusal:
+    """Return the key of `relation`, or why there is none.
+
+    It is that of `key_columns`; else the primary key; else a replica identity or a unique index that can serve.
     """
-    rows = session.all(_KEY["unique_indexes"], {"oid": relation.oid})
-    candidates = [_candidate(list(columns)) for _, columns in groupby(rows, key=lambda row: row["index_oid"])]
     copied = copied_columns(relation, spec)
     if spec.key_columns is None:
         return _best(relation, candidates, copied)
     return _asked(relation, candidates, copied, spec.key_columns)
-
-
-def paired_by(spec: CopySpec, session: Session, relation: Relation | None, publish: Way) -> Key | None:
-    """The key of a way that pairs rows. That there is none has been refused by that way."""
-    found = find(session, relation, spec) if relation and publish in {"delta", "upsert"} else None
-    return found if isinstance(found, Key) else None
 
 
 def copied_columns(relation: Relation, spec: CopySpec) -> frozenset[str]:
@@ -87,7 +97,7 @@ def copied_columns(relation: Relation, spec: CopySpec) -> frozenset[str]:
     return frozenset(column.name for column in relation.columns if not column.generated) - left_alone
 
 
-def _best(relation: Relation, candidates: Iterable[_Candidate], copied: frozenset[str]) -> Key | Refusal:
+def _best(relation: Relation, candidates: Iterable[Candidate], copied: frozenset[str]) -> Key | Refusal:
     """The first that will do: they come with the primary key before a replica identity, and the shortest before others."""
     left_out: Key | None = None
     for candidate in candidates:
@@ -107,7 +117,7 @@ def _best(relation: Relation, candidates: Iterable[_Candidate], copied: frozense
 
 
 def _asked(
-    relation: Relation, candidates: Iterable[_Candidate], copied: frozenset[str], wanted: tuple[str, ...]
+    relation: Relation, candidates: Iterable[Candidate], copied: frozenset[str], wanted: tuple[str, ...]
 ) -> Key | Refusal:
     if not copied.issuperset(wanted):
         return _not_copied(relation, wanted, copied)
@@ -136,7 +146,7 @@ def _not_copied(relation: Relation, names: tuple[str, ...], copied: frozenset[st
     return Refusal("key_not_copied", message, relation.label, spell(missing), "copy the key too, or name another")
 
 
-def _candidate(rows: list[dict[str, Any]]) -> _Candidate:
+def _candidate(rows: list[dict[str, Any]]) -> Candidate:
     columns = tuple(
         KeyColumn(
             row["name"],
@@ -149,4 +159,4 @@ def _candidate(rows: list[dict[str, Any]]) -> _Candidate:
     )
     nullable = tuple(row["name"] for row in rows if not row["not_null"])
     key = Key(rows[0]["index"], rows[0]["index_oid"], columns)
-    return _Candidate(key, nullable, all(row["joinable"] for row in rows))
+    return Candidate(key, nullable, all(row["joinable"] for row in rows))

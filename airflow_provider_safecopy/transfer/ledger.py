@@ -8,13 +8,14 @@ from typing import Any
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer import catalog, statements
 from airflow_provider_safecopy.transfer import slice as slices
-from airflow_provider_safecopy.transfer.bounds import Bounds, bounds_of, is_value, zone_warnings
+from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.transfer.bounds import Bounds, Lookbacks, bounds_of, is_value, zone_warnings
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.cursor import Cursor, cursor_of
+from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.name import TableName, spell
-from airflow_provider_safecopy.transfer.origin import Origin, basis_of, origin_of
+from airflow_provider_safecopy.transfer.origin import Identity, Origin
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.slice import Appended, VanishedSlice
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -57,6 +58,16 @@ class Ledger:
         """The watermark that counts."""
         return self.stored.value if self.stored and not self.stored.stale else None
 
+    def reads_like(self, other: Ledger, cursor: Cursor) -> bool:
+        """Return whether the source would compute the bounds of this for `other` with this `cursor`."""
+        return self.bounds is not None and (self.bounds.cursor, self.stored) == (cursor, other.stored)
+
+    def lookbacks(self, lookback: str | None) -> Lookbacks:
+        """Return the `lookback` of this copy if the source has counted it back from nothing, for the plans that follow."""
+        if self.bounds is None or self.mark is not None or lookback is None:
+            return frozenset()
+        return frozenset({(self.bounds.cursor.kind.type, lookback)})
+
     def entry(self, new: str | None) -> dict[str, Any] | None:
         """Of an incremental copy: what was read, and where the watermark is afterwards."""
         if self.bounds is None:
@@ -66,50 +77,68 @@ class Ledger:
         return {"cursor_column": bounds.cursor.column, "old": self.mark, "new": new, **limits}
 
 
+@dataclass(frozen=True)
+class Known:
+    """What was known of a copy before the ledger is asked: its identity, and what the ledger made of it a moment ago.
+
+    `lookbacks` are those that other plans have found to be good.
+    `blocked`: the copy is refused already, and its identity alone is of use.
+    """
+
+    identity: Finding[Identity]
+    readable: bool | None = None
+    earlier: Ledger | None = None
+    blocked: bool = False
+    lookbacks: Lookbacks = frozenset()
+
+
 def look_up(
     spec: CopySpec,
     sessions: tuple[Session, Session],
-    relations: tuple[Relation, Relation | None],
+    taken: Relation | None,
     pairs: Sequence[tuple[Column, Column]],
-    refusals: list[Refusal],
-) -> Ledger:
-    """What the ledger says of this copy. Reads only. `sessions` and `relations` are source and target, which may be still to be made."""
-    (source, target), (given, taken) = sessions, relations
-    origin = origin_of(spec, source, given, pairs)
-    ledger = Ledger(origin, _spellable(target, origin.label), basis_of(source, given), spec.append_key)
-    if spec.append_key is not None:
-        refusals += _of_slice(target, spec.append_key)
-    if refusals:
-        return ledger
-    kept = bool(target.value(_WATERMARK["readable"]))
-    if spec.write_mode == "append" and spec.append_key is not None and kept:
-        return _add_slice(ledger, spec, target, taken, refusals)
-    if spec.cursor_column is not None and (cursor := cursor_of(spec.cursor_column, pairs, refusals)):
-        if kept and taken is not None:
-            stored = _stored(target, taken, ledger, cursor)
-            ledger = replace(ledger, stored=stored, was_empty=bool(stored and stored.empty))
-        if refused := _of_watermark(source, taken, ledger, cursor):
-            refusals += refused
-            return ledger
-        return _bounded(ledger, spec, source, cursor, refusals)
-    return ledger
+    known: Known,
+) -> Finding[Ledger]:
+    """Return what the ledger says of the copy that is `known`. Reads only. `taken`: the target, if there is one yet."""
+    source, target = sessions
+    identity = known.identity.value
+    ledger = Ledger(identity.origin, identity.told, identity.basis, spec.append_key)
+    if known.identity.refusals or known.blocked:
+        return Finding(ledger, known.identity.refusals)
+    if spec.write_mode == "append" and spec.append_key is not None:
+        return _add_slice(ledger, spec, target, taken) if _kept(target, known) else Finding(ledger)
+    if spec.cursor_column is None:
+        return Finding(ledger)
+    cursor = cursor_of(spec.cursor_column, pairs)
+    if cursor.value is None:
+        return Finding(ledger, cursor.refusals)
+    if taken is not None and _kept(target, known):
+        stored = _stored(target, taken, ledger, cursor.value)
+        ledger = replace(ledger, stored=stored, was_empty=bool(stored and stored.empty))
+    return _bounded(ledger, spec, source, cursor.value, taken=taken, known=known)
 
 
-def _add_slice(
-    ledger: Ledger, spec: CopySpec, target: Session, taken: Relation | None, refusals: list[Refusal]
-) -> Ledger:
+def is_readable(target: Session) -> bool:
+    """Ask whether the ledger is there, and this role may read it."""
+    return bool(target.value(_WATERMARK["readable"]))
+
+
+def _kept(target: Session, known: Known) -> bool:
+    return is_readable(target) if known.readable is None else known.readable
+
+
+def _add_slice(ledger: Ledger, spec: CopySpec, target: Session, taken: Relation | None) -> Finding[Ledger]:
     """Return the ledger with what it knows of the slice."""
     table = (taken and taken.name) or spec.target_table
     oid, kin = (taken.oid, taken.kin) if taken else (0, ())
     found = slices.find(target, table, oid, str(spec.append_key), ledger.origin, kin=kin)
     if isinstance(found, Refusal):
-        refusals.append(found)
-    elif isinstance(found, VanishedSlice):
+        return Finding(ledger, (found,))
+    if isinstance(found, VanishedSlice):
         reason = f"slice {spec.append_key} is appended once more: its rows are gone: {found.why}"
-        return replace(ledger, follows=found.receipt, was_empty=found.empty, reasons=(reason,))
-    elif found is not None:
-        return replace(ledger, appended=found)
-    return ledger
+        again = replace(ledger, follows=found.receipt, was_empty=found.empty, reasons=(reason,))
+        return Finding(again, reasons=again.reasons)
+    return Finding(ledger if found is None else replace(ledger, appended=found))
 
 
 def _stored(target: Session, taken: Relation, ledger: Ledger, cursor: Cursor) -> Stored | None:
@@ -156,24 +185,21 @@ def _of_watermark(source: Session, taken: Relation | None, ledger: Ledger, curso
     ]
 
 
-def _bounded(ledger: Ledger, spec: CopySpec, source: Session, cursor: Cursor, refusals: list[Refusal]) -> Ledger:
-    bounds, why = bounds_of(spec, source, cursor, ledger.mark, refusals)
+def _bounded(
+    ledger: Ledger, spec: CopySpec, source: Session, cursor: Cursor, *, taken: Relation | None, known: Known
+) -> Finding[Ledger]:
+    """Return the ledger with what is to be read; an earlier one knows it where the source would compute the same."""
+    if (former := known.earlier) is not None and former.reads_like(ledger, cursor):
+        again = replace(ledger, bounds=former.bounds, slice=former.slice, reasons=former.reasons)
+        return Finding(replace(again, warnings=former.warnings), reasons=former.reasons, warnings=former.warnings)
+    if refused := _of_watermark(source, taken, ledger, cursor):
+        return Finding(ledger, tuple(refused))
+    found = bounds_of(spec, source, cursor, ledger.mark, known.lookbacks)
+    bounds, why = found.value, "".join(found.reasons)
     if ledger.stored and ledger.stored.stale:
         why += f"; {ledger.stored.value} does not count: {ledger.stored.stale}"
     asked = spec.interval_start is not None
     name = spec.append_key or (f"{bounds.start}/{bounds.end}" if asked else None)
-    told = (f"incremental {bounds}: {why}",)
-    return replace(ledger, bounds=bounds, slice=name, reasons=told, warnings=zone_warnings(spec, cursor))
-
-
-def _of_slice(target: Session, name: str) -> list[Refusal]:
-    if catalog.bytes_of(target, name) is not None:
-        return []
-    where = f"{target.server.encoding}, the encoding of {target.endpoint}"
-    hint = "spell append_key in letters the target has"
-    return [Refusal("name_not_in_encoding", f"slice {name}: it cannot be spelled in {where}", hint=hint)]
-
-
-def _spellable(target: Session, told: str) -> str:
-    """As it stands, or escaped where the target's encoding lacks a letter of it."""
-    return told if catalog.bytes_of(target, told) is not None else ascii(told)
+    told, warnings = (f"incremental {bounds}: {why}",), zone_warnings(spec, cursor)
+    bounded = replace(ledger, bounds=bounds, slice=name, reasons=told, warnings=warnings)
+    return Finding(bounded, found.refusals, told, warnings)

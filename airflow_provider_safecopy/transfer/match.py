@@ -17,4 +17,3 @@ class Match:
     pairs: tuple[Pair, ...] = ()
     relation: Relation | None = None
     definition: Definition | None = None
-    warnings: tuple[str, ...] = ()

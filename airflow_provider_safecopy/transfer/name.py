@@ -7,6 +7,7 @@ nothing is cut: a name PostgreSQL would truncate silently is refused later, by t
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,3 +97,8 @@ def _split(text: str) -> list[str]:
         f"the table name {text!r} cannot be read",
         hint='write schema.table, double-quoting parts with dots or quotes: "영업"."주문.내역"',
     )
+
+
+def folded(identifier: str) -> str:
+    """What is equal for names that look alike, or differ in letter case only."""
+    return unicodedata.normalize("NFC", identifier).casefold()

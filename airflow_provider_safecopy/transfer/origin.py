@@ -14,9 +14,13 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.transfer.bulk import ask_all
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
+from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.spelling import spells
 
 _WATERMARK = sql.load("watermark")
 _TOLD = 200
@@ -57,12 +61,25 @@ class Origin:
         return told if len(told) <= _TOLD else f"{told[: _TOLD - 1]}…"
 
 
-def origin_of(spec: CopySpec, source: Session, given: Relation, pairs: Sequence[tuple[Column, Column]]) -> Origin:
-    """The origin of a copy. Asks the source who it is."""
-    may_ask = source.value(_WATERMARK["may_ask_system"])
+@dataclass(frozen=True)
+class System:
+    """A cluster, by its own `identifier`; None where this role may not ask for it."""
+
+    identifier: str | None
+
+
+def read_system(source: Session) -> System:
+    """Ask the source for its cluster's identity."""
+    return System(source.value(_WATERMARK["system"]) if source.value(_WATERMARK["may_ask_system"]) else None)
+
+
+def origin_of(
+    spec: CopySpec, source: Session, system: System, given: Relation, pairs: Sequence[tuple[Column, Column]]
+) -> Origin:
+    """Return the origin of a copy from the cluster `system`."""
     return Origin(
         endpoint=str(source.endpoint),
-        system=source.value(_WATERMARK["system"]) if may_ask else None,
+        system=system.identifier,
         database=source.server.database,
         table=str(given.name) if given.name else None,
         query=spec.source_sql,
@@ -72,13 +89,41 @@ def origin_of(spec: CopySpec, source: Session, given: Relation, pairs: Sequence[
     )
 
 
-def basis_of(source: Session, given: Relation) -> str:
-    """What the name of the source stands for now: another once the table is made anew, or the view defined anew.
+@dataclass(frozen=True)
+class Identity:
+    """What receipts call what is copied. `told` is the origin as the target can spell it, `basis` what its name stands for."""
+
+    origin: Origin
+    told: str
+    basis: str
+
+
+def identify(spec: CopySpec, target: Session, origin: Origin, basis: str) -> Finding[Identity]:
+    """Return how receipts in the target identify the copy; a slice name that the target cannot spell is refused."""
+    spells_origin, spells_slice = spells(target, origin.label, spec.append_key or "")
+    identity = Identity(origin, origin.label if spells_origin else ascii(origin.label), basis)
+    if spells_slice:
+        return Finding(identity)
+    where = f"{target.server.encoding}, the encoding of {target.endpoint}"
+    hint = "spell append_key in letters the target has"
+    unknown = Refusal("name_not_in_encoding", f"slice {spec.append_key}: it cannot be spelled in {where}", hint=hint)
+    return Finding(identity, (unknown,))
+
+
+def read_basis(source: Session, given: Relation) -> str:
+    """Ask what the name of the source stands for now: another once the table is made anew, or the view defined anew.
 
     The definition of a view locks the view's tables, which others lock after the view. So these locks are not kept.
     """
     with source.connection.transaction(force_rollback=True) if given.kind in "vm" else nullcontext():
         return _digest(str(source.value(_WATERMARK["made_of"], {"oid": given.oid})))
+
+
+def read_bases(source: Session, given: Sequence[Relation]) -> dict[int, str]:
+    """Return what `read_basis` does for each, by oid, in one question."""
+    answers = ask_all(source, _WATERMARK["made_of"], {"oid": "oid"}, [{"oid": each.oid} for each in given])
+    texts = (next(iter(rows[0].values())) if rows else None for rows in answers)
+    return {each.oid: _digest(str(text)) for each, text in zip(given, texts, strict=True)}
 
 
 def _digest(text: str) -> str:

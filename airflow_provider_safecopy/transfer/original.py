@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
-
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer import catalog, statements
+from airflow_provider_safecopy.transfer.bulk import ask_all
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.definition import Identity, NewColumn, NewKey
+from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.name import spell
 from airflow_provider_safecopy.transfer.refusal import NAME_BYTES
-from airflow_provider_safecopy.transfer.session import Session, SettingsChangedError
-from airflow_provider_safecopy.transfer.statements import define
+from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spelling import bytes_of
+from airflow_provider_safecopy.transfer.vocabulary import Vocabulary, read_vocabulary
 
 _DEFINE = sql.load("define")
+_OF_TABLE = ("columns", "keys", "table_comment")
 # Every table has these already, unseen.
 _SYSTEM = frozenset({"tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"})
 
@@ -37,33 +38,53 @@ class Original:
         if relation.kind not in ("r", "p"):
             return cls({})
         asked = {"oid": relation.oid}
-        columns = {row["name"]: row for row in source.all(_DEFINE["columns"], asked)}
-        keys, comment = source.all(_DEFINE["keys"], asked), source.value(_DEFINE["table_comment"], asked)
-        return cls(columns, tuple(keys), comment)
+        columns, keys = source.all(_DEFINE["columns"], asked), source.all(_DEFINE["keys"], asked)
+        return cls.of_rows(columns, keys, source.value(_DEFINE["table_comment"], asked))
 
-    def added(self, target: Session, given: Column, name: str, told: list[str]) -> NewColumn:
-        """A column for a table that has rows: it may be NULL, whatever it may be in the source."""
+    @classmethod
+    def of_rows(
+        cls, columns: Iterable[Mapping[str, Any]], keys: Iterable[Mapping[str, Any]], comment: str | None
+    ) -> Original:
+        """Return what the rows of these questions to the source say."""
+        return cls({row["name"]: row for row in columns}, tuple(keys), comment)
+
+    def defaults(self, names: Iterable[str]) -> Iterable[str]:
+        """Return the defaults of the columns `names` that another server might understand."""
+        found = (self.columns[name] for name in names if name in self.columns)
+        return (row["expression"] for row in found if row["expression"] and row["plain"] and not row["generated"])
+
+    def collations(self, names: Iterable[str]) -> Iterable[str]:
+        """Return the collations of the columns `names` that every server of this kind may have."""
+        found = (self.columns[name] for name in names if name in self.columns)
+        return (row["collation"] for row in found if row["collation"] and row["collation_built_in"])
+
+    def added(self, vocabulary: Vocabulary, given: Column, name: str) -> Finding[NewColumn]:
+        """Return a column for a table that has rows: it may be NULL, whatever it may be in the source."""
         found = self.columns.get(given.name, {})
-        return NewColumn(name, given.type, found.get("comment"), collation=_collation(target, name, found, told))
+        collation = _collation(vocabulary, name, found)
+        new = NewColumn(name, given.type, found.get("comment"), collation=collation.value)
+        return Finding(new, warnings=collation.warnings)
 
-    def column(self, target: Session, given: Column, name: str, told: list[str]) -> NewColumn:
-        """A column for a new table. What cannot be like the source's is `told`."""
+    def column(self, vocabulary: Vocabulary, given: Column, name: str) -> Finding[NewColumn]:
+        """Return a column for a new table, with warnings of what cannot be like the source's."""
         found = self.columns.get(given.name)
         if found is None:
-            return NewColumn(name, given.type)
-        return NewColumn(
+            return Finding(NewColumn(name, given.type))
+        default, collation = _default(vocabulary, name, found), _collation(vocabulary, name, found)
+        new = NewColumn(
             name,
             given.type,
             found["comment"],
             not_null=found["not_null"],
-            default=_default(target, name, found, told),
+            default=default.value,
             identity=_identity(found),
-            collation=_collation(target, name, found, told),
+            collation=collation.value,
         )
+        return Finding(new, warnings=default.warnings + collation.warnings)
 
-    def made_keys(self, columns: Mapping[str, str], *, major: int, told: list[str]) -> tuple[NewKey, ...]:
-        """Primary key and unique constraints on the copied `columns`, for a target of this major version."""
-        made = []
+    def made_keys(self, columns: Mapping[str, str], *, major: int) -> Finding[tuple[NewKey, ...]]:
+        """Return primary key and unique constraints on the copied `columns`, for a target of this major version."""
+        made, lost = [], []
         for found in self.keys:
             wanted = (*found["columns"], *found["included"])
             why = next((f"{spell(each)} is not copied" for each in wanted if each not in columns), None)
@@ -73,13 +94,43 @@ class Original:
                 made.append(_key(found, columns))
             else:
                 kind = "primary key" if found["is_primary"] else "unique constraint"
-                told.append(f"{kind} {spell(found['name'])} is not made: {why}")
-        return tuple(made)
+                lost.append(f"{kind} {spell(found['name'])} is not made: {why}")
+        return Finding(tuple(made), warnings=tuple(lost))
 
 
-def there(target: Session, given: Column, name: str, label: str) -> Column | Refusal:
+def read_originals(source: Session, relations: Sequence[Relation]) -> dict[int, Original]:
+    """Return what `Original.of` does for each relation, by its oid, by three questions in all."""
+    tables = [each for each in relations if each.kind in ("r", "p")]
+    asked = [{"oid": each.oid} for each in tables]
+    answers = [ask_all(source, _DEFINE[question], {"oid": "oid"}, asked) for question in _OF_TABLE]
+    found = {each.oid: Original({}) for each in relations}
+    for each, columns, keys, comment in zip(tables, *answers, strict=True):
+        found[each.oid] = Original.of_rows(columns, keys, next(iter(comment[0].values())))
+    return found
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What new columns are made from: the source's definition, and the target's vocabulary."""
+
+    original: Original
+    vocabulary: Vocabulary
+
+
+def read_blueprint(
+    source: Session, target: Session, relation: Relation, names: Iterable[str], *, defaults: bool = True
+) -> Blueprint:
+    """Ask both ends for what new columns like those of `relation` called `names` depend on."""
+    chosen = set(names)
+    original = Original.of(source, relation)
+    types = [each.type for each in relation.columns if each.name in chosen]
+    expressions = original.defaults(chosen) if defaults else ()
+    return Blueprint(original, read_vocabulary(target, types, expressions, original.collations(chosen)))
+
+
+def there(target: Session, vocabulary: Vocabulary, given: Column, name: str, label: str) -> Column | Refusal:
     """The column as it would be in the target, or why it cannot be there."""
-    length, place, column = catalog.bytes_of(target, name), target.server.encoding, spell(name)
+    length, place, column = bytes_of(target, name), target.server.encoding, spell(name)
     if length is None:
         message = f"column {column} cannot be spelled in {place}, the encoding of {target.endpoint}"
         return Refusal("name_not_in_encoding", message, label, column, "give it another name with columns")
@@ -89,66 +140,37 @@ def there(target: Session, given: Column, name: str, label: str) -> Column | Ref
     if name in _SYSTEM:
         message = f"column {column} cannot be made: every table has a system column of this name"
         return Refusal("column_unaddable", message, label, column, "give it another name with columns")
-    found = _type(target, given.type)
+    found = vocabulary.types.get(given.type)
     if found is None:
         message = f"column {column}: there is no type {given.type} in {target.endpoint}"
         return Refusal("type_missing", message, label, column, "make the type there, or cast in source_sql")
-    if found["pseudo"]:
+    if found.pseudo:
         message = f"column {column}: no table can have a column of type {given.type}"
         return Refusal("column_unaddable", message, label, column, "cast it in source_sql")
-    return Column(name, given.type, **catalog.type_facts(target, [found["oid"]])[found["oid"]])
+    return Column(name, given.type, **found.facts)
 
 
-def obeys_rules(target: Session, type_: str) -> bool:
-    """Whether it is a domain whose NOT NULL, default or CHECK rows that are there already would have to obey."""
-    found = _type(target, type_)
-    return found is not None and bool(found["obeyed"])
-
-
-def _type(target: Session, type_: str) -> dict[str, Any] | None:
-    try:
-        with target.connection.transaction():
-            return target.one(_DEFINE["type_there"], {"type": type_})
-    except (psycopg.errors.UntranslatableCharacter, psycopg.errors.CharacterNotInRepertoire):
-        return None
-
-
-def _default(target: Session, name: str, found: Mapping[str, Any], told: list[str]) -> str | None:
+def _default(vocabulary: Vocabulary, name: str, found: Mapping[str, Any]) -> Finding[str | None]:
     expression: str | None = found["expression"]
     if expression is None:
-        return None
+        return Finding(None)
     if found["generated"]:
-        told.append(
-            f"column {spell(name)} is an ordinary one, with the source's values, and not computed: {expression}"
-        )
-        return None
-    if found["plain"] and _understood(target, expression):
-        return expression
-    told.append(f"column {spell(name)} is made without its default, which may mean something else here: {expression}")
-    return None
+        ordinary = f"column {spell(name)} is an ordinary one, with the source's values, and not computed: {expression}"
+        return Finding(None, warnings=(ordinary,))
+    if found["plain"] and expression in vocabulary.defaults:
+        return Finding(expression)
+    without = f"column {spell(name)} is made without its default, which may mean something else here: {expression}"
+    return Finding(None, warnings=(without,))
 
 
-def _understood(target: Session, expression: str) -> bool:
-    try:
-        with target.reading():
-            target.one(statements.explain(define.some_value(expression)))
-    except SettingsChangedError:
-        return False
-    except psycopg.Error as error:
-        if (error.sqlstate or "08")[:2] in {"08", "57"}:
-            raise
-        return False
-    return True
-
-
-def _collation(target: Session, name: str, found: Mapping[str, Any], told: list[str]) -> str | None:
+def _collation(vocabulary: Vocabulary, name: str, found: Mapping[str, Any]) -> Finding[str | None]:
     collation: str | None = found.get("collation")
     if collation is None:
-        return None
-    if found["collation_built_in"] and target.value(_DEFINE["collation_there"], {"name": collation}):
-        return collation
-    told.append(f"column {spell(name)} is made with the default collation, not {spell(collation)}")
-    return None
+        return Finding(None)
+    if found["collation_built_in"] and collation in vocabulary.collations:
+        return Finding(collation)
+    other = f"column {spell(name)} is made with the default collation, not {spell(collation)}"
+    return Finding(None, warnings=(other,))
 
 
 def _identity(found: Mapping[str, Any]) -> Identity | None:

@@ -14,6 +14,7 @@ from typing import Literal
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer.catalog import Relation
+from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.model import MiB, Way
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -46,11 +47,10 @@ def decide(
     session: Session,
     given: Relation | None,
     size: int | None,
-    refusals: list[Refusal],
     *,
     transfer: Literal["sequential", "chunked"],
     publish: Way,
-) -> tuple[Lanes, tuple[str, ...]]:
+) -> Finding[Lanes]:
     """The lanes of a copy, and why: one for all, unless more were asked for and the source can be divided.
 
     A swap has one: what a second would gain is less than what any other way to publish would lose. Only rows that are loaded frozen are there for every snapshot, an imported one and one of a standby
@@ -58,26 +58,25 @@ def decide(
     """
     wanted = spec.parallel
     if wanted == 1 or given is None:
-        return (None,), ()
+        return Finding((None,))
     if publish == "swap" and spec.source_table is not None:
-        if wanted != "auto" and spec.publish == "swap":
-            refusals.append(Refusal("parallel", f"{given.label}: {_NOT_SWAPPED}", given.label, hint=_ONE_LANE))
-        return (None,), (f"parallel 1: {_NOT_SWAPPED}",)
+        refused = Refusal("parallel", f"{given.label}: {_NOT_SWAPPED}", given.label, hint=_ONE_LANE)
+        asked = wanted != "auto" and spec.publish == "swap"
+        return Finding((None,), (refused,) if asked else (), (f"parallel 1: {_NOT_SWAPPED}",))
     if wanted == "auto":
         if (size or 0) < LARGE_BYTES:
-            return (None,), (f"parallel 1: less than {LARGE_BYTES // MiB} MiB",)
+            return Finding((None,), reasons=(f"parallel 1: less than {LARGE_BYTES // MiB} MiB",))
         if (processors := len(os.sched_getaffinity(0))) < (needed := _PROCESSORS[transfer]):
-            return (None,), (
-                f"parallel 1: {transfer} wants {needed} processors for more, this machine has {processors}",
-            )
+            few = f"parallel 1: {transfer} wants {needed} processors for more, this machine has {processors}"
+            return Finding((None,), reasons=(few,))
     stored = session.one(_PAGES["stored"], {"oid": given.oid}) if spec.source_table is not None else None
     if stored is None or not stored["by_place"]:
         told = f"{given.label} cannot be divided: only tables and materialized views that store rows by page can"
-        if wanted != "auto":
-            refusals.append(Refusal("parallel", told, given.label, hint="leave parallel out, or name a table"))
-        return (None,), (f"parallel 1: {told}",)
+        refused = Refusal("parallel", told, given.label, hint="leave parallel out, or name a table")
+        return Finding((None,), (refused,) if wanted != "auto" else (), (f"parallel 1: {told}",))
     lanes = tuple(divided(int(stored["pages"]), _AUTO_LANES if wanted == "auto" else int(wanted)))
-    return lanes, (f"parallel {len(lanes)}: {stored['pages']:,} pages, in ranges under one snapshot",)
+    why = f"parallel {len(lanes)}: {stored['pages']:,} pages, in ranges under one snapshot"
+    return Finding(lanes, reasons=(why,))
 
 
 def divided(pages: int, among: int) -> Iterator[Pages | None]:

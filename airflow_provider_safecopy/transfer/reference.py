@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +11,8 @@ from airflow_provider_safecopy.transfer.key import Qualified
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.session import Session
 
-_KEY = sql.load("key")
+REFERENCES = sql.load("key")["references"]
+"""The question that `references_of` reads the answer to: rows for the table `oid`."""
 
 ACTIONS = frozenset("cnd")
 """What changes the referring rows: cascade, SET NULL, SET DEFAULT. Not NO ACTION (a) and RESTRICT (r), which forbid."""
@@ -51,8 +53,13 @@ class Reference:
 
 def references(session: Session, oid: int) -> tuple[Reference, ...]:
     """The foreign keys that refer to the table `oid`, or to a partition of it. Reads only."""
+    return references_of(session.all(REFERENCES, {"oid": oid}))
+
+
+def references_of(rows: Iterable[dict[str, Any]]) -> tuple[Reference, ...]:
+    """Return the foreign keys that the rows of `REFERENCES` describe."""
     found = []
-    for row in session.all(_KEY["references"], {"oid": oid}):
+    for row in rows:
         table = TableName(row.pop("schema"), row.pop("table"))
         operators = tuple(zip(row.pop("operator_schemas"), row.pop("operators"), strict=True))
         pairs = zip(row.pop("collation_schemas"), row.pop("collations"), strict=True)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+import psycopg
 from psycopg.sql import Composable
 
+from airflow_provider_safecopy.diagnosis import describe
+from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer import catalog
 from airflow_provider_safecopy.transfer.catalog import KINDS, Relation
-from airflow_provider_safecopy.transfer.name import TableName, spell
+from airflow_provider_safecopy.transfer.name import TableName, folded, spell
+from airflow_provider_safecopy.transfer.psql import LOCKED
 from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.transfer.spelling import bytes_of
 from airflow_provider_safecopy.transfer.statements import is_plain
 
 NAME_BYTES = 63
 # Linux takes no longer argument than 128 KiB (MAX_ARG_STRLEN); the pages of a lane come on top.
 _ARGUMENT_BYTES = 127 * 1024
+_LOST = "08"
+# Classes of SQLSTATE that say nothing of the SQL: a lost connection, a cancelled statement, a server in need.
+_NOT_ITS_FAULT = frozenset({_LOST, "40", "53", "57", "58", "XX"})
 _SOURCES = "rpvmf"
 _TARGETS = "rp"
 
@@ -24,7 +31,7 @@ _TARGETS = "rp"
 def of_name(session: Session, name: TableName) -> Iterator[Refusal]:
     """A name the server would cut silently, or cannot spell at all."""
     for part in (name.schema, name.name):
-        length = 0 if part is None else catalog.bytes_of(session, part)
+        length = 0 if part is None else bytes_of(session, part)
         encoding = session.server.encoding
         if length is None:
             yield Refusal(
@@ -42,14 +49,21 @@ def of_name(session: Session, name: TableName) -> Iterator[Refusal]:
             )
 
 
-def of_missing(session: Session, name: TableName) -> Refusal:
-    """No such table, and what it may have been meant to be."""
-    alike = catalog.lookalikes(session, name)
+def of_missing(endpoint: Endpoint, name: TableName, tables: Iterable[TableName]) -> Refusal:
+    """No such table at `endpoint`, and which of its `tables` it may have been meant to be."""
+    alike = lookalikes(tables, name)
     hint = "check schema and spelling"
     if alike:
         shown = ", ".join(f"{table}{_how_it_differs(name, table)}" for table in alike)
         hint = f"there is {shown}; give the name exactly as it is stored"
-    return Refusal("no_such_table", f"{name}: no such table in {session.endpoint}", table=str(name), hint=hint)
+    return Refusal("no_such_table", f"{name}: no such table in {endpoint}", table=str(name), hint=hint)
+
+
+def lookalikes(tables: Iterable[TableName], name: TableName) -> tuple[TableName, ...]:
+    """Tables that differ from `name` only in normalisation (NFC, NFD), case or schema, the nearest first."""
+    wanted = folded(name.name)
+    alike = [table for table in tables if folded(table.name) == wanted]
+    return tuple(sorted(alike, key=lambda table: folded(table.schema or "") != folded(name.schema or ""))[:5])
 
 
 def check_text_size(copy: Composable) -> Iterator[Refusal]:
@@ -69,6 +83,19 @@ def changed_settings(option: str, session: Session, names: str) -> Refusal:
         "settings_changed",
         f"{option}: a function that it runs on {session.endpoint} changed {names}: such settings decide what rows mean",
         hint="give that function a SET clause of its own: then the change ends with the function",
+    )
+
+
+def bad_sql(option: str, session: Session, error: psycopg.Error) -> Refusal:
+    """Return why the server will not run it. Raise the error itself where the SQL is not to blame."""
+    if (error.sqlstate or _LOST)[:2] in _NOT_ITS_FAULT or error.sqlstate == LOCKED:
+        raise error
+    unknown = error.sqlstate in {"42P01", "42883", "42704"}
+    hint = (
+        "give names their schema: SafeCopy runs with search_path = pg_catalog" if unknown else "check it on the source"
+    )
+    return Refusal(
+        "bad_sql", f"{option}: {session.endpoint} cannot run it: {describe(error)} [{error.sqlstate}]", hint=hint
     )
 
 
@@ -171,7 +198,7 @@ def _how_it_differs(asked: TableName, there: TableName) -> str:
 
 def difference(given: str, stored: str) -> str:
     """Why two names that look alike are two; empty where they are one, or nobody could mistake them."""
-    if given == stored or catalog.folded(given) != catalog.folded(stored):
+    if given == stored or folded(given) != folded(stored):
         return ""
     if given.casefold() == stored.casefold():
         return " (in other letter case)"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import psycopg
 
 from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.transfer.bulk import ask_all
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.session import Session
@@ -109,10 +110,23 @@ def last(session: Session, *, source: str, target: TableName) -> Seen | None:
             row = session.one(_DEFINE["last_shape"], {"source": source, "target": str(target)})
     except _UNKNOWN:
         return None
+    return None if row is None else seen_of(row, target)
+
+
+def last_of_all(session: Session, asked: Sequence[tuple[str, TableName]]) -> dict[tuple[str, TableName], Seen | None]:
+    """Return what `last` does for each pair of source and target, by one question; nothing where `last` gives None."""
+    parameters = [{"source": source, "target": str(target)} for source, target in asked]
+    answers = ask_all(session, _DEFINE["last_shape"], {"source": "text", "target": "text"}, parameters)
+    found = zip(asked, answers, strict=True)
+    return {(source, target): seen_of(rows[0], target) if rows else None for (source, target), rows in found}
+
+
+def seen_of(row: Mapping[str, Any], target: TableName) -> Seen | None:
+    """Return the shape in a receipt; None where it cannot be read."""
     try:
-        return None if row is None else Seen(Shape.from_dict(row["shape"]), row["token"], row["day"])
+        return Seen(Shape.from_dict(row["shape"]), row["token"], row["day"])
     except ValueError as error:  # it is for a warning alone
-        log.info("%s: what its source looked like in token %s cannot be read: %s", target, row and row["token"], error)
+        log.info("%s: what its source looked like in token %s cannot be read: %s", target, row["token"], error)
         return None
 
 

@@ -15,7 +15,7 @@ from airflow_provider_safecopy.blocker import Blocker, list_blockers
 from airflow_provider_safecopy.transfer import choice, drift
 from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.job import Job
-from airflow_provider_safecopy.transfer.key import paired_by
+from airflow_provider_safecopy.transfer.target_table import TargetTable, paired_by
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +67,11 @@ def _replan(job: Job, blockers: str, seconds: float) -> Job | None:
     staging = job.verification.staging
     if job.target.value(_BLOCKERS["rows_may_change"], {"schema": staging.schema, "name": staging.name}):
         return None  # rows in staging may have changed since they were proven
-    way = choice.choose_instead_of_swap(plan.spec, job.target, relation)
+    table = TargetTable(job.target, relation)
+    way = choice.choose_instead_of_swap(plan.spec, table)
     if way is None:
         return None
     why = f"publish {way} instead of swap: it waits for no reader; swap had waited {seconds:g} s for {blockers}"
     log.warning("%s: %s", plan.target_name, why)
-    found = paired_by(plan.spec, job.target, relation, way)
+    found = paired_by(plan.spec, table, way)
     return replace(job, plan=replace(plan, publish=way, key=found, reasons=(*plan.reasons, why)))

@@ -12,6 +12,7 @@ from psycopg.sql import SQL, Composed
 from airflow_provider_safecopy.transfer import bounds, ledger, statements, watermark
 from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.bounds import Bounds
+from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.ledger import Stored
 from airflow_provider_safecopy.transfer.origin import Origin
@@ -34,7 +35,7 @@ def ties_are_not_read_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def late_rows_are_not_read(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(bounds, "_back", lambda _source, _cursor, mark, *_: mark)
+    patch.setattr(bounds, "_back", lambda _source, _cursor, mark, *_: Finding(mark))
 
 
 def rows_without_a_cursor_are_not_read(patch: pytest.MonkeyPatch) -> None:
@@ -45,9 +46,9 @@ def rows_without_a_cursor_are_not_read(patch: pytest.MonkeyPatch) -> None:
 def an_interval_moves_the_watermark_over_a_gap(patch: pytest.MonkeyPatch) -> None:
     original = bounds._interval
 
-    def interval(*words: Any) -> tuple[Bounds, str]:
-        found, why = original(*words)
-        return replace(found, follows=True), why
+    def interval(*words: Any) -> Finding[Bounds]:
+        found = original(*words)
+        return replace(found, value=replace(found.value, follows=True))
 
     patch.setattr(bounds, "_interval", interval)
 

@@ -15,8 +15,7 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.demo.servers import installations
 from airflow_provider_safecopy.doctor import examine
 from airflow_provider_safecopy.errors import AbortedError, PlanError, StageError
-from airflow_provider_safecopy.transfer import draft as module
-from airflow_provider_safecopy.transfer import spool
+from airflow_provider_safecopy.transfer import manner, spool
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.psql import find
@@ -98,7 +97,7 @@ def test_a_small_table_goes_one_after_the_other(plan: Callable[..., CopyPlan]) -
 
 
 def test_a_larger_table_goes_in_chunks(plan: Callable[..., CopyPlan], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SMALL_BYTES", 100)
+    monkeypatch.setattr(manner, "SMALL_BYTES", 100)
     made = plan()
     assert made.transfer == "chunked"
     assert reason(made, "transfer").startswith("transfer chunked: about")

@@ -11,7 +11,7 @@ from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import PlanError
-from airflow_provider_safecopy.transfer import choice, draft, mismatch, pages
+from airflow_provider_safecopy.transfer import choice, drift, estimate, mismatch, pages
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.ground.database import Database
@@ -19,9 +19,9 @@ from tests.ground.database import Database
 SHAPE = "CREATE TABLE public.t (id bigint PRIMARY KEY, note text); INSERT INTO public.t VALUES (1, 'a'), (2, 'b')"
 ANEW = f"DROP TABLE public.t; {SHAPE}"
 MOMENTS = {
-    "after its columns": (draft, "_match"),
+    "after its columns": (drift, "match"),
     "before its types are compared": (mismatch, "of_pairs"),
-    "before it is explained": (draft, "_expect"),
+    "before it is explained": (estimate, "estimate"),
     "before its pages are counted": (pages, "decide"),
 }
 SPEC = CopySpec(

@@ -15,7 +15,7 @@ from pytest_mock import MockerFixture
 from airflow_provider_safecopy import pipeline, sql
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.pipeline import round as batch_round
-from airflow_provider_safecopy.transfer import draft, export
+from airflow_provider_safecopy.transfer import estimate, export
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.psql import Psql
 from airflow_provider_safecopy.transfer.publish import publish
@@ -295,7 +295,7 @@ def test_planning_locks_nothing_before_what_is_above_it(hosts: Hosts, mocker: Mo
     """Whoever exchanges partitions locks the parent first; in the other order their session could be the deadlock's victim."""
     relation, above, below, mode = ABOVE_AND_BELOW[what]
     failed: list[psycopg.Error] = []
-    expect, threads = draft._expect, list[threading.Thread]()
+    expect, threads = estimate.estimate, list[threading.Thread]()
     locked = threading.Event()
 
     def exchange() -> None:
@@ -316,7 +316,7 @@ def test_planning_locks_nothing_before_what_is_above_it(hosts: Hosts, mocker: Mo
             assert locked.wait(30)
         return expect(*args, **kwargs)
 
-    mocker.patch.object(draft, "_expect", explain)
+    mocker.patch.object(estimate, "estimate", explain)
     report = hosts.copy(relation, **mode)
     for thread in threads:
         thread.join()

@@ -162,7 +162,7 @@ def _demand_known(store: Store, name: str, endpoint: Endpoint) -> None:
 
 def _alike(name: str, known: set[str]) -> list[str]:
     """The names that were perhaps meant: the same but for letter case or normalisation first, then near ones."""
-    from airflow_provider_safecopy.transfer.catalog import folded
+    from airflow_provider_safecopy.transfer.name import folded
 
     same = [each for each in sorted(known) if folded(each) == folded(name)]
     near = difflib.get_close_matches(name, sorted(known - set(same)), n=3, cutoff=0.6)

@@ -11,22 +11,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.model import Way as Name
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.target_table import TargetTable
 from airflow_provider_safecopy.transfer.written import Written
 
 
 class Way(Protocol):
     """What each of the modules here offers."""
 
-    def refusals(self, session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
+    def refusals(self, table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
         """Why this table does not bear it. Reads only."""
 
-    def reluctance(self, session: Session, relation: Relation, spec: CopySpec) -> str | None:
+    def reluctance(self, table: TargetTable, spec: CopySpec) -> str | None:
         """Why ``auto`` had better choose another way where it can; None where there is no reason."""
 
     def steps(self, plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:

@@ -12,13 +12,13 @@ import psycopg
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import PlanError, Refusal
 from airflow_provider_safecopy.transfer import catalog, inplace
-from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.definition import Definition
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements import define
+from airflow_provider_safecopy.transfer.target_table import TargetTable
 from airflow_provider_safecopy.transfer.written import Written
 
 _CATALOG = sql.load("catalog")
@@ -27,12 +27,12 @@ _LOCK = "none that others could wait for"
 _CAME = (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation)
 
 
-def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
+def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
     """It is for no table that is there; what speaks against making one is found by `creation`."""
     yield from ()
 
 
-def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
+def reluctance(table: TargetTable, spec: CopySpec) -> str | None:
     """There is nothing to choose."""
     return None
 

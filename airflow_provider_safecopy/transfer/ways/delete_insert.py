@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import inplace, refusal, statements
-from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.target_table import TargetTable
 from airflow_provider_safecopy.transfer.written import Written
 
 _LOCK = "SHARE ROW EXCLUSIVE"
 
 
-def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
+def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
     """Rights, foreign keys that would spread the DELETE, and publications that would refuse it."""
-    label, role = relation.label, session.server.role
+    relation, label, role = table.relation, table.relation.label, table.session.server.role
     if not relation.may_delete:
         yield refusal.lacks(label, role, "DELETE")
     if relation.deletes_spread_by:
@@ -37,8 +37,9 @@ def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[R
         )
 
 
-def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
+def reluctance(table: TargetTable, spec: CopySpec) -> str | None:
     """Rows that others refer to cannot be deleted; and triggers that have rows other than they come."""
+    relation = table.relation
     if relation.referenced_by:
         return f"it fails as soon as a row is referred to by {', '.join(relation.referenced_by)}"
     return refusal.meddling(relation)

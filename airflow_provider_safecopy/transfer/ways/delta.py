@@ -6,23 +6,23 @@ from collections.abc import Iterator
 
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import difference, reconcile, refusal
-from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements.difference import Comparison
+from airflow_provider_safecopy.transfer.target_table import TargetTable
 from airflow_provider_safecopy.transfer.written import Written
 
 
-def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
+def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
     """A key that is missing or cannot serve, rights, and publications that would refuse UPDATE or DELETE."""
-    return difference.refusals(session, relation, spec, "delete")
+    return difference.refusals(table, spec, "delete")
 
 
-def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
+def reluctance(table: TargetTable, spec: CopySpec) -> str | None:
     """Triggers that have rows other than they come: each night would find a difference, and fail."""
-    return refusal.meddling(relation)
+    return refusal.meddling(table.relation)
 
 
 def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:

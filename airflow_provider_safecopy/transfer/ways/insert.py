@@ -6,23 +6,23 @@ from collections.abc import Iterator
 
 from airflow_provider_safecopy.errors import Refusal, VerifyError
 from airflow_provider_safecopy.transfer import inplace
-from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.target_table import TargetTable
 from airflow_provider_safecopy.transfer.written import Written
 
 # What INSERT takes itself. It stands beside readers and writers, and keeps the table from being altered.
 _LOCK = "ROW EXCLUSIVE"
 
 
-def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
+def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
     """Nothing but what any target must bear."""
     yield from ()
 
 
-def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
+def reluctance(table: TargetTable, spec: CopySpec) -> str | None:
     """It is never chosen, but asked for by ``write_mode="append"``."""
     return None
 

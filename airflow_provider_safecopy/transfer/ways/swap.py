@@ -30,6 +30,7 @@ from airflow_provider_safecopy.transfer.plan import STAGING, CopyPlan, PlannedSt
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements.rows import together
+from airflow_provider_safecopy.transfer.target_table import TargetTable
 from airflow_provider_safecopy.transfer.written import Written
 
 COUNTED_BYTES = 16 * MiB
@@ -62,8 +63,9 @@ class Prepared:
     new: int
 
 
-def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
+def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
     """What cannot be built anew, and what cannot be carried over; for ``auto`` also who would get no rows."""
+    session, relation = table.session, table.relation
     if spec.publish == "auto" and (wrong_to_others := carry.deprived(session, relation)) is not None:
         yield wrong_to_others
     wrong = tuple(build.refusals(session, relation, copied(relation, spec)))
@@ -74,9 +76,9 @@ def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[R
     )
 
 
-def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
+def reluctance(table: TargetTable, spec: CopySpec) -> str | None:
     """What is lost for a while, though it is rightly done."""
-    return carry.reluctance(session, relation)
+    return carry.reluctance(table.session, table.relation)
 
 
 def copied(relation: Relation, spec: CopySpec) -> frozenset[str]:
@@ -107,7 +109,7 @@ def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
 def prepare(job: Job) -> Prepared:
     """Build indexes, constraints and statistics, and see what hangs on the target. Nobody waits meanwhile."""
     relation, staging = _relation(job), job.verification.staging
-    if wrong := tuple(refusals(job.target, relation, job.plan.spec)):
+    if wrong := tuple(refusals(TargetTable(job.target, relation), job.plan.spec)):
         raise PlanError(wrong, retryable=True)
     planned = _built(job)
     if not build.is_current(job.target, staging, planned):

@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import inplace, refusal, statements
-from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.job import Job
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.transfer.target_table import TargetTable
 from airflow_provider_safecopy.transfer.written import Written
 
 _LOCK = "ACCESS EXCLUSIVE"
 
 
-def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
+def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
     """The right, and foreign keys: a referenced table cannot be truncated alone."""
-    label, role = relation.label, session.server.role
+    relation, label, role = table.relation, table.relation.label, table.session.server.role
     if not relation.may_truncate:
         yield refusal.lacks(label, role, "TRUNCATE")
     if relation.referenced_by:
@@ -30,7 +30,7 @@ def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[R
         )
 
 
-def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
+def reluctance(table: TargetTable, spec: CopySpec) -> str | None:
     """``auto`` never chooses it."""
     return "a reader with an older snapshot may see an empty table"
 

@@ -14,19 +14,20 @@ from airflow_provider_safecopy.transfer.refusal import lacks
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements.difference import Comparison
+from airflow_provider_safecopy.transfer.target_table import TargetTable
 from airflow_provider_safecopy.transfer.written import Written
 
 _MOMENTS = ("timestamp with", "timestamp(")
 
 
-def refusals(session: Session, relation: Relation, spec: CopySpec) -> Iterator[Refusal]:
+def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
     """As for delta; and a `missing_column` that cannot be one."""
-    yield from difference.refusals(session, relation, spec, spec.missing)
+    yield from difference.refusals(table, spec, spec.missing)
     if spec.missing == "mark":
-        yield from _of_mark(session, relation, spec, spec.missing_column or "")
+        yield from _of_mark(table.session, table.relation, spec, spec.missing_column or "")
 
 
-def reluctance(session: Session, relation: Relation, spec: CopySpec) -> str | None:
+def reluctance(table: TargetTable, spec: CopySpec) -> str | None:
     """It is never chosen, but asked for by ``write_mode``."""
     return None
 
