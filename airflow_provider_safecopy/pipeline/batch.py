@@ -40,7 +40,6 @@ from airflow_provider_safecopy.pipeline.attempt import (
 from airflow_provider_safecopy.pipeline.drafting import Drafts, fits
 from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport, Failure, Listener, Outcome
 from airflow_provider_safecopy.pipeline.round import Crew, Rounds
-from airflow_provider_safecopy.transfer.exchange import name_exchanges
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.session import Session, open_session
@@ -280,15 +279,7 @@ def _demand_shared(specs: Sequence[CopySpec]) -> None:
 def _drafted(specs: Sequence[CopySpec], drafts: Drafts) -> Iterator[CopyPlan]:
     for some in _pieces(specs):
         with answering(specs[0], drafts.source, drafts.target):
-            plans = drafts.of(some)
-            # A table that is exchanged while its catalog is read seems to have no columns or pages: look once more.
-            refused = [plan.spec for plan in plans if plan.refusals]
-            again = iter(drafts.of(refused) if refused else ())
-            yield from [_planned_again(plan, next(again), drafts) if plan.refusals else plan for plan in plans]
-
-
-def _planned_again(first: CopyPlan, second: CopyPlan, drafts: Drafts) -> CopyPlan:
-    return name_exchanges(first, second, drafts.source, drafts.target)
+            yield from drafts.confirmed(some)
 
 
 def _locks(asked: Attempt, target: Session, judge: Judge | None) -> TableLocks:

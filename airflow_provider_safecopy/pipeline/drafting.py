@@ -10,6 +10,7 @@ from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.transfer import draft as drafting
 from airflow_provider_safecopy.transfer import manner, statements
 from airflow_provider_safecopy.transfer.bulk_catalog import Catalog, read_catalog
+from airflow_provider_safecopy.transfer.exchange import name_exchanges
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
@@ -48,6 +49,17 @@ class Drafts:
             catalog = catalog.after(plans[-1])
         self._remember(plans)
         return plans
+
+    def confirmed(self, specs: Sequence[CopySpec]) -> list[CopyPlan]:
+        """Return the plans as `of` does; those that are refused are planned once more.
+
+        A table that is exchanged while its catalog is read seems to have no columns or pages.
+        """
+        plans = self.of(specs)
+        refused = [plan.spec for plan in plans if plan.refusals]
+        again = iter(self.of(refused) if refused else ())
+        ends = self.source, self.target
+        return [name_exchanges(plan, next(again), *ends) if plan.refusals else plan for plan in plans]
 
     def _remember(self, plans: Sequence[CopyPlan]) -> None:
         """Keep first plans for the second plan of each table; after that all is asked again."""

@@ -96,7 +96,7 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         ({"publish": "delete_insert"}, 14),
         ({"write_mode": "upsert"}, 16),
         ({"write_mode": "incremental", "cursor_column": "번호", "lookback": "3"}, 21),
-        ({"write_mode": "append", "slice": "하나"}, 15),
+        ({"write_mode": "append", "append_key": "하나"}, 15),
     ],
 )
 def test_a_plan_of_one_table_asks_no_more_than_it_needs(
