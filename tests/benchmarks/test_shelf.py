@@ -9,6 +9,7 @@ from benchmarks import shelf
 from benchmarks.shelf import MissingError, Shelf
 
 
+@pytest.mark.slow
 def test_a_package_that_cannot_be_installed_is_missed_and_not_taken_for_installed(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="ERROR") as caught:
         Shelf(tmp_path).python("없음", str(tmp_path / "no-such-package"))

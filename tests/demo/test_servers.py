@@ -25,6 +25,8 @@ from airflow_provider_safecopy.demo.installation import executable
 from airflow_provider_safecopy.demo.servers import Installation, Server, installations
 from airflow_provider_safecopy.errors import SafeCopyError
 
+pytestmark = pytest.mark.slow
+
 WHEEL = next(each for each in installations() if each.major == 18)  # the wheel's, on every machine
 STARTS_AND_WAITS = """
 import sys, time

@@ -247,6 +247,7 @@ print(step)
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_instruction_it_can_be_read_and_taken_at_once(directory: Path) -> None:
     program = [sys.executable, "-c", KILLED, str(directory), str(PACKAGE), "100"]
     subprocess.run(program, check=True, timeout=110, stdout=subprocess.DEVNULL)
