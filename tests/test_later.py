@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +15,7 @@ from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import MakeRole
 from tests.ground.database import Database
+from tests.ground.until import until
 from tests.test_waits import holding
 
 Pair = tuple[Database, Database]
@@ -318,9 +318,7 @@ def test_the_first_line_of_a_waiting_publish_names_the_holder(pair: Pair, caplog
 
     with ThreadPoolExecutor(1) as pool, holding(target, "INSERT INTO ref VALUES (2)") as holder:
         copying = pool.submit(copy, pair, "t", publish="swap", timeouts=Timeouts(lock_wait=60))
-        deadline = time.monotonic() + 60
-        while not lines() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lines, 60, told="the wait was never logged")
         holder.run("COMMIT")
         copying.result(100)
     assert f"pid {holder.pid}" in lines()[0]

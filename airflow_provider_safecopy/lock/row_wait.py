@@ -96,7 +96,7 @@ def blame_at_once(error: LockStoreError, statement: str, ask: Ask, names: Sequen
 
 
 def _narrow(ask: Ask, names: Sequence[str], found: Mapping[Blocker, frozenset[str]]) -> list[Blocker]:
-    """Return the strangers that the rows name; without one, whoever they name and all strangers.
+    """Return the strangers that the rows name; without one, the sessions that they name and all strangers.
 
     Several may share a row: a copy that publishes, and a stranger. The row names neither of them then.
     """

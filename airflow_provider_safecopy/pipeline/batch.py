@@ -30,9 +30,9 @@ from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
     answering,
     end_displaced,
+    end_forked_child,
     ending_the_lost,
     name_holders,
-    of_own_process,
     telling_aborts,
     telling_losses,
     telling_the_lost_lock,
@@ -117,7 +117,14 @@ def copy_tables(
             ours = stack.enter_context(asked.session(source, read_only=True))
         ours.lookout.turn = gate.glance
         batch = _Batch(
-            asked, lock, gate, ours, theirs, Drafts(ours, theirs), on_busy, of_own_process(progress or (lambda _: None))
+            asked,
+            lock,
+            gate,
+            ours,
+            theirs,
+            Drafts(ours, theirs),
+            on_busy,
+            end_forked_child(progress or (lambda _: None)),
         )
         batch.decide(specs, keep_going=keep_going)
         batch.begin()

@@ -154,7 +154,7 @@ def _read_tables(session: Session, names: Mapping[TableName, bool]) -> Tables:
     missing = [name for name, required in names.items() if required and relations.get(name, True) is None]
     if missing:
         tables = catalog.read_names(session)
-        wrong |= {name: (refusal.of_missing(session.endpoint, name, tables),) for name in missing}
+        wrong |= {name: (refusal.refuse_missing(session.endpoint, name, tables),) for name in missing}
     return {name: Finding(relations.get(name), refusals) for name, refusals in wrong.items()}
 
 

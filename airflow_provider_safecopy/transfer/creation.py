@@ -104,7 +104,7 @@ def _keys(
     spec: CopySpec, target: Session, table: TableName, original: Original, copied: Mapping[str, str]
 ) -> Finding[tuple[NewKey, ...]]:
     """Return the source's keys on the `copied` columns, and the one that later runs need."""
-    made = original.made_keys(copied, major=target.server.major)
+    made = original.choose_keys(copied, major=target.server.major)
     demanded = _demanded(spec, made.value, copied)
     named = [_named(target, table, key) for key in (*made.value, *demanded.value)]
     said = join(made, demanded, *named)

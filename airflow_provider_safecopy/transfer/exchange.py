@@ -15,8 +15,8 @@ from airflow_provider_safecopy.transfer.session import Session
 def name_exchanges(first: CopyPlan, second: CopyPlan, source: Session, target: Session) -> CopyPlan:
     """Return `second`, refused for an exchange alone if that may be why it has refusals.
 
-    A table dropped between two questions seems to have no columns, rights or pages, and whoever reads that of a table
-    that is fine would look for a mistake of their own. `first` is the plan made just before.
+    A table dropped between two questions seems to have no columns, rights or pages, and a user who reads
+    that about a sound table would look for a mistake of their own. `first` is the plan made just before.
     """
     if not second.refusals:
         return second

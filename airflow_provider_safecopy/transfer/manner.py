@@ -89,7 +89,7 @@ def _transfer(spec: CopySpec, given: Relation | None, size: int | None) -> Findi
     if spec.transfer != "auto":
         return Finding(spec.transfer, reasons=(f"transfer {spec.transfer}: asked for",))
     if given is None or given.kind not in "rpm" or size is None:
-        return Finding("chunked", reasons=("transfer chunked: nobody knows the size beforehand",))
+        return Finding("chunked", reasons=("transfer chunked: the size is unknown beforehand",))
     if size <= SMALL_BYTES:
         return Finding("sequential", reasons=(f"transfer sequential: small, about {size / MiB:.1f} MiB",))
     return Finding("chunked", reasons=(f"transfer chunked: about {size / MiB:,.0f} MiB",))

@@ -39,10 +39,10 @@ class Original:
             return cls({})
         asked = {"oid": relation.oid}
         columns, keys = source.all(_DEFINE["columns"], asked), source.all(_DEFINE["keys"], asked)
-        return cls.of_rows(columns, keys, source.value(_DEFINE["table_comment"], asked))
+        return cls.from_rows(columns, keys, source.value(_DEFINE["table_comment"], asked))
 
     @classmethod
-    def of_rows(
+    def from_rows(
         cls, columns: Iterable[Mapping[str, Any]], keys: Iterable[Mapping[str, Any]], comment: str | None
     ) -> Original:
         """Return what the rows of these questions to the source say."""
@@ -82,7 +82,7 @@ class Original:
         )
         return Finding(new, warnings=default.warnings + collation.warnings)
 
-    def made_keys(self, columns: Mapping[str, str], *, major: int) -> Finding[tuple[NewKey, ...]]:
+    def choose_keys(self, columns: Mapping[str, str], *, major: int) -> Finding[tuple[NewKey, ...]]:
         """Return primary key and unique constraints on the copied `columns`, for a target of this major version."""
         made, lost = [], []
         for found in self.keys:
@@ -105,7 +105,7 @@ def read_originals(source: Session, relations: Sequence[Relation]) -> dict[int, 
     answers = [ask_all(source, _DEFINE[question], {"oid": "oid"}, asked) for question in _OF_TABLE]
     found = {each.oid: Original({}) for each in relations}
     for each, columns, keys, comment in zip(tables, *answers, strict=True):
-        found[each.oid] = Original.of_rows(columns, keys, next(iter(comment[0].values())))
+        found[each.oid] = Original.from_rows(columns, keys, next(iter(comment[0].values())))
     return found
 
 

@@ -90,7 +90,7 @@ def publish(
     """Publish what `verification` proves. `fence` must raise inside the transaction when the lock is lost.
 
     `trying` is called before each try at a table that others have locked. With `drops` the staging table goes in the
-    same transaction, unless somebody reads it: that is not waited for, and it is left to the caller. `attempt`, by
+    same transaction, unless another session reads it: that is not waited for, and it is left to the caller. `attempt`, by
     default the lease's, is the receipt's: one lease of a batch publishes many tables.
 
     Raises `FencedOutError`, `StageError` and its kinds, `VerifyError` when the table does not hold what was

@@ -49,7 +49,7 @@ def of_name(session: Session, name: TableName) -> Iterator[Refusal]:
             )
 
 
-def of_missing(endpoint: Endpoint, name: TableName, tables: Iterable[TableName]) -> Refusal:
+def refuse_missing(endpoint: Endpoint, name: TableName, tables: Iterable[TableName]) -> Refusal:
     """No such table at `endpoint`, and which of its `tables` it may have been meant to be."""
     alike = lookalikes(tables, name)
     hint = "check schema and spelling"

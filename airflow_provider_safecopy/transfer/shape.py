@@ -110,7 +110,7 @@ def last(session: Session, *, source: str, target: TableName) -> Seen | None:
             row = session.one(_DEFINE["last_shape"], {"source": source, "target": str(target)})
     except _UNKNOWN:
         return None
-    return None if row is None else seen_of(row, target)
+    return None if row is None else parse_shape(row, target)
 
 
 def last_of_all(session: Session, asked: Sequence[tuple[str, TableName]]) -> dict[tuple[str, TableName], Seen | None]:
@@ -118,10 +118,10 @@ def last_of_all(session: Session, asked: Sequence[tuple[str, TableName]]) -> dic
     parameters = [{"source": source, "target": str(target)} for source, target in asked]
     answers = ask_all(session, _DEFINE["last_shape"], {"source": "text", "target": "text"}, parameters)
     found = zip(asked, answers, strict=True)
-    return {(source, target): seen_of(rows[0], target) if rows else None for (source, target), rows in found}
+    return {(source, target): parse_shape(rows[0], target) if rows else None for (source, target), rows in found}
 
 
-def seen_of(row: Mapping[str, Any], target: TableName) -> Seen | None:
+def parse_shape(row: Mapping[str, Any], target: TableName) -> Seen | None:
     """Return the shape in a receipt; None where it cannot be read."""
     try:
         return Seen(Shape.from_dict(row["shape"]), row["token"], row["day"])

@@ -271,7 +271,7 @@ def test_a_sequential_copy_that_outgrows_its_limit_fails_at_once(
     spec = CopySpec.of(
         source_table="public.고객",
         target_table="public.고객",
-        where="true",  # with a condition nobody knows the size beforehand
+        where="true",  # with a condition the size is unknown beforehand
         transfer="sequential",
         spool_dir=str(tmp_path),
         spool_limit=limit,
