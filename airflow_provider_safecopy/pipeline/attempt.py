@@ -106,7 +106,7 @@ class Attempt:
         return Gate(lock.store, str(source), spec.connect_interval, self.contender, spec.timeouts.connect)
 
 
-def end_forked_child(progress: Callable[[_Of], None]) -> Callable[[_Of], None]:
+def guard_fork(progress: Callable[[_Of], None]) -> Callable[[_Of], None]:
     """Return `progress`, but end a child that it forks: a copy goes on in the process that began it.
 
     Cleaning up in the child leaves alone what belongs to the parent.

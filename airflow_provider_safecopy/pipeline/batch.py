@@ -30,8 +30,8 @@ from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
     answering,
     end_displaced,
-    end_forked_child,
     ending_the_lost,
+    guard_fork,
     name_holders,
     telling_aborts,
     telling_losses,
@@ -116,16 +116,8 @@ def copy_tables(
         with gate.turn(abort):
             ours = stack.enter_context(asked.session(source, read_only=True))
         ours.lookout.turn = gate.glance
-        batch = _Batch(
-            asked,
-            lock,
-            gate,
-            ours,
-            theirs,
-            Drafts(ours, theirs),
-            on_busy,
-            end_forked_child(progress or (lambda _: None)),
-        )
+        listener = guard_fork(progress or (lambda _: None))
+        batch = _Batch(asked, lock, gate, ours, theirs, Drafts(ours, theirs), on_busy, listener)
         batch.decide(specs, keep_going=keep_going)
         batch.begin()
         batch.carry()

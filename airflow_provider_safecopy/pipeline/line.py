@@ -26,8 +26,8 @@ from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
     answering,
     end_displaced,
-    end_forked_child,
     ending_the_lost,
+    guard_fork,
     name_holders,
     require_excluded,
     telling_aborts,
@@ -93,7 +93,7 @@ def copy(
     abort, started = abort or AbortSwitch(), time.monotonic()
     contender = contender or Contender.alone(owner)
     with set_rows_shown(show=spec.show_rows), telling_aborts(abort), telling_losses(), ExitStack() as stack:
-        asked = Attempt(spec, contender, abort, end_forked_child(progress or (lambda _: None)))
+        asked = Attempt(spec, contender, abort, guard_fork(progress or (lambda _: None)))
         theirs = stack.enter_context(asked.session(target))
         lock = asked.lock(theirs, judge)
         stack.callback(lock.release)
