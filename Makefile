@@ -26,10 +26,10 @@ help: ## Show this help
 demo: .venv/installed ## Copy Korean tables between two real PostgreSQL servers by a real Airflow run
 	.venv/bin/safecopy demo
 
-test: .venv/installed ## Run the fast tests with the newest Airflow: each promise on real servers (5 minutes on two cores; TESTS="tests/lock")
+test: .venv/installed ## Run the fast tests with the newest Airflow: each promise on real servers (six minutes on two cores; TESTS="tests/lock")
 	.venv/bin/python -m pytest -q $(WORKERS) -m "not slow" --hypothesis-profile=quick $(TESTS)
 
-test-all: .venv/installed ## Run every test with the newest Airflow: all cases, faults at each step, exams (half an hour; TESTS="tests/lock")
+test-all: .venv/installed ## Run every test with the newest Airflow: all cases, faults at each step, exams (about 20 minutes; TESTS="tests/lock")
 	.venv/bin/python -m pytest -q $(WORKERS) $(TESTS)
 
 exam: .venv/installed ## Copy all relations of PostgreSQL's own regression database in each way to publish (minutes; EXAM="--mode swap")

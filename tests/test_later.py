@@ -23,6 +23,7 @@ LATE = {
     "a key with an action": "CREATE TABLE other (r int REFERENCES t ON DELETE CASCADE); INSERT INTO other VALUES (1)",
     "a child": "CREATE TABLE other () INHERITS (t); INSERT INTO other VALUES (1, 'mine')",
 }
+THIRDS = "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 90) g"
 PARTED = """CREATE TABLE t (id int PRIMARY KEY, d int) PARTITION BY RANGE (id);
 CREATE TABLE t_a PARTITION OF t FOR VALUES FROM (0) TO (50); CREATE TABLE t_b PARTITION OF t FOR VALUES FROM (50) TO (1000)"""
 
@@ -110,9 +111,7 @@ def test_a_watermark_is_forgotten_once_a_partition_or_parent_was_replaced(
 def test_a_slice_stays_with_its_table_whatever_that_is_called(pair: Pair, how: str) -> None:
     """A name is no identity: the same table under another name still has the slice's rows."""
     source, target = pair
-    source.execute(
-        "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 90) g"
-    )
+    source.execute(THIRDS)
     target.execute("CREATE TABLE t (id int, d int); CREATE SCHEMA z")
 
     def append(table: str) -> CopyReport:
@@ -156,9 +155,7 @@ BY_ANOTHER_NAME: dict[str, dict[str, Any]] = {
 def test_a_slice_is_gone_when_its_table_was_replaced_under_another_name(pair: Pair, by: str) -> None:
     """A receipt says which table was replaced, not only what it was called."""
     source, target = pair
-    source.execute(
-        "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 90) g"
-    )
+    source.execute(THIRDS)
     target.execute("CREATE TABLE t (id int PRIMARY KEY, d int)")
     asked = {"write_mode": "append", "append_key": "A", "where": "d = 1"}
     copy(pair, "t", **asked)
@@ -170,9 +167,7 @@ def test_a_slice_is_gone_when_its_table_was_replaced_under_another_name(pair: Pa
 @pytest.mark.pair(18, 18)
 def test_a_slice_stays_when_another_table_of_its_name_was_replaced(pair: Pair) -> None:
     source, target = pair
-    source.execute(
-        "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 90) g"
-    )
+    source.execute(THIRDS)
     target.execute("CREATE TABLE t (id int, d int)")
     asked = {"write_mode": "append", "append_key": "A", "where": "d = 1"}
     copy(pair, "t", **asked)
@@ -187,9 +182,7 @@ def test_a_slice_stays_when_another_table_of_its_name_was_replaced(pair: Pair) -
 @pytest.mark.parametrize("what", ["emptied", "thinned", "partition replaced"])
 def test_what_happened_under_another_name_counts(pair: Pair, what: str) -> None:
     source, target = pair
-    source.execute(
-        "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 90) g"
-    )
+    source.execute(THIRDS)
     target.execute(PARTED)
     asked = {"write_mode": "append", "append_key": "A", "where": "d = 1"}
     copy(pair, "t", **asked)
@@ -212,9 +205,7 @@ def test_what_happened_under_another_name_counts(pair: Pair, what: str) -> None:
 def test_a_slice_can_be_appended_again_after_another_table_had_its_name(pair: Pair) -> None:
     """The next receipt follows the last one of this name, not only that of this table."""
     source, target = pair
-    source.execute(
-        "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t SELECT g, g % 3 FROM generate_series(1, 90) g"
-    )
+    source.execute(THIRDS)
     target.execute("CREATE TABLE t (id int, d int)")
     asked = {"write_mode": "append", "append_key": "A", "where": "d = 1"}
     copy(pair, "t", **asked)
