@@ -94,7 +94,7 @@ def test_what_is_published_beside_an_adversary_is_what_was_proven(
     (beside,) = [each for each in found if each["name"] == "adversary"]
     (keyed,) = [each for each in found if each["name"] == "keys on staging"]
     assert beside["violations"] == {}, done.stdout
-    assert beside["counts"]["swap published"] >= 1, done.stdout
+    assert beside["counts"].get("swap published", 0) >= 1, done.stdout
     assert beside["counts"]["compared before COMMIT"] >= 2, done.stdout
     assert beside["counts"]["statements of the adversary"] >= 200, done.stdout
     assert {"A1", "A2"} & set(keyed["violations"]), done.stdout
