@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A surrounding environment has no say in ours.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV UV_PYTHON UV_PROJECT_ENVIRONMENT
 
-.PHONY: help demo test test-all exam readers bench bench-quick memory mutants lock-cost race rewrite soak fuzz lint reference test-matrix format pins clean
+.PHONY: help demo test test-all exam readers bench bench-quick memory mutants lock-cost race rewrite soak fuzz lint reference words test-matrix format pins clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' Makefile | while IFS='|' read -r target text; do \
@@ -67,6 +67,9 @@ rewrite: .venv/installed ## Copy a source that is reloaded all the time, its ses
 
 reference: .venv/installed ## Write docs/reference/options.md from the declarations of the options
 	.venv/bin/python -m tests.reference
+
+words: .venv/installed ## Measure the language: names, docstrings, prose, comments, imports, each beside its limit
+	.venv/bin/python -m tests.words
 
 lint: .venv/installed ## Check style, types and floors
 	.venv/bin/ruff check
