@@ -19,7 +19,7 @@ from tests.faults.invariant import Held, Invariant, Said, said
 from tests.ground.database import Database
 from tests.soak import ground
 from tests.soak.faults import FAULTS, Fault
-from tests.soak.ground import SIDES, Hosts, Side
+from tests.soak.ground import SIDES, Hosts, Side, draw_lanes
 from tests.soak.run import PATIENT, Pair, Run
 from tests.soak.scene import Scene
 from tests.soak.tally import Outcome
@@ -101,10 +101,11 @@ class Draw:
         turn, place = divmod(number - 1, len(among))
         fault = random.Random(f"{seed}/turn {turn}").sample(among, len(among))[place]
         dice = random.Random(f"{seed}/{number}")
+        publish = dice.choice(PUBLISHES)
         manner = Manner(
-            dice.choice(PUBLISHES),
+            publish,
             fault.transfer or dice.choice(("chunked", "sequential")),
-            dice.choice((1, 2)),
+            draw_lanes(publish, dice, (1, 2)),
             fault.verify or dice.choice(("counts", "full")),
         )
         side = dice.choice(SIDES) if fault.side is None else fault.side

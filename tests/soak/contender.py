@@ -9,8 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from airflow_provider_safecopy.cli import exitcode
+from airflow_provider_safecopy.errors import PlanError
 from tests.soak import ledger
 from tests.soak.generations import TABLE
+from tests.soak.ground import draw_lanes
 from tests.soak.run import Run
 
 Door = Literal["command", "airflow tasks test", "dag.test()"]
@@ -56,12 +59,13 @@ class Plan:
 
     @classmethod
     def drawn(cls, owner: str, door: Door, dice: random.Random) -> Plan:
+        publish = dice.choice(("swap", "delta", "delete_insert"))
         return cls(
             owner,
             door,
-            dice.choice(("swap", "delta", "delete_insert")),
+            publish,
             dice.choice(("chunked", "sequential")),
-            dice.choice((1, 1, 2)),
+            draw_lanes(publish, dice, (1, 1, 2)),
             dice.choices(("fail", "skip", "wait"), (2, 1, 5))[0],
             dice.choice(("100MB", "200KB", "50KB")),
             _fate(door, dice),
@@ -143,6 +147,8 @@ class Contender:
             return [f"{self.plan}: Airflow says success, and there is no receipt"] if wrong else []
         told: Any = self.run.told
         found = [f"{self.plan}: {each}" for each in self.run.faults()]
+        if code == exitcode.OF_ERRORS[PlanError]:
+            found.append(f"{self.plan}: refused, so it was no rival: {self.run.said}")
         if not found and (untrue := ledger.untrue(self.plan.owner, code, told, published)):
             found.append(untrue)
         return found

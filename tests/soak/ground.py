@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -68,3 +69,9 @@ def drop(pair: Mapping[Side, Database]) -> None:
     """Drop a pair of databases, whoever is in them."""
     for database in pair.values():
         database.server.execute("postgres", f'DROP DATABASE "{database.name}" WITH (FORCE)')
+
+
+def draw_lanes(publish: str, dice: random.Random, choices: Sequence[int]) -> int:
+    """Return how many lanes a copy gets that publishes so. A swap has one: with more it is refused."""
+    drawn = dice.choice(choices)
+    return 1 if publish == "swap" else drawn
