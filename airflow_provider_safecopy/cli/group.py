@@ -13,12 +13,13 @@ from airflow_provider_safecopy.cli.command.init import init
 from airflow_provider_safecopy.cli.command.locks import locks
 from airflow_provider_safecopy.cli.command.plan import plan
 from airflow_provider_safecopy.cli.command.reap import reap
+from airflow_provider_safecopy.cli.command.run import run
 
 
 @click.group(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    commands=[copy, plan, init, doctor, locks, reap, demo],
+    commands=[copy, plan, init, doctor, locks, reap, run, demo],
     epilog=guide.EXIT_CODES,
 )
 @click.version_option(__version__, "--version", message="safecopy %(version)s")

@@ -84,6 +84,22 @@ airflow-provider-safecopy[airflow,demo].
 safecopy demo
 safecopy demo --run 'airflow tasks test 영업_복사 고객_복사'
 """
+RUN = """
+Run any command under a living lock, for cron, systemd and workers.
+
+A second instance is refused with exit code 3, and the holder's process is named. Output of the
+command is progress, and so is touching the file named in SAFECOPY_HEARTBEAT. A command without
+progress for nearly --stale-after is ended, with exit code 124, or started again. Signals are
+passed on. The exit code is the command's own; 128 and more is a signal, as in a shell.
+
+\b
+safecopy run --lock 야간_집계 -- python nightly.py
+safecopy run --lock 색인 --stale-after 5min --on-stall restart --restarts 3 -- ./build-index
+safecopy run --lock 정산 --target 'host=dw dbname=dw user=loader' -- ./settle
+
+The lock is in a directory of this host, or with --target in a database, for several hosts.
+Processes that leave the command's process group, as daemons do, are not part of it.
+"""
 
 NAMES = """
 \b

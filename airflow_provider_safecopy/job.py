@@ -1,0 +1,316 @@
+"""Any command under a living lock: its output is progress, and one that stands still is ended.
+
+For cron, systemd and workers. The command runs in a process group of its own, led by a guardian: a small process that
+ends the whole group as soon as this process is gone, however it ended. The guardian holds what this process holds, the
+lock's flock among it, so the lock is free only when nothing of the command runs any more. What leaves that group, as a
+daemon does, is not part of the job.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, Self
+
+from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.lock.living import LivingLock
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = "SAFECOPY_HEARTBEAT"
+"""The variable that names the file whose touch is progress."""
+
+STALLED = 124
+"""The exit code of a command that was ended because it stood still, as timeout(1) has it."""
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_PASSED_ON = (*_ENDING, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGCONT)
+_TICK_SECONDS = 0.5
+_GRACE_SECONDS = 5.0
+_REST_SECONDS = 1.0
+_CHUNK = 65536
+
+
+@dataclass(frozen=True)
+class JobEnd:
+    """How a job ended: its exit code as a shell shows it (128 + the signal), its restarts, and whether it stood still."""
+
+    code: int
+    restarts: int
+    stalled: bool
+
+
+class Job:
+    """Runs `command` while `lock` is held; enter the lock first.
+
+    Progress is each byte of output and each touch of the file in ``$SAFECOPY_HEARTBEAT``. A command without progress
+    for nearly the lock's `stale_after` is ended: SIGTERM, then SIGKILL after 5 s at most. It is started again up to
+    `restarts` times, unless a signal asked it to end. Signals that reach this process are passed on to the command.
+
+    Not promised: that a process which left the command's process group is ended.
+    """
+
+    def __init__(self, command: Sequence[str], lock: LivingLock, *, restarts: int = 0) -> None:
+        self._command = tuple(command)
+        self._lock = lock
+        self._restarts = restarts
+        self._group: _Group | None = None
+        self._progress = 0
+        self._is_asked_to_end = False
+        self._waiting: list[int] = []
+
+    def run(self) -> JobEnd:
+        """Run the command to its end. Raises `LockLostError` once the lock is lost, `ConfigError` if it cannot start."""
+        with _heartbeat_file() as file, self._passing_signals_on():
+            for restarts in range(self._restarts + 1):
+                code = self._attempt(file)
+                if code is not None:
+                    return JobEnd(code, restarts, stalled=False)
+                if self._is_asked_to_end or restarts == self._restarts:
+                    break
+                log.warning("the command stood still; it is started again (%d of %d)", restarts + 1, self._restarts)
+                self._progress += 1
+                # Now, and not when the next heartbeat is due: the lock's time is nearly up.
+                self._lock.beat(phase=0, count=self._progress)
+            return JobEnd(STALLED, restarts, stalled=True)
+
+    def _attempt(self, file: Path) -> int | None:
+        """Return the exit code of one run of the command; None if it stood still and was ended."""
+        with _Group() as group:
+            group.start(self._command, {HEARTBEAT: str(file)})
+            self._group = group
+            for number in self._waiting:
+                group.signal(number)
+            try:
+                return self._watch(group, file)
+            finally:
+                self._group = None
+
+    def _watch(self, group: _Group, file: Path) -> int | None:
+        touched = file.stat().st_mtime_ns
+        grace = min(_GRACE_SECONDS, self._lock.promise.stale_after / 5)
+        while not group.is_done():
+            moved = group.relay(_TICK_SECONDS)
+            if (now := _touched_at(file, touched)) != touched:
+                touched, moved = now, moved + 1
+            self._advance(moved)
+            if self._lock.seconds_left <= grace and self._lock.answering:
+                log.warning("the command made no progress for nearly %g s; ending it", self._lock.promise.stale_after)
+                group.end(grace / 2)
+                return None
+        return group.code()
+
+    def _advance(self, moved: int) -> None:
+        """Count progress, and say so to the lock now and then. Raises `LockLostError`."""
+        self._progress += moved
+        self._lock.heartbeat(self._progress)
+
+    @contextmanager
+    def _passing_signals_on(self) -> Iterator[None]:
+        """Pass signals on to the command inside; what was ignored when this process started stays ignored."""
+        before = {number: signal.getsignal(number) for number in _PASSED_ON}
+        heard = [number for number, handling in before.items() if handling is not signal.SIG_IGN]
+        try:
+            for number in heard:
+                signal.signal(number, self._pass_on)
+            yield
+        finally:
+            for number in heard:
+                signal.signal(number, before[number])
+
+    def _pass_on(self, number: int, _: FrameType | None) -> None:
+        self._is_asked_to_end = self._is_asked_to_end or number in _ENDING
+        if self._group is None:
+            self._waiting.append(number)
+        else:
+            self._group.signal(number)
+
+
+class _Group:
+    """The process group of one run of the command, and its guardian. Inside ``with``; nothing of it is left after."""
+
+    def __enter__(self) -> Self:
+        read_end, self._lifeline = os.pipe2(os.O_CLOEXEC)
+        self._id = os.fork()
+        if not self._id:
+            _guard(read_end, self._lifeline)
+        os.close(read_end)
+        with suppress(ProcessLookupError, PermissionError):  # the guardian has done so itself
+            os.setpgid(self._id, self._id)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._streams: dict[int, int] = {}
+        return self
+
+    def __exit__(self, *failed: object) -> None:
+        if any(failed):
+            self.end(_GRACE_SECONDS)
+        elif not self._is_alone():
+            log.warning("processes that the command left behind go on without the lock")
+        for stream in tuple(self._streams):
+            self._close(stream)
+        with suppress(BrokenPipeError):
+            os.write(self._lifeline, b"!")
+        os.close(self._lifeline)
+        os.waitpid(self._id, 0)
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start the command. Raises `ConfigError`."""
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                env={**os.environ, **environment},
+                process_group=self._id,
+            )
+        except OSError as error:
+            raise ConfigError(f"cannot start {command[0]}: {error.strerror}", hint="check its path") from error
+        for pipe, ours in ((self._process.stdout, 1), (self._process.stderr, 2)):
+            assert pipe is not None  # noqa: S101 -- asked for above
+            self._streams[pipe.fileno()] = ours
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the whole group; the guardian ignores what it can."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._id, number)
+
+    def is_done(self) -> bool:
+        """Whether the command itself has ended, and its output was read to its end or for a moment longer."""
+        if self._process is None or self._process.poll() is None:
+            return False
+        deadline = time.monotonic() + _REST_SECONDS
+        while self._streams and time.monotonic() < deadline:
+            self.relay(_REST_SECONDS / 10)
+        return True
+
+    def code(self) -> int:
+        """Return the exit code as a shell shows it."""
+        assert self._process is not None  # noqa: S101 -- it is done
+        code = self._process.wait()
+        return 128 - code if code < 0 else code
+
+    def relay(self, seconds: float) -> int:
+        """Pass output on for one moment of at most `seconds`; return how many bytes moved."""
+        poll = select.poll()
+        for stream in self._streams:
+            poll.register(stream, select.POLLIN)
+        ready = poll.poll(round(seconds * 1000)) if self._streams else self._pause(seconds)
+        return sum(self._pass(stream) for stream, _ in ready)
+
+    def end(self, grace: float) -> None:
+        """End the group: SIGTERM, and SIGKILL for what is there after `grace` seconds."""
+        self.signal(signal.SIGTERM)
+        self.signal(signal.SIGCONT)
+        deadline = time.monotonic() + grace
+        while time.monotonic() < deadline and not self._is_alone():
+            self.relay(_TICK_SECONDS / 10)
+        self.signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+
+    def _pause(self, seconds: float) -> list[tuple[int, int]]:
+        """Wait without any stream to read, no longer than the command runs."""
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+        return []
+
+    def _is_alone(self) -> bool:
+        """Whether nothing but the guardian is left in the group."""
+        if self._process is not None and self._process.poll() is None:
+            return False
+        return not any(_group_of(each) == self._id for each in _processes() if each != self._id)
+
+    def _pass(self, stream: int) -> int:
+        data = os.read(stream, _CHUNK)
+        try:
+            _write_whole(self._streams[stream], data)
+        except OSError:  # the reader of our output has gone: the command learns it by its own next write
+            data = b""
+        if not data:
+            self._close(stream)
+        return len(data)
+
+    def _close(self, stream: int) -> None:
+        assert self._process is not None  # noqa: S101 -- it has streams
+        del self._streams[stream]
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None and not pipe.closed and pipe.fileno() == stream:
+                pipe.close()
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    """Write all of `data`, also where the descriptor is non-blocking. Raises OSError."""
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            poll.poll()
+
+
+def _guard(read_end: int, lifeline: int) -> NoReturn:
+    """Lead the group, and end it once the process that holds the other end of the pipe is gone."""
+    try:
+        os.setpgid(0, 0)
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
+            with suppress(OSError):  # some belong to the C library
+                signal.signal(number, signal.SIG_IGN)
+        os.close(lifeline)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nothing, stream)
+        if not os.read(read_end, 1):
+            os.killpg(0, signal.SIGKILL)
+    finally:
+        os._exit(0)
+
+
+@contextmanager
+def _heartbeat_file() -> Iterator[Path]:
+    """Yield the file whose touch is progress. Raises `ConfigError` if there is no directory for it."""
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="safecopy-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ConfigError(
+            f"no directory for the heartbeat file of the command: {error.strerror}",
+            hint="set TMPDIR to a directory that this user may write to",
+        ) from error
+    with directory as name:
+        file = Path(name) / "heartbeat"
+        file.touch(mode=0o600)
+        yield file
+
+
+def _touched_at(file: Path, before: int) -> int:
+    """Return when the file was touched last; `before` if the command removed it."""
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return before
+
+
+def _processes() -> Iterator[int]:
+    return (int(each.name) for each in Path("/proc").iterdir() if each.name.isdecimal())
+
+
+def _group_of(pid: int) -> int | None:
+    """Return the process group of a process that runs; None if it has ended, or is a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[2])
