@@ -1,9 +1,8 @@
 """Any command under a living lock: its output is progress, and one that stands still is ended.
 
 For cron, systemd and workers. The command runs in a process group of its own, led by a guardian: a small process that
-ends the whole group as soon as this process is gone, however it ended. The guardian holds what this process holds, the
-lock's flock among it, so the lock is free only when nothing of the command runs any more. What leaves that group, as a
-daemon does, is not part of the job.
+ends the whole group as soon as this process is gone, however it ended. What leaves that group, as a daemon does, is not
+part of the job.
 """
 
 from __future__ import annotations

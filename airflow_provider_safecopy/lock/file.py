@@ -36,12 +36,16 @@ _PATIENCE_SECONDS = 10.0
 class FileStore:
     """Locks in `directory`; that is made, for this user alone, where only the last part of its path is missing.
 
-    `clock` counts seconds since boot; the wall's time is only shown. Threads take turns. A forked child holds nothing
+    `clock` counts seconds since boot; the wall's time is only shown. `remove_on_release` removes the files of a lock that
+    is free again, its history too, and the directory if nothing else lies in it; its tokens then begin again at 1. Threads take turns. A forked child holds nothing
     of what its parent holds, and cannot use its parent's store: it makes its own.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, clock: Clock = boottime) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], *, clock: Clock = boottime, remove_on_release: bool = False
+    ) -> None:
         self.directory = Path(directory)
+        self._remove_on_release = remove_on_release
         self._clock = clock
         self._boot = Place.here().boot_id
         self._process = os.getpid()
@@ -104,6 +108,8 @@ class FileStore:
             freed = state.lease_id is None
             if not lease.contender.passing:
                 turn.tell("release" if freed else "leave", state.token, lease.contender)
+            if freed and self._remove_on_release and not at_least:
+                turn.record.remove()
             return freed
 
     def revoke(self, lease: Lease) -> bool:

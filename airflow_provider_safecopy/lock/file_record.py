@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -58,16 +58,7 @@ class FileRecord:
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """Alone with the lock's files. Raises `LockStoreError` when somebody else does not let go of them."""
-        with Flock(self._file("guard")) as guard:
-            deadline = time.monotonic() + _PATIENCE_SECONDS
-            while not guard.take():
-                if time.monotonic() > deadline:
-                    raise LockStoreError(
-                        f"{self._file('guard')}: another process has been changing this lock for "
-                        f"{_PATIENCE_SECONDS:g} s",
-                        hint="it may be stopped: see who has the file open, and continue or end it",
-                    )
-                time.sleep(_POLL_SECONDS)
+        with self._take_guard():
             yield
 
     def state(self) -> State | None:
@@ -117,6 +108,32 @@ class FileRecord:
     def lives(self) -> set[str]:
         """The attempts that have something to hold, or have left it."""
         return {path.suffixes[-2][1:] for path in self.directory.glob(f"{self.stem}.*.life")}
+
+    def remove(self) -> None:
+        """Remove all files of the lock, and the directory if it is empty then. Inside `guarded` alone."""
+        self.bury(self.lives())
+        for kind in ("state", "history", "guard"):
+            self._file(kind).unlink(missing_ok=True)
+        with suppress(OSError):  # other locks lie in it
+            self.directory.rmdir()
+
+    def _take_guard(self) -> Flock:
+        """Return the guard, locked. One that was removed meanwhile guards nothing, so a new one is made."""
+        path, deadline = self._file("guard"), time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() <= deadline:
+            self.directory.mkdir(mode=0o700, exist_ok=True)
+            try:
+                guard = Flock(path)
+            except FileNotFoundError:  # the directory was removed just now
+                continue
+            if guard.take() and guard.is_at(path):
+                return guard
+            guard.close()
+            time.sleep(_POLL_SECONDS)
+        raise LockStoreError(
+            f"{path}: another process has been changing this lock for {_PATIENCE_SECONDS:g} s",
+            hint="it may be stopped: see who has the file open, and continue or end it",
+        )
 
     def _file(self, kind: str) -> Path:
         return self.directory / f"{self.stem}.{kind}"

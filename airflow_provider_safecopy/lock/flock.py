@@ -41,6 +41,15 @@ class Flock:
             return False
         return True
 
+    def is_at(self, path: Path) -> bool:
+        """Whether `path` still names the open file: another process may have removed it meanwhile."""
+        if self._descriptor is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), path.lstat())
+        except FileNotFoundError:
+            return False
+
     def close(self) -> None:
         """Unlock it. Twice is harmless."""
         with _listing:

@@ -50,7 +50,8 @@ class LivingLock:
     table's partitions and parents. Each attempt asks after it holds its own lock, so at least one of two gives up.
 
     Progress is what `heartbeat` is told of: call it where something was done, never from a timer. Calls closer
-    together than `promise.interval` cost nothing. There is no thread in here.
+    together than `minimum_heartbeat_interval`, in seconds and by default `promise.interval`, cost nothing. It may not be
+    longer than half of `stale_after`, nor of `crash_grace`. There is no thread in here.
 
     Not promised: that a holder which does not call `heartbeat` or `check` notices that it lost the lock. What is
     written by SQL in the database of the lock is safe nevertheless if its transaction calls `fence`.
@@ -67,6 +68,7 @@ class LivingLock:
         promise: Promise | None = None,
         judge: Judge | None = None,
         relatives: Iterable[str] = (),
+        minimum_heartbeat_interval: float | None = None,
     ) -> None:
         self.relatives = frozenset(relatives)
         self.names = tuple(sorted({names} if isinstance(names, str) else set(names)))
@@ -75,6 +77,7 @@ class LivingLock:
                 raise ConfigError("the name of a lock may be neither blank nor hold a NUL")
         self.contender = contender or Contender.alone()
         self.promise = promise or Promise()
+        self.minimum_heartbeat_interval = _checked_interval(minimum_heartbeat_interval, self.promise)
         self.store = _store(where, self.contender)
         self.leases: tuple[Lease, ...] = ()
         self.lost: LockLostError | None = None
@@ -144,7 +147,7 @@ class LivingLock:
         if not self.leases and self.lost is None:
             raise ConfigError(f"lock {', '.join(self.names)}: it is not held; acquire it before the first heartbeat")
         self._count = self._count + 1 if progress is None else progress
-        if self.leases and time.monotonic() - self._beaten >= self.promise.interval:
+        if self.leases and time.monotonic() - self._beaten >= self.minimum_heartbeat_interval:
             self.beat(phase=0, count=self._count)
         self.check()
 
@@ -283,6 +286,19 @@ class LivingLock:
     def _end_of(self, started: float, remaining: Iterable[float]) -> float:
         """When to stop, by this process's own clock, counted from before the store was asked."""
         return started + min(remaining) - self.promise.margin
+
+
+def _checked_interval(seconds: object, promise: Promise) -> float:
+    """Return the interval between heartbeats. Raises `ConfigError` for one that could not keep the lock."""
+    if seconds is None:
+        return promise.interval
+    most = min(promise.stale_after, promise.crash_grace or promise.stale_after) / 2
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= most:
+        raise ConfigError(
+            f"minimum_heartbeat_interval={seconds!r} must be a number of seconds from 0 to {most:g}, which is half of "
+            "the shorter one of stale_after and crash_grace"
+        )
+    return float(seconds)
 
 
 def _store(where: str | Path | Endpoint | Store, contender: Contender) -> Store:

@@ -548,3 +548,56 @@ def test_a_history_that_cannot_be_written_stops_nobody(
     lease = taken(store, Contender("r1"))
     assert "history could not be written" in caplog.text
     assert store.release(lease)
+
+
+# Nothing left behind
+
+
+def test_remove_on_release_leaves_nothing_behind(tmp_path: Path) -> None:
+    directory = tmp_path / "잠금"
+    store = FileStore(directory, remove_on_release=True)
+    first = store.acquire(NAME, Contender.alone(), PROMISE)
+    other = store.acquire("다른 작업", Contender.alone(), PROMISE)
+    assert isinstance(first, Lease)
+    assert isinstance(other, Lease)
+    assert store.release(first)
+    assert {path.name.split("-")[0] for path in directory.iterdir()} == {"다른_작업"}
+    assert store.release(other)
+    assert list(tmp_path.iterdir()) == []
+    store.close()
+
+
+def test_a_lock_that_others_share_is_not_removed(directory: Path) -> None:
+    store = FileStore(directory, remove_on_release=True)
+    first = Contender.alone()
+    second = Contender(first.owner_key, member="둘째")
+    leases = [store.acquire(NAME, each, PROMISE) for each in (first, second)]
+    assert all(isinstance(each, Lease) for each in leases)
+    assert isinstance(leases[0], Lease)
+    assert not store.release(leases[0])
+    assert store.holder(NAME) is not None
+    store.close()
+
+
+HAMMER = """
+import sys, time
+from pathlib import Path
+from airflow_provider_safecopy.lock.file import FileStore
+from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
+store, alone, count = FileStore(Path(sys.argv[1]), remove_on_release=True), Path(sys.argv[2]), 0
+while count < 40:
+    lease = store.acquire("다툼", Contender.alone(), Promise(stale_after=600, crash_grace=None))
+    if isinstance(lease, Lease):
+        alone.mkdir()
+        alone.rmdir()
+        store.release(lease)
+        count += 1
+"""
+
+
+def test_processes_that_remove_the_files_never_hold_the_lock_together(directory: Path, tmp_path: Path) -> None:
+    """Each makes a directory that may not be there yet, while it holds the lock. A guard that was removed guards nothing."""
+    command = [sys.executable, "-c", HAMMER, str(directory), str(tmp_path / "홀로")]
+    with subprocess.Popen(command) as first, subprocess.Popen(command) as second:
+        assert (first.wait(100), second.wait(100)) == (0, 0)
+    assert not directory.exists()

@@ -169,6 +169,23 @@ def test_heartbeats_closer_together_than_the_interval_cost_nothing(
     assert counts == list(range(5, 101, 5))
 
 
+def test_the_interval_between_heartbeats_may_be_chosen(locks: Locks, mocker: MockerFixture) -> None:
+    lock = locks(minimum_heartbeat_interval=0)
+    with lock:
+        asked = mocker.spy(lock.store, "heartbeat")
+        for _ in range(3):
+            lock.heartbeat()
+        assert asked.call_count == 3
+
+
+@pytest.mark.parametrize("interval", [-1, 31, True, "1", float("nan")])
+def test_an_interval_that_could_not_keep_the_lock_is_refused(directory: Path, interval: float) -> None:
+    with pytest.raises(
+        ConfigError, match=r"from 0 to 30, which is half of the shorter one of stale_after and crash_grace"
+    ):
+        LivingLock(NAME, directory, promise=PROMISE, minimum_heartbeat_interval=interval)
+
+
 def test_each_call_is_progress_unless_it_says_how_far_the_work_is(locks: Locks, clock: Clock) -> None:
     lock = locks().acquire()
     for _ in range(10):
