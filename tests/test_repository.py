@@ -106,7 +106,7 @@ def _canonical(name: str) -> str:
 
 @pytest.mark.parametrize("module", MODULES, ids=named)
 def test_no_module_is_too_long_to_be_read_at_once(module: Path) -> None:
-    assert len(module.read_text().splitlines()) < 300
+    assert len(module.read_text().splitlines()) <= 500
 
 
 @pytest.mark.parametrize("module", MODULES, ids=named)
