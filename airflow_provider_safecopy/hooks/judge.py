@@ -10,11 +10,13 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_safecopy.lock.living import Judge
-from airflow_provider_safecopy.lock.model import Holder
+if TYPE_CHECKING:
+    from airflow_provider_safecopy.lock.living import Judge
+    from airflow_provider_safecopy.lock.model import Holder
 
 log = logging.getLogger(__name__)
 

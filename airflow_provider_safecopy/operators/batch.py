@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, Context
 
-from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.errors import LockBusyError
-from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 from airflow_provider_safecopy.operators.contender import contender_of, make_judge
 from airflow_provider_safecopy.operators.journal import Journal
 from airflow_provider_safecopy.operators.living_lock import lock_of
 from airflow_provider_safecopy.operators.outcome import push_result, tell_assets_of_all
 from airflow_provider_safecopy.operators.told import told
-from airflow_provider_safecopy.pipeline.outcome import BatchReport
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.spec import CopySpec
 
 if TYPE_CHECKING:
+    from airflow_provider_safecopy.abort import AbortSwitch
+    from airflow_provider_safecopy.errors import LockBusyError
+    from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
     from airflow_provider_safecopy.operators.safecopy import SafeCopyOperator
+    from airflow_provider_safecopy.pipeline.outcome import BatchReport
+    from airflow_provider_safecopy.transfer.report import CopyReport
+    from airflow_provider_safecopy.transfer.spec import CopySpec
 
 _NAMED = 50
 
@@ -30,6 +30,8 @@ def run(
     task: SafeCopyOperator, hook: SafeCopyHook, context: Context, abort: AbortSwitch, event: dict[str, Any] | None
 ) -> BatchReport:
     """Copy the task's tables, or plan them. Raises Airflow's exceptions where any was not copied."""
+    from airflow_provider_safecopy.pipeline.outcome import BatchReport
+
     journal, specs = Journal(task.log), task.specs(context)
     journal.asked_of_all(specs)
     if task.plan_only:
@@ -76,6 +78,8 @@ def failure_of(done: BatchReport) -> AirflowException:
 
 
 def _planned(hook: SafeCopyHook, journal: Journal, specs: Sequence[CopySpec]) -> BatchReport:
+    from airflow_provider_safecopy.pipeline.outcome import BatchReport
+
     plans = hook.plan_tables(specs)
     for plan in plans:
         journal.plan(plan)
@@ -85,4 +89,6 @@ def _planned(hook: SafeCopyHook, journal: Journal, specs: Sequence[CopySpec]) ->
 
 
 def _skip(spec: CopySpec, hook: SafeCopyHook, error: LockBusyError) -> CopyReport:
+    from airflow_provider_safecopy.transfer.report import CopyReport
+
     return CopyReport.skipped(spec, hook.source, hook.target, error)

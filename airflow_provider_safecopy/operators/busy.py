@@ -14,7 +14,6 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipExc
 from airflow_provider_safecopy.errors import LockBusyError
 from airflow_provider_safecopy.operators.told import told
 from airflow_provider_safecopy.transfer.demand import demand_choice, demand_seconds
-from airflow_provider_safecopy.triggers.living_lock import LivingLockTrigger
 
 Mode = Literal["fail", "skip", "wait"]
 
@@ -66,6 +65,8 @@ class OnBusy:
         if left <= 0:
             raise AirflowException(f"waited {self.wait_timeout:g} s for the lock, in vain: {told(error)}") from error
         operator.log.info("waiting without a worker, for %.0f s at most: %s", left, error)
+        from airflow_provider_safecopy.triggers.living_lock import LivingLockTrigger
+
         operator.defer(
             trigger=LivingLockTrigger(conn_id=conn_id, lock=error.lock, deadline=deadline),
             method_name="resume",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from airflow.providers.common.compat.sdk import Context
 
 from airflow_provider_safecopy.hooks.judge import deployment, format_start, is_cleared, judge_for
-from airflow_provider_safecopy.lock.living import Judge
 from airflow_provider_safecopy.lock.model import Contender
 from airflow_provider_safecopy.lock.process import Place
+
+if TYPE_CHECKING:
+    from airflow_provider_safecopy.lock.living import Judge
 
 
 def contender_of(context: Context, *, detached: bool = False) -> Contender:

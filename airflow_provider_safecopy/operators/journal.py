@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
 from inspect import cleandoc
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport
-from airflow_provider_safecopy.transfer.model import Progress, Stage
-from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.report import CopyReport, StageReport
-from airflow_provider_safecopy.transfer.spec import CopySpec
+if TYPE_CHECKING:
+    from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport
+    from airflow_provider_safecopy.transfer.model import Progress, Stage
+    from airflow_provider_safecopy.transfer.plan import CopyPlan
+    from airflow_provider_safecopy.transfer.report import CopyReport, StageReport
+    from airflow_provider_safecopy.transfer.spec import CopySpec
+
 
 _PUBLISH = "Verify and publish"
 _TRANSFER = "Transfer"

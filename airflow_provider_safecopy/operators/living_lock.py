@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -15,14 +15,16 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.hooks.in_process import carry_any_id
-from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
-from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
-from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode
 from airflow_provider_safecopy.operators.contender import contender_of, is_test, make_judge, member_key
 from airflow_provider_safecopy.operators.lock_tasks import STALE_AFTER, AcquireLivingLock, ReleaseLivingLock
 from airflow_provider_safecopy.operators.told import told_to_airflow
+
+if TYPE_CHECKING:
+    from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
+    from airflow_provider_safecopy.lock.living import LivingLock
+    from airflow_provider_safecopy.lock.store import Store
 
 
 class LivingLockGroup(TaskGroup):
@@ -111,6 +113,8 @@ def joined(context: Context | None = None) -> Iterator[LivingLock]:
     `heartbeat` says that something was done, and fails the task when the lock is lost; what is written into the
     lock's database is safe besides when its transaction calls ``lock.fence(connection)``. Raises Airflow's exceptions.
     """
+    from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
+
     carry_any_id()
     context = context or get_current_context()
     with told_to_airflow():

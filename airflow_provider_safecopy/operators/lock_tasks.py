@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, BaseOperator, Context
 
 from airflow_provider_safecopy.hooks.in_process import carry_any_id
-from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
-from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
-from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
 from airflow_provider_safecopy.operators.contender import contender_of, is_test, make_judge, member_key, member_of
 from airflow_provider_safecopy.operators.told import told, told_to_airflow
-from airflow_provider_safecopy.pipeline.eviction import evict
+
+if TYPE_CHECKING:
+    from airflow_provider_safecopy.lock.living import LivingLock
+    from airflow_provider_safecopy.lock.store import Store
 
 STALE_AFTER = 3600.0
 """Seconds without progress after which a group's lock may be taken: there may be none between two tasks."""
@@ -57,6 +57,8 @@ class AcquireLivingLock(BaseOperator):
 
     def resume(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Try, or try again after having waited."""
+        from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
+
         carry_any_id()
         deadline = self.on_busy.deadline(event)
         contender = contender_of(context, detached=True)
@@ -102,6 +104,8 @@ class ReleaseLivingLock(BaseOperator):
 
     def execute(self, context: Context) -> None:
         """Release what the setup task acquired, and evict members of this group that are still in the lock."""
+        from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
+
         carry_any_id()
         ti, contender = context["ti"], contender_of(context, detached=True)
         acquired = _read_lock_name(ti.xcom_pull(task_ids=self.setup_task_id, map_indexes=ti.map_index))
@@ -112,6 +116,8 @@ class ReleaseLivingLock(BaseOperator):
             self._leave(store, acquired or self.lock, contender, ti)
 
     def _leave(self, store: Store, name: str, contender: Contender, ti: Any) -> None:
+        from airflow_provider_safecopy.pipeline.eviction import evict
+
         holder = store.holder(name)
         members = holder.members if holder is not None and holder.owner_key == contender.owner_key else ()
         own = [seen for seen in members if self._is_own(seen.member, ti)]

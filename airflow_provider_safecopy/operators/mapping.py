@@ -8,7 +8,6 @@ from typing import Any
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.operators.template import is_plain
 from airflow_provider_safecopy.operators.told import told_to_airflow
-from airflow_provider_safecopy.transfer.sibling import HINT
 
 
 def require_apart(given: Mapping[str, Any], *, mapped: frozenset[str] = frozenset()) -> None:
@@ -22,6 +21,8 @@ def require_apart(given: Mapping[str, Any], *, mapped: frozenset[str] = frozense
     if mapped & targets or not replaces or given.get("dry_run") or given.get("target_table") is None:
         return
     if all(is_plain(given.get(each)) for each in ("target_table", "target_conn_id")):
+        from airflow_provider_safecopy.transfer.sibling import HINT
+
         raise ConfigError(f"each mapped instance would replace all rows of {given['target_table']}", hint=HINT)
 
 

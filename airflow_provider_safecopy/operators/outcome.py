@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import Asset, Context
 
-from airflow_provider_safecopy.pipeline.outcome import BatchReport
-from airflow_provider_safecopy.transfer.report import CopyReport
+if TYPE_CHECKING:
+    from airflow_provider_safecopy.pipeline.outcome import BatchReport
+    from airflow_provider_safecopy.transfer.report import CopyReport
+
 
 # The key of a task's result; Airflow 3's own name for it can only be imported with its models.
 _RESULT = "return_value"

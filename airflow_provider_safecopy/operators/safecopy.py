@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator, Context
 
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError
 from airflow_provider_safecopy.hooks.in_process import carry_any_id
-from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 from airflow_provider_safecopy.operators import batch
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
 from airflow_provider_safecopy.operators.contender import contender_of, make_judge, slice_of
@@ -24,8 +23,11 @@ from airflow_provider_safecopy.operators.template import as_include, is_plain
 from airflow_provider_safecopy.operators.told import told, told_to_airflow
 from airflow_provider_safecopy.transfer import roster
 from airflow_provider_safecopy.transfer.option import LATER, with_current_names
-from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.spec import CopySpec
+
+if TYPE_CHECKING:
+    from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
+    from airflow_provider_safecopy.transfer.report import CopyReport
 
 
 class SafeCopyOperator(BaseOperator):
@@ -118,6 +120,8 @@ class SafeCopyOperator(BaseOperator):
 
     def resume(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Try, or try again after having waited for a lock."""
+        from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
+
         carry_any_id()
         abort = self._abort = AbortSwitch()
         if self._killed:  # before there was a switch to throw
@@ -142,6 +146,8 @@ class SafeCopyOperator(BaseOperator):
     def _copy(
         self, hook: SafeCopyHook, context: Context, abort: AbortSwitch, event: dict[str, Any] | None
     ) -> CopyReport:
+        from airflow_provider_safecopy.transfer.report import CopyReport
+
         deadline, contender, journal = self.on_busy.deadline(event), contender_of(context), Journal(self.log)
         spec = replace(self._spec(context), lock=lock_of(self, hook, context, contender))
         journal.asked(spec)

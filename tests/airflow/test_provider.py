@@ -57,6 +57,18 @@ def test_reading_the_metadata_imports_nothing_but_python_s_own() -> None:
     assert done.stdout == "{'airflow_provider_safecopy'} 2\n"
 
 
+def test_parsing_a_dag_loads_few_modules_and_no_driver_of_databases() -> None:
+    """Each DAG file that names the operator is parsed in a new process, again and again."""
+    code = (
+        "import sys; import airflow_provider_safecopy.operators.safecopy, airflow_provider_safecopy.operators.living_lock\n"
+        "loaded = [name for name in sys.modules if name.partition('.')[0] in ('airflow_provider_safecopy', 'psycopg')]\n"
+        "print(len(loaded), 'psycopg' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    number, driver = done.stdout.split()
+    assert (int(number) <= 80, driver) == (True, "False"), done.stdout
+
+
 @pytest.mark.slow
 def test_airflow_shows_the_provider(airflow: AirflowHome) -> None:
     exit_code, said = airflow.run("providers", "get", "airflow-provider-safecopy", "--output", "plain")
