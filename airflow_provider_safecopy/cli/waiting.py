@@ -20,8 +20,8 @@ from airflow_provider_safecopy.display import show_seconds
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import LockBusyError, LockStoreError
 from airflow_provider_safecopy.lock.busy import busy
-from airflow_provider_safecopy.lock.model import CRASH_GRACE, Holder
-from airflow_provider_safecopy.lock.over import gone
+from airflow_provider_safecopy.lock.model import Holder
+from airflow_provider_safecopy.lock.over import is_gone
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.store import Store
 
@@ -107,8 +107,5 @@ def patiently(attempt: Callable[[], _T], target: Endpoint, abort: AbortSwitch, s
 
 def _may_be_taken(holder: Holder, *, since: float) -> bool:
     """Whether an attempt is worth it: `since` is when the last one was made."""
-    quiet = (holder.asked_at - holder.alive_at).total_seconds()
-    # A detached member, as the setup task of a DAG run, is quiet by nature.
-    beating = all(seen.place is not None for seen in holder.members)
-    crashed = beating and quiet > CRASH_GRACE and time.monotonic() - since > _ATTEMPT_SECONDS
-    return holder.stale or crashed or {seen.attempt for seen in holder.members} <= gone(holder)
+    crashed = holder.is_quiet and time.monotonic() - since > _ATTEMPT_SECONDS
+    return holder.stale or crashed or not holder.members or is_gone(holder)

@@ -256,7 +256,7 @@ class LivingLock:
 
     def _is_alive(self, holder: Holder) -> bool:
         """Whether it is another run's and by no rule to be displaced now."""
-        quiet = (holder.asked_at - holder.alive_at).total_seconds() > _SURELY_ALIVE
+        quiet = holder.quiet_seconds > _SURELY_ALIVE
         return holder.owner_key != self.contender.owner_key and not (holder.stale or self._gone(holder) or quiet)
 
     def _gone(self, holder: Holder) -> set[str]:

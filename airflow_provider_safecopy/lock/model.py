@@ -178,6 +178,16 @@ class Holder:
         at = self.due_at if self.owner_key is not None else self.not_before or self.asked_at
         return max(0.0, (at - self.asked_at).total_seconds())
 
+    @property
+    def quiet_seconds(self) -> float:
+        """Seconds since the last heartbeat, by the store's own clock."""
+        return (self.asked_at - self.alive_at).total_seconds()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it may have crashed: no heartbeat within `CRASH_GRACE`. A detached member is quiet by nature."""
+        return self.quiet_seconds > CRASH_GRACE and all(seen.place is not None for seen in self.members)
+
     def __str__(self) -> str:
         return told_owner(self.owner, self.owner_key or "nobody")
 

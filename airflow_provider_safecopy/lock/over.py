@@ -37,3 +37,9 @@ def gone(holder: Holder) -> set[str]:
         # A row may name a process that never existed: the presence note of the attempt comes first.
         or (seen.place is not None and seen.place.gone and not presence.lives(seen.attempt))
     }
+
+
+def is_gone(holder: Holder) -> bool:
+    """Whether all attempts of `holder` are gone, as far as this machine can tell; False for one without any."""
+    attempts = {seen.attempt for seen in holder.members}
+    return bool(attempts) and attempts <= gone(holder)

@@ -10,11 +10,13 @@ from datetime import timedelta
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, Protocol
 
+from airflow_provider_safecopy.display import count_text, show_bytes
+
 if TYPE_CHECKING:
     from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport
     from airflow_provider_safecopy.transfer.model import Progress, Stage
     from airflow_provider_safecopy.transfer.plan import CopyPlan
-    from airflow_provider_safecopy.transfer.report import CopyReport, StageReport
+    from airflow_provider_safecopy.transfer.report import CopyReport
     from airflow_provider_safecopy.transfer.spec import CopySpec
 
 
@@ -106,8 +108,8 @@ class Journal:
         self._open(None)
 
     def report(self, report: CopyReport) -> None:
-        """What came of it, for a person."""
-        self._lines(_report(report))
+        """Write what came of the copy, as the command prints it."""
+        self._lines(iter(str(report).splitlines()))
 
     def _lines(self, lines: Iterator[str]) -> None:
         for line in lines:
@@ -142,63 +144,22 @@ def _progress(progress: Progress, seconds: float) -> Iterator[str]:
     done, expected = progress.bytes, progress.expected_bytes
     if progress.rows is not None:
         yield f"{progress.rows:,} rows"
-    yield _size(done)
+    yield show_bytes(done)
     if expected and done <= expected:
         yield f"about {100 * done // expected} %"
     if seconds > 0 and done:
-        yield f"{_size(done / seconds)}/s"
+        yield f"{show_bytes(done / seconds)}/s"
         if expected and done < expected:
             left = seconds * (expected - done) / done
             if left < _YEAR:  # a planner's guess may be beyond any calendar
                 yield f"about {timedelta(seconds=round(left))} left"
 
 
-def _report(report: CopyReport) -> Iterator[str]:
-    yield f"{report.status}: {report.source} → {report.target}"
-    yield f"  rows      {_count(report.previous_rows)} → {_count(report.rows)}"
-    yield f"  written   {', '.join(f'{count:,} {what}' for what, count in report.written)}"
-    if report.slice:
-        yield f"  slice     {report.slice}, of {report.published_at}"
-    if report.watermark:
-        yield f"  watermark {report.watermark['old']} → {report.watermark['new']}"
-    yield f"  stream    {_size(report.bytes or 0)}, digest {report.digest}"
-    if report.content_hash:
-        yield f"  content   {report.content_hash}, the same on both sides"
-    yield f"  how       {report.format}, {report.transfer}, {report.publish}"
-    yield f"  receipt   token {report.token} of lock {report.lock}, attempt {report.attempt}"
-    yield from map(_stage, report.stages)
-    yield f"  in all    {report.seconds:.1f} s, {_size(report.spool_bytes)} of temporary disk at most"
-    yield from _because(report)
-
-
 def _line(report: CopyReport) -> str:
     written = ", ".join(f"{count:,} {what}" for what, count in report.written if count) or "nothing written"
-    return f"  {report.status}: {report.target}, {_count(report.rows)} rows, {written}, {report.publish}, token {report.token}"
-
-
-def _stage(stage: StageReport) -> str:
-    parts = [f"{stage.seconds:.1f} s"]
-    if stage.rows is not None:
-        parts.append(f"{stage.rows:,} rows")
-    if stage.bytes is not None:
-        parts.append(_size(stage.bytes))
-    if stage.pid is not None:
-        parts.append(f"PID {stage.pid}, exit code {stage.exit_code}")
-    return f"  {stage.stage:<9} {', '.join(parts)}"
+    return f"  {report.status}: {report.target}, {count_text(report.rows)} rows, {written}, {report.publish}, token {report.token}"
 
 
 def _because(decided: CopyPlan | CopyReport) -> Iterator[str]:
     yield from (f"  because   {reason}" for reason in decided.reasons)
     yield from (f"  warning   {warning}" for warning in decided.warnings)
-
-
-def _count(rows: int | None) -> str:
-    return "not counted" if rows is None else f"{rows:,}"
-
-
-def _size(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1024
-    return f"{size:,.1f} TiB"

@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 
 from airflow_provider_safecopy.abort import wait_for_input
-from airflow_provider_safecopy.errors import StageTimeoutError, StalledError
 from airflow_provider_safecopy.transfer.psql import Psql
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
@@ -40,19 +39,12 @@ class Driver:
 
     def demand_life(self, limits: Timeouts) -> None:
         """Raise once it has ended, outlived the stage's timeout, or stalled."""
-        psql, now = self.psql, time.monotonic()
+        psql = self.psql
         if psql.process.poll() is not None:
             psql.listen()
             raise psql.failure(f"failed with exit code {psql.process.returncode}")
         timeout = limits.export if psql.stage == "export" else limits.import_
-        if now - self.began > timeout:
-            hint = f"raise {psql.stage}_timeout, or see why it is slow"
-            told = f"took longer than its timeout of {timeout:g} s"
-            raise psql.failure(told, kind=StageTimeoutError, hint=hint, retryable=True)
-        if now - self.moved > limits.stall:
-            hint = "see what the server waits for, or raise stall_timeout"
-            told = f"stalled: no byte moved for {limits.stall:g} s"
-            raise psql.failure(told, kind=StalledError, hint=hint, retryable=True)
+        psql.require_life(began=self.began, moved=self.moved, timeout=timeout, stall=limits.stall)
 
     def let_end(self, deadline: float) -> None:
         """Its script has ended, and so will it."""

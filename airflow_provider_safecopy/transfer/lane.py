@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import xxhash
 
-from airflow_provider_safecopy.errors import StageError, StageTimeoutError, StalledError
+from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer.export import Export
 from airflow_provider_safecopy.transfer.load import Load
 from airflow_provider_safecopy.transfer.model import MiB
@@ -177,16 +177,19 @@ class Lane:
             return 0
         return self.export.psql.transcript.number("backend") or 0
 
-    def watch(self, now: float) -> None:
+    def watch(self) -> None:
         """Raise once a stage has outlived its timeout, stalled, or died before its time."""
         load, limits = self.load, self._timeouts
         if load is not None and load.gate is not None and load.psql.process.poll() is not None:
             load.psql.listen()
             raise load.psql.failure(f"failed with exit code {load.psql.process.returncode}")
         if not self.export_is_over():
-            _demand_life(self.export.psql, now, self.out.moved, limits.export, limits.stall)
+            self._require_life(self.export.psql, self.out.moved, limits.export)
         if load is not None:
-            _demand_life(load.psql, now, self.taken.moved, limits.import_, limits.stall)
+            self._require_life(load.psql, self.taken.moved, limits.import_)
+
+    def _require_life(self, psql: Psql, moved: float, timeout: float) -> None:
+        psql.require_life(began=psql.started, moved=moved, timeout=timeout, stall=self._timeouts.stall)
 
     def idle_seconds(self, now: float) -> tuple[float, float]:
         """Return how long nothing has moved in export and import; 0 where nothing has to move."""
@@ -251,20 +254,3 @@ def _has_bytes(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _demand_life(psql: Psql, now: float, moved: float, timeout: float, stall: float) -> None:
-    if now - psql.started > timeout:
-        raise psql.failure(
-            f"took longer than its timeout of {timeout:g} s",
-            kind=StageTimeoutError,
-            hint=f"raise {psql.stage}_timeout, or see why it is slow",
-            retryable=True,
-        )
-    if now - moved > stall:
-        raise psql.failure(
-            f"stalled: no byte moved for {stall:g} s",
-            kind=StalledError,
-            hint="see what the server waits for, or raise stall_timeout",
-            retryable=True,
-        )

@@ -27,7 +27,7 @@ from typing import Literal
 from airflow_provider_safecopy import memory
 from airflow_provider_safecopy.diagnosis import describe_output
 from airflow_provider_safecopy.endpoint import Endpoint, leave_no_core
-from airflow_provider_safecopy.errors import ConfigError, StageError, StageTimeoutError
+from airflow_provider_safecopy.errors import ConfigError, StageError, StageTimeoutError, StalledError
 from airflow_provider_safecopy.transfer.stdio import buffered_input
 from airflow_provider_safecopy.transfer.transcript import Transcript
 
@@ -221,6 +221,27 @@ class Psql:
             hint=hint or (_FAILED_OVER if failed_over else _HINTS.get(sqlstate or "", "")),
             retryable=passing or (sqlstate or "")[:2] not in _HOPELESS_CLASSES if retryable is None else retryable,
         )
+
+    def require_life(self, *, began: float, moved: float, timeout: float, stall: float) -> None:
+        """Raise once it has worked longer than `timeout` since `began`, or nothing has moved for `stall` seconds.
+
+        `began` and `moved` are of the monotonic clock. Raises `StageTimeoutError`, `StalledError`.
+        """
+        now = time.monotonic()
+        if now - began > timeout:
+            raise self.failure(
+                f"took longer than its timeout of {timeout:g} s",
+                kind=StageTimeoutError,
+                hint=f"raise {self.stage}_timeout, or see why it is slow",
+                retryable=True,
+            )
+        if now - moved > stall:
+            raise self.failure(
+                f"stalled: no byte moved for {stall:g} s",
+                kind=StalledError,
+                hint="see what the server waits for, or raise stall_timeout",
+                retryable=True,
+            )
 
 
 def end(children: Sequence[Psql], *, at_once: bool = False) -> None:

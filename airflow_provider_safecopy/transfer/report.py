@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from airflow_provider_safecopy.display import align_facts, aligned, count_text, reason_facts, show_bytes, size_text
 from airflow_provider_safecopy.errors import LockBusyError
 from airflow_provider_safecopy.transfer.model import Format, Publish, Stage, Status, Transfer, Way, WriteMode
 from airflow_provider_safecopy.transfer.spec import CopySpec
+
+_NUMBERS = frozenset(range(1, 6))
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,17 @@ class CopyReport:
         words = ("inserted", "updated", "deleted", "unchanged")
         return tuple((word, count) for word in words if (count := getattr(self, word)) is not None)
 
+    def __str__(self) -> str:
+        """Return the report as people read it, in the terminal and in a task's log."""
+        match self.status:
+            case "published":
+                return _published_text(self)
+            case "already_published":
+                return _earlier_text(self)
+            case _:
+                facts = [("from", self.source), ("to", self.target), *reason_facts(self.reasons, self.warnings)]
+                return "\n".join([f"{self.status}: nothing was touched", *align_facts(facts)])
+
     def as_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
         data = {option.name: getattr(self, option.name) for option in fields(self)}
@@ -98,3 +112,64 @@ class CopyReport:
             del data["holder"]
         data["stages"] = [vars(stage).copy() for stage in self.stages]
         return data | {"reasons": list(self.reasons), "warnings": list(self.warnings)}
+
+
+def _published_text(report: CopyReport) -> str:
+    facts = [
+        ("from", report.source),
+        ("to", report.target),
+        *([] if report.rows is None else [("rows", _row_text(report))]),
+        ("written", ", ".join(f"{count:,} {what}" for what, count in report.written)),
+        *([("slice", report.slice)] if report.slice else []),
+        *(
+            [("watermark", f"{_plain_text(mark['old'])} -> {_plain_text(mark['new'])}")]
+            if (mark := report.watermark)
+            else []
+        ),
+        ("bytes", size_text(report.bytes)),
+        ("digest", f"{report.digest} (xxh3, 128 bit)" if report.digest else "-"),
+        *([("content", f"{report.content_hash} (the same on both sides)")] if report.content_hash else []),
+        ("how", f"{report.transfer}, {report.format}, {report.publish}"),
+        ("token", f"{report.token} of lock {report.lock}, attempt {report.attempt}"),
+        ("memory", f"{show_bytes(report.peak_rss_bytes)} at most, {show_bytes(report.spool_bytes)} of temporary disk"),
+        *reason_facts(report.reasons, report.warnings),
+    ]
+    return "\n".join([f"published in {report.seconds:.1f} s", *align_facts(facts), "", *_stage_table(report)])
+
+
+def _earlier_text(report: CopyReport) -> str:
+    facts = [
+        ("from", report.source),
+        ("to", report.target),
+        ("slice", report.slice or "-"),
+        ("rows", count_text(report.inserted)),
+        ("digest", f"{report.digest} (xxh3, 128 bit)" if report.digest else "-"),
+        ("token", f"{report.token} of lock {report.lock}, attempt {report.attempt}"),
+    ]
+    return "\n".join([f"already published at {report.published_at}: nothing was copied", *align_facts(facts)])
+
+
+def _stage_table(report: CopyReport) -> list[str]:
+    head = ("stage", "seconds", "rows", "bytes", "PID", "exit code")
+    body = [
+        (
+            stage.stage,
+            f"{stage.seconds:.2f}",
+            count_text(stage.rows),
+            size_text(stage.bytes),
+            _plain_text(stage.pid),
+            _plain_text(stage.exit_code),
+        )
+        for stage in report.stages
+    ]
+    return aligned([head, *body], right=_NUMBERS)
+
+
+def _row_text(report: CopyReport) -> str:
+    """Return the rows before, where they were counted, and the rows now."""
+    before = "" if report.previous_rows is None else f"{report.previous_rows:,} -> "
+    return before + count_text(report.rows)
+
+
+def _plain_text(value: object) -> str:
+    return "-" if value is None else str(value)

@@ -118,7 +118,7 @@ class Stream:
             self._abort.check()
             now = time.monotonic()
             for lane in self._lanes:
-                lane.watch(now)
+                lane.watch()
             handlers = self._handlers(now)
             poll = select.poll()
             for descriptor, (events, _) in handlers.items():

@@ -16,8 +16,8 @@ from asgiref.sync import sync_to_async
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.hooks.judge import is_over
 from airflow_provider_safecopy.hooks.safecopy import endpoint_of
-from airflow_provider_safecopy.lock.model import CRASH_GRACE, Holder
-from airflow_provider_safecopy.lock.over import gone
+from airflow_provider_safecopy.lock.model import Holder
+from airflow_provider_safecopy.lock.over import is_gone
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 
 POLL_SECONDS = (10.0, 15.0)
@@ -88,14 +88,7 @@ def _looked(endpoint: Endpoint, lock: str) -> tuple[str | None, Holder | None]:
             return "free", None
         if holder.stale:
             return "stale", holder
-        crashed = _is_quiet(holder) and not store.connected(holder)
-        ended = bool(holder.members) and len(gone(holder)) == len(holder.members)
-        return "quiet" if crashed or ended else None, holder
+        crashed = holder.is_quiet and not store.connected(holder)
+        return "quiet" if crashed or is_gone(holder) else None, holder
     finally:
         store.close()
-
-
-def _is_quiet(holder: Holder) -> bool:
-    """Whether it should have beaten its heart long ago; a detached member, as a run's setup task, is quiet by nature."""
-    quiet = (holder.asked_at - holder.alive_at).total_seconds()
-    return quiet > CRASH_GRACE and all(seen.place is not None for seen in holder.members)

@@ -90,7 +90,7 @@ def test_what_was_asked_for_is_told_without_the_defaults(lines: Lines) -> None:
     ]
 
 
-def test_the_report_is_readable(lines: Lines) -> None:
+def test_the_report_is_the_one_that_the_command_prints(lines: Lines) -> None:
     report = CopyReport(
         status="published",
         lock="분석.고객",
@@ -114,17 +114,5 @@ def test_the_report_is_readable(lines: Lines) -> None:
         seconds=61.04,
     )
     _journal(lines, iter([])).report(report)
-    assert lines == [
-        "published: erp:5432/erp 영업.고객 → dw:5432/dw 분석.고객",
-        "  rows      not counted → 1,234,567",
-        "  written   1,234,567 inserted, 0 updated",
-        "  stream    5.0 GiB, digest d1",
-        "  content   c1, the same on both sides",
-        "  how       binary, chunked, delete_insert",
-        "  receipt   token 7 of lock 분석.고객, attempt a1",
-        "  export    1.2 s, 1,234,567 rows, 999 bytes, PID 11, exit code 0",
-        "  publish   2.0 s",
-        "  in all    61.0 s, 0 bytes of temporary disk at most",
-        "  because   the tables are alike",
-        "  warning   psql is old",
-    ]
+    assert lines == str(report).splitlines()
+    assert lines[0] == "published in 61.0 s"

@@ -75,7 +75,6 @@ def _copy(
 ) -> int:
     from airflow_provider_safecopy import pipeline
     from airflow_provider_safecopy.abort import AbortSwitch
-    from airflow_provider_safecopy.cli import report
     from airflow_provider_safecopy.cli.progress import open_progress
     from airflow_provider_safecopy.cli.signals import throwing
     from airflow_provider_safecopy.cli.waiting import patiently
@@ -92,7 +91,7 @@ def _copy(
 
     with throwing(switch):
         done = attempt() if patience is None else patiently(attempt, target, switch, patience, quiet=output.quiet)
-        output.result(done.as_dict(), report.of_copy(done))
+        output.result(done.as_dict(), str(done))
     return exitcode.DONE
 
 
