@@ -30,7 +30,7 @@ class AbortSwitch:
         os.close(self._wake_write)
 
     @property
-    def thrown(self) -> bool:
+    def is_thrown(self) -> bool:
         """Whether somebody has thrown the switch."""
         return self.reason is not None
 
@@ -44,7 +44,7 @@ class AbortSwitch:
 
     def throw(self, reason: str) -> None:
         """Stop the run. The first reason counts; later calls change nothing."""
-        if self.thrown:
+        if self.is_thrown:
             return
         self.reason = reason
         if os.getpid() != self._process:  # in a forked child: the registered ends and the pipe are the parent's
@@ -63,7 +63,7 @@ class AbortSwitch:
         """Call `end` when the switch is thrown inside this block, or at once if it already was."""
         self._hanging.append(end)
         try:
-            if self.thrown:
+            if self.is_thrown:
                 end()
             yield
         finally:

@@ -12,12 +12,12 @@ _UNSHOWABLE |= {
 }
 
 
-def shown(text: object) -> str:
+def escape(text: object) -> str:
     """`text` safe to print: what would steer a terminal or turn the reading direction is escaped."""
     return str(text).translate(_UNSHOWABLE)
 
 
-def show_bytes(number: float) -> str:
+def format_bytes(number: float) -> str:
     """A number of bytes as people read it: ``34.5 MiB``."""
     if number < 1024:
         return f"{number:,.0f} B"
@@ -28,7 +28,7 @@ def show_bytes(number: float) -> str:
     return f"{number / 1024:,.1f} TiB"
 
 
-def show_seconds(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """A time as people read it: ``0.8 s``, ``95 s``, ``12 min``, ``1.5 h``."""
     if seconds < 10:
         return f"{seconds:.1f}".removesuffix(".0") + " s"
@@ -38,14 +38,16 @@ def show_seconds(seconds: float) -> str:
     return f"{seconds / 3600:.1f}".removesuffix(".0") + " h"
 
 
-def width(text: str) -> int:
+def count_places(text: str) -> int:
     """The places `text` takes in a terminal: wide characters two, combining ones none."""
     return sum(_width_of(character) for character in text)
 
 
-def aligned(rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(), indent: str = "  ") -> list[str]:
+def align_columns(
+    rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(), indent: str = "  "
+) -> list[str]:
     """`rows` as lines, each column as wide as its widest cell. Columns in `right` are flush right."""
-    widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(count_places, column)) for column in zip(*rows, strict=True)]
     return [indent + "  ".join(_cells(row, widths, right)).rstrip() for row in rows]
 
 
@@ -55,7 +57,7 @@ def align_facts(facts: Sequence[tuple[str, str]]) -> list[str]:
     return [
         f"  {name if at == 0 else '':<{space}} {line}"
         for name, value in facts
-        for at, line in enumerate(shown(value).splitlines() or [""])
+        for at, line in enumerate(escape(value).splitlines() or [""])
     ]
 
 
@@ -64,18 +66,18 @@ def reason_facts(reasons: Sequence[str], warnings: Sequence[str]) -> list[tuple[
     return [*(("because", reason) for reason in reasons), *(("warning", warning) for warning in warnings)]
 
 
-def count_text(number: int | None) -> str:
+def format_count(number: int | None) -> str:
     """Return a count with separators, ``-`` where it is not known."""
     return "-" if number is None else f"{number:,}"
 
 
-def size_text(number: int | None) -> str:
+def format_size(number: int | None) -> str:
     """Return a number of bytes with its unit, ``-`` where it is not known."""
-    return "-" if number is None else show_bytes(number)
+    return "-" if number is None else format_bytes(number)
 
 
 def _cells(row: Sequence[str], widths: Sequence[int], right: frozenset[int]) -> list[str]:
-    blanks = [" " * (space - width(cell)) for cell, space in zip(row, widths, strict=True)]
+    blanks = [" " * (space - count_places(cell)) for cell, space in zip(row, widths, strict=True)]
     return [gap + cell if at in right else cell + gap for at, (cell, gap) in enumerate(zip(row, blanks, strict=True))]
 
 

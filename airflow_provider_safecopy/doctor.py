@@ -15,12 +15,12 @@ from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema as lock
-from airflow_provider_safecopy.lock.model import application_name
+from airflow_provider_safecopy.lock.model import format_application_name
 from airflow_provider_safecopy.transfer import refusal, spool
 from airflow_provider_safecopy.transfer.draft import draft
 from airflow_provider_safecopy.transfer.lookout import lock_wait_error
 from airflow_provider_safecopy.transfer.manner import describe_publications
-from airflow_provider_safecopy.transfer.psql import PsqlBinary, find
+from airflow_provider_safecopy.transfer.psql import PsqlBinary, find_psql
 from airflow_provider_safecopy.transfer.session import Session, open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
@@ -68,7 +68,7 @@ def examine(
 
 def _psql(given: str | None) -> Iterator[Check]:
     try:
-        binary = find(given)
+        binary = find_psql(given)
     except ConfigError as error:
         yield Check("psql", "failed", error.message, error.hint)
     else:
@@ -80,8 +80,8 @@ def _psql(given: str | None) -> Iterator[Check]:
 
 
 def _spool(directory: str | None) -> list[Check]:
-    failed = _failures("spool directory", spool.refusals(directory, needed=0, limit=None))
-    return failed or [Check("spool directory", "ok", f"{spool.directory_of(directory)} can be written to")]
+    failed = _failures("spool directory", spool.find_refusals(directory, needed=0, limit=None))
+    return failed or [Check("spool directory", "ok", f"{spool.choose_directory(directory)} can be written to")]
 
 
 def _session(side: str, endpoint: Endpoint | None, stack: ExitStack) -> tuple[Session | None, list[Check]]:
@@ -91,7 +91,7 @@ def _session(side: str, endpoint: Endpoint | None, stack: ExitStack) -> tuple[Se
         session = stack.enter_context(
             open_session(
                 endpoint,
-                application_name=application_name(uuid4()),
+                application_name=format_application_name(uuid4()),
                 connect_timeout=_CONNECT_SECONDS,
                 read_only=side == "source",
                 lock_wait=_LOCK_SECONDS,
@@ -101,7 +101,7 @@ def _session(side: str, endpoint: Endpoint | None, stack: ExitStack) -> tuple[Se
         return None, [Check(side, "failed", error.message, error.hint)]
     server = session.server
     detail = f"{endpoint}: PostgreSQL {server.version}, database {server.database}, {server.encoding}, as {server.role}"
-    wrong = _failures(side, list(refusal.of_server(session, writing=side == "target")))
+    wrong = _failures(side, list(refusal.check_server(session, writing=side == "target")))
     return session, [*_check_environment(side, endpoint), Check(side, "ok", detail), *wrong]
 
 
@@ -115,22 +115,22 @@ def _check_environment(side: str, endpoint: Endpoint) -> Iterator[Check]:
 
 def _newest(given: str | None, *sessions: Session | None) -> Iterator[Check]:
     newest = max((session.server.major for session in sessions if session), default=0)
-    binary = _found(given)
+    binary = _find_psql(given)
     if binary and binary.major < newest:
         detail = f"psql {binary.major} is older than the newest server, {newest}: it will do"
         yield Check("psql version", "warning", detail, "a psql as new as the newest server is better")
 
 
-def _found(given: str | None) -> PsqlBinary | None:
+def _find_psql(given: str | None) -> PsqlBinary | None:
     try:
-        return find(given)
+        return find_psql(given)
     except ConfigError:  # told by _psql already
         return None
 
 
 def _lock(target: Session) -> tuple[Refusal, ...]:
     server = target.server
-    return lock.refusals(target.connection, role=server.role, may_create=server.may_create)
+    return lock.find_refusals(target.connection, role=server.role, may_create=server.may_create)
 
 
 def _schema(target: Session, found: tuple[Refusal, ...]) -> list[Check]:
@@ -159,7 +159,7 @@ def _pair(source: Session, target: Session) -> Iterator[Check]:
 
 def _copy(spec: CopySpec, source: Session, target: Session) -> list[Check]:
     try:
-        with source.within(_PLAN_SECONDS), target.within(_PLAN_SECONDS):
+        with source.limit_answer(_PLAN_SECONDS), target.limit_answer(_PLAN_SECONDS):
             plan = draft(spec, source, target)
     except psycopg.errors.LockNotAvailable as error:
         late = lock_wait_error(error, "plan", "a table of this copy", source.lookout, target.lookout)

@@ -20,7 +20,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from airflow_provider_safecopy import memory
-from airflow_provider_safecopy.environment import find_ignored_variables, shut_out
+from airflow_provider_safecopy.environment import find_ignored_variables, shield_from_environment
 from airflow_provider_safecopy.errors import ConfigError, StageError
 
 _KNOWN = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
@@ -96,7 +96,7 @@ class Endpoint:
     @classmethod
     def from_conninfo(cls, conninfo: str) -> Endpoint:
         """From any libpq conninfo or URI. Raises `ConfigError`, without repeating what may be a secret."""
-        parsed = _parsed(conninfo)
+        parsed = _parse_conninfo(conninfo)
         if isinstance(parsed, ConfigError):
             del conninfo  # what takes down the locals of a traceback finds no password
             raise parsed
@@ -127,7 +127,7 @@ class Endpoint:
         pinned for the session.
         """
         try:
-            with shut_out(self.parameters) as said:
+            with shield_from_environment(self.parameters) as said:
                 return kind.connect(
                     self._conninfo(application_name, connect_timeout, said), autocommit=True, prepare_threshold=None
                 )
@@ -142,7 +142,7 @@ class Endpoint:
             )
         raise unreachable  # out here it has no context: locals of psycopg's own frames hold the password
 
-    def reached_by(self, connection: psycopg.Connection[Any]) -> Endpoint:
+    def narrow_to(self, connection: psycopg.Connection[Any]) -> Endpoint:
         """This endpoint, narrowed to the very server, user and password `connection` ended up with."""
         info = connection.info
         settled = {key: value for key, value in info.get_parameters().items() if key in _SINCE_14 and value}
@@ -219,7 +219,7 @@ def leave_no_core() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (1 if hard == resource.RLIM_INFINITY else min(1, hard), hard))
 
 
-def _parsed(conninfo: str) -> dict[str, str] | ConfigError:
+def _parse_conninfo(conninfo: str) -> dict[str, str] | ConfigError:
     """Libpq's parameters; or why there are none, without repeating what may be a secret."""
     hint = "write host=… port=… dbname=… user=…, or postgresql://user@host:port/dbname"
     if _is_ambiguous(conninfo):

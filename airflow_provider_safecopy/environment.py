@@ -43,7 +43,7 @@ def find_ignored_variables(parameters: Mapping[str, str]) -> tuple[str, ...]:
 
 
 @contextmanager
-def shut_out(parameters: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def shield_from_environment(parameters: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Yield what to add to `parameters` so that libpq reads no others from the environment.
 
     libpq asks the environment for each missing parameter, so each one that it would find there is given. A service and the

@@ -80,7 +80,7 @@ class Job:
                 log.warning("the command stood still; it is started again (%d of %d)", restarts + 1, self._restarts)
                 self._progress += 1
                 # Now, and not when the next heartbeat is due: the lock's time is nearly up.
-                self._lock.beat(phase=0, count=self._progress)
+                self._lock.send_heartbeat(phase=0, count=self._progress)
             return JobEnd(STALLED, restarts, stalled=True)
 
     def _attempt(self, file: Path) -> int | None:
@@ -97,14 +97,14 @@ class Job:
 
     def _watch(self, group: _Group, file: Path) -> int | None:
         touched = file.stat().st_mtime_ns
-        grace = min(_GRACE_SECONDS, self._lock.promise.stale_after / 5)
+        grace = min(_GRACE_SECONDS, self._lock.terms.stale_after / 5)
         while not group.is_done():
             moved = group.relay(_TICK_SECONDS)
-            if (now := _touched_at(file, touched)) != touched:
+            if (now := _read_touch_time(file, touched)) != touched:
                 touched, moved = now, moved + 1
             self._advance(moved)
-            if self._lock.seconds_left <= grace and self._lock.answering:
-                log.warning("the command made no progress for nearly %g s; ending it", self._lock.promise.stale_after)
+            if self._lock.seconds_left <= grace and self._lock.store_answers:
+                log.warning("the command made no progress for nearly %g s; ending it", self._lock.terms.stale_after)
                 group.end(grace / 2)
                 return None
         return group.code()
@@ -294,7 +294,7 @@ def _heartbeat_file() -> Iterator[Path]:
         yield file
 
 
-def _touched_at(file: Path, before: int) -> int:
+def _read_touch_time(file: Path, before: int) -> int:
     """Return when the file was touched last; `before` if the command removed it."""
     try:
         return file.stat().st_mtime_ns

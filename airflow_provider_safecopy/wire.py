@@ -30,7 +30,7 @@ class PromptConnection(psycopg.Connection[Any]):
     """A session that waits no longer than `patience` seconds for each answer, and is closed then.
 
     The server's own timeouts end what the server does; this ends waiting for a server, a pooler or a network that no
-    longer answers at all while its TCP connection lives. Inside `within` the block's limit holds instead, for all its
+    longer answers at all while its TCP connection lives. Inside `limit_block` the block's limit holds instead, for all its
     answers together. It needs no thread, which would cost more than many an answer. Raises psycopg.OperationalError.
 
     It belongs to the process that made it: to close, cancel or ask it in a forked child does not affect the parent.
@@ -57,7 +57,7 @@ class PromptConnection(psycopg.Connection[Any]):
             super().close()
 
     @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
+    def limit_block(self, seconds: float) -> Iterator[None]:
         """Close the connection when the block waits for answers for longer. A single one may take all of it."""
         usual, limit = self._limit, time.monotonic() + seconds
         self._limit = limit if usual is None else min(limit, usual)

@@ -25,7 +25,7 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.demo.servers import Server, installations
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.fence import fence
+from airflow_provider_safecopy.lock.fence import check_fence
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -59,7 +59,7 @@ def messages(server: Server, rounds: int) -> dict[str, list[float]]:
 
         def publish() -> None:
             with session.transaction():
-                fence(session, other)
+                check_fence(session, other)
 
         timed: dict[str, Callable[[], object]] = {
             "acquire + release": lambda: store.release(taken(store, _NAME, mine)),

@@ -13,7 +13,7 @@ from typing import Any
 import pendulum
 from airflow.providers.common.compat.sdk import DAG, Param, task
 
-from airflow_provider_safecopy.hooks.judge import deployment
+from airflow_provider_safecopy.hooks.judge import name_deployment
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 
 try:
@@ -67,7 +67,7 @@ with DAG(
             "%d locks, %d staging tables; forgotten: %d", len(report.reaped), len(report.staging), report.forgotten
         )
         dead = [reaped.holder.owner for reaped in report.reaped if reaped.why != "finished"]
-        ours = {(o["dag"], o["run"]) for o in dead if o.get("deployment") == deployment() and "run" in o}
+        ours = {(o["dag"], o["run"]) for o in dead if o.get("deployment") == name_deployment() and "run" in o}
         again = params["retrigger"] and not report.dry_run
         return [{"trigger_dag_id": dag, "conf": {"in_place_of": run}} for dag, run in sorted(ours)] if again else []
 
@@ -76,13 +76,13 @@ with DAG(
         """Warn of every lock that keeps others waiting. Gives their names."""
         params, named = context["params"], []
         for holder in SafeCopyHook(target_conn_id=params["target_conn_id"]).locks():
-            if holder.refused >= params["warn_after"]:
+            if holder.refused_count >= params["warn_after"]:
                 log.warning(
                     "lock %s: skipped %d times in a row, since %s has held it since %s; last progress %s",
                     holder.name,
-                    holder.refused,
+                    holder.refused_count,
                     holder,
-                    holder.since,
+                    holder.granted_at,
                     holder.progressed_at,
                 )
                 named.append(holder.name)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from airflow_provider_safecopy.cli.group import safecopy
-from airflow_provider_safecopy.display import show_seconds
+from airflow_provider_safecopy.display import format_seconds
 from airflow_provider_safecopy.transfer.option import Option
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
@@ -62,7 +62,7 @@ def _default(each: Option) -> str:
     if each.required:
         return "required"
     if each.kind.name == "seconds" and each.default is not None:
-        return f"`{each.default:g}` ({show_seconds(each.default)})"
+        return f"`{each.default:g}` ({format_seconds(each.default)})"
     return "" if each.default is None else f"`{each.default!r}`"
 
 
@@ -70,7 +70,7 @@ def _old_names(kind: type[CopySpec]) -> Iterator[str]:
     yield "## Old names\n\nAccepted with a warning for one version, in Python, in lists of tables and by the command.\n"
     yield "| Old | Now |\n|---|---|"
     for each in kind.options():
-        yield from (f"| `{alias.name}` | `{alias.instead or each.name}` |" for alias in each.aliases)
+        yield from (f"| `{alias.name}` | `{alias.replacement or each.name}` |" for alias in each.aliases)
     yield ""
 
 

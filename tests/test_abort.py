@@ -39,7 +39,7 @@ def readable(switch: AbortSwitch, seconds: float = 0) -> bool:
 def test_an_unthrown_switch_stops_nothing() -> None:
     switch = AbortSwitch()
     switch.check()
-    assert not switch.thrown
+    assert not switch.is_thrown
     assert switch.reason is None
     assert not readable(switch)
 
@@ -47,7 +47,7 @@ def test_an_unthrown_switch_stops_nothing() -> None:
 def test_a_thrown_switch_stays_thrown() -> None:
     switch = AbortSwitch()
     switch.throw("operator cleared the task")
-    assert switch.thrown
+    assert switch.is_thrown
     for _ in range(3):
         assert readable(switch)
         with pytest.raises(AbortedError, match="operator cleared the task"):

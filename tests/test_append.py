@@ -176,7 +176,7 @@ def test_who_was_quicker_is_found_out_inside_the_publish(
         pipeline.copy(spec(), source.endpoint, target.endpoint, progress=quicker)
     assert caught.value.retryable
     assert held(target) == (2, 2)
-    monkeypatch.setattr(slices, "require_unchanged", lambda *_: None)  # … and then by its index alone
+    monkeypatch.setattr(slices, "require_unchanged_append", lambda *_: None)  # … and then by its index alone
     target.execute("DELETE FROM safecopy.receipt")
     with pytest.raises(PlanError, match="since this copy was planned") as caught:
         pipeline.copy(spec(), source.endpoint, target.endpoint, progress=appended_meanwhile(source, target))

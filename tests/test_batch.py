@@ -22,7 +22,7 @@ from airflow_provider_safecopy.pipeline import batch, drafting
 from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.psql import Psql
-from airflow_provider_safecopy.transfer.roster import entries_of, specs_of
+from airflow_provider_safecopy.transfer.roster import build_specs, parse_entries
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import MakeDatabase, MakePsql, MakeRole, NothingLeft
@@ -81,7 +81,7 @@ def fill(pair: tuple[Database, Database], names: list[str], rows: int = 3) -> No
 def asked(names: list[str], **shared: object) -> tuple[CopySpec, ...]:
     """Specs of tables of one name on both sides."""
     listed = [{"source_table": ("영업", name), "target_table": ("영업", name)} for name in names]
-    return specs_of(entries_of(listed, "tables"), shared)
+    return build_specs(parse_entries(listed, "tables"), shared)
 
 
 def copied(pair: tuple[Database, Database], names: list[str], **shared: object) -> BatchReport:
@@ -254,7 +254,7 @@ def test_two_names_of_one_target_are_refused(pair: tuple[Database, Database]) ->
     target.execute(f'ALTER ROLE postgres IN DATABASE "{target.name}" SET search_path = 영업')
     listed = ["영업.하나", {"source_table": "영업.하나", "target_table": "하나"}]
     with pytest.raises(ConfigError, match=r"영업\.하나 is the target of two tables"):
-        pipeline.copy_tables(specs_of(entries_of(listed, "tables"), {}), source.endpoint, target.endpoint)
+        pipeline.copy_tables(build_specs(parse_entries(listed, "tables"), {}), source.endpoint, target.endpoint)
     assert is_old(pair, "하나")
 
 
@@ -549,7 +549,7 @@ def test_modes_that_are_no_replace(pair: tuple[Database, Database], nothing_left
             "cursor_column": "번\n호",
         },
     ]
-    specs = specs_of(entries_of(listed, "tables"), {})
+    specs = build_specs(parse_entries(listed, "tables"), {})
     first = pipeline.copy_tables(specs, source.endpoint, target.endpoint)
     assert [each.inserted for each in first.tables] == [3, 3, 3]
     again = pipeline.copy_tables(specs, source.endpoint, target.endpoint)

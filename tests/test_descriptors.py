@@ -15,9 +15,9 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.cli.waiting import Patience
+from airflow_provider_safecopy.cli.waiting import LockWait
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.gate import Gate
+from airflow_provider_safecopy.lock.gate import ConnectionGate
 from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
@@ -130,10 +130,10 @@ def test_an_opener_waits_before_the_launch_gate(target: Database, while_waiting:
         stack.callback(first.close)
         stack.callback(second.close)
         inside = stack.enter_context(ExitStack())
-        opener = Gate(first, "원천", 0.1, Contender.alone("먼저"), 60)
-        inside.enter_context(opener.turn(AbortSwitch()))
+        opener = ConnectionGate(first, "원천", 0.1, Contender.alone("먼저"), 60)
+        inside.enter_context(opener.wait_turn(AbortSwitch()))
         waited = while_waiting(inside.close)
-        with Gate(second, "원천", 0.1, Contender.alone("나중"), 60).turn(AbortSwitch()):
+        with ConnectionGate(second, "원천", 0.1, Contender.alone("나중"), 60).wait_turn(AbortSwitch()):
             assert waited
     assert min(waited) >= SELECT_LIMIT
 
@@ -147,7 +147,7 @@ def test_the_command_waits_for_a_busy_lock(target: Database, while_waiting: Whil
         lease = store.acquire("집계", Contender.alone("밤샘"), Promise())
         assert isinstance(lease, Lease)
         waited = while_waiting(partial(store.release, lease))
-        patience = Patience(store, seconds=60, abort=AbortSwitch(), telling=lambda: nullcontext(lambda _: None))
+        patience = LockWait(store, seconds=60, abort=AbortSwitch(), telling=lambda: nullcontext(lambda _: None))
 
         def attempt() -> str:
             with LivingLock("집계", target.endpoint, contender=Contender.alone("낮")) as lock:

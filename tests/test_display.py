@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from airflow_provider_safecopy.display import aligned, show_bytes, show_seconds, shown, width
+from airflow_provider_safecopy.display import align_columns, count_places, escape, format_bytes, format_seconds
 
 
 @pytest.mark.parametrize(
@@ -23,16 +23,16 @@ from airflow_provider_safecopy.display import aligned, show_bytes, show_seconds,
     ],
 )
 def test_the_width_is_what_a_terminal_takes(text: str, places: int) -> None:
-    assert width(text) == places
+    assert count_places(text) == places
 
 
 def test_columns_are_aligned_by_width() -> None:
     rows = [("table", "rows"), ("고객", "120"), ("x", "4,000")]
-    assert aligned(rows, right=frozenset({1})) == ["  table   rows", "  고객     120", "  x      4,000"]
+    assert align_columns(rows, right=frozenset({1})) == ["  table   rows", "  고객     120", "  x      4,000"]
 
 
 def test_what_would_steer_a_terminal_is_shown_as_its_escape() -> None:
-    assert shown("a\tb\nc\x1b[31m\x9b\x7f\u202e\udcff") == "a\tb\nc\\x1b[31m\\x9b\\x7f\\u202e\\udcff"
+    assert escape("a\tb\nc\x1b[31m\x9b\x7f\u202e\udcff") == "a\tb\nc\\x1b[31m\\x9b\\x7f\\u202e\\udcff"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_what_would_steer_a_terminal_is_shown_as_its_escape() -> None:
     ],
 )
 def test_sizes_are_written(size: float, text: str) -> None:
-    assert show_bytes(size) == text
+    assert format_bytes(size) == text
 
 
 @pytest.mark.parametrize(
@@ -51,4 +51,4 @@ def test_sizes_are_written(size: float, text: str) -> None:
     [(0.04, "0 s"), (0.83, "0.8 s"), (5, "5 s"), (95, "95 s"), (300, "5 min"), (3600, "1 h"), (5400, "1.5 h")],
 )
 def test_times_are_written(seconds: float, text: str) -> None:
-    assert show_seconds(seconds) == text
+    assert format_seconds(seconds) == text

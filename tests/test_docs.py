@@ -287,7 +287,7 @@ def test_the_exit_codes_are_those_of_the_command(page: Page) -> None:
     listed = {int(row[0]): sorted(_CODE.findall(row[1])) for row in page.table("130")}
     codes: dict[int, list[str]] = {exitcode.DONE: []}
     for kind in kinds():
-        codes.setdefault(exitcode.of(kind.__new__(kind)), []).append(kind.__name__)
+        codes.setdefault(exitcode.find_code(kind.__new__(kind)), []).append(kind.__name__)
     assert listed == {code: sorted(names) for code, names in codes.items()}
 
 
@@ -452,7 +452,7 @@ def test_what_the_lock_s_page_says_of_a_release_is_taken(sales: tuple[Database, 
     lock = LivingLock("분석.고객", target.endpoint).acquire()
     assert safecopy.main(args=shlex.split(line)[1:], prog_name="safecopy", standalone_mode=False) == 0
     with pytest.raises(LockLostError):
-        lock.beat(phase=0, count=1)
+        lock.send_heartbeat(phase=0, count=1)
     lock.release()
 
 

@@ -25,7 +25,7 @@ from psycopg.sql import SQL
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, StageError
-from airflow_provider_safecopy.transfer.psql import Psql, PsqlBinary, end, memory_file
+from airflow_provider_safecopy.transfer.psql import Psql, PsqlBinary, end_children, make_memory_file
 from airflow_provider_safecopy.transfer.session import open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements.script import export_script
@@ -69,14 +69,14 @@ def start(psql: str, endpoint: Endpoint, *arguments: str, stdin: int = subproces
 def said(psql: str, endpoint: Endpoint, query: str = "SELECT current_user || '@' || current_database()") -> str:
     """What a psql started on the endpoint answers: first to psycopg, then by the very way a stage takes."""
     with endpoint.connect(application_name="safecopy:test", connect_timeout=10) as session:
-        narrowed = endpoint.reached_by(session)
-    script = memory_file(f"{query} AS answer \\gset\n\\warn :answer\n")
+        narrowed = endpoint.narrow_to(session)
+    script = make_memory_file(f"{query} AS answer \\gset\n\\warn :answer\n")
     child = start(psql, narrowed, "-f", "-", stdin=script)
     os.close(script)
-    while child.listen():
+    while child.read_stderr():
         assert select.select([child.stderr], [], [], 30)[0]
     child.process.wait(100)
-    end([child])
+    end_children([child])
     assert child.process.returncode == 0, child.transcript.tail
     return child.transcript.tail
 
@@ -250,7 +250,7 @@ def test_of_several_hosts_psql_gets_the_one_that_answered(target: Database, psql
     several = {"host": "127.0.0.1,localhost,127.0.0.1", "port": f"1,{port},{port}"}
     endpoint = Endpoint.from_parameters(parameters_of(target) | several)
     with endpoint.connect(application_name="safecopy:test", connect_timeout=10) as session:
-        told = conninfo_to_dict(endpoint.reached_by(session).psql_conninfo())
+        told = conninfo_to_dict(endpoint.narrow_to(session).psql_conninfo())
     assert (told["host"], told["port"]) == ("localhost", str(port))
     assert said(psql, endpoint) == f"postgres@{target.name}"
 
@@ -341,7 +341,7 @@ def test_where_psycopg_used_no_password_psql_looks_for_none(
     monkeypatch.setenv("HOME", str(pgpass.parent))
     child = start(psql, Endpoint.from_parameters(given), "-c", "SELECT 1")
     assert child.process.wait(100) == 2
-    end([child])
+    end_children([child])
     assert "no password supplied" in child.transcript.tail
 
 
@@ -379,11 +379,11 @@ def test_an_import_into_a_server_that_stands_still_for_a_while_is_not_cut(target
         assert session.info.get_parameters()["tcp_user_timeout"] == "25000", (
             "questions are answered, or nobody is there"
         )
-        reached = target.endpoint.reached_by(session)
+        reached = target.endpoint.narrow_to(session)
     assert "tcp_user_timeout" not in conninfo_to_dict(reached.psql_conninfo())
     own = Endpoint.from_parameters(parameters_of(target) | {"tcp_user_timeout": "60000"})
     with own.connect(application_name="safecopy:test", connect_timeout=10) as session:
-        assert conninfo_to_dict(own.reached_by(session).psql_conninfo())["tcp_user_timeout"] == "60000"
+        assert conninfo_to_dict(own.narrow_to(session).psql_conninfo())["tcp_user_timeout"] == "60000"
 
 
 def test_a_server_asks_by_itself_whether_its_client_is_still_there(target: Database) -> None:
@@ -406,11 +406,11 @@ def test_neither_the_command_line_nor_the_environment_of_a_living_psql_holds_the
 ) -> None:
     reader = with_password(role(target), SECRET)
     with reader.endpoint.connect(application_name="safecopy:test", connect_timeout=10) as session:
-        narrowed = reader.endpoint.reached_by(session)
+        narrowed = reader.endpoint.narrow_to(session)
     child = start(psql, narrowed, "-c", "\\warn ready", "-c", "SELECT pg_sleep(600)")
     while "ready" not in child.transcript.tail:
         assert select.select([child.stderr], [], [], 30)[0]
-        assert child.listen()
+        assert child.read_stderr()
     process = Path(f"/proc/{child.pid}")
     secret = SECRET.encode()
     assert secret not in (process / "cmdline").read_bytes()
@@ -425,7 +425,7 @@ def test_neither_the_command_line_nor_the_environment_of_a_living_psql_holds_the
     deadline = time.monotonic() + 30
     while not target.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"):
         assert time.monotonic() < deadline
-    end([child])
+    end_children([child])
     nothing_left(target)
 
 

@@ -17,7 +17,7 @@ from psycopg import pq
 
 from airflow_provider_safecopy import doctor, pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.environment import find_ignored_variables, shut_out
+from airflow_provider_safecopy.environment import find_ignored_variables, shield_from_environment
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.lock.living import LivingLock
 from tests.conftest import MakeDatabase, MakeRole, NothingLeft
@@ -99,7 +99,7 @@ def test_nor_have_all_of_them_at_once(
 def test_a_parameter_that_is_left_open_is_libpqs_own_default(environment: Set) -> None:
     """Not what the environment says: the usual port, and the user and the database of that name."""
     environment(PGHOST="a", PGPORT="1", PGUSER="b", PGDATABASE="c", PGSSLMODE="disable")
-    with shut_out({}) as said_instead:
+    with shield_from_environment({}) as said_instead:
         user = pwd.getpwuid(os.geteuid()).pw_name
         assert said_instead == {"host": "", "port": "5432", "user": user, "dbname": "", "sslmode": "prefer"}
 
@@ -194,7 +194,7 @@ def test_what_is_hidden_by_several_threads_is_put_back_by_the_last(environment: 
     inside, leave = threading.Barrier(9), threading.Event()
 
     def hide() -> None:
-        with shut_out({"host": "a"}):
+        with shield_from_environment({"host": "a"}):
             assert "PGSERVICE" not in os.environ
             inside.wait(100)
             assert leave.wait(100)
@@ -203,7 +203,7 @@ def test_what_is_hidden_by_several_threads_is_put_back_by_the_last(environment: 
     for thread in threads:
         thread.start()
     inside.wait(100)
-    with shut_out({"host": "a"}):
+    with shield_from_environment({"host": "a"}):
         pass
     assert "PGSERVICE" not in os.environ
     leave.set()
@@ -213,6 +213,6 @@ def test_what_is_hidden_by_several_threads_is_put_back_by_the_last(environment: 
 
 
 def test_without_any_variable_nothing_is_added() -> None:
-    with shut_out({"host": "a"}) as said_instead:
+    with shield_from_environment({"host": "a"}) as said_instead:
         assert said_instead == {}
     assert find_ignored_variables({"host": "a"}) == ()

@@ -12,14 +12,14 @@ import pytest
 
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.fence import fence
+from airflow_provider_safecopy.lock.fence import check_fence
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.pipeline.eviction import evict
 from tests.ground.database import Database
 
 NAME = "야간"
-RUN = Contender("run", {"dag": "야간"}, member="acquire", detached=True, place=None)
+RUN = Contender("run", {"dag": "야간"}, member="acquire", is_detached=True, process=None)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def _member(store: PostgresStore, member: str) -> Lease:
 
 
 def _holder(store: PostgresStore) -> Holder:
-    holder = store.holder(NAME)
+    holder = store.read_holder(NAME)
     assert holder is not None
     return holder
 
@@ -50,11 +50,11 @@ def test_who_is_evicted_is_fenced_out_and_the_others_stay(target: Database, stor
         store.heartbeat(leaves, phase=1, count=1)
     with target.connect() as session:
         with pytest.raises(FencedOutError):
-            fence(session, leaves)
-        fence(session, stays)
+            check_fence(session, leaves)
+        check_fence(session, stays)
     store.heartbeat(stays, phase=1, count=1)
     assert evict(store, _holder(store), _holder(store).members)
-    assert store.holder(NAME) is None
+    assert store.read_holder(NAME) is None
 
 
 @pytest.mark.parametrize("others", [True, False], ids=["others stay", "nobody stays"])
@@ -67,7 +67,7 @@ def test_who_is_publishing_is_ended_in_the_midst_of_it(target: Database, store: 
     publisher = leaves.contender
     with target.endpoint.connect(application_name=f"safecopy:{publisher.attempt}", connect_timeout=10) as session:
         session.execute("BEGIN")
-        fence(session, leaves)
+        check_fence(session, leaves)
         session.execute("INSERT INTO 발행 VALUES (1)")
         holder = _holder(store)
         freed = evict(store, holder, [seen for seen in holder.members if seen.member == "발행"])
@@ -75,7 +75,7 @@ def test_who_is_publishing_is_ended_in_the_midst_of_it(target: Database, store: 
         with pytest.raises(psycopg.OperationalError):
             session.execute("COMMIT")
     assert target.value("SELECT count(*) FROM 발행") == 0
-    assert (store.holder(NAME) is not None) == others
+    assert (store.read_holder(NAME) is not None) == others
 
 
 def test_a_lock_that_changed_hands_meanwhile_is_left_alone(store: PostgresStore) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from airflow_provider_safecopy import doctor, memory, pipeline
 from airflow_provider_safecopy.errors import ConfigError, PlanError
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import MakeRole
 from tests.ground.database import Database
@@ -134,8 +134,8 @@ def test_a_process_is_ended_without_a_pidfd_as_well(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(os, "pidfd_open", refuse)
     with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as process:
         started = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19])
-        here = Place.here(may_end=True).as_dict() | {"pid": process.pid}
-        assert not Place(**here | {"started": started - 1}).end()
+        here = ProcessIdentity.read_current(may_end=True).as_dict() | {"pid": process.pid}
+        assert not ProcessIdentity(**here | {"started": started - 1}).end()
         assert process.poll() is None
-        assert Place(**here | {"started": started}).end()
+        assert ProcessIdentity(**here | {"started": started}).end()
         assert process.wait(100) == -signal.SIGTERM

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from airflow_provider_safecopy.cli import declare, spelling
-from airflow_provider_safecopy.cli.failure import block
+from airflow_provider_safecopy.cli.failure import format_error
 from airflow_provider_safecopy.cli.group import safecopy
 from airflow_provider_safecopy.errors import ConfigError, PlanError, Refusal, StageError
 from airflow_provider_safecopy.transfer import roster
@@ -45,11 +45,11 @@ def test_a_declared_option_is_one_of_the_spec_and_is_checked() -> None:
 
 
 def test_a_declared_option_may_be_given_for_one_table_unless_it_is_shared() -> None:
-    entries = roster.entries_of([NAMES | {"paint_colour": "빨강"}], "tables", DummySpec)
-    (made,) = roster.specs_of(entries, {"dots": 5}, DummySpec)
+    entries = roster.parse_entries([NAMES | {"paint_colour": "빨강"}], "tables", DummySpec)
+    (made,) = roster.build_specs(entries, {"dots": 5}, DummySpec)
     assert made == DummySpec.of(**NAMES, paint_colour="빨강", dots=5)
     with pytest.raises(ConfigError, match="dots cannot be said of one table"):
-        roster.entries_of([NAMES | {"dots": 5}], "tables", DummySpec)
+        roster.parse_entries([NAMES | {"dots": 5}], "tables", DummySpec)
 
 
 def test_a_declared_option_is_a_flag_of_the_command() -> None:
@@ -109,14 +109,16 @@ def test_an_old_name_in_a_list_of_tables(old: dict[str, Any], new: dict[str, Any
     one = {name: value for name, value in old.items() if name != "launch_interval"}
     shared = {name: value for name, value in old.items() if name not in one}
     with pytest.warns(DeprecationWarning, match="is deprecated"):
-        (made,) = roster.specs_of(roster.entries_of([NAMES | one], "tables"), {"min_rows": None, **shared})
+        (made,) = roster.build_specs(roster.parse_entries([NAMES | one], "tables"), {"min_rows": None, **shared})
     assert made == CopySpec.of(**NAMES, **new)
 
 
 def test_an_old_name_for_one_table_overrides_the_new_one_for_all() -> None:
     asked = NAMES | {"slice": "하나"}
     with pytest.warns(DeprecationWarning, match="slice"):
-        (made,) = roster.specs_of(roster.entries_of([asked], "tables"), {"write_mode": "append", "append_key": "모두"})
+        (made,) = roster.build_specs(
+            roster.parse_entries([asked], "tables"), {"write_mode": "append", "append_key": "모두"}
+        )
     assert made.append_key == "하나"
 
 
@@ -191,15 +193,17 @@ def test_no_flag_but_the_old_ones_warns() -> None:
     ],
 )
 def test_the_command_spells_options_as_flags(written: str, spelled: str) -> None:
-    assert spelling.spelled(written) == spelled
+    assert spelling.spell_options(written) == spelled
 
 
 def test_errors_name_options_as_the_command_spells_them() -> None:
     refusal = Refusal("empty_source", "영업.고객 has no rows, and min_rows asks for 5", hint="lower min_rows")
-    told = block(PlanError((refusal,)))
+    told = format_error(PlanError((refusal,)))
     assert "and --min-rows asks for 5" in told
     assert "next     lower --min-rows" in told
-    assert "give either --source-table or --source-sql" in block(ConfigError("give either source_table or source_sql"))
+    assert "give either --source-table or --source-sql" in format_error(
+        ConfigError("give either source_table or source_sql")
+    )
     stage = StageError("export failed", stage="export", stderr_tail="ERROR: min_rows", hint="raise stall_timeout")
-    assert "ERROR: min_rows" in block(stage)
-    assert "raise --stall-timeout" in block(stage)
+    assert "ERROR: min_rows" in format_error(stage)
+    assert "raise --stall-timeout" in format_error(stage)

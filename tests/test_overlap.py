@@ -330,7 +330,7 @@ class Rival:
 
     def _want(self) -> None:
         while not self._done.wait(0.1) and not self.granted:
-            rival = replace(Contender.alone("경쟁자"), place=None)
+            rival = replace(Contender.alone("경쟁자"), process=None)
             self.granted = isinstance(self._store.acquire(NAME, rival, Promise()), Lease)
             self.refusals += 1
 

@@ -16,7 +16,7 @@ import pytest
 
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError, StageError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.fence import fence
+from airflow_provider_safecopy.lock.fence import check_fence
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.pipeline.reap import KEEP_SECONDS, reap
@@ -135,8 +135,8 @@ def wait_until(true: Callable[[], object], seconds: float = 20) -> None:
 
 
 def is_stale(store: PostgresStore, name: str) -> bool:
-    holder = store.holder(name)
-    return holder is not None and holder.stale
+    holder = store.read_holder(name)
+    return holder is not None and holder.is_stale
 
 
 def tokens(target: Database) -> dict[str, int]:
@@ -154,16 +154,16 @@ def test_the_lock_of_a_killed_process_is_taken_at_once_and_that_of_a_living_one_
         dead.wait()
         told = reap(made.endpoint, dry_run=True)
         assert [(each.name, each.why) for each in told.reaped] == [("죽은_작업", "gone")]
-        assert store.holder("죽은_작업") is not None, "a dry run only tells"
+        assert store.read_holder("죽은_작업") is not None, "a dry run only tells"
         report = reap(made.endpoint)
         assert [(each.name, each.why) for each in report.reaped] == [("죽은_작업", "gone")]
         assert str(report.reaped[0].holder).startswith("집계")
-        assert [holder.name for holder in store.holders()] == ["산_작업"]
+        assert [holder.name for holder in store.read_holders()] == ["산_작업"]
         say(living, "\n")
         assert heard(living) == "still held\n"
         assert living.wait(100) == 0
     assert reap(made.endpoint).reaped == ()
-    (event,) = store.history("죽은_작업", limit=1)
+    (event,) = store.read_history("죽은_작업", limit=1)
     assert (event.kind, event.detail["reason"], event.token) == ("reap", "gone", 2)
 
 
@@ -211,14 +211,14 @@ def test_a_stuck_holder_is_fenced_out_though_its_process_may_not_be_ended(made: 
     with pytest.raises(LockLostError):
         store.heartbeat(lease, phase=0, count=1)
     with made.connect() as session, session.transaction(), pytest.raises(FencedOutError):
-        fence(session, lease)
+        check_fence(session, lease)
     assert granted(store, "집계", Contender.alone()).token == 3
 
 
 def test_whom_a_judge_knows_to_be_finished_is_reaped_if_that_is_all_of_them(
     made: Database, store: PostgresStore
 ) -> None:
-    setup = replace(Contender.alone("영업_복사"), member="잠금", place=None, detached=True)
+    setup = replace(Contender.alone("영업_복사"), member="잠금", process=None, is_detached=True)
     granted(store, "끝난_실행", setup)
     granted(store, "도는_실행", replace(setup, owner_key="다른 실행"))
     task = replace(setup, owner_key="다른 실행", member="복사", attempt=Contender.alone().attempt)
@@ -229,7 +229,7 @@ def test_whom_a_judge_knows_to_be_finished_is_reaped_if_that_is_all_of_them(
 
     report = reap(made.endpoint, judge=judge)
     assert [(each.name, each.why) for each in report.reaped] == [("끝난_실행", "finished")]
-    assert [holder.name for holder in store.holders()] == ["도는_실행"]
+    assert [holder.name for holder in store.read_holders()] == ["도는_실행"]
 
 
 def test_who_revives_while_it_is_looked_at_keeps_its_lock(made: Database, store: PostgresStore) -> None:
@@ -238,7 +238,7 @@ def test_who_revives_while_it_is_looked_at_keeps_its_lock(made: Database, store:
 
     def revive(holder: Holder) -> set[str]:
         """Asked after the holder was looked at, and before its lock is taken."""
-        assert holder.stale
+        assert holder.is_stale
         made.execute("UPDATE safecopy.lock SET stale_after = '1 hour'")
         store.heartbeat(lease, phase=1, count=1)
         return set()
@@ -264,7 +264,7 @@ def test_old_history_is_forgotten_and_tokens_go_on(made: Database, store: Postgr
     assert reap(made.endpoint, keep=KEEP_SECONDS).forgotten == 0
     assert reap(made.endpoint, keep=0.000_001, dry_run=True).forgotten == 0
     assert reap(made.endpoint, keep=0.000_001).forgotten == 2
-    assert store.history() == ()
+    assert store.read_history() == ()
     assert tokens(made) == {"집계": 1}
 
 

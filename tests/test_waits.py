@@ -330,6 +330,6 @@ def test_a_copy_that_does_not_wait_opens_no_session_to_look_from(
         raise AssertionError
 
     monkeypatch.setattr(Lookout, "_connect", never)
-    monkeypatch.setattr("airflow_provider_safecopy.transfer.lookout.FIRST_SECONDS", 60.0)
+    monkeypatch.setattr("airflow_provider_safecopy.transfer.lookout.MIN_WAIT_SECONDS", 60.0)
     source, target = filled
     assert pipeline.copy(spec(), source.endpoint, target.endpoint).inserted == 2000

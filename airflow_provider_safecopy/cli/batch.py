@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from airflow_provider_safecopy.cli import exitcode, failure
-from airflow_provider_safecopy.cli.output import Output, tell
-from airflow_provider_safecopy.display import aligned, shown
+from airflow_provider_safecopy.cli.output import Output, write_message
+from airflow_provider_safecopy.display import align_columns, escape
 from airflow_provider_safecopy.errors import AbortedError, PlanError, Refusal
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _ROWS = 2
 
 
 @dataclass(frozen=True)
-class Manner:
+class BatchMode:
     """Who copies, and what becomes of tables whose lock is busy (`patience`: seconds to wait), or that are refused."""
 
     owner: str
@@ -33,17 +33,17 @@ class Manner:
     keep_going: bool
 
 
-def copy(output: Output, specs: Sequence[CopySpec], source: Endpoint, target: Endpoint, *, manner: Manner) -> int:
+def copy(output: Output, specs: Sequence[CopySpec], source: Endpoint, target: Endpoint, *, manner: BatchMode) -> int:
     """Copy the tables; the exit code is that of the first that failed. Raises what no table is to blame for."""
     from airflow_provider_safecopy import pipeline
     from airflow_provider_safecopy.abort import AbortSwitch
     from airflow_provider_safecopy.cli.progress import open_count
-    from airflow_provider_safecopy.cli.signals import throwing
-    from airflow_provider_safecopy.cli.waiting import patiently
+    from airflow_provider_safecopy.cli.signals import throw_on_signals
+    from airflow_provider_safecopy.cli.waiting import wait_for_lock
     from airflow_provider_safecopy.lock.model import Contender
-    from airflow_provider_safecopy.lock.process import Place
+    from airflow_provider_safecopy.lock.process import ProcessIdentity
 
-    contender = replace(Contender.alone(manner.owner), place=Place.here(may_end=True))
+    contender = replace(Contender.alone(manner.owner), process=ProcessIdentity.read_current(may_end=True))
     switch = AbortSwitch()
 
     def attempt() -> BatchReport:
@@ -59,13 +59,13 @@ def copy(output: Output, specs: Sequence[CopySpec], source: Endpoint, target: En
                 on_busy=manner.on_busy,
             )
 
-    with throwing(switch):
+    with throw_on_signals(switch):
         if manner.on_busy == "wait":
-            done = patiently(attempt, target, switch, manner.patience, quiet=output.quiet)
+            done = wait_for_lock(attempt, target, switch, manner.patience, quiet=output.quiet)
         else:
             done = attempt()
         for failed in done.failed:
-            tell(failure.block(failed.error, subject=f"{failed.source} -> {failed.target}"))
+            write_message(failure.format_error(failed.error, subject=f"{failed.source} -> {failed.target}"))
         output.result(done.as_dict(), of_batch(done))
     return code_of(done)
 
@@ -88,13 +88,13 @@ def rehearse(output: Output, specs: Sequence[CopySpec], source: Endpoint, target
     from airflow_provider_safecopy.pipeline.outcome import BatchReport
 
     plans = pipeline.plan_tables(specs, source, target)
-    demand_accepted(plans)
+    require_accepted(plans)
     done = BatchReport(tuple(each.as_report() for each in plans))
     output.result(done.as_dict(), "\n\n".join(map(str, plans)))
     return exitcode.DONE
 
 
-def demand_accepted(plans: Iterable[CopyPlan]) -> None:
+def require_accepted(plans: Iterable[CopyPlan]) -> None:
     """Raise `PlanError` with the refusals of all, each once."""
     refusals: dict[Refusal, None] = {}
     for each in plans:
@@ -107,7 +107,7 @@ def code_of(done: BatchReport) -> int:
     """The exit code: that of the first table that failed; but who was stopped says so."""
     errors = [failed.error for failed in done.failed]
     stopped = [error for error in errors if isinstance(error, AbortedError)]
-    return exitcode.of((stopped or errors)[0]) if errors else exitcode.DONE
+    return exitcode.find_code((stopped or errors)[0]) if errors else exitcode.DONE
 
 
 def of_batch(done: BatchReport) -> str:
@@ -116,13 +116,15 @@ def of_batch(done: BatchReport) -> str:
     published = sum(each.status == "published" for each in done.tables)
     head = f"{done.status}: {published} of {len(done.outcomes)} tables in {done.seconds:.1f} s"
     failed = f", {len(done.failed)} failed" if done.failed else ""
-    return "\n".join([head + failed, "", *aligned(rows, right=frozenset({_ROWS}))] if done.tables else [head + failed])
+    return "\n".join(
+        [head + failed, "", *align_columns(rows, right=frozenset({_ROWS}))] if done.tables else [head + failed]
+    )
 
 
 def _row(each: CopyReport) -> tuple[str, ...]:
-    written = ", ".join(f"{count:,} {what}" for what, count in each.written if count)
+    written = ", ".join(f"{count:,} {what}" for what, count in each.row_counts if count)
     rows = "-" if each.rows is None else f"{each.rows:,}"
-    return shown(each.target.partition(" ")[2]), each.status, rows, written or "-", each.publish
+    return escape(each.target.partition(" ")[2]), each.status, rows, written or "-", each.publish
 
 
 def _status(each: CopyPlan) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from airflow_provider_safecopy.cli import columns, parameter, spelling
-from airflow_provider_safecopy.display import show_seconds
+from airflow_provider_safecopy.display import format_seconds
 from airflow_provider_safecopy.transfer.kind import Kind
 from airflow_provider_safecopy.transfer.option import Alias, Option
 
@@ -43,7 +43,7 @@ _READ: dict[str, dict[str, Any]] = {
 
 def flags(options: Iterable[Option]) -> _Decorator:
     """Return a decorator that adds the flags of all options, in this order, and their old names, hidden."""
-    return in_order(*(flag for option in options for flag in (_flag(option), *_hidden(option))))
+    return in_order(*(flag for option in options for flag in (_flag(option), *_hide_aliases(option))))
 
 
 def in_order(*options: Callable[[_Command], _Command]) -> _Decorator:
@@ -61,7 +61,7 @@ def _flag(option: Option) -> _Decorator:
     return click.option(option.flag, option.name, default=None, help=help_of(option), **_reading(option.kind))
 
 
-def _hidden(option: Option) -> Iterable[_Decorator]:
+def _hide_aliases(option: Option) -> Iterable[_Decorator]:
     return tuple(_alias(alias, alias.kind or option.kind) for alias in option.aliases)
 
 
@@ -79,11 +79,11 @@ def _reading(kind: Kind) -> dict[str, Any]:
 def help_of(option: Option) -> str:
     """Return the help of an option, with the spellings of the command line."""
     meaning = " ".join(filter(None, (option.meaning, option.kind.in_command)))
-    default = option.default_text or _shown(option)
+    default = option.default_text or _show_default(option)
     return spelling.plain(f"{meaning}  [default: {default}]" if default else meaning)
 
 
-def _shown(option: Option) -> str:
+def _show_default(option: Option) -> str:
     if option.default is None or option.default is False:
         return ""
-    return show_seconds(option.default) if option.kind.name == "seconds" else str(option.default)
+    return format_seconds(option.default) if option.kind.name == "seconds" else str(option.default)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from airflow_provider_safecopy.cli.encoding import is_terminal
-from airflow_provider_safecopy.display import aligned, shown
+from airflow_provider_safecopy.display import align_columns, escape
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_safecopy.demo.scenes import Scene
     from airflow_provider_safecopy.demo.tables import Position
-    from airflow_provider_safecopy.demo.tour import Compared
+    from airflow_provider_safecopy.demo.tour import Comparison
 
 
 class Lines:
@@ -29,12 +29,12 @@ class Lines:
 
     def say(self, text: str) -> None:
         """A line with its time, now."""
-        self._write(f"{time.monotonic() - self._began:5.1f} s  {shown(text)}")
+        self._write(f"{time.monotonic() - self._began:5.1f} s  {escape(text)}")
 
     def detail(self, text: str) -> None:
         """A line for those who want all."""
         if self._verbose:
-            self._write(f"         {shown(text)}")
+            self._write(f"         {escape(text)}")
 
     def move(self, positions: Mapping[str, Position]) -> None:
         """Lines say what has been done; bars say how far it is."""
@@ -89,12 +89,12 @@ def _open_bars(*, verbose: bool) -> Iterator[Lines]:
         yield Bars(rich, verbose=verbose)
 
 
-def comparison(compared: Sequence[Compared]) -> str:
+def comparison(compared: Sequence[Comparison]) -> str:
     """Each table on both sides, as lines of a table."""
     head = ("table", "before", "source", "target", "the same rows")
     body = [
         (
-            shown(each.table),
+            escape(each.table),
             f"{each.before:,}",
             f"{each.source.rows:,}",
             f"{each.target.rows:,}",
@@ -102,15 +102,20 @@ def comparison(compared: Sequence[Compared]) -> str:
         )
         for each in compared
     ]
-    return "\n".join(aligned([head, *body], right=frozenset({1, 2, 3})))
+    return "\n".join(align_columns([head, *body], right=frozenset({1, 2, 3})))
 
 
 def sights(scenes: Sequence[Scene]) -> str:
     """What was seen in each scene, and whether it had to be so, as lines of a table."""
     head = ("scene", "looked at", "seen", "as it must be")
     body = [
-        (scene.title if check is scene.checks[0] else "", check.what, shown(check.seen), "yes" if check.holds else "NO")
+        (
+            scene.title if check is scene.checks[0] else "",
+            check.what,
+            escape(check.seen),
+            "yes" if check.holds else "NO",
+        )
         for scene in scenes
         for check in scene.checks
     ]
-    return "\n".join(aligned([head, *body]))
+    return "\n".join(align_columns([head, *body]))

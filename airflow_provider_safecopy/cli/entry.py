@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import click
 
 from airflow_provider_safecopy.cli import encoding, exitcode
-from airflow_provider_safecopy.cli.output import Output, hush
-from airflow_provider_safecopy.cli.signals import interrupting
+from airflow_provider_safecopy.cli.output import Output, drop_unwritten
+from airflow_provider_safecopy.cli.signals import raise_on_signals
 from airflow_provider_safecopy.errors import AbortedError, ConfigError, SafeCopyError
 
 
@@ -18,12 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = encoding.arguments() if arguments is None else list(arguments)
     asked = Output(as_json="--json" in words)  # for errors met before a command knows its options
     try:
-        with interrupting(for_good=arguments is None):
+        with raise_on_signals(for_good=arguments is None):
             return _run(words, asked)
     except (KeyboardInterrupt, click.Abort) as interrupt:
         return asked.fail(AbortedError(str(interrupt) or "SIGINT"))
     finally:
-        hush()
+        drop_unwritten()
 
 
 def _run(words: Sequence[str], asked: Output) -> int:
@@ -36,7 +36,7 @@ def _run(words: Sequence[str], asked: Output) -> int:
     except SafeCopyError as error:
         return asked.fail(error)
     except Exception as error:  # noqa: BLE001 -- met before a command began, which reports its own
-        return asked.break_down(error)
+        return asked.fail_unexpectedly(error)
     return code if isinstance(code, int) else exitcode.DONE
 
 

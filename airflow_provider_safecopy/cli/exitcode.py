@@ -25,7 +25,7 @@ REFUSED = 2
 ABORTED = 130
 """Stopped by SIGINT, SIGTERM or SIGHUP."""
 
-OF_ERRORS: dict[type[SafeCopyError], int] = {
+ERROR_CODES: dict[type[SafeCopyError], int] = {
     ConfigError: REFUSED,
     PlanError: REFUSED,
     LockBusyError: 3,
@@ -41,6 +41,6 @@ OF_ERRORS: dict[type[SafeCopyError], int] = {
 """Of each kind of error; a kind that is not here has its parent's."""
 
 
-def of(error: BaseException) -> int:
+def find_code(error: BaseException) -> int:
     """The exit code `error` ends the command with."""
-    return next((OF_ERRORS[kind] for kind in type(error).__mro__ if kind in OF_ERRORS), INTERNAL)
+    return next((ERROR_CODES[kind] for kind in type(error).__mro__ if kind in ERROR_CODES), INTERNAL)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 from airflow_provider_safecopy.cli import holder
-from airflow_provider_safecopy.cli.spelling import spelled
-from airflow_provider_safecopy.display import shown
+from airflow_provider_safecopy.cli.spelling import spell_options
+from airflow_provider_safecopy.display import escape
 from airflow_provider_safecopy.errors import (
     AbortedError,
     ConfigError,
@@ -37,12 +37,12 @@ _UNCHANGED = "unchanged, nothing was published"
 _UNKNOWN = "old rows or new rows, whole in either case; which of them is not known"
 
 
-def block(error: SafeCopyError, *, subject: str = "") -> str:
+def format_error(error: SafeCopyError, *, subject: str = "") -> str:
     """`error` as a block of lines. `subject` is what was being done, such as ``영업.고객 -> 분석.고객``."""
     lines = [f"safecopy: {_title(error)}: {_first(error)}"]
     width = max((len(name) for name, _ in _fields(error, subject)), default=0)
     for name, value in _fields(error, subject):
-        first, *more = shown(value).splitlines() or [""]
+        first, *more = escape(value).splitlines() or [""]
         lines += [f"  {name:<{width}}  {first}", *(f"  {'':<{width}}  {line}" for line in more)]
     return "\n".join(lines)
 
@@ -58,9 +58,9 @@ def _first(error: SafeCopyError) -> str:
         count = len(error.refusals)
         return "nothing was touched, for this reason" if count == 1 else f"nothing was touched, for {count} reasons"
     if _is_held(error):
-        return f"another run holds the lock {shown(error.lock)}; nothing was touched"
-    message = spelled(error.message) if isinstance(error, ConfigError) else error.message
-    return shown(message).strip().removeprefix("aborted: ")
+        return f"another run holds the lock {escape(error.lock)}; nothing was touched"
+    message = spell_options(error.message) if isinstance(error, ConfigError) else error.message
+    return escape(message).strip().removeprefix("aborted: ")
 
 
 def _fields(error: SafeCopyError, subject: str) -> Iterator[tuple[str, str]]:
@@ -75,19 +75,19 @@ def _fields(error: SafeCopyError, subject: str) -> Iterator[tuple[str, str]]:
     if isinstance(error, StageError) and error.stderr_tail.strip():
         yield "psql", error.stderr_tail.strip()
     elif _is_held(error):
-        yield from holder.facts(error.holder)
+        yield from holder.list_facts(error.holder)
     elif isinstance(error, VerifyError):
         yield from (("proof", f"{name}: {value}") for name, value in error.proofs.items())
     elif isinstance(error, PlanError):
         for refusal in error.refusals:
-            yield "because", f"{spelled(refusal.message)} [{refusal.code}]"
+            yield "because", f"{spell_options(refusal.message)} [{refusal.code}]"
             if refusal.hint:
-                yield "next", spelled(refusal.hint)
+                yield "next", spell_options(refusal.hint)
     yield from (("and", note) for note in getattr(error, "__notes__", ()))
     if subject:
         yield "target", _UNKNOWN if isinstance(error, PublishUnknownError) else _UNCHANGED
     if not isinstance(error, PlanError):
-        yield "next", spelled(error.hint) or _advice(error)
+        yield "next", spell_options(error.hint) or _advice(error)
 
 
 def _is_held(error: SafeCopyError) -> TypeGuard[LockBusyError]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_safecopy.display import aligned, show_seconds, shown
+from airflow_provider_safecopy.display import align_columns, escape, format_seconds
 
 if TYPE_CHECKING:
     from airflow_provider_safecopy.lock.model import Event
@@ -19,68 +19,77 @@ _HEAD = ("lock", "token", "held by", "since", "last progress", "due", "refused")
 _NUMBERS = frozenset({1, 6})
 
 
-def facts(holder: Told) -> Iterator[tuple[str, str]]:
+def list_facts(holder: Told) -> Iterator[tuple[str, str]]:
     """What whoever is refused is told, as pairs of a word and a text."""
-    yield "held by", who(holder)
-    yield from (("member", _member(member)) for member in holder["members"])
-    yield "since", f"{moment(holder['since'])} ({_ago(holder, 'since')})"
-    yield "last progress", _ago(holder, "last_progress")
-    yield "will be taken", _due(holder) if holder["stale"] else f"{_due(holder)}, if nothing moves until then"
+    yield "held by", format_owner(holder)
+    yield from (("member", _format_member(member)) for member in holder["members"])
+    yield "since", f"{format_moment(holder['since'])} ({_format_age(holder, 'since')})"
+    yield "last progress", _format_age(holder, "last_progress")
+    yield (
+        "will be taken",
+        _format_due(holder) if holder["stale"] else f"{_format_due(holder)}, if nothing moves until then",
+    )
     if holder["refused"]:
-        yield "refused", f"{_count(holder['refused'], 'time')} since then"
+        yield "refused", f"{_format_count(holder['refused'], 'time')} since then"
 
 
-def who(holder: Told) -> str:
+def format_owner(holder: Told) -> str:
     """The owner in one line."""
-    from airflow_provider_safecopy.lock.model import told_owner
+    from airflow_provider_safecopy.lock.model import describe_owner
 
-    return told_owner(holder["owner"], holder["owner_key"] or "nobody")
+    return describe_owner(holder["owner"], holder["owner_key"] or "nobody")
 
 
-def table(holders: Sequence[Told]) -> list[str]:
+def format_holders(holders: Sequence[Told]) -> list[str]:
     """Each lock that is held, its members in the lines below it."""
-    return aligned([_HEAD, *(row for holder in holders for row in _rows(holder))], right=_NUMBERS, indent="")
+    return align_columns([_HEAD, *(row for holder in holders for row in _list_rows(holder))], right=_NUMBERS, indent="")
 
 
-def reaped(report: ReapReport, target: str) -> str:
+def format_reaped(report: ReapReport, target: str) -> str:
     """What was reaped, or in a dry run would be."""
     if not report.initialised:
-        return f"nothing to reap: {shown(target)} has no schema safecopy"
+        return f"nothing to reap: {escape(target)} has no schema safecopy"
     lines = []
     if report.reaped:
         head = ("lock", "token", "why", "held by", "last progress")
         rows = [
-            (shown(each.name), f"{told['token']}", each.why, shown(who(told)), _ago(told, "last_progress"))
+            (
+                escape(each.name),
+                f"{told['token']}",
+                each.why,
+                escape(format_owner(told)),
+                _format_age(told, "last_progress"),
+            )
             for each in report.reaped
             for told in [each.holder.as_dict()]
         ]
-        lines += [*aligned([head, *rows], right=frozenset({1}), indent=""), ""]
-    lines += [f"staging table {shown(name)}" for name in report.staging]
-    taken, dropped = _count(len(report.reaped), "lock"), _count(len(report.staging), "staging table")
+        lines += [*align_columns([head, *rows], right=frozenset({1}), indent=""), ""]
+    lines += [f"staging table {escape(name)}" for name in report.staging]
+    taken, dropped = _format_count(len(report.reaped), "lock"), _format_count(len(report.staging), "staging table")
     if report.dry_run:
-        lines.append(f"would take {taken} and drop {dropped} in {shown(target)}; nothing was done")
+        lines.append(f"would take {taken} and drop {dropped} in {escape(target)}; nothing was done")
     else:
-        forgotten = _count(report.forgotten, "old row")
-        lines.append(f"took {taken} and dropped {dropped} in {shown(target)}; forgot {forgotten} of history")
+        forgotten = _format_count(report.forgotten, "old row")
+        lines.append(f"took {taken} and dropped {dropped} in {escape(target)}; forgot {forgotten} of history")
     return "\n".join(lines)
 
 
-def history(events: Sequence[Event]) -> list[str]:
+def format_history(events: Sequence[Event]) -> list[str]:
     """What happened, the newest first."""
     head = ("at", "lock", "token", "what", "who", "member", "")
     rows = [
         (
-            moment(event.at.isoformat()),
-            shown(event.name),
+            format_moment(event.at.isoformat()),
+            escape(event.name),
             f"{event.token}",
             event.kind,
-            shown(_owner(event.owner, event.owner_key)),
-            shown(event.member or "-"),
-            shown(_detail(event)),
+            escape(_format_event_owner(event.owner, event.owner_key)),
+            escape(event.member or "-"),
+            escape(_format_detail(event)),
         )
         for event in events
     ]
-    return aligned([head, *rows], right=frozenset({2}), indent="")
+    return align_columns([head, *rows], right=frozenset({2}), indent="")
 
 
 def event_as_dict(event: Event) -> dict[str, Any]:
@@ -99,57 +108,57 @@ def event_as_dict(event: Event) -> dict[str, Any]:
     }
 
 
-def moment(iso: str) -> str:
+def format_moment(iso: str) -> str:
     """A moment in the local time of whoever reads it."""
     return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _rows(holder: Told) -> Iterator[tuple[str, ...]]:
+def _list_rows(holder: Told) -> Iterator[tuple[str, ...]]:
     yield (
-        shown(holder["name"]),
+        escape(holder["name"]),
         f"{holder['token']}",
-        shown(who(holder)),
-        moment(holder["since"]),
-        _ago(holder, "last_progress"),
-        _due(holder),
+        escape(format_owner(holder)),
+        format_moment(holder["since"]),
+        _format_age(holder, "last_progress"),
+        _format_due(holder),
         f"{holder['refused']}",
     )
     for member in holder["members"]:
-        quiet = _seconds(holder["asked"], member["progressed_at"])
-        yield "", "", f"  {shown(_member(member))}", "", f"{show_seconds(quiet)} ago", "", ""
+        quiet = _count_seconds(holder["asked"], member["progressed_at"])
+        yield "", "", f"  {escape(_format_member(member))}", "", f"{format_seconds(quiet)} ago", "", ""
 
 
-def _member(member: Told) -> str:
+def _format_member(member: Told) -> str:
     place = f", pid {member['pid']} on {member['host']}" if member["pid"] else ""
     return f"{member['member']}, try {member['try']}{place}"
 
 
-def _ago(holder: Told, moment: str) -> str:
-    return f"{show_seconds(_seconds(holder['asked'], holder[moment]))} ago"
+def _format_age(holder: Told, moment: str) -> str:
+    return f"{format_seconds(_count_seconds(holder['asked'], holder[moment]))} ago"
 
 
-def _due(holder: Told) -> str:
+def _format_due(holder: Told) -> str:
     if holder["stale"]:
-        return f"stale since {show_seconds(_seconds(holder['asked'], holder['due']))}"
-    return f"in {show_seconds(holder['takeable_in'])}"
+        return f"stale since {format_seconds(_count_seconds(holder['asked'], holder['due']))}"
+    return f"in {format_seconds(holder['takeable_in'])}"
 
 
-def _count(number: int, noun: str) -> str:
+def _format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _seconds(later: str, earlier: str) -> float:
+def _count_seconds(later: str, earlier: str) -> float:
     return max(0.0, (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds())
 
 
-def _owner(owner: Mapping[str, str], key: str | None) -> str:
-    from airflow_provider_safecopy.lock.model import told_owner
+def _format_event_owner(owner: Mapping[str, str], key: str | None) -> str:
+    from airflow_provider_safecopy.lock.model import describe_owner
 
-    return told_owner(owner, key or "-")
+    return describe_owner(owner, key or "-")
 
 
-def _detail(event: Event) -> str:
+def _format_detail(event: Event) -> str:
     told = [str(event.detail["reason"])] if event.detail.get("reason") else []
     if event.prev_owner_key:
-        told.append(f"from {_owner(event.detail.get('from') or {}, event.prev_owner_key)}")
+        told.append(f"from {_format_event_owner(event.detail.get('from') or {}, event.prev_owner_key)}")
     return ", ".join(told)

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from airflow_provider_safecopy.cli import encoding, parameter, spelling
 from airflow_provider_safecopy.cli.declare import flags, help_of, in_order
 from airflow_provider_safecopy.cli.output import Output
-from airflow_provider_safecopy.transfer.option import options_of, with_current_names
+from airflow_provider_safecopy.transfer.option import read_options, with_current_names
 from airflow_provider_safecopy.transfer.spec import ROWS, CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
@@ -94,7 +94,7 @@ def verbose(function: _Command) -> _Command:
 
 def connect_timeout(function: _Command) -> _Command:
     """``--connect-timeout`` alone, with its default."""
-    (limit,) = (each for each in options_of(Timeouts) if each.name == "connect_timeout")
+    (limit,) = (each for each in read_options(Timeouts) if each.name == "connect_timeout")
     return click.option(
         limit.flag, metavar="TIME", callback=parameter.seconds, default=str(limit.default), help=help_of(limit)
     )(function)
@@ -109,7 +109,7 @@ def endpoint_of(which: str, conninfo: str | None) -> Endpoint:
     return Endpoint.from_conninfo(conninfo)
 
 
-def betrayed(which: str, endpoint: Endpoint) -> bool:
+def shows_password(which: str, endpoint: Endpoint) -> bool:
     """Whether the password of `endpoint` stands on the command line, for all users of the host to read."""
     source = click.get_current_context().get_parameter_source(which)
     return source is ParameterSource.COMMANDLINE and "password" in endpoint.parameters
@@ -132,24 +132,24 @@ def specs_of(output: Output, options: dict[str, Any], tables_from: str) -> tuple
     from airflow_provider_safecopy.cli.tables import read
     from airflow_provider_safecopy.transfer import roster
 
-    shared = _given(output, options)
+    shared = _read_typed(output, options)
     with _warnings_shown(output):
-        return roster.specs_of(read(tables_from), shared)
+        return roster.build_specs(read(tables_from), shared)
 
 
 def spec_of(output: Output, options: dict[str, Any]) -> CopySpec:
     """The spec meant by the options of `table` and `manner`. Raises `ConfigError`."""
     if options["target_table"] is None:
         raise click.UsageError("Missing option '--target-table', or --tables-from with a list of tables.")
-    return CopySpec.of(**_given(output, options))
+    return CopySpec.of(**_read_typed(output, options))
 
 
-def _given(output: Output, options: dict[str, Any]) -> dict[str, Any]:
+def _read_typed(output: Output, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that were typed, under their current names: the spec has the defaults of the others."""
 
     def warn(message: str) -> None:
         name, _, rest = message.partition(" ")
-        output.warn(f"{spelling.flag(name)} {spelling.spelled(rest)}")
+        output.warn(f"{spelling.flag(name)} {spelling.spell_options(rest)}")
 
     typed = {name: value for name, value in options.items() if value is not None and value is not False}
     return with_current_names(typed, CopySpec.options(), warn=warn)

@@ -17,7 +17,7 @@ from typing import Any
 
 from airflow_provider_safecopy.cli import exitcode, failure
 from airflow_provider_safecopy.cli.encoding import is_terminal
-from airflow_provider_safecopy.display import shown
+from airflow_provider_safecopy.display import escape
 from airflow_provider_safecopy.errors import SafeCopyError
 
 
@@ -38,21 +38,21 @@ class Output:
 
     def warn(self, text: str) -> None:
         """Say something on stderr that even a quiet command says."""
-        tell(f"safecopy: warning: {shown(text)}")
+        write_message(f"safecopy: warning: {escape(text)}")
 
     def fail(self, error: SafeCopyError, *, subject: str = "") -> int:
         """Report `error`; the exit code to end with."""
-        tell(failure.block(error, subject=subject))
+        write_message(failure.format_error(error, subject=subject))
         if self.verbose > 1:
-            tell("".join(traceback.format_exception(error)))
+            write_message("".join(traceback.format_exception(error)))
         if self.as_json:
             _write_json({"status": "error", "error": error.as_dict()})
-        return exitcode.of(error)
+        return exitcode.find_code(error)
 
-    def break_down(self, error: Exception) -> int:
+    def fail_unexpectedly(self, error: Exception) -> int:
         """Report a mistake of our own, with all that is known of it."""
-        tell("".join(traceback.format_exception(error)))
-        tell("safecopy: internal error: this is a mistake in SafeCopy; please report the lines above")
+        write_message("".join(traceback.format_exception(error)))
+        write_message("safecopy: internal error: this is a mistake in SafeCopy; please report the lines above")
         if self.as_json:
             told = {"type": "InternalError", "message": f"{type(error).__name__}: {error}", "retryable": False}
             _write_json({"status": "error", "error": {**told, "hint": "please report this"}})
@@ -76,17 +76,17 @@ class _ToStderr(logging.Handler):
     """The stderr of the moment: while bars are shown, rich puts lines above them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tell(shown(self.format(record)))
+        write_message(escape(self.format(record)))
 
 
-def tell(text: str) -> None:
+def write_message(text: str) -> None:
     """Write a line to stderr. That whoever read it has gone is no reason to stop a copy, or to fail."""
     with suppress(OSError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
 
-def hush() -> None:
+def drop_unwritten() -> None:
     """Last of all: let go of what a stream could not write, or Python would fail over it when it ends."""
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -111,4 +111,4 @@ def _write(text: str, *, raw: bytes | None = None) -> None:
             sys.stdout.buffer.write(raw)
         sys.stdout.flush()
     except OSError as error:
-        tell(f"safecopy: the result could not be written to stdout: {error.strerror}")
+        write_message(f"safecopy: the result could not be written to stdout: {error.strerror}")

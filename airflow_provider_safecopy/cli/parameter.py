@@ -46,9 +46,13 @@ def sql(ctx: click.Context, param: click.Parameter, value: str | None) -> str | 
     try:
         return content("-" if value == "@-" else value[1:]).decode("utf-8-sig")
     except OSError as error:
-        raise click.BadParameter(f"cannot read {_named(value[1:])}: {error.strerror or error}", ctx, param) from None
+        raise click.BadParameter(
+            f"cannot read {_name_source(value[1:])}: {error.strerror or error}", ctx, param
+        ) from None
     except UnicodeDecodeError as error:
-        raise click.BadParameter(f"{_named(value[1:])} is not UTF-8 (byte {error.start + 1})", ctx, param) from None
+        raise click.BadParameter(
+            f"{_name_source(value[1:])} is not UTF-8 (byte {error.start + 1})", ctx, param
+        ) from None
 
 
 def content(path: str) -> bytes:
@@ -63,7 +67,7 @@ def content(path: str) -> bytes:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
 
 
-def _named(path: str) -> str:
+def _name_source(path: str) -> str:
     return "standard input" if path == "-" else path
 
 
@@ -126,17 +130,17 @@ def path(ctx: click.Context, param: click.Parameter, value: str | None) -> str |
 
 def existing(path: str) -> str:
     """`path` under the spelling, the locale's or UTF-8, that exists; as it is where neither does."""
-    for spelling in (_encoded_by_locale(path), _encoded(path, "utf-8")):
+    for spelling in (_encoded_by_locale(path), _encode_path(path, "utf-8")):
         if spelling is not None and os.path.lexists(spelling):
             return os.fsdecode(spelling)
     return path
 
 
 def _encoded_by_locale(path: str) -> bytes | None:
-    return _encoded(path, sys.getfilesystemencoding())
+    return _encode_path(path, sys.getfilesystemencoding())
 
 
-def _encoded(path: str, encoding: str) -> bytes | None:
+def _encode_path(path: str, encoding: str) -> bytes | None:
     try:
         return path.encode(encoding, "surrogateescape")
     except UnicodeEncodeError:

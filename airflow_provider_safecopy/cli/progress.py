@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import TYPE_CHECKING, TextIO
 
 from airflow_provider_safecopy.cli.encoding import is_terminal
-from airflow_provider_safecopy.display import show_bytes, show_seconds, shown
+from airflow_provider_safecopy.display import escape, format_bytes, format_seconds
 from airflow_provider_safecopy.transfer.model import Progress, Stage
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def open_line(stream: TextIO, *, quiet: bool) -> AbstractContextManager[Teller]:
     """What tells on `stream` that something is waited for: the first text stays, those after it take turns."""
     if quiet:
         return nullcontext(lambda _: None)
-    return _open_status(stream) if is_terminal(stream) else nullcontext(Sparing(stream))
+    return _open_status(stream) if is_terminal(stream) else nullcontext(SparseLines(stream))
 
 
-class Sparing:
+class SparseLines:
     """The first line, and then one every `WAITING_SECONDS`."""
 
     def __init__(self, stream: TextIO, clock: Clock = time.monotonic) -> None:
@@ -69,7 +69,7 @@ class Sparing:
         if self._told is None or now - self._told >= WAITING_SECONDS:
             self._told = now
             with suppress(OSError):  # that whoever read it has gone is no reason to stop waiting
-                self._stream.write(f"{shown(text)}\n")
+                self._stream.write(f"{escape(text)}\n")
                 self._stream.flush()
 
 
@@ -112,7 +112,7 @@ class Count:
         if now - self._told >= LINE_SECONDS:
             self._told = now
             with suppress(OSError):
-                self._stream.write(f"{counted(progress)}, at {shown(progress.at)}\n")
+                self._stream.write(f"{format_count(progress)}, at {escape(progress.at)}\n")
                 self._stream.flush()
 
 
@@ -155,16 +155,16 @@ def figures(progress: Progress, seconds: float) -> str:
     """What is known of a stage that has gone on for `seconds`: rows, bytes, bytes per second, time left."""
     parts = [] if progress.rows is None else [f"{progress.rows:,} rows"]
     if progress.stage in _MOVING and progress.bytes:
-        parts.append(show_bytes(progress.bytes))
+        parts.append(format_bytes(progress.bytes))
         if seconds > 0:
-            parts.append(f"{show_bytes(progress.bytes / seconds)}/s")
+            parts.append(f"{format_bytes(progress.bytes / seconds)}/s")
     done, expected = measure(progress)
     if done and expected is not None and seconds > 1:
-        parts.append(f"about {show_seconds(seconds * (expected - done) / done)} left")
+        parts.append(f"about {format_seconds(seconds * (expected - done) / done)} left")
     return ", ".join(parts)
 
 
-def counted(progress: BatchProgress) -> str:
+def format_count(progress: BatchProgress) -> str:
     """How many tables are done, in words."""
     failed = f", {progress.failed} failed" if progress.failed else ""
     return f"{progress.done} of {progress.total} tables{failed}"
@@ -210,7 +210,7 @@ def _open_counted_bar(stream: TextIO) -> Iterator[Counter]:
         task = rich.add_task("tables", total=None, told="")
 
         def count(progress: BatchProgress) -> None:
-            told = f"{counted(progress)}  {shown(progress.at)}"
+            told = f"{format_count(progress)}  {escape(progress.at)}"
             rich.update(task, completed=progress.done, total=progress.total, told=told)
 
         yield count
@@ -227,9 +227,9 @@ def _open_status(stream: TextIO) -> Iterator[Teller]:
         def tell(text: str) -> None:
             nonlocal told
             if told:
-                status.update(shown(text))
+                status.update(escape(text))
             else:
-                console.print(shown(text))
+                console.print(escape(text))
                 told = True
 
         yield tell

@@ -27,21 +27,21 @@ class _Interrupt:
 
 
 @contextmanager
-def interrupting(*, for_good: bool = False) -> Iterator[None]:
+def raise_on_signals(*, for_good: bool = False) -> Iterator[None]:
     """Inside, the first ending signal raises KeyboardInterrupt with its name; later ones change nothing.
 
     So what is being cleaned up on the way out is cleaned up, however often Ctrl-C is pressed. `for_good`: nor do those
     after the block, for a process that only has to end with the exit code it has come to.
     """
-    with _handled_by(_Interrupt(), for_good=for_good):
+    with _install_handler(_Interrupt(), for_good=for_good):
         yield
 
 
 @contextmanager
-def throwing(switch: AbortSwitch) -> Iterator[None]:
+def throw_on_signals(switch: AbortSwitch) -> Iterator[None]:
     """Inside, each ending signal throws `switch`: the run ends in order. A second one changes nothing.
 
-    Nor does one after the block, inside `interrupting`: what came of the run is known, and is not to be called aborted.
+    Nor does one after the block, inside `raise_on_signals`: what came of the run is known, and is not to be called aborted.
     """
     told = False
 
@@ -53,7 +53,7 @@ def throwing(switch: AbortSwitch) -> Iterator[None]:
                 os.write(2, _STOPPING)  # no stream: the signal may have interrupted a write to it
         switch.throw(signal.Signals(number).name)
 
-    with _handled_by(throw) as before:
+    with _install_handler(throw) as before:
         try:
             yield
         finally:
@@ -63,7 +63,7 @@ def throwing(switch: AbortSwitch) -> Iterator[None]:
 
 
 @contextmanager
-def _handled_by(
+def _install_handler(
     handler: Callable[[int, FrameType | None], object], *, for_good: bool = False
 ) -> Iterator[Sequence[object]]:
     """Inside, `handler` hears of them; what heard of them before is the value."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow_provider_safecopy.endpoint import Endpoint
 
 
-def speaking(function: Callable[..., int]) -> Callable[..., int]:
+def with_output(function: Callable[..., int]) -> Callable[..., int]:
     """Give a command an `Output` and its log, and make its errors words and exit codes."""
 
     @wraps(function)
@@ -33,7 +33,7 @@ def speaking(function: Callable[..., int]) -> Callable[..., int]:
         except click.ClickException:
             raise
         except Exception as error:  # noqa: BLE001 -- the last place where a mistake of ours can be reported whole
-            return output.break_down(error)
+            return output.fail_unexpectedly(error)
 
     return callback
 
@@ -45,7 +45,7 @@ def endpoints(output: Output, **given: str | None) -> tuple[Endpoint, ...]:
     leave_no_core()
     found = {which: option.endpoint_of(which, conninfo) for which, conninfo in given.items()}
     for which, endpoint in found.items():
-        if option.betrayed(which, endpoint):
+        if option.shows_password(which, endpoint):
             output.warn(
                 f"the password in --{which} is visible to every user of this host, in the process list; "
                 f"use a password file (PGPASSFILE), a service file, or the variable SAFECOPY_{which.upper()}"

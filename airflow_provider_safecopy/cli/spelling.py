@@ -21,7 +21,7 @@ def plain(meaning: str) -> str:
     return _QUOTED.sub(lambda match: _flags().get(match[1], match[1]), meaning)
 
 
-def spelled(message: str) -> str:
+def spell_options(message: str) -> str:
     """Return a message or hint in which options are named by their flags.
 
     A name of several words is always the option; one that is an English word, such as ``lock``, only before ``=``.

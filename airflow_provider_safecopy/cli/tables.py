@@ -14,13 +14,13 @@ from typing import Any
 
 from airflow_provider_safecopy.cli.parameter import content
 from airflow_provider_safecopy.errors import ConfigError
-from airflow_provider_safecopy.transfer.roster import Entry, entries_of
+from airflow_provider_safecopy.transfer.roster import TableEntry, parse_entries
 
 _WORD = re.compile(r'(?P<blank>[^\S\n]+|#[^\n]*)|(?P<end>\n)|(?P<name>(?:"(?:[^"]++|"")*+"|[^\s"#]++)++)')
 _EXAMPLE = 'write 영업.고객, or 영업.고객 분석.고객; a name with blanks in it stands in double quotes: 영업."큰 고객"'
 
 
-def read(path: str) -> tuple[Entry, ...]:
+def read(path: str) -> tuple[TableEntry, ...]:
     """The entries of the file at `path`; of standard input where that is ``-``. Raises `ConfigError`."""
     name = "standard input" if path == "-" else path
     text = _text(path, name)
@@ -38,12 +38,12 @@ def _text(path: str, name: str) -> str:
         raise ConfigError(f"{name} is not UTF-8 (byte {error.start + 1})") from None
 
 
-def _of_json(text: str, name: str) -> tuple[Entry, ...]:
+def _of_json(text: str, name: str) -> tuple[TableEntry, ...]:
     try:
         listed = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, name))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name} is no JSON: {error}") from None
-    return entries_of(listed, name)
+    return parse_entries(listed, name)
 
 
 def _once(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def _once(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
     return said
 
 
-def _of_lines(text: str, name: str) -> Iterator[Entry]:
+def _of_lines(text: str, name: str) -> Iterator[TableEntry]:
     position, line, names, began = 0, 1, list[str](), 1
     while position < len(text):
         match = _WORD.match(text, position)
@@ -74,7 +74,7 @@ def _of_lines(text: str, name: str) -> Iterator[Entry]:
         yield _entry(names, f"line {began} of {name}")
 
 
-def _entry(names: list[str], place: str) -> Entry:
+def _entry(names: list[str], place: str) -> TableEntry:
     if len(names) > 2:
         raise ConfigError(f"{place} has {len(names)} names", hint=_EXAMPLE)
-    return Entry(place, {"source_table": names[0], "target_table": names[-1]})
+    return TableEntry(place, {"source_table": names[0], "target_table": names[-1]})

@@ -16,10 +16,10 @@ from typing import TypeVar
 
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.cli.progress import open_line
-from airflow_provider_safecopy.display import show_seconds
+from airflow_provider_safecopy.display import format_seconds
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import LockBusyError, LockStoreError
-from airflow_provider_safecopy.lock.busy import busy
+from airflow_provider_safecopy.lock.busy import busy_error
 from airflow_provider_safecopy.lock.model import Holder
 from airflow_provider_safecopy.lock.over import is_gone
 from airflow_provider_safecopy.lock.postgres import PostgresStore
@@ -34,7 +34,7 @@ _POLL_SECONDS = 1.0
 _ATTEMPT_SECONDS = 10.0
 
 
-class Patience:
+class LockWait:
     """Tries something until the lock it needs is free, at most for `seconds`.
 
     `store` is asked about the lock meanwhile. `telling` opens what tells people: who is waited for, and for how long.
@@ -60,47 +60,49 @@ class Patience:
             try:
                 return attempt()
             except LockBusyError as error:
-                if self._left <= 0:
+                if self._seconds_left <= 0:
                     raise
                 with self._telling() as tell:
                     self._wait(error, tell)
 
     @property
-    def _left(self) -> float:
+    def _seconds_left(self) -> float:
         return self._began + self._seconds - time.monotonic()
 
     def _wait(self, error: LockBusyError, tell: Callable[[str], None]) -> None:
         """Return when the lock may be free."""
-        tell(f"{error.message}; waiting for it, {show_seconds(self._seconds)} in all at most")
+        tell(f"{error.message}; waiting for it, {format_seconds(self._seconds)} in all at most")
         tried, holder = time.monotonic(), None
         while True:
             pause = _POLL_SECONDS + random.uniform(0, _POLL_SECONDS / 2)  # noqa: S311 -- jitter
-            self._abort.wait(min(pause, self._left))
+            self._abort.wait(min(pause, self._seconds_left))
             self._abort.check()
             try:
-                holder = self._store.holder(error.lock)
+                holder = self._store.read_holder(error.lock)
             except LockStoreError as unknown:
                 log.info("not known whether lock %s is free: %s", error.lock, unknown)
             else:
                 if holder is None or _may_be_taken(holder, since=tried):
                     return
-            if self._left <= 0:
-                raise self._given_up(error, holder)
-            waited = show_seconds(time.monotonic() - self._began)
+            if self._seconds_left <= 0:
+                raise self._build_busy_error(error, holder)
+            waited = format_seconds(time.monotonic() - self._began)
             tell(f"still waiting for lock {error.lock}, held by {holder or 'another run'}: {waited}")
 
-    def _given_up(self, error: LockBusyError, holder: Holder | None) -> LockBusyError:
-        last = busy(holder) if holder else error
-        last.add_note(f"waited {show_seconds(self._seconds)} for it")
+    def _build_busy_error(self, error: LockBusyError, holder: Holder | None) -> LockBusyError:
+        last = busy_error(holder) if holder else error
+        last.add_note(f"waited {format_seconds(self._seconds)} for it")
         return last
 
 
-def patiently(attempt: Callable[[], _T], target: Endpoint, abort: AbortSwitch, seconds: float, *, quiet: bool) -> _T:
+def wait_for_lock(
+    attempt: Callable[[], _T], target: Endpoint, abort: AbortSwitch, seconds: float, *, quiet: bool
+) -> _T:
     """What `attempt` answers as soon as the lock it needs, in `target`, is free; told on stderr unless `quiet`."""
     store = PostgresStore(target)
     telling = partial(open_line, sys.stderr, quiet=quiet)
     try:
-        return Patience(store, seconds=seconds, abort=abort, telling=telling).until_free(attempt)
+        return LockWait(store, seconds=seconds, abort=abort, telling=telling).until_free(attempt)
     finally:
         store.close()
 
@@ -108,4 +110,4 @@ def patiently(attempt: Callable[[], _T], target: Endpoint, abort: AbortSwitch, s
 def _may_be_taken(holder: Holder, *, since: float) -> bool:
     """Whether an attempt is worth it: `since` is when the last one was made."""
     crashed = holder.is_quiet and time.monotonic() - since > _ATTEMPT_SECONDS
-    return holder.stale or crashed or not holder.members or is_gone(holder)
+    return holder.is_stale or crashed or not holder.members or is_gone(holder)

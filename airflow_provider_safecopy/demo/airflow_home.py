@@ -74,7 +74,7 @@ class AirflowHome:
         with ExitStack() as stack:
             read_end, write_end = os.pipe()
             output = stack.enter_context(open(read_end, encoding="utf-8", errors="replace"))  # noqa: PTH123 -- no path
-            lines = stack.enter_context(child.drained(output))
+            lines = stack.enter_context(child.drain(output))
             with open(write_end, "w") as into:  # noqa: PTH123 -- no path
                 process = stack.enter_context(machine._running("dags", "test", DAG, output=into))
             yield DagRun(process, lines)
@@ -92,7 +92,7 @@ class AirflowHome:
                     env={**child.inherited_environment(), **self.environment},
                     process_group=None if terminal else 0,
                 )
-                stack.enter_context(child.ended(process, group=not terminal))
+                stack.enter_context(child.ensure_end(process, group=not terminal))
             stack.enter_context(_interrupts_ignored() if terminal else nullcontext())
             code = process.wait()
         return code if code >= 0 else 128 - code
@@ -118,7 +118,7 @@ class AirflowHome:
                     process_group=0,  # Ctrl-C reaches it through us, once
                 )
                 stack.enter_context(process)
-                stack.enter_context(child.ended(process))
+                stack.enter_context(child.ensure_end(process))
             yield process
 
 

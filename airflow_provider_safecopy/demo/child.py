@@ -23,7 +23,7 @@ def inherited_environment() -> dict[str, str]:
 
 
 @contextmanager
-def drained(output: IO[str]) -> Iterator[SimpleQueue[str | None]]:
+def drain(output: IO[str]) -> Iterator[SimpleQueue[str | None]]:
     """The lines of `output`, read also while nobody asks for them: their writer must never wait for us."""
     lines: SimpleQueue[str | None] = SimpleQueue()
 
@@ -41,7 +41,7 @@ def drained(output: IO[str]) -> Iterator[SimpleQueue[str | None]]:
 
 
 @contextmanager
-def ended(process: subprocess.Popen[bytes], *, group: bool = True) -> Iterator[None]:
+def ensure_end(process: subprocess.Popen[bytes], *, group: bool = True) -> Iterator[None]:
     """On leaving, the process has ended: by itself, or asked to, or made to, its children with it.
 
     The process leads a `group` of its own, which is asked as a whole; or it does not. Airflow is given
@@ -66,7 +66,7 @@ def ended(process: subprocess.Popen[bytes], *, group: bool = True) -> Iterator[N
 def signals_held() -> Iterator[None]:
     """Inside, no signal interrupts us: one that arrives is raised on leaving.
 
-    An exception between fork and `ended` would leave a child that nobody ends: it would go on, and write into
+    An exception between fork and `ensure_end` would leave a child that nobody ends: it would go on, and write into
     a home that is gone. Only the main thread is ever interrupted, so only there is there anything to do.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -85,7 +85,7 @@ def signals_held() -> Iterator[None]:
 
 
 @contextmanager
-def guarded(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def guard(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Inside, the process, the leader of a group, ends with its group when we do, even if nobody lets us say so."""
     guard = subprocess.Popen(
         ["/bin/sh", "-c", _GUARD, "safecopy-guard", str(process.pid)],

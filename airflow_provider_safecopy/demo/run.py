@@ -66,12 +66,14 @@ class Run:
 
     @classmethod
     @contextmanager
-    def of(cls, name: str, arguments: Sequence[str], environment: Mapping[str, str], screen: Screen) -> Iterator[Run]:
+    def start(
+        cls, name: str, arguments: Sequence[str], environment: Mapping[str, str], screen: Screen
+    ) -> Iterator[Run]:
         """Python at work on `arguments`. On leaving it has ended, and so it has should we end in any way."""
         with ExitStack() as stack:
             read_end, write_end = os.pipe()
             output = stack.enter_context(open(read_end, encoding="utf-8", errors="replace"))  # noqa: PTH123 -- no path
-            lines = stack.enter_context(child.drained(output))
+            lines = stack.enter_context(child.drain(output))
             with open(write_end, "wb") as into, child.signals_held():  # noqa: PTH123 -- no path
                 process = subprocess.Popen(
                     [sys.executable, *(argument.encode() for argument in arguments)],
@@ -82,8 +84,8 @@ class Run:
                     process_group=0,  # Ctrl-C reaches it through us, once
                 )
                 stack.enter_context(process)
-                stack.enter_context(child.guarded(process))
-                stack.enter_context(child.ended(process))
+                stack.enter_context(child.guard(process))
+                stack.enter_context(child.ensure_end(process))
             yield cls(name, process, lines, screen)
 
     def wait_for(self, words: str) -> None:
@@ -124,10 +126,10 @@ class Run:
         if line is not None:
             line = line.rstrip("\n")
             self.said.append(line)
-            (self.screen.say if self._tells(line) else self.screen.detail)(f"{self.name}: {line}")
+            (self.screen.say if self._is_shown(line) else self.screen.detail)(f"{self.name}: {line}")
         return line
 
-    def _tells(self, line: str) -> bool:
+    def _is_shown(self, line: str) -> bool:
         failed = any(earlier.startswith(_FAILING) for earlier in self.said)
         return _TELLING.match(line) is not None or (failed and line.startswith("  "))
 

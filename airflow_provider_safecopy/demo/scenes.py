@@ -64,12 +64,12 @@ class Stage:
     def run(self, name: str) -> AbstractContextManager[Run]:
         """``safecopy copy``."""
         told = ("--owner", name, "--source-table", SOURCE, "--target-table", TARGET)
-        return Run.of(name, [*COMMAND, *told], self._environment(), self.screen)
+        return Run.start(name, [*COMMAND, *told], self._environment(), self.screen)
 
     def program(self, name: str) -> AbstractContextManager[Run]:
         """The same copy by somebody's own program, with a promise of few seconds."""
         told = (name, SOURCE, TARGET, str(STALE_AFTER))
-        return Run.of(name, [*PROGRAM, *told], self._environment(), self.screen)
+        return Run.start(name, [*PROGRAM, *told], self._environment(), self.screen)
 
     def publish_edition(self, number: int) -> str:
         """The source has news."""
@@ -93,7 +93,7 @@ class Stage:
 
     def holder(self) -> Holder:
         """Who holds the table's lock. Raises `SafeCopyError` when nobody does."""
-        if (holder := self.store.holder(TARGET)) is None:
+        if (holder := self.store.read_holder(TARGET)) is None:
             raise SafeCopyError(f"nobody holds the lock {TARGET}")
         return holder
 
@@ -107,14 +107,14 @@ class Stage:
     def until_due(self) -> None:
         """Until the lock may be taken, by the server's clock."""
         deadline = time.monotonic() + _DUE_WITHIN
-        while not (holder := self.holder()).stale:
+        while not (holder := self.holder()).is_stale:
             if time.monotonic() > deadline:
                 raise SafeCopyError(f"the lock {TARGET} does not fall due, though its holder is paused")
-            Event().wait(min(holder.takeable_in, 0.5) + 0.01)
+            Event().wait(min(holder.seconds_to_takeover, 0.5) + 0.01)
 
-    def taken(self) -> str:
+    def describe_takeover(self) -> str:
         """How the lock was taken from whoever held it last."""
-        kinds = (event.kind for event in self.store.history(TARGET))
+        kinds = (event.kind for event in self.store.read_history(TARGET))
         return next((kind for kind in kinds if kind.startswith("takeover")), "never")
 
     def _environment(self) -> dict[str, str]:
@@ -128,13 +128,13 @@ def play(source: Database, target: Database, screen: Screen, *, psql: str | None
     endpoint = Endpoint.from_conninfo(target.conninfo)
     with closing(PostgresStore(endpoint)) as store:
         stage = Stage(source, target, store, screen, psql)
-        scenes = (overlapped(stage), killed(stage), paused(stage))
+        scenes = (play_overlap(stage), play_kill(stage), play_pause(stage))
     if wrong := {check.what: check.seen for scene in scenes for check in scene.checks if not check.holds}:
         raise VerifyError(f"not as it had to be: {', '.join(wrong)}", proofs=wrong)
     return scenes
 
 
-def overlapped(stage: Stage) -> Scene:
+def play_overlap(stage: Stage) -> Scene:
     """A run is at work when the next one starts, which is refused at once; the first goes on and publishes."""
     stage.screen.say("scene: an overlapping run is refused")
     before, new = stage.edition, stage.publish_edition(1)
@@ -160,7 +160,7 @@ def overlapped(stage: Stage) -> Scene:
     )
 
 
-def killed(stage: Stage) -> Scene:
+def play_kill(stage: Stage) -> Scene:
     """A run is killed in the midst of its work; the next takes its lock at once, and what it has left."""
     stage.screen.say("scene: a killed run is taken over")
     before, new = stage.edition, stage.publish_edition(2)
@@ -169,7 +169,7 @@ def killed(stage: Stage) -> Scene:
         holder = stage.holder()
         victim.kill()
         stage.screen.say(
-            f"killed run: kill -9 {victim.process.pid}; its lock would fall due in {holder.takeable_in:.0f} s"
+            f"killed run: kill -9 {victim.process.pid}; its lock would fall due in {holder.seconds_to_takeover:.0f} s"
         )
     between = stage.edition
     with stage.run("next run") as after:
@@ -178,7 +178,7 @@ def killed(stage: Stage) -> Scene:
         "a killed run taken over",
         (
             Check("target after the kill", between, before),
-            Check("next run took the lock by", stage.taken(), "takeover-dead"),
+            Check("next run took the lock by", stage.describe_takeover(), "takeover-dead"),
             Check("next run's exit code", str(published), "0"),
             Check("left of the killed run", stage.remains(holder), "0 staging tables, 0 sessions"),
             Check("target afterwards", stage.edition, new),
@@ -186,7 +186,7 @@ def killed(stage: Stage) -> Scene:
     )
 
 
-def paused(stage: Stage) -> Scene:
+def play_pause(stage: Stage) -> Scene:
     """A run is paused, and its lock taken when due; when it goes on it cannot publish over its successor's rows."""
     stage.screen.say("scene: a paused run is fenced out")
     stage.publish_edition(3)
@@ -206,7 +206,7 @@ def paused(stage: Stage) -> Scene:
     return Scene(
         "a paused run fenced out",
         (
-            Check("next run took the lock by", stage.taken(), "takeover-stale"),
+            Check("next run took the lock by", stage.describe_takeover(), "takeover-stale"),
             Check("next run's exit code", str(published), "0"),
             Check("target before it goes on", between, new),
             Check("paused run's exit code", str(fenced), str(_LOST)),

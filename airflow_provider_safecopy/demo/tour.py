@@ -52,7 +52,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """One table on both sides, and how many rows the target held before."""
 
     table: str
@@ -84,7 +84,7 @@ def setting(screen: Screen) -> Iterator[Setting]:
         yield Setting(source, target, home.connect(conninfos))
 
 
-def copy(stage: Setting, screen: Screen) -> tuple[Compared, ...]:
+def copy(stage: Setting, screen: Screen) -> tuple[Comparison, ...]:
     """Run the example DAG, and compare. Raises `SafeCopyError` if it fails, `VerifyError` if a table differs."""
     before = tables.counts(stage.target)
     screen.say(f"airflow dags test {DAG}")
@@ -98,10 +98,10 @@ def overlap(stage: Setting, screen: Screen) -> tuple[Scene, ...]:
     return scenes.play(stage.source, stage.target, screen, psql=stage.home.environment.get("SAFECOPY_PSQL"))
 
 
-def compare(stage: Setting, before: Mapping[str, int]) -> tuple[Compared, ...]:
+def compare(stage: Setting, before: Mapping[str, int]) -> tuple[Comparison, ...]:
     """Both sides, table by table. Raises `VerifyError`, naming the tables, where they differ."""
     source, target = tables.contents(stage.source), tables.contents(stage.target)
-    compared = tuple(Compared(name, before[name], source[name], target[name]) for name in source)
+    compared = tuple(Comparison(name, before[name], source[name], target[name]) for name in source)
     if differing := {each.table: f"{each.source} and {each.target}" for each in compared if not each.same}:
         raise VerifyError(f"source and target differ: {', '.join(differing)}", proofs=differing)
     return compared

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 
-class _SpelledPaths:
+class _EncodedPaths:
     """A WSGI application whose path is spelled as WSGI demands, by the time the one behind it reads it."""
 
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
@@ -28,11 +28,11 @@ class _SpelledPaths:
         return self._application(environ, start_response)
 
 
-def carry_any_id() -> None:
+def patch_non_latin1_ids() -> None:
     """Mend the in-process API of the running task, where there is one. Anywhere else this does nothing."""
     runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
     supervisor = getattr(getattr(runner, "SUPERVISOR_COMMS", None), "supervisor", None)
     transport = getattr(getattr(supervisor, "client", None), "_transport", None)
     application = getattr(transport, "app", None)  # None: Airflow 2, or a supervisor in a process of its own
-    if transport is not None and application is not None and not isinstance(application, _SpelledPaths):
-        transport.app = _SpelledPaths(application)
+    if transport is not None and application is not None and not isinstance(application, _EncodedPaths):
+        transport.app = _EncodedPaths(application)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from airflow.providers.common.compat.sdk import conf
 
 if TYPE_CHECKING:
-    from airflow_provider_safecopy.lock.living import Judge
+    from airflow_provider_safecopy.lock.living import LivenessCheck
     from airflow_provider_safecopy.lock.model import Holder
 
 log = logging.getLogger(__name__)
 
-_OVER = frozenset({"success", "failed"})
+_FINISHED = frozenset({"success", "failed"})
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,22 @@ class Run:
     started: str | None = None
 
 
-def deployment() -> str:
+def name_deployment() -> str:
     """What this Airflow is called; two that write into one database should not be called alike."""
-    return _given_name() or conf.get("api", "base_url", fallback="") or "airflow"
+    return _read_configured_name() or conf.get("api", "base_url", fallback="") or "airflow"
 
 
 def name_warning() -> str | None:
     """Return a warning if this Airflow has only a default name, which another one may share."""
-    if _given_name():
+    if _read_configured_name():
         return None
     return (
-        f"this Airflow is called {deployment()!r} by default, and another Airflow may have the same name: if both copy into one "
+        f"this Airflow is called {name_deployment()!r} by default, and another Airflow may have the same name: if both copy into one "
         "database, set deployment_id in the section [safecopy] of each"
     )
 
 
-def judge_for(own: Mapping[str, str], *, cleared: bool | None = None) -> Judge:
+def build_liveness_check(own: Mapping[str, str], *, cleared: bool | None = None) -> LivenessCheck:
     """The judge of a run whose lock's owner is `own`; none of its own, when it is empty.
 
     All attempts of a holder are gone when its run is over here, or is an earlier incarnation of our own: a run that
@@ -54,10 +54,10 @@ def judge_for(own: Mapping[str, str], *, cleared: bool | None = None) -> Judge:
     Airflows have runs of the same ids. A run that was never cleared has no earlier incarnation: such a holder belongs to
     another Airflow.
     """
-    may_have_former = bool(_given_name()) if cleared is None else cleared
+    may_have_former = bool(_read_configured_name()) if cleared is None else cleared
 
     def judge(holder: Holder) -> Collection[str]:
-        over = (may_have_former and _is_former(holder.owner, own)) or is_over(holder)
+        over = (may_have_former and _is_former(holder.owner, own)) or is_finished(holder)
         return [seen.attempt for seen in holder.members] if over else []
 
     return judge
@@ -69,24 +69,24 @@ def is_cleared(run: object) -> bool | None:
     return number > 0 if isinstance(number, int) else None
 
 
-def is_over(holder: Holder) -> bool:
+def is_finished(holder: Holder) -> bool:
     """Whether the holder is a DAG run of this Airflow that has ended. False where that is not known. Never raises.
 
     A run of the same id may belong to another Airflow of the same name: it is the holder's only if it started when the
     holder says. If Airflow does not tell the start, the name must have been configured.
     """
-    dag_id, run_id = _run_of(holder.owner)
+    dag_id, run_id = _find_run(holder.owner)
     if dag_id is None or run_id is None:
         return False
     try:
-        run = _state(dag_id, run_id)
+        run = _read_state(dag_id, run_id)
     except Exception as error:  # noqa: BLE001 -- of Airflow's API or its database: whatever it is, nothing is known
         log.warning("lock %s: Airflow cannot say whether run %s of %s is over: %s", holder.name, run_id, dag_id, error)
         return False
-    if run.state not in _OVER:
+    if run.state not in _FINISHED:
         return False
     if run.started is None:
-        return bool(_given_name())
+        return bool(_read_configured_name())
     return run.started == holder.owner.get("started")
 
 
@@ -96,14 +96,14 @@ def format_start(run: object) -> str:
     return started.astimezone(UTC).isoformat(timespec="microseconds") if started else "not started"
 
 
-def _given_name() -> str:
+def _read_configured_name() -> str:
     name: str = conf.get("safecopy", "deployment_id", fallback="")
     return name
 
 
-def _run_of(owner: Mapping[str, str]) -> tuple[str | None, str | None]:
+def _find_run(owner: Mapping[str, str]) -> tuple[str | None, str | None]:
     """The DAG and the run, when they are this Airflow's; those of ``airflow tasks test`` are nobody's."""
-    if owner.get("deployment") != deployment():
+    if owner.get("deployment") != name_deployment():
         return None, None
     return owner.get("dag"), owner.get("run")
 
@@ -114,17 +114,17 @@ def _is_former(owner: Mapping[str, str], own: Mapping[str, str]) -> bool:
     return same and bool(owner.get("started")) and owner["started"] < own.get("started", "")
 
 
-def _state(dag_id: str, run_id: str) -> Run:
+def _read_state(dag_id: str, run_id: str) -> Run:
     try:
         from airflow.sdk.execution_time import task_runner
     except ImportError:  # Airflow 2
-        return _state_by_database(dag_id, run_id)
-    return _state_by_message(dag_id, run_id) or Run(
+        return _read_state_from_database(dag_id, run_id)
+    return _read_state_by_message(dag_id, run_id) or Run(
         task_runner.RuntimeTaskInstance.get_dagrun_state(dag_id=dag_id, run_id=run_id)
     )
 
 
-def _state_by_message(dag_id: str, run_id: str) -> Run | None:
+def _read_state_by_message(dag_id: str, run_id: str) -> Run | None:
     """Return the whole run, by a message that only newer Airflows support, and no triggerer; else None."""
     from airflow.sdk.execution_time import comms, task_runner
 
@@ -137,7 +137,7 @@ def _state_by_message(dag_id: str, run_id: str) -> Run | None:
     return None if state is None else Run(str(getattr(state, "value", state)), format_start(run))
 
 
-def _state_by_database(dag_id: str, run_id: str) -> Run:
+def _read_state_from_database(dag_id: str, run_id: str) -> Run:
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
 

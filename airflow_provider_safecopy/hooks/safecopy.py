@@ -17,11 +17,11 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError
-from airflow_provider_safecopy.hooks.in_process import carry_any_id
-from airflow_provider_safecopy.hooks.judge import judge_for, name_warning
+from airflow_provider_safecopy.hooks.in_process import patch_non_latin1_ids
+from airflow_provider_safecopy.hooks.judge import build_liveness_check, name_warning
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.living import Judge, LivingLock
-from airflow_provider_safecopy.lock.model import Contender, Holder, Promise, application_name
+from airflow_provider_safecopy.lock.living import LivenessCheck, LivingLock
+from airflow_provider_safecopy.lock.model import Contender, Holder, Promise, format_application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.pipeline.attempt import name_holders
 from airflow_provider_safecopy.pipeline.batch import OnBusy
@@ -74,7 +74,7 @@ class SafeCopyHook(BaseHook):
 
     def __init__(self, source_conn_id: str | None = None, target_conn_id: str = "", psql: str | None = None) -> None:
         super().__init__()
-        carry_any_id()  # of whatever task uses this hook
+        patch_non_latin1_ids()  # of whatever task uses this hook
         self.source_conn_id = source_conn_id
         self.target_conn_id = target_conn_id
         self.psql = psql
@@ -84,12 +84,12 @@ class SafeCopyHook(BaseHook):
         """Where rows come from. Raises `ConfigError`, or Airflow's own error when there is no such connection."""
         if self.source_conn_id is None:
             raise ConfigError("this hook was given no source", hint="give it a source_conn_id")
-        return endpoint_of(self.get_connection(self.source_conn_id))
+        return build_endpoint(self.get_connection(self.source_conn_id))
 
     @cached_property
     def target(self) -> Endpoint:
         """Where rows go. Raises `ConfigError`, or Airflow's own error when there is no such connection."""
-        return endpoint_of(self.get_connection(self.target_conn_id))
+        return build_endpoint(self.get_connection(self.target_conn_id))
 
     def copy(
         self,
@@ -97,7 +97,7 @@ class SafeCopyHook(BaseHook):
         *,
         owner: str = "",
         contender: Contender | None = None,
-        judge: Judge | None = None,
+        judge: LivenessCheck | None = None,
         abort: AbortSwitch | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> CopyReport:
@@ -123,7 +123,7 @@ class SafeCopyHook(BaseHook):
         *,
         owner: str = "",
         contender: Contender | None = None,
-        judge: Judge | None = None,
+        judge: LivenessCheck | None = None,
         abort: AbortSwitch | None = None,
         progress: Listener | None = None,
         keep_going: bool = False,
@@ -157,14 +157,14 @@ class SafeCopyHook(BaseHook):
         *,
         contender: Contender | None = None,
         promise: Promise | None = None,
-        judge: Judge | None = None,
+        judge: LivenessCheck | None = None,
     ) -> LivingLock:
         """Locks in the target, not held yet; the schema `safecopy` is made where it is missing.
 
         Raises `StageError` when the target cannot be reached, `LockStoreError` when this role may not.
         """
         contender = contender or Contender.alone()
-        name = application_name(contender.attempt)
+        name = format_application_name(contender.attempt)
         with (
             open_session(self.target, application_name=name, connect_timeout=_CONNECT_SECONDS) as session,
             name_holders(session),
@@ -179,16 +179,21 @@ class SafeCopyHook(BaseHook):
     def locks(self) -> tuple[Holder, ...]:
         """Every lock that is held in the target, by whom, since when, and when it may be taken."""
         with closing(self.lock_store()) as store:
-            return store.holders() if self._is_initialised() else ()
+            return store.read_holders() if self._is_initialised() else ()
 
     def reap(
-        self, *, dry_run: bool = False, overdue: float = 0, keep: float = KEEP_SECONDS, judge: Judge | None = None
+        self,
+        *,
+        dry_run: bool = False,
+        overdue: float = 0,
+        keep: float = KEEP_SECONDS,
+        judge: LivenessCheck | None = None,
     ) -> ReapReport:
         """Take the target's locks from runs that are dead, and clear up after them; see `pipeline.reap`.
 
         `judge` is by default this Airflow's: runs of its own that are over are dead.
         """
-        return reap(self.target, dry_run=dry_run, overdue=overdue, keep=keep, judge=judge or judge_for({}))
+        return reap(self.target, dry_run=dry_run, overdue=overdue, keep=keep, judge=judge or build_liveness_check({}))
 
     def test_connection(self) -> tuple[bool, str]:
         """Whether the doctor finds both databases and psql fit for copying, and what it found."""
@@ -201,15 +206,15 @@ class SafeCopyHook(BaseHook):
         return all(check.outcome != "failed" for check in checks), "\n".join(found)
 
     def _is_initialised(self) -> bool:
-        name = application_name(uuid4())
+        name = format_application_name(uuid4())
         with self.target.connect(application_name=name, connect_timeout=_CONNECT_SECONDS) as connection:
-            return schema.made(connection)
+            return schema.is_ready(connection)
 
     def _with_psql(self, spec: CopySpec) -> CopySpec:
         return replace(spec, psql=spec.psql or self.psql)
 
 
-def endpoint_of(connection: Connection) -> Endpoint:
+def build_endpoint(connection: Connection) -> Endpoint:
     """The endpoint an Airflow connection means; its password is masked in task logs from here on.
 
     Raises `ConfigError`, naming the connection, for another type of connection and for an unknown extra.
@@ -220,7 +225,7 @@ def endpoint_of(connection: Connection) -> Endpoint:
             f"{where} is of type {connection.conn_type!r}, not 'postgres'",
             hint="SafeCopy copies between PostgreSQL databases: give a connection of type postgres",
         )
-    parameters = _fields(connection) | _extras(connection, where)
+    parameters = _read_fields(connection) | _read_extras(connection, where)
     _mask(parameters.get("password"))
     try:
         return Endpoint.from_parameters(parameters)
@@ -228,7 +233,7 @@ def endpoint_of(connection: Connection) -> Endpoint:
         raise ConfigError(f"{where}: {error.message}", hint=error.hint or "look at its extra") from error
 
 
-def _fields(connection: Connection) -> dict[str, Any]:
+def _read_fields(connection: Connection) -> dict[str, Any]:
     return {
         "host": connection.host,
         "port": connection.port,
@@ -238,17 +243,19 @@ def _fields(connection: Connection) -> dict[str, Any]:
     }
 
 
-def _extras(connection: Connection, where: str) -> dict[str, Any]:
-    extra = _extra(connection, where)
+def _read_extras(connection: Connection, where: str) -> dict[str, Any]:
+    extra = _parse_extra(connection, where)
     if extra.get("iam"):
         raise ConfigError(
             f"{where} asks for an IAM token, which expires while a copy may still need to connect",
             hint="give SafeCopy a connection with a password, a certificate or a service file",
         )
-    return {key: _as_libpq(value, key, where) for key, value in extra.items() if key not in POSTGRES_HOOK_EXTRAS}
+    return {
+        key: _format_for_libpq(value, key, where) for key, value in extra.items() if key not in POSTGRES_HOOK_EXTRAS
+    }
 
 
-def _extra(connection: Connection, where: str) -> dict[str, Any]:
+def _parse_extra(connection: Connection, where: str) -> dict[str, Any]:
     """What Airflow makes of it, which masks its secrets; but what it cannot read it takes for nothing, sslmode and all."""
     try:
         given = json.loads(connection.extra or "null")
@@ -265,7 +272,7 @@ def _extra(connection: Connection, where: str) -> dict[str, Any]:
     return read
 
 
-def _as_libpq(value: Any, key: str, where: str) -> str:
+def _format_for_libpq(value: Any, key: str, where: str) -> str:
     if isinstance(value, bool):
         return str(int(value))  # libpq says 1 and 0
     if isinstance(value, str | int | float):

@@ -11,18 +11,18 @@ from airflow_provider_safecopy.lock.store import Store
 
 def read_holders(store: Store, names: Collection[str]) -> list[Holder]:
     """Return the holders of these locks, with one question for all."""
-    return [each for each in store.holders() if each.name in names and each.owner_key] if names else []
+    return [each for each in store.read_holders() if each.name in names and each.owner_key] if names else []
 
 
-def busy(holder: Holder) -> LockBusyError:
+def busy_error(holder: Holder) -> LockBusyError:
     """Return the error that names the holder, its last progress, and when its lock may be taken."""
     if holder.owner_key is None:
-        text = f"was released a moment ago and can be taken in {holder.takeable_in:.1f} s"
+        text = f"was released a moment ago and can be taken in {holder.seconds_to_takeover:.1f} s"
     else:
         quiet = (holder.asked_at - holder.progressed_at).total_seconds()
         text = (
-            f"is held by {holder} ({_members(holder)}) since {holder.since:%Y-%m-%d %H:%M:%S%z}; last progress "
-            f"{quiet:.0f} s ago; it will be taken in {holder.takeable_in:.0f} s if nothing moves until then"
+            f"is held by {holder} ({_describe_members(holder)}) since {holder.granted_at:%Y-%m-%d %H:%M:%S%z}; last progress "
+            f"{quiet:.0f} s ago; it will be taken in {holder.seconds_to_takeover:.0f} s if nothing moves until then"
         )
     return LockBusyError(
         f"lock {holder.name} {text}",
@@ -32,9 +32,10 @@ def busy(holder: Holder) -> LockBusyError:
     )
 
 
-def _members(holder: Holder) -> str:
+def _describe_members(holder: Holder) -> str:
     members = [
-        f"{seen.member}, try {seen.try_number}" + (f", pid {seen.place.pid} on {seen.place.host}" if seen.place else "")
+        f"{seen.member}, try {seen.try_number}"
+        + (f", pid {seen.process.pid} on {seen.process.host}" if seen.process else "")
         for seen in holder.members
     ]
     return "; ".join(members) or "no member"

@@ -15,36 +15,36 @@ from airflow_provider_safecopy.lock.store import Store
 log = logging.getLogger(__name__)
 
 
-def give_back(store: Store, leases: Iterable[Lease]) -> None:
+def release_leases(store: Store, leases: Iterable[Lease]) -> None:
     """Release each lease, even if an earlier one fails; a takeover clears up after a silent store."""
     with ExitStack() as stack:
         for lease in leases:
-            stack.callback(_leave, store, lease)
+            stack.callback(_release_lease, store, lease)
 
 
-def withdraw(store: Store, contender: Contender, names: Iterable[str], error: BaseException) -> None:
+def release_unconfirmed(store: Store, contender: Contender, names: Iterable[str], error: BaseException) -> None:
     """Release what `contender` may have been granted although `error` came instead of the answer."""
     if isinstance(error, LockBusyError) or isinstance(error.__cause__, wire.LateError):
         return  # the lock was not granted, or the store is silent and would stay so
     for name in names:
         try:
-            holder = store.holder(name)
+            holder = store.read_holder(name)
         except LockStoreError as unknown:
             log.debug("lock %s: cannot tell whether it was granted: %s", name, unknown)
             return
         for seen in holder.members if holder is not None else ():
             if holder is not None and seen.attempt == str(contender.attempt):
-                _leave(store, holder.lease_of(seen))
+                _release_lease(store, holder.build_lease(seen))
 
 
-def _leave(store: Store, lease: Lease) -> None:
+def _release_lease(store: Store, lease: Lease) -> None:
     try:
         store.release(lease)
     except LockStoreError as error:
-        over.leave(lease.attempt)
+        over.mark_finished(lease.attempt)
         log.warning("lock %s could not be released; the next run takes it over: %s", lease.name, error)
     except BaseException:  # raised by a signal: the release may be incomplete
-        over.leave(lease.attempt)
+        over.mark_finished(lease.attempt)
         with suppress(LockStoreError):
             store.release(lease)
         raise

@@ -12,23 +12,23 @@ from pathlib import Path
 
 from airflow_provider_safecopy.errors import LockStoreError
 
-_OWN = "let this user read and write there, or name a directory of its own"
-_ROOM = "make room on that disk"
-_FILE = "name a directory, not a file"
+_ACCESS_HINT = "let this user read and write there, or name a directory of its own"
+_SPACE_HINT = "make room on that disk"
+_DIRECTORY_HINT = "name a directory, not a file"
 _HINTS = {
     errno.ENOENT: "make the directory it is to lie in",
-    errno.ENOTDIR: _FILE,
-    errno.EEXIST: _FILE,
-    errno.EACCES: _OWN,
-    errno.EPERM: _OWN,
+    errno.ENOTDIR: _DIRECTORY_HINT,
+    errno.EEXIST: _DIRECTORY_HINT,
+    errno.EACCES: _ACCESS_HINT,
+    errno.EPERM: _ACCESS_HINT,
     errno.EROFS: "name a directory that can be written to",
-    errno.ENOSPC: _ROOM,
-    errno.EDQUOT: _ROOM,
+    errno.ENOSPC: _SPACE_HINT,
+    errno.EDQUOT: _SPACE_HINT,
 }
-_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_TEMPORARY_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
-def write(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Replace a file, for good: whenever the process is killed or the power fails, it is the old one or the new one.
 
     For one writer at a time: what an earlier one has half written beside it is written over.
@@ -47,7 +47,7 @@ def write(path: Path, content: bytes) -> None:
         os.close(directory)
 
 
-def require_own(directory: Path) -> None:
+def require_private_directory(directory: Path) -> None:
     """Raise `LockStoreError` if another user could write a record; OSError if there is no directory.
 
     A record says who holds a lock and when it last gave a sign of life: only this user's processes may write it.
@@ -70,7 +70,7 @@ def require_own(directory: Path) -> None:
         )
 
 
-def read(path: Path) -> bytes:
+def read_own_file(path: Path) -> bytes:
     """Return the content of a file of this user. Raises OSError, PermissionError for another user's file."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
         if os.fstat(file.fileno()).st_uid != os.geteuid():
@@ -79,15 +79,15 @@ def read(path: Path) -> bytes:
 
 
 @contextmanager
-def telling(directory: Path) -> Iterator[None]:
+def translate_errors(directory: Path) -> Iterator[None]:
     """Translate errors of the system into `LockStoreError`; raise it too if others may write to `directory`."""
     try:
         with suppress(FileNotFoundError):
-            require_own(directory)
+            require_private_directory(directory)
         yield
     except OSError as error:
         raise LockStoreError(
             f"{directory}: the locks in it cannot be asked: {error}",
             hint=_HINTS.get(error.errno or 0, ""),
-            retryable=error.errno in _PASSING,
+            retryable=error.errno in _TEMPORARY_ERRNOS,
         ) from error

@@ -9,18 +9,18 @@ import psycopg
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import FencedOutError
 from airflow_provider_safecopy.lock.model import Lease
-from airflow_provider_safecopy.lock.rows import held
+from airflow_provider_safecopy.lock.rows import build_lease_parameters
 
 _LOCK = sql.load("lock")
 
 
-def fence(connection: psycopg.Connection[Any], lease: Lease) -> None:
+def check_fence(connection: psycopg.Connection[Any], lease: Lease) -> None:
     """Keep the lock until COMMIT, inside the publishing transaction. Raises `FencedOutError`."""
-    if connection.execute(_LOCK["fence"], held(lease)).fetchone() is None:
-        raise fenced_out(lease)
+    if connection.execute(_LOCK["fence"], build_lease_parameters(lease)).fetchone() is None:
+        raise fenced_out_error(lease)
 
 
-def fenced_out(lease: Lease) -> FencedOutError:
+def fenced_out_error(lease: Lease) -> FencedOutError:
     """Return the error of a publish whose lock has another holder."""
     return FencedOutError(
         f"lock {lease.name}: another run holds it now; token {lease.token} may not publish any more",

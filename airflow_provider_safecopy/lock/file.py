@@ -25,12 +25,12 @@ from pathlib import Path
 from airflow_provider_safecopy.errors import LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import disk, fork
 from airflow_provider_safecopy.lock.file_record import FileRecord
-from airflow_provider_safecopy.lock.file_turn import Clock, Turn, boottime, state_of, told
+from airflow_provider_safecopy.lock.file_turn import Clock, Turn, read_boot_clock, read_state, to_wall_time
 from airflow_provider_safecopy.lock.flock import Flock
-from airflow_provider_safecopy.lock.model import Contender, Displaced, Event, Holder, Lease, Promise
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.model import Contender, DisplacedHolder, Event, Holder, Lease, Promise
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 
-_PATIENCE_SECONDS = 10.0
+_THREAD_WAIT_SECONDS = 10.0
 
 
 class FileStore:
@@ -42,12 +42,12 @@ class FileStore:
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, clock: Clock = boottime, remove_on_release: bool = False
+        self, directory: str | os.PathLike[str], *, clock: Clock = read_boot_clock, remove_on_release: bool = False
     ) -> None:
         self.directory = Path(directory)
         self._remove_on_release = remove_on_release
         self._clock = clock
-        self._boot = Place.here().boot_id
+        self._boot = ProcessIdentity.read_current().boot_id
         self._process = os.getpid()
         self._thread = threading.Lock()
         self._lives: dict[tuple[str, str], Flock] = {}
@@ -62,113 +62,111 @@ class FileStore:
         """See `Store`: none, there is no server."""
         return ()
 
-    def acquire(
-        self, name: str, contender: Contender, promise: Promise, *, dead: Collection[str] = ()
-    ) -> Lease | Holder:
+    def acquire(self, name: str, contender: Contender, terms: Promise, *, dead: Collection[str] = ()) -> Lease | Holder:
         """See `Store`. Attempts that are seen to be gone from this host need not be named in `dead`."""
-        with self._turn(name) as turn:
+        with self._take_turn(name) as turn:
             state, now = turn.state, turn.now
             unheld = {attempt for attempt in state.attempts if not turn.record.is_held(attempt)}
-            gone = {*dead, *(unheld & state.ended(self._boot))}
-            kind = state.kind_for(contender, now, dead=gone, silent=unheld >= {*state.attempts})
+            gone = {*dead, *(unheld & state.find_ended(self._boot))}
+            kind = state.choose_kind(contender, now, dead=gone, silent=unheld >= {*state.attempts})
             if kind is None:
-                return state.as_holder(now, told)
-            taken, displaced = state.taken(contender, promise, kind, now), state.displaced(kind, contender)
-            self._live(turn, contender)
+                return state.as_holder(now, to_wall_time)
+            taken, displaced = state.grant(contender, terms, kind, now), state.find_displaced(kind, contender)
+            self._hold_flock(turn, contender)
             turn.write(taken)
-            turn.record.bury({*state.attempts} - {*taken.attempts})
+            turn.record.remove_flocks({*state.attempts} - {*taken.attempts})
             if kind.startswith("takeover"):
-                turn.tell(kind, taken.token, contender, former=displaced)
-            elif not contender.passing:
-                turn.tell(kind, taken.token, contender)
+                turn.add_event(kind, taken.token, contender, displaced=displaced)
+            elif not contender.is_passing:
+                turn.add_event(kind, taken.token, contender)
             return taken.as_lease(contender, kind, now, displaced)
 
     def heartbeat(self, lease: Lease, *, phase: int, count: int) -> float:
         """See `Store`. Lost, too, once it was revoked: there is no fence in here that would tell."""
-        with self._turn(lease.name) as turn:
+        with self._take_turn(lease.name) as turn:
             key = lease.contender.member
-            if not turn.state.holds(lease) or turn.state.members[key].revoked:
-                self._die(turn, lease.contender)
-                raise _lost(lease)
-            self._live(turn, lease.contender)
-            state = turn.state.beaten(key, (phase, count), turn.now)
+            if not turn.state.is_current(lease) or turn.state.members[key].revoked:
+                self._drop_flock(turn, lease.contender)
+                raise _lost_error(lease)
+            self._hold_flock(turn, lease.contender)
+            state = turn.state.record_heartbeat(key, (phase, count), turn.now)
             turn.write(state)
             return state.due_at - turn.now
 
     def release(self, lease: Lease, *, at_least: float = 0) -> bool:
         """See `Store`. By a forked child, as when it leaves a block that its parent entered: nothing."""
-        if not fork.is_own(self._process):
+        if not fork.is_own_process(self._process):
             return False
-        with self._turn(lease.name) as turn:
-            self._die(turn, lease.contender)
-            if not turn.state.holds(lease):
+        with self._take_turn(lease.name) as turn:
+            self._drop_flock(turn, lease.contender)
+            if not turn.state.is_current(lease):
                 return False
-            state = turn.state.left(lease.contender.member, turn.now, at_least=at_least)
+            state = turn.state.remove_member(lease.contender.member, turn.now, at_least=at_least)
             turn.write(state)
             freed = state.lease_id is None
-            if not lease.contender.passing:
-                turn.tell("release" if freed else "leave", state.token, lease.contender)
+            if not lease.contender.is_passing:
+                turn.add_event("release" if freed else "leave", state.token, lease.contender)
             if freed and self._remove_on_release and not at_least:
                 turn.record.remove()
             return freed
 
     def revoke(self, lease: Lease) -> bool:
         """See `Store`. The attempt itself is told at its next heartbeat."""
-        with self._turn(lease.name) as turn:
+        with self._take_turn(lease.name) as turn:
             key = lease.contender.member
-            if not turn.state.holds(lease) or turn.state.members[key].revoked:
+            if not turn.state.is_current(lease) or turn.state.members[key].revoked:
                 return False
-            turn.write(turn.state.with_revoked(key))
-            turn.tell("revoke", lease.token, lease.contender)
+            turn.write(turn.state.revoke_member(key))
+            turn.add_event("revoke", lease.token, lease.contender)
             return True
 
-    def force_release(self, name: str, *, reason: str) -> Displaced | None:
+    def force_release(self, name: str, *, reason: str) -> DisplacedHolder | None:
         """See `Store`."""
-        return self._forced(name, "force-release", reason, lambda _: True)
+        return self._force(name, "force-release", reason, lambda _: True)
 
     def reap(
         self, name: str, *, overdue: float = 0, dead: Collection[str] = (), reason: str = "overdue"
-    ) -> Displaced | None:
+    ) -> DisplacedHolder | None:
         """See `Store`."""
 
         def due(turn: Turn) -> bool:
             return turn.state.due_at < turn.now - overdue or {*turn.state.attempts} <= {*dead}
 
-        return self._forced(name, "reap", reason, due)
+        return self._force(name, "reap", reason, due)
 
-    def end_sessions(self, displaced: Displaced) -> int:  # noqa: ARG002 -- the signature is the store's
+    def end_sessions(self, displaced: DisplacedHolder) -> int:  # noqa: ARG002 -- the signature is the store's
         """See `Store`: none, there is no server."""
         return 0
 
-    def holder(self, name: str) -> Holder | None:
+    def read_holder(self, name: str) -> Holder | None:
         """See `Store`."""
-        return self._holder(FileRecord.of(self.directory, name))
+        return self._read_holder(FileRecord.for_lock(self.directory, name))
 
-    def holders(self) -> tuple[Holder, ...]:
+    def read_holders(self) -> tuple[Holder, ...]:
         """See `Store`."""
-        found = [holder for record in self._records() if (holder := self._holder(record)) is not None]
+        found = [holder for record in self._list_records() if (holder := self._read_holder(record)) is not None]
         return tuple(sorted(found, key=lambda holder: holder.name))
 
-    def refused(self, name: str, contender: Contender) -> None:
+    def record_refusal(self, name: str, contender: Contender) -> None:
         """See `Store`."""
-        with self._turn(name) as turn:
+        with self._take_turn(name) as turn:
             if turn.state.token:
                 turn.write(replace(turn.state, refused=turn.state.refused + 1))
-                turn.tell("refused", turn.state.token, contender)
+                turn.add_event("refused", turn.state.token, contender)
 
-    def history(self, name: str | None = None, *, limit: int = 100) -> tuple[Event, ...]:
+    def read_history(self, name: str | None = None, *, limit: int = 100) -> tuple[Event, ...]:
         """See `Store`. Of thousands the oldest are gone."""
-        records = self._records() if name is None else [FileRecord.of(self.directory, name)]
-        with disk.telling(self.directory):
-            newest_first = [reversed(record.history.events()) for record in records]
+        records = self._list_records() if name is None else [FileRecord.for_lock(self.directory, name)]
+        with disk.translate_errors(self.directory):
+            newest_first = [reversed(record.history.read_events()) for record in records]
         # Each lock's in the order they were written, whatever the wall's clock was set to meanwhile.
         return tuple(islice(merge(*newest_first, key=lambda event: event.at, reverse=True), limit))
 
     def forget(self, *, keep: float) -> int:
         """See `Store`."""
-        with disk.telling(self.directory):
-            names = [state.name for record in self._records() if (state := record.state()) is not None]
-        return sum(self._forget(name, keep) for name in names)
+        with disk.translate_errors(self.directory):
+            names = [state.name for record in self._list_records() if (state := record.read_state()) is not None]
+        return sum(self._forget_lock(name, keep) for name in names)
 
     def close(self) -> None:
         """See `Store`. Whoever closes what it holds has crashed, unless it beats its heart again within its grace."""
@@ -176,64 +174,64 @@ class FileStore:
             self._lives.popitem()[1].close()
 
     @contextmanager
-    def _turn(self, name: str) -> Iterator[Turn]:
+    def _take_turn(self, name: str) -> Iterator[Turn]:
         """Alone with one lock, in this process and on this host."""
         fork.require_own_process(self._process, self.directory)
-        if not self._thread.acquire(timeout=_PATIENCE_SECONDS):
+        if not self._thread.acquire(timeout=_THREAD_WAIT_SECONDS):
             raise LockStoreError(f"{self.directory}: another thread has been using this store for too long")
         try:
-            with disk.telling(self.directory):
+            with disk.translate_errors(self.directory):
                 self.directory.mkdir(mode=0o700, exist_ok=True)
-                disk.require_own(self.directory)
-                record = FileRecord.of(self.directory, name)
-                with Turn.at(record, name, self._boot, self._clock) as turn:
+                disk.require_private_directory(self.directory)
+                record = FileRecord.for_lock(self.directory, name)
+                with Turn.begin(record, name, self._boot, self._clock) as turn:
                     yield turn
         finally:
             self._thread.release()
 
-    def _forced(self, name: str, kind: str, reason: str, due: Callable[[Turn], bool]) -> Displaced | None:
-        with self._turn(name) as turn:
-            displaced = turn.state.displaced()
-            if displaced is None or not due(turn):
+    def _force(self, name: str, kind: str, reason: str, is_due: Callable[[Turn], bool]) -> DisplacedHolder | None:
+        with self._take_turn(name) as turn:
+            displaced = turn.state.find_displaced()
+            if displaced is None or not is_due(turn):
                 return None
-            state = turn.state.taken_away()
+            state = turn.state.force_free()
             turn.write(state)
-            turn.record.bury(displaced.attempts)
-            turn.tell(kind, state.token, former=displaced, reason=reason)
+            turn.record.remove_flocks(displaced.attempts)
+            turn.add_event(kind, state.token, displaced=displaced, reason=reason)
             return displaced
 
-    def _forget(self, name: str, keep: float) -> int:
-        with self._turn(name) as turn:
-            left = turn.record.lives() - {*turn.state.attempts}
-            turn.record.bury(left)
-            return len(left) + turn.record.history.forget(told(turn.now) - timedelta(seconds=keep))
+    def _forget_lock(self, name: str, keep: float) -> int:
+        with self._take_turn(name) as turn:
+            left = turn.record.list_attempts() - {*turn.state.attempts}
+            turn.record.remove_flocks(left)
+            return len(left) + turn.record.history.drop_older(to_wall_time(turn.now) - timedelta(seconds=keep))
 
-    def _records(self) -> list[FileRecord]:
-        with disk.telling(self.directory):
-            return FileRecord.all_in(self.directory)
+    def _list_records(self) -> list[FileRecord]:
+        with disk.translate_errors(self.directory):
+            return FileRecord.find_all(self.directory)
 
-    def _holder(self, record: FileRecord) -> Holder | None:
+    def _read_holder(self, record: FileRecord) -> Holder | None:
         now = self._clock()
-        with disk.telling(self.directory):
-            state = state_of(record, self._boot, now)
-        return None if state is None or state.lease_id is None else state.as_holder(now, told)
+        with disk.translate_errors(self.directory):
+            state = read_state(record, self._boot, now)
+        return None if state is None or state.lease_id is None else state.as_holder(now, to_wall_time)
 
-    def _live(self, turn: Turn, contender: Contender) -> None:
+    def _hold_flock(self, turn: Turn, contender: Contender) -> None:
         """Hold the attempt's flock. Where another store of this process has it already, that one's will do."""
         attempt = str(contender.attempt)
         key = turn.record.stem, attempt
-        if key not in self._lives and (life := turn.record.hold(attempt)) is not None:
+        if key not in self._lives and (life := turn.record.hold_flock(attempt)) is not None:
             self._lives[key] = life
 
-    def _die(self, turn: Turn, contender: Contender) -> None:
+    def _drop_flock(self, turn: Turn, contender: Contender) -> None:
         attempt = str(contender.attempt)
         life = self._lives.pop((turn.record.stem, attempt), None)
         if life is not None:
             life.close()
-        turn.record.bury([attempt])
+        turn.record.remove_flocks([attempt])
 
 
-def _lost(lease: Lease) -> LockLostError:
+def _lost_error(lease: Lease) -> LockLostError:
     return LockLostError(
         f"lock {lease.name}: token {lease.token} was taken from this run; it stopped itself",
         lock=lease.name,

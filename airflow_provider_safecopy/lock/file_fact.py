@@ -7,17 +7,17 @@ from datetime import MAXYEAR, MINYEAR, datetime
 from typing import Any
 from uuid import UUID
 
-Kind = Callable[[Any], bool]
+FactCheck = Callable[[Any], bool]
 
-_MOST_SECONDS = 1e10
+_MAX_SECONDS = 1e10
 """Since a boot: 300 years, before or after. Calendars end at ten thousand."""
 
 
-def demand_facts(facts: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
+def require_facts(facts: Mapping[str, Any], checks: Mapping[str, FactCheck]) -> None:
     """Each fact must be of its kind. Raises ValueError with the first that is not, TypeError where there are no facts."""
     if not isinstance(facts, Mapping):
         raise TypeError(f"no facts, but {facts!r:.80}")
-    for name, of_its_kind in kinds.items():
+    for name, of_its_kind in checks.items():
         if name in facts and not of_its_kind(facts[name]):
             raise ValueError(f"{name} is {facts[name]!r:.80}")
 
@@ -26,11 +26,11 @@ def is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def is_maybe_text(value: object) -> bool:
+def is_optional_text(value: object) -> bool:
     return value is None or is_text(value)
 
 
-def is_texts(value: object) -> bool:
+def is_text_mapping(value: object) -> bool:
     return isinstance(value, Mapping) and all(is_text(word) for pair in value.items() for word in pair)
 
 
@@ -43,10 +43,10 @@ def is_count(value: object) -> bool:
 
 
 def is_seconds(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST_SECONDS
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_SECONDS
 
 
-def is_maybe_seconds(value: object) -> bool:
+def is_optional_seconds(value: object) -> bool:
     return value is None or is_seconds(value)
 
 
@@ -58,7 +58,7 @@ def is_uuid(value: object) -> bool:
         return False
 
 
-def is_maybe_uuid(value: object) -> bool:
+def is_optional_uuid(value: object) -> bool:
     return value is None or is_uuid(value)
 
 
@@ -76,27 +76,27 @@ def is_detail(value: object) -> bool:
     return isinstance(value, Mapping)
 
 
-STATE: Mapping[str, Kind] = {
+STATE_FACTS: Mapping[str, FactCheck] = {
     **dict.fromkeys(("granted_at", "alive_at", "due_at", "stale_after", "written_at", "written_wall"), is_seconds),
-    **dict.fromkeys(("crash_grace", "not_before"), is_maybe_seconds),
-    **dict.fromkeys(("owner_key", "boot"), is_maybe_text),
+    **dict.fromkeys(("crash_grace", "not_before"), is_optional_seconds),
+    **dict.fromkeys(("owner_key", "boot"), is_optional_text),
     **dict.fromkeys(("token", "refused"), is_count),
     "name": is_text,
-    "owner": is_texts,
-    "lease_id": is_maybe_uuid,
+    "owner": is_text_mapping,
+    "lease_id": is_optional_uuid,
 }
-MEMBER: Mapping[str, Kind] = {
+MEMBER_FACTS: Mapping[str, FactCheck] = {
     **dict.fromkeys(("try_number", "phase", "count"), is_count),
     **dict.fromkeys(("detached", "revoked"), is_flag),
     "attempt": is_uuid,
-    "boot": is_maybe_text,
+    "boot": is_optional_text,
     "progressed_at": is_seconds,
 }
-EVENT: Mapping[str, Kind] = {
-    **dict.fromkeys(("owner_key", "member", "attempt", "prev_owner_key"), is_maybe_text),
+EVENT_FACTS: Mapping[str, FactCheck] = {
+    **dict.fromkeys(("owner_key", "member", "attempt", "prev_owner_key"), is_optional_text),
     **dict.fromkeys(("name", "kind"), is_text),
     "at": is_instant,
     "token": is_count,
-    "owner": is_texts,
+    "owner": is_text_mapping,
     "detail": is_detail,
 }

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_safecopy.lock import disk
-from airflow_provider_safecopy.lock.file_fact import EVENT, demand_facts
+from airflow_provider_safecopy.lock.file_fact import EVENT_FACTS, require_facts
 from airflow_provider_safecopy.lock.model import Event
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 """About 3,000 events; when there are more, the older half goes."""
 
 
@@ -26,47 +26,47 @@ class FileHistory:
 
     path: Path
 
-    def add(self, event: Event) -> None:
+    def append(self, event: Event) -> None:
         """One event more."""
-        line = _line(event)
+        line = _format_event(event)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with os.fdopen(os.open(self.path, flags, 0o600), "r+b", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
             file.write(b"\n" + line if torn else line)
-        if size > MOST_BYTES:
-            events = self.events()
-            self._keep(events[len(events) // 2 :])
+        if size > MAX_BYTES:
+            events = self.read_events()
+            self._rewrite(events[len(events) // 2 :])
 
-    def events(self) -> list[Event]:
+    def read_events(self) -> list[Event]:
         """All of them, the oldest first."""
         try:
-            lines = disk.read(self.path).splitlines()
+            lines = disk.read_own_file(self.path).splitlines()
         except FileNotFoundError:
             return []
-        return [event for line in lines if (event := _event(line)) is not None]
+        return [event for line in lines if (event := _parse_event(line)) is not None]
 
-    def forget(self, before: datetime) -> int:
+    def drop_older(self, oldest: datetime) -> int:
         """Remove what is older. How many there were."""
-        events = self.events()
-        kept = [event for event in events if event.at >= before]
+        events = self.read_events()
+        kept = [event for event in events if event.at >= oldest]
         if len(kept) < len(events):
-            self._keep(kept)
+            self._rewrite(kept)
         return len(events) - len(kept)
 
-    def _keep(self, events: list[Event]) -> None:
-        disk.write(self.path, b"".join(map(_line, events)))
+    def _rewrite(self, events: list[Event]) -> None:
+        disk.replace_file(self.path, b"".join(map(_format_event, events)))
 
 
-def _line(event: Event) -> bytes:
+def _format_event(event: Event) -> bytes:
     data: dict[str, Any] = asdict(event) | {"at": event.at.isoformat()}
     return json.dumps(data, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def _event(line: bytes) -> Event | None:
+def _parse_event(line: bytes) -> Event | None:
     try:
         data = json.loads(line.decode("utf-8", "surrogatepass"))
-        demand_facts(data, EVENT)
+        require_facts(data, EVENT_FACTS)
         return Event(**data | {"at": datetime.fromisoformat(data["at"])})
     except (ValueError, TypeError, KeyError, RecursionError):
         return None

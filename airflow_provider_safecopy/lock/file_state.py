@@ -1,7 +1,7 @@
 """The state of one lock of a file store, and the rules by which it changes hands. No file is touched in here.
 
 The same facts and rules as the row in `sql/lock.sql`. Instants are seconds since boot, suspended or not; they mean
-nothing after a reboot, until `rebased`.
+nothing after a reboot, until `rebase`.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any, Self
 from uuid import UUID, uuid4
 
 from airflow_provider_safecopy.lock import file_fact as fact
-from airflow_provider_safecopy.lock.model import Contender, Displaced, Holder, Lease, Promise, Seen
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.model import Contender, DisplacedHolder, Holder, Lease, Member, Promise
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 
 LAYOUT = 1
 """Of the file; a newer one is not read."""
 
-Told = Callable[[float], datetime]
+WallTime = Callable[[float], datetime]
 """What people call an instant."""
 
 
 @dataclass(frozen=True)
-class Member:
+class MemberState:
     """One attempt that holds the lock. `boot` is when it joined: of an earlier boot no process lives."""
 
     attempt: str
     try_number: int
     detached: bool
-    place: Place | None
+    place: ProcessIdentity | None
     boot: str | None
     progressed_at: float
     phase: int = 0
@@ -39,14 +39,14 @@ class Member:
     revoked: bool = False
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """From what `State.as_json` made of it."""
-        fact.demand_facts(data, fact.MEMBER)
-        return cls(**{**data, "place": Place.of(data["place"])})
+        fact.require_facts(data, fact.MEMBER_FACTS)
+        return cls(**{**data, "place": ProcessIdentity.from_dict(data["place"])})
 
 
 @dataclass(frozen=True)
-class State:
+class LockState:
     """Who holds the lock `name`, under which promise; free while `lease_id` is None. `token` only grows.
 
     `written_at` and `written_wall` are when that was: by the clock since the boot called `boot`, and by the wall's.
@@ -57,7 +57,7 @@ class State:
     lease_id: str | None = None
     owner_key: str | None = None
     owner: Mapping[str, str] = field(default_factory=dict)
-    members: Mapping[str, Member] = field(default_factory=dict)
+    members: Mapping[str, MemberState] = field(default_factory=dict)
     granted_at: float = 0.0
     alive_at: float = 0.0
     due_at: float = 0.0
@@ -70,13 +70,13 @@ class State:
     written_wall: float = 0.0
 
     @classmethod
-    def of(cls, text: bytes) -> Self:
+    def from_json(cls, text: bytes) -> Self:
         """From what `as_json` made of it. Raises ValueError, TypeError or KeyError for anything else."""
         data = json.loads(text.decode("utf-8", "surrogatepass"))
         if (layout := data.pop("layout")) != LAYOUT:
             raise ValueError(f"its layout is {layout}, not {LAYOUT}")
-        fact.demand_facts(data, fact.STATE)
-        members = {key: Member.of(member) for key, member in data.pop("members").items()}
+        fact.require_facts(data, fact.STATE_FACTS)
+        members = {key: MemberState.from_dict(member) for key, member in data.pop("members").items()}
         if len({bool(members), data["lease_id"] is not None, data["owner_key"] is not None}) > 1:
             raise ValueError("it is held and free at once")
         return cls(members=members, **data)
@@ -86,7 +86,7 @@ class State:
         data = {"layout": LAYOUT} | asdict(self)
         return json.dumps(data, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
 
-    def rebased(self, boot: str | None, *, now: float, wall: float) -> Self:
+    def rebase(self, boot: str | None, *, now: float, wall: float) -> Self:
         """The same on the clock of this boot; only here the wall's clock has a say."""
         if self.boot == boot:
             return self
@@ -101,17 +101,17 @@ class State:
         """The attempts that hold it."""
         return tuple(member.attempt for member in self.members.values())
 
-    def ended(self, boot: str | None) -> set[str]:
+    def find_ended(self, boot: str | None) -> set[str]:
         """The attempts whose process has ended for certain, by its own name or by the end of its boot."""
         return {each.attempt for each in self.members.values() if not each.detached and _has_ended(each, boot)}
 
-    def holds(self, lease: Lease) -> bool:
+    def is_current(self, lease: Lease) -> bool:
         """Whether the lease is current."""
         mine = self.members.get(lease.contender.member)
         current = (self.token, self.lease_id) == (lease.token, str(lease.lease_id))
         return current and mine is not None and mine.attempt == str(lease.attempt)
 
-    def kind_for(self, contender: Contender, now: float, *, dead: Collection[str], silent: bool) -> str | None:
+    def choose_kind(self, contender: Contender, now: float, *, dead: Collection[str], silent: bool) -> str | None:
         """How the contender gets the lock now; None when it is busy.
 
         `dead` attempts are proven to be gone; `silent`: no member holds its own flock any more.
@@ -135,24 +135,24 @@ class State:
         detached = any(member.detached for member in self.members.values())
         return self.crash_grace is not None and self.alive_at + self.crash_grace < now and not detached
 
-    def taken(self, contender: Contender, promise: Promise, kind: str, now: float) -> Self:
+    def grant(self, contender: Contender, terms: Promise, kind: str, now: float) -> Self:
         """Held by the contender too, or instead."""
-        member = Member(
-            str(contender.attempt), contender.try_number, contender.detached, contender.place, self.boot, now
+        member = MemberState(
+            str(contender.attempt), contender.try_number, contender.is_detached, contender.process, self.boot, now
         )
-        base = self if kind in ("join", "supersede") else self._granted(now)
+        base = self if kind in ("join", "supersede") else self._begin_lease(now)
         return replace(
             base,
             owner_key=contender.owner_key,
             owner=dict(contender.owner),
             members={**base.members, contender.member: member},
             alive_at=now,
-            due_at=max(base.due_at, now + promise.stale_after),
-            stale_after=max(base.stale_after, promise.stale_after),
-            crash_grace=promise.crash_grace,
+            due_at=max(base.due_at, now + terms.stale_after),
+            stale_after=max(base.stale_after, terms.stale_after),
+            crash_grace=terms.crash_grace,
         )
 
-    def _granted(self, now: float) -> Self:
+    def _begin_lease(self, now: float) -> Self:
         return replace(
             self,
             token=self.token + 1,
@@ -164,48 +164,48 @@ class State:
             refused=0,
         )
 
-    def beaten(self, key: str, at: tuple[int, int], now: float) -> Self:
-        """Alive; and good for another `stale_after` if `at`, the phase and the count, has grown."""
+    def record_heartbeat(self, key: str, progress: tuple[int, int], now: float) -> Self:
+        """Alive; and good for another `stale_after` if `progress`, the phase and the count, has grown."""
         mine = self.members[key]
-        if at <= (mine.phase, mine.count):
+        if progress <= (mine.phase, mine.count):
             return replace(self, alive_at=now)
-        grown = replace(mine, phase=at[0], count=at[1], progressed_at=now)
+        grown = replace(mine, phase=progress[0], count=progress[1], progressed_at=now)
         due = max(self.due_at, now + self.stale_after)
         return replace(self, alive_at=now, due_at=due, members={**self.members, key: grown})
 
-    def left(self, key: str, now: float, *, at_least: float) -> Self:
+    def remove_member(self, key: str, now: float, *, at_least: float) -> Self:
         """Without one member; free when it was the last. Who leaves has done something: the run lives on."""
         members = {each: member for each, member in self.members.items() if each != key}
         if members:
             return replace(self, members=members, due_at=max(self.due_at, now + self.stale_after))
-        return replace(self._freed(), not_before=self.granted_at + at_least)
+        return replace(self._free(), not_before=self.granted_at + at_least)
 
-    def taken_away(self) -> Self:
+    def force_free(self) -> Self:
         """Free; the token grows, so that whoever held it is fenced out."""
-        return replace(self._freed(), token=self.token + 1)
+        return replace(self._free(), token=self.token + 1)
 
-    def _freed(self) -> Self:
+    def _free(self) -> Self:
         return replace(self, lease_id=None, owner_key=None, owner={}, members={})
 
-    def with_revoked(self, key: str) -> Self:
+    def revoke_member(self, key: str) -> Self:
         """With the attempt of one member marked as fenced out."""
         return replace(self, members={**self.members, key: replace(self.members[key], revoked=True)})
 
-    def displaced(self, kind: str = "takeover", contender: Contender | None = None) -> Displaced | None:
+    def find_displaced(self, kind: str = "takeover", contender: Contender | None = None) -> DisplacedHolder | None:
         """Whom that displaces: its holder, or the contender's former attempt; None when nobody."""
         if kind == "supersede" and contender is not None:
             former = [self.members[contender.member]]
-            return Displaced(contender.owner_key, contender.owner, self.token, *_whereabouts(former))
+            return DisplacedHolder(contender.owner_key, contender.owner, self.token, *_collect_identities(former))
         if kind.startswith("takeover") and self.owner_key is not None:
-            return Displaced(self.owner_key, self.owner, self.token, *_whereabouts(self.members.values()))
+            return DisplacedHolder(self.owner_key, self.owner, self.token, *_collect_identities(self.members.values()))
         return None
 
-    def as_lease(self, contender: Contender, kind: str, now: float, displaced: Displaced | None) -> Lease:
+    def as_lease(self, contender: Contender, kind: str, now: float, displaced: DisplacedHolder | None) -> Lease:
         """The contender's, which holds it now."""
         lease_id = UUID(self.lease_id or "")
         return Lease(self.name, self.token, lease_id, contender, kind, self.due_at - now, displaced)
 
-    def as_holder(self, now: float, told: Told) -> Holder:
+    def as_holder(self, now: float, to_wall_time: WallTime) -> Holder:
         """Its holder, as a contender is told."""
         seen = sorted(self.members.items(), key=lambda each: each[1].progressed_at, reverse=True)
         return Holder(
@@ -213,37 +213,37 @@ class State:
             token=self.token,
             owner_key=self.owner_key,
             owner=self.owner,
-            members=tuple(_seen(key, member, told) for key, member in seen),
-            since=told(self.granted_at),
-            alive_at=told(self.alive_at),
-            progressed_at=told(seen[0][1].progressed_at if seen else self.granted_at),
-            due_at=told(self.due_at),
-            asked_at=told(now),
-            not_before=None if self.not_before is None else told(self.not_before),
+            members=tuple(_build_member(key, member, to_wall_time) for key, member in seen),
+            granted_at=to_wall_time(self.granted_at),
+            alive_at=to_wall_time(self.alive_at),
+            progressed_at=to_wall_time(seen[0][1].progressed_at if seen else self.granted_at),
+            due_at=to_wall_time(self.due_at),
+            asked_at=to_wall_time(now),
+            not_before=None if self.not_before is None else to_wall_time(self.not_before),
             stale_after=self.stale_after,
-            stale=self.lease_id is not None and self.due_at < now,
-            refused=self.refused,
+            is_stale=self.lease_id is not None and self.due_at < now,
+            refused_count=self.refused,
             lease_id=None if self.lease_id is None else UUID(self.lease_id),
         )
 
 
-def _has_ended(member: Member, boot: str | None) -> bool:
+def _has_ended(member: MemberState, boot: str | None) -> bool:
     earlier = boot is not None and member.boot is not None and member.boot != boot
-    return earlier or (member.place is not None and member.place.gone)
+    return earlier or (member.place is not None and member.place.is_gone)
 
 
-def _whereabouts(members: Iterable[Member]) -> tuple[tuple[str, ...], tuple[Place, ...]]:
+def _collect_identities(members: Iterable[MemberState]) -> tuple[tuple[str, ...], tuple[ProcessIdentity, ...]]:
     told = [(member.attempt, member.place) for member in members]
     return tuple(attempt for attempt, _ in told), tuple(place for _, place in told if place is not None)
 
 
-def _seen(key: str, member: Member, told: Told) -> Seen:
-    return Seen(
+def _build_member(key: str, member: MemberState, to_wall_time: WallTime) -> Member:
+    return Member(
         key,
         member.attempt,
         member.try_number,
         member.place,
         member.phase,
         member.count,
-        told(member.progressed_at),
+        to_wall_time(member.progressed_at),
     )

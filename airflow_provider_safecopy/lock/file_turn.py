@@ -10,28 +10,28 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from airflow_provider_safecopy.lock.file_record import FileRecord
-from airflow_provider_safecopy.lock.file_state import State
-from airflow_provider_safecopy.lock.model import Contender, Displaced, Event
+from airflow_provider_safecopy.lock.file_state import LockState
+from airflow_provider_safecopy.lock.model import Contender, DisplacedHolder, Event
 
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 
 
-def boottime() -> float:
+def read_boot_clock() -> float:
     """Seconds since boot, suspended or not: nobody can set this clock."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def told(instant: float) -> datetime:
+def to_wall_time(instant: float) -> datetime:
     """The wall's time of an instant, for people: now, less how long ago that was."""
-    return datetime.now(UTC) + timedelta(seconds=instant - boottime())
+    return datetime.now(UTC) + timedelta(seconds=instant - read_boot_clock())
 
 
-def state_of(record: FileRecord, boot: str | None, now: float) -> State | None:
+def read_state(record: FileRecord, boot: str | None, now: float) -> LockState | None:
     """The lock's state on the clock of this boot."""
-    state = record.state()
-    return None if state is None else state.rebased(boot, now=now, wall=told(now).timestamp())
+    state = record.read_state()
+    return None if state is None else state.rebase(boot, now=now, wall=to_wall_time(now).timestamp())
 
 
 @dataclass(frozen=True)
@@ -39,33 +39,33 @@ class Turn:
     """The lock's files and its state, now."""
 
     record: FileRecord
-    state: State
+    state: LockState
     now: float
 
     @classmethod
     @contextmanager
-    def at(cls, record: FileRecord, name: str, boot: str | None, clock: Clock) -> Iterator[Turn]:
+    def begin(cls, record: FileRecord, name: str, boot: str | None, clock: Clock) -> Iterator[Turn]:
         """Wait for it. Raises OSError, `LockStoreError`."""
-        with record.guarded():
+        with record.hold_guard():
             now = clock()
-            yield cls(record, state_of(record, boot, now) or State(name, boot=boot), now)
+            yield cls(record, read_state(record, boot, now) or LockState(name, boot=boot), now)
 
-    def write(self, state: State) -> None:
+    def write(self, state: LockState) -> None:
         """Let that be the lock's state."""
-        self.record.write(replace(state, written_at=self.now, written_wall=told(self.now).timestamp()))
+        self.record.write_state(replace(state, written_at=self.now, written_wall=to_wall_time(self.now).timestamp()))
 
-    def tell(
+    def add_event(
         self,
         kind: str,
         token: int,
         contender: Contender | None = None,
         *,
-        former: Displaced | None = None,
+        displaced: DisplacedHolder | None = None,
         reason: str | None = None,
     ) -> None:
         """Add to the history. What has happened is not undone because that fails."""
         event = Event(
-            at=told(self.now),
+            at=to_wall_time(self.now),
             name=self.state.name,
             token=token,
             kind=kind,
@@ -73,10 +73,10 @@ class Turn:
             owner=dict(contender.owner) if contender else {},
             member=contender.member if contender else None,
             attempt=str(contender.attempt) if contender else None,
-            prev_owner_key=former.owner_key if former else None,
-            detail=({"reason": reason} if reason else {}) | ({"from": dict(former.owner)} if former else {}),
+            prev_owner_key=displaced.owner_key if displaced else None,
+            detail=({"reason": reason} if reason else {}) | ({"from": dict(displaced.owner)} if displaced else {}),
         )
         try:
-            self.record.history.add(event)
+            self.record.history.append(event)
         except OSError as error:
             log.warning("lock %s: its history could not be written: %s", event.name, error)

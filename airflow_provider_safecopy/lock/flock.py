@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Self
 
 # Held while a descriptor is opened or closed, and while the process is forked: no child has one that is not listed.
-_listing = threading.RLock()
-_listed: weakref.WeakSet[Flock] = weakref.WeakSet()
+_registry_lock = threading.RLock()
+_open_flocks: weakref.WeakSet[Flock] = weakref.WeakSet()
 
 
 class Flock:
-    """The file at `path`, open, and locked once `take` has said so. Only `close`, or the end of the process, unlocks it.
+    """The file at `path`, open, and locked once `try_lock` has said so. Only `close`, or the end of the process, unlocks it.
 
     Raises OSError; FileNotFoundError where there is none and it is not to be made.
     """
 
-    def __init__(self, path: Path, *, make: bool = True) -> None:
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if make else 0)
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
         self._descriptor: int | None = None
-        with _listing:
+        with _registry_lock:
             self._descriptor = os.open(path, flags, 0o600)
-            _listed.add(self)
+            _open_flocks.add(self)
 
-    def take(self) -> bool:
+    def try_lock(self) -> bool:
         """Lock it, unless somebody else has."""
         if self._descriptor is None:
             return False
@@ -52,8 +52,8 @@ class Flock:
 
     def close(self) -> None:
         """Unlock it. Twice is harmless."""
-        with _listing:
-            _listed.discard(self)
+        with _registry_lock:
+            _open_flocks.discard(self)
             descriptor, self._descriptor = self._descriptor, None
             if descriptor is not None:
                 os.close(descriptor)
@@ -68,11 +68,13 @@ class Flock:
         self.close()
 
 
-def _in_child() -> None:
+def _close_inherited() -> None:
     # Closing a copy leaves the parent's locked; unlocking it would not.
-    for each in tuple(_listed):
+    for each in tuple(_open_flocks):
         each.close()
-    _listing.release()
+    _registry_lock.release()
 
 
-os.register_at_fork(before=_listing.acquire, after_in_parent=_listing.release, after_in_child=_in_child)
+os.register_at_fork(
+    before=_registry_lock.acquire, after_in_parent=_registry_lock.release, after_in_child=_close_inherited
+)

@@ -23,28 +23,28 @@ import psycopg
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import departure, over, presence
-from airflow_provider_safecopy.lock.busy import busy, read_holders
-from airflow_provider_safecopy.lock.fence import fence
+from airflow_provider_safecopy.lock.busy import busy_error, read_holders
+from airflow_provider_safecopy.lock.fence import check_fence
 from airflow_provider_safecopy.lock.loss import self_stop_error
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.presence import Displacement, clear_away
+from airflow_provider_safecopy.lock.presence import Displacement, end_displaced
 from airflow_provider_safecopy.lock.store import Store
 
 log = logging.getLogger(__name__)
 
-_SURELY_ALIVE = 10.0  # seconds: a holder with a heartbeat this recent has not crashed
+_ALIVE_SECONDS = 10.0  # seconds: a holder with a heartbeat this recent has not crashed
 
-Judge = Callable[[Holder], Collection[str]]
+LivenessCheck = Callable[[Holder], Collection[str]]
 """Who knows more of a holder than its store: the attempts it is certain are gone."""
 
 
 class LivingLock:
     """One or several locks, held together or not at all, by one attempt.
 
-    `where` is the database they live in (a conninfo or an `Endpoint`), a directory of this host (a `Path`), or any
+    `location` is the database they live in (a conninfo or an `Endpoint`), a directory of this host (a `Path`), or any
     `Store`. `contender` is who asks, by default a process that shares its locks with nobody; of one owner's attempts
-    each is a member. `promise` says when others may take the locks over: after ``stale_after`` seconds without
+    each is a member. `terms` says when others may take the locks over: after ``stale_after`` seconds without
     progress, or ``crash_grace`` seconds after the holder has vanished. `judge` may know that a holder is gone when
     this machine does not. `relatives` are locks that no other attempt may hold while this one holds its own: those of a
     table's partitions and parents. Each attempt asks after it holds its own lock, so at least one of two gives up.
@@ -66,7 +66,7 @@ class LivingLock:
         *,
         contender: Contender | None = None,
         promise: Promise | None = None,
-        judge: Judge | None = None,
+        judge: LivenessCheck | None = None,
         relatives: Iterable[str] = (),
         minimum_heartbeat_interval: float | None = None,
     ) -> None:
@@ -76,12 +76,12 @@ class LivingLock:
             if not name.strip() or "\0" in name:
                 raise ConfigError("the name of a lock may be neither blank nor hold a NUL")
         self.contender = contender or Contender.alone()
-        self.promise = promise or Promise()
-        self.minimum_heartbeat_interval = _checked_interval(minimum_heartbeat_interval, self.promise)
-        self.store = _store(where, self.contender)
+        self.terms = promise or Promise()
+        self.minimum_heartbeat_interval = _checked_interval(minimum_heartbeat_interval, self.terms)
+        self.store = _open_store(where, self.contender)
         self.leases: tuple[Lease, ...] = ()
-        self.lost: LockLostError | None = None
-        self.answering = True
+        self.lost_error: LockLostError | None = None
+        self.store_answers = True
         """Whether the store answered the last heartbeat."""
         self._judge = judge
         self._judged: dict[str, Mapping[str, str]] = {}
@@ -96,19 +96,19 @@ class LivingLock:
         started = time.monotonic()
         try:
             for name in self.names:
-                taken.append(self._taken(name))  # noqa: PERF401 -- what was taken before an error is given back
-            self.leases, self.lost = tuple(taken), None
-            self._beaten, self._until = started, self._end_of(started, (lease.remaining for lease in taken))
-            self._appear()
+                taken.append(self._acquire_lock(name))  # noqa: PERF401 -- what was taken before an error is given back
+            self.leases, self.lost_error = tuple(taken), None
+            self._beaten, self._until = started, self._compute_stop(started, (lease.remaining for lease in taken))
+            self._show_presence()
             for lease in taken:
-                self._clear_away(lease)
+                self._end_displaced(lease)
             for holder in read_holders(self.store, self.relatives):
                 self._displace(holder)
         except BaseException as error:
             self.leases = ()
-            self._give_back(taken)
-            presence.withdraw(self.contender)
-            departure.withdraw(self.store, self.contender, self.names[len(taken) :], error)
+            self._release_leases(taken)
+            presence.remove_note(self.contender)
+            departure.release_unconfirmed(self.store, self.contender, self.names[len(taken) :], error)
             raise
         return self
 
@@ -120,21 +120,21 @@ class LivingLock:
         held = False
         for name in self.names:
             try:
-                holder = self.store.holder(name)
+                holder = self.store.read_holder(name)
             except LockStoreError as error:
                 log.debug("not known yet: %s", error)
                 break
             if holder is not None and self._is_alive(holder):
-                self.store.refused(name, self.contender)
-                raise busy(holder)
+                self.store.record_refusal(name, self.contender)
+                raise busy_error(holder)
             if holder is not None:
                 ours = holder.owner_key == self.contender.owner_key
                 held = held or not ours or self.contender.member in {seen.member for seen in holder.members}
         with suppress(LockStoreError):  # not known yet
             for holder in read_holders(self.store, self.relatives):
                 if self._is_alive(holder):
-                    self.store.refused(holder.name, self.contender)
-                    raise busy(holder)
+                    self.store.record_refusal(holder.name, self.contender)
+                    raise busy_error(holder)
                 held = held or holder.owner_key != self.contender.owner_key
         return held
 
@@ -144,19 +144,19 @@ class LivingLock:
         Raises `LockLostError` when the lock is somebody else's, or has not been extended in time; `ConfigError` when
         it was never acquired, or released.
         """
-        if not self.leases and self.lost is None:
+        if not self.leases and self.lost_error is None:
             raise ConfigError(f"lock {', '.join(self.names)}: it is not held; acquire it before the first heartbeat")
         self._count = self._count + 1 if progress is None else progress
         if self.leases and time.monotonic() - self._beaten >= self.minimum_heartbeat_interval:
-            self.beat(phase=0, count=self._count)
+            self.send_heartbeat(phase=0, count=self._count)
         self.check()
 
     def check(self) -> None:
         """Raise `LockLostError` if the lock is lost, or its promise is about to end. Asks nobody."""
-        if self.lost is None and self.leases and self.seconds_left <= 0:
-            self.lost = self_stop_error(self.leases[0], self.promise)
-        if self.lost is not None:
-            raise self.lost
+        if self.lost_error is None and self.leases and self.seconds_left <= 0:
+            self.lost_error = self_stop_error(self.leases[0], self.terms)
+        if self.lost_error is not None:
+            raise self.lost_error
 
     @property
     def seconds_left(self) -> float:
@@ -164,7 +164,7 @@ class LivingLock:
         return self._until - time.monotonic()
 
     @property
-    def displaced(self) -> tuple[str, ...]:
+    def displaced_attempts(self) -> tuple[str, ...]:
         """The attempts that held these locks before and were displaced."""
         return tuple(attempt for lease in self.leases if lease.displaced for attempt in lease.displaced.attempts)
 
@@ -182,36 +182,36 @@ class LivingLock:
         """The server sessions the lock itself uses, by their process ids."""
         return self.store.backends
 
-    def beat(self, *, phase: int, count: int) -> None:
+    def send_heartbeat(self, *, phase: int, count: int) -> None:
         """Send a heartbeat now. Raises `LockLostError`; a store that cannot be asked is only told to the log."""
         started = time.monotonic()
         try:
             remaining = [self.store.heartbeat(lease, phase=phase, count=count) for lease in self.leases]
         except LockLostError as error:
-            self.lost = error
+            self.lost_error = error
             raise
         except LockStoreError as error:
-            self.answering = False
+            self.store_answers = False
             log.warning("no heartbeat: %s", error)
             return
-        self.answering = True
-        self._beaten, self._until = started, self._end_of(started, remaining)
-        self._appear()
+        self.store_answers = True
+        self._beaten, self._until = started, self._compute_stop(started, remaining)
+        self._show_presence()
 
     def fence(self, connection: psycopg.Connection[Any]) -> None:
         """Inside a transaction in the locks' database: nobody takes them before its COMMIT. Raises `FencedOutError`."""
         if not isinstance(self.store, PostgresStore):
             raise ConfigError("only locks in a database can fence a transaction of it")
         for lease in self.leases:
-            fence(connection, lease)
+            check_fence(connection, lease)
 
     def release(self) -> None:
         """Let go of the locks and of the store. Twice, or after they were lost, is harmless."""
         leases, self.leases = self.leases, ()
         try:
-            self._give_back(leases)
+            self._release_leases(leases)
         finally:
-            presence.withdraw(self.contender)
+            presence.remove_note(self.contender)
             self.store.close()
 
     def __enter__(self) -> Self:
@@ -226,66 +226,68 @@ class LivingLock:
     ) -> None:
         self.release()
 
-    def _taken(self, name: str) -> Lease:
-        with over.asking(self.contender.attempt):
-            answer = self.store.acquire(name, self.contender, self.promise)
-            if isinstance(answer, Holder) and (dead := self._gone(answer)):
+    def _acquire_lock(self, name: str) -> Lease:
+        with over.track_request(self.contender.attempt):
+            answer = self.store.acquire(name, self.contender, self.terms)
+            if isinstance(answer, Holder) and (dead := self._find_gone(answer)):
                 self._judged[name] = answer.owner
-                answer = self.store.acquire(name, self.contender, self.promise, dead=dead)
+                answer = self.store.acquire(name, self.contender, self.terms, dead=dead)
         if isinstance(answer, Lease):
-            return answer.drop_itself()
-        self.store.refused(name, self.contender)
-        raise busy(answer)
+            return answer.without_own_attempt()
+        self.store.record_refusal(name, self.contender)
+        raise busy_error(answer)
 
     def _displace(self, holder: Holder) -> None:
         """Fence out a holder that is gone. Raise `LockBusyError` for a living one, one of this very run included."""
         if holder.owner_key != self.contender.owner_key:
-            lease = self._taken(holder.name)
+            lease = self._acquire_lock(holder.name)
             try:
-                self._clear_away(lease)
+                self._end_displaced(lease)
             finally:
-                self._give_back([lease])
+                self._release_leases([lease])
             return
-        dead, members = self._gone(holder), {seen.attempt for seen in holder.members}
-        gone = holder.stale or members <= dead
+        dead, members = self._find_gone(holder), {seen.attempt for seen in holder.members}
+        gone = holder.is_stale or members <= dead
         displaced = self.store.reap(holder.name, dead=dead, reason="its member is gone") if gone else None
         if displaced is None:
-            self.store.refused(holder.name, self.contender)
-            raise busy(holder)
+            self.store.record_refusal(holder.name, self.contender)
+            raise busy_error(holder)
         self.store.end_sessions(displaced)
 
     def _is_alive(self, holder: Holder) -> bool:
         """Whether it is another run's and by no rule to be displaced now."""
-        quiet = holder.quiet_seconds > _SURELY_ALIVE
-        return holder.owner_key != self.contender.owner_key and not (holder.stale or self._gone(holder) or quiet)
+        quiet = holder.quiet_seconds > _ALIVE_SECONDS
+        return holder.owner_key != self.contender.owner_key and not (
+            holder.is_stale or self._find_gone(holder) or quiet
+        )
 
-    def _gone(self, holder: Holder) -> set[str]:
-        return over.gone(holder) | set(self._judge(holder) if self._judge else ())
+    def _find_gone(self, holder: Holder) -> set[str]:
+        return over.find_gone(holder) | set(self._judge(holder) if self._judge else ())
 
-    def _clear_away(self, lease: Lease) -> None:
+    def _end_displaced(self, lease: Lease) -> None:
         """End what a displaced holder still has: sessions in the store's server, and processes on this machine."""
         log.info("lock %s: token %d (%s)", lease.name, lease.token, lease.kind)
         if lease.displaced is not None:
             own, judged = self.contender, self._judged.get(lease.name, {})
             by = Displacement(lease.kind, self.store.label, lease.name, own.owner_key, own.member, judged)
-            clear_away(self.store, lease.displaced, by)
+            end_displaced(self.store, lease.displaced, by)
 
-    def _appear(self) -> None:
+    def _show_presence(self) -> None:
         """Leave or renew the presence note: which process this is, and until when its promise is good."""
-        presence.show(
+        presence.write_note(
             self.contender,
             store=self.store.label,
             names=tuple(lease.name for lease in self.leases),
-            left=self.seconds_left + self.promise.margin,
-            crash_grace=self.promise.crash_grace,
+            seconds_left=self.seconds_left + self.terms.margin,
+            crash_grace=self.terms.crash_grace,
         )
 
-    def _give_back(self, leases: Iterable[Lease]) -> None:
-        departure.give_back(self.store, leases)
+    def _release_leases(self, leases: Iterable[Lease]) -> None:
+        departure.release_leases(self.store, leases)
 
-    def _end_of(self, started: float, remaining: Iterable[float]) -> float:
+    def _compute_stop(self, started: float, remaining: Iterable[float]) -> float:
         """When to stop, by this process's own clock, counted from before the store was asked."""
-        return started + min(remaining) - self.promise.margin
+        return started + min(remaining) - self.terms.margin
 
 
 def _checked_interval(seconds: object, promise: Promise) -> float:
@@ -301,11 +303,11 @@ def _checked_interval(seconds: object, promise: Promise) -> float:
     return float(seconds)
 
 
-def _store(where: str | Path | Endpoint | Store, contender: Contender) -> Store:
-    if isinstance(where, str):
-        where = Endpoint.from_conninfo(where)
-    if isinstance(where, Path):
+def _open_store(location: str | Path | Endpoint | Store, contender: Contender) -> Store:
+    if isinstance(location, str):
+        location = Endpoint.from_conninfo(location)
+    if isinstance(location, Path):
         from airflow_provider_safecopy.lock.file import FileStore
 
-        return FileStore(where)
-    return PostgresStore(where, attempt=contender.attempt) if isinstance(where, Endpoint) else where
+        return FileStore(location)
+    return PostgresStore(location, attempt=contender.attempt) if isinstance(location, Endpoint) else location

@@ -6,7 +6,7 @@ from airflow_provider_safecopy.errors import LockLostError
 from airflow_provider_safecopy.lock.model import Lease, Promise
 
 
-def lost(lease: Lease) -> LockLostError:
+def lost_error(lease: Lease) -> LockLostError:
     """Return the error of a heartbeat whose lock was taken."""
     return LockLostError(
         f"lock {lease.name}: token {lease.token} was taken from this run; it stopped and published nothing",
@@ -16,10 +16,10 @@ def lost(lease: Lease) -> LockLostError:
     )
 
 
-def self_stop_error(lease: Lease, promise: Promise) -> LockLostError:
+def self_stop_error(lease: Lease, terms: Promise) -> LockLostError:
     """Return the error of a holder that stops itself before another run takes its lock."""
     return LockLostError(
-        f"lock {lease.name}: no progress was confirmed for nearly {promise.stale_after:g} s by the "
+        f"lock {lease.name}: no progress was confirmed for nearly {terms.stale_after:g} s by the "
         "lock's own clock; this run stopped itself before another takes over, and published nothing",
         lock=lease.name,
         token=lease.token,

@@ -10,12 +10,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from airflow_provider_safecopy.errors import ConfigError
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 
 STALE_AFTER = 600.0
 """Seconds without progress after which a lock may be taken, when nobody says otherwise."""
 
-_CENTURY = 100 * 366 * 86400
+_MAX_SECONDS = 100 * 366 * 86400
 
 CRASH_GRACE = 30.0
 """Seconds without a heartbeat after which a holder without any session counts as crashed."""
@@ -38,8 +38,8 @@ class Promise:
             value = getattr(self, option)
             if option == "crash_grace" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _CENTURY:
-                raise ConfigError(f"{option}={value!r} must be a positive number of seconds, {_CENTURY} at most")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MAX_SECONDS:
+                raise ConfigError(f"{option}={value!r} must be a positive number of seconds, {_MAX_SECONDS} at most")
 
     @property
     def interval(self) -> float:
@@ -58,9 +58,9 @@ class Contender:
     """Who wants a lock: one attempt (`attempt`, random) of one member (`member`) of a run (`owner_key`).
 
     Attempts of one owner share the lock: another member joins, a higher `try_number` of the same member supersedes,
-    an equal or lower one is busy. `owner` is for people: what is told to whoever finds the lock busy. `place` is the
-    process it lives in; a `detached` member lives in none, as the setup task of a DAG run that has ended. Of one that
-    is only `passing`, as through the launch gate, the history keeps takeovers alone. `task`: of an instance of a mapped
+    an equal or lower one is busy. `owner` is for people: what is told to whoever finds the lock busy. `process` is the
+    process it lives in; a `is_detached` member lives in none, as the setup task of a DAG run that has ended. Of one that
+    is only `is_passing`, as through the launch gate, the history keeps takeovers alone. `task`: of an instance of a mapped
     task, that task.
     """
 
@@ -69,9 +69,9 @@ class Contender:
     member: str = "main"
     try_number: int = 1
     attempt: UUID = field(default_factory=uuid4)
-    place: Place | None = field(default_factory=Place.here)
-    detached: bool = False
-    passing: bool = False
+    process: ProcessIdentity | None = field(default_factory=ProcessIdentity.read_current)
+    is_detached: bool = False
+    is_passing: bool = False
     task: str | None = None
 
     @classmethod
@@ -88,17 +88,17 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Displaced:
+class DisplacedHolder:
     """Who held the lock before it was taken over, or the attempt that was superseded."""
 
     owner_key: str
     owner: Mapping[str, str]
     token: int
     attempts: tuple[str, ...]
-    places: tuple[Place, ...]
+    processes: tuple[ProcessIdentity, ...]
 
     def __str__(self) -> str:
-        return told_owner(self.owner, self.owner_key)
+        return describe_owner(self.owner, self.owner_key)
 
 
 @dataclass(frozen=True)
@@ -116,14 +116,14 @@ class Lease:
     contender: Contender
     kind: str = "grant"
     remaining: float = STALE_AFTER
-    displaced: Displaced | None = None
+    displaced: DisplacedHolder | None = None
 
     @property
     def attempt(self) -> UUID:
         """The attempt that holds it."""
         return self.contender.attempt
 
-    def drop_itself(self) -> Lease:
+    def without_own_attempt(self) -> Lease:
         """Return the lease without its own attempt among the displaced ones.
 
         It is there after a grant whose answer was lost, and its sessions belong to this very run.
@@ -136,13 +136,13 @@ class Lease:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Member:
     """One living member of a holder: its key, attempt, try, where it runs, and how far it has come."""
 
     member: str
     attempt: str
     try_number: int
-    place: Place | None
+    process: ProcessIdentity | None
     phase: int
     count: int
     progressed_at: datetime
@@ -152,7 +152,7 @@ class Seen:
 class Holder:
     """What a contender is told of a busy lock. Times are the store's own, `asked_at` among them.
 
-    `due_at` is when it will be taken if nothing moves until then, `refused` how many were sent away since `since`.
+    `due_at` is when it will be taken if nothing moves until then, `refused_count` how many were sent away since `granted_at`.
     `owner_key` is None while the lock is free but not to be taken before `not_before`; `lease_id` is None then, too.
     """
 
@@ -160,20 +160,20 @@ class Holder:
     token: int
     owner_key: str | None
     owner: Mapping[str, str]
-    members: tuple[Seen, ...]
-    since: datetime
+    members: tuple[Member, ...]
+    granted_at: datetime
     alive_at: datetime
     progressed_at: datetime
     due_at: datetime
     asked_at: datetime
     not_before: datetime | None = None
     stale_after: float = STALE_AFTER
-    stale: bool = False
-    refused: int = 0
+    is_stale: bool = False
+    refused_count: int = 0
     lease_id: UUID | None = None
 
     @property
-    def takeable_in(self) -> float:
+    def seconds_to_takeover(self) -> float:
         """Seconds until somebody else may take it, if nothing moves; 0 when it is overdue already."""
         at = self.due_at if self.owner_key is not None else self.not_before or self.asked_at
         return max(0.0, (at - self.asked_at).total_seconds())
@@ -186,17 +186,24 @@ class Holder:
     @property
     def is_quiet(self) -> bool:
         """Whether it may have crashed: no heartbeat within `CRASH_GRACE`. A detached member is quiet by nature."""
-        return self.quiet_seconds > CRASH_GRACE and all(seen.place is not None for seen in self.members)
+        return self.quiet_seconds > CRASH_GRACE and all(seen.process is not None for seen in self.members)
 
     def __str__(self) -> str:
-        return told_owner(self.owner, self.owner_key or "nobody")
+        return describe_owner(self.owner, self.owner_key or "nobody")
 
-    def lease_of(self, seen: Seen) -> Lease:
+    def build_lease(self, holding_member: Member) -> Lease:
         """Return the lease of one of its members, by which the lock can be released on behalf of that member."""
         if self.lease_id is None:
             raise ValueError(f"lock {self.name} is free: it has no members")
-        attempt = UUID(seen.attempt)
-        member = Contender(self.owner_key or "", self.owner, seen.member, seen.try_number, attempt, seen.place)
+        attempt = UUID(holding_member.attempt)
+        member = Contender(
+            self.owner_key or "",
+            self.owner,
+            holding_member.member,
+            holding_member.try_number,
+            attempt,
+            holding_member.process,
+        )
         return Lease(self.name, self.token, self.lease_id, member)
 
     def as_dict(self) -> dict[str, Any]:
@@ -211,19 +218,19 @@ class Holder:
                     "member": seen.member,
                     "try": seen.try_number,
                     "attempt": seen.attempt,
-                    "host": seen.place.host if seen.place else None,
-                    "pid": seen.place.pid if seen.place else None,
+                    "host": seen.process.host if seen.process else None,
+                    "pid": seen.process.pid if seen.process else None,
                     "progressed_at": seen.progressed_at.isoformat(),
                 }
                 for seen in self.members
             ],
-            "since": self.since.isoformat(),
+            "since": self.granted_at.isoformat(),
             "last_progress": self.progressed_at.isoformat(),
             "due": self.due_at.isoformat(),
             "asked": self.asked_at.isoformat(),
-            "takeable_in": round(self.takeable_in, 3),
-            "stale": self.stale,
-            "refused": self.refused,
+            "takeable_in": round(self.seconds_to_takeover, 3),
+            "stale": self.is_stale,
+            "refused": self.refused_count,
         }
 
 
@@ -243,13 +250,13 @@ class Event:
     detail: Mapping[str, Any]
 
 
-def application_name(attempt: UUID) -> str:
+def format_application_name(attempt: UUID) -> str:
     """What every session of one attempt is called, by psycopg and psql alike."""
     return f"safecopy:{attempt}"
 
 
-def told_owner(owner: Mapping[str, str], key: str) -> str:
+def describe_owner(owner: Mapping[str, str], owner_key: str) -> str:
     """An owner in one line for people: its parts by name, without those that only tell machines apart."""
     told = [f"{part} {value}" for part, value in owner.items() if part not in ("owner", "deployment", "started")]
     named = owner.get("owner")
-    return ", ".join(([named] if named else []) + told) or key
+    return ", ".join(([named] if named else []) + told) or owner_key

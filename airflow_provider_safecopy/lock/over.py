@@ -9,37 +9,37 @@ from uuid import UUID
 from airflow_provider_safecopy.lock import presence
 from airflow_provider_safecopy.lock.model import Holder
 
-_OVER: set[str] = set()
+_FINISHED: set[str] = set()
 
 
-def leave(attempt: UUID) -> None:
+def mark_finished(attempt: UUID) -> None:
     """Whatever the store has of this attempt's, now or in a moment, is nobody's."""
-    _OVER.add(str(attempt))
+    _FINISHED.add(str(attempt))
 
 
 @contextmanager
-def asking(attempt: UUID) -> Iterator[None]:
-    """Around what asks a store for a lock. Where no answer came, the lock may have been granted, or may be yet: `leave`."""
+def track_request(attempt: UUID) -> Iterator[None]:
+    """Around what asks a store for a lock. Where no answer came, the lock may have been granted, or may be yet: `mark_finished`."""
     try:
         yield
     except BaseException:
-        leave(attempt)
+        mark_finished(attempt)
         raise
-    _OVER.discard(str(attempt))
+    _FINISHED.discard(str(attempt))
 
 
-def gone(holder: Holder) -> set[str]:
+def find_gone(holder: Holder) -> set[str]:
     """The attempts of `holder` whose process lived on this machine and has ended for certain, or is done with them."""
     return {
         seen.attempt
         for seen in holder.members
-        if seen.attempt in _OVER
+        if seen.attempt in _FINISHED
         # A row may name a process that never existed: the presence note of the attempt comes first.
-        or (seen.place is not None and seen.place.gone and not presence.lives(seen.attempt))
+        or (seen.process is not None and seen.process.is_gone and not presence.is_alive(seen.attempt))
     }
 
 
 def is_gone(holder: Holder) -> bool:
     """Whether all attempts of `holder` are gone, as far as this machine can tell; False for one without any."""
     attempts = {seen.attempt for seen in holder.members}
-    return bool(attempts) and attempts <= gone(holder)
+    return bool(attempts) and attempts <= find_gone(holder)

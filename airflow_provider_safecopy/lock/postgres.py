@@ -22,18 +22,32 @@ from airflow_provider_safecopy import sql, wire
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import LockStoreError, StageError
 from airflow_provider_safecopy.lock import fork, rows, schema, trust
-from airflow_provider_safecopy.lock.loss import lost
+from airflow_provider_safecopy.lock.loss import lost_error
 from airflow_provider_safecopy.lock.model import (
     Contender,
-    Displaced,
+    DisplacedHolder,
     Event,
     Holder,
     Lease,
     Promise,
-    application_name,
+    format_application_name,
 )
-from airflow_provider_safecopy.lock.row_wait import LOCKED, RowWait, blame, blame_at_once, find_row_holders
-from airflow_provider_safecopy.lock.rows import asked_by, displaced_of, event_of, held, holder_of, interval, lease_of
+from airflow_provider_safecopy.lock.row_wait import (
+    LOCK_NOT_AVAILABLE,
+    RowWait,
+    add_blockers,
+    add_blockers_at_once,
+    find_row_holders,
+)
+from airflow_provider_safecopy.lock.rows import (
+    build_contender_parameters,
+    build_lease_parameters,
+    format_interval,
+    parse_displaced,
+    parse_event,
+    parse_holder,
+    parse_lease,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +55,15 @@ _LOCK = sql.load("lock")
 _LOCK_STEP_SECONDS = 0.2  # a publisher that holds the row and may be displaced is terminated within one
 # A release, or a heartbeat between two steps of work, waits less.
 _ANSWER_SECONDS = {"heartbeat": 2.0, "release": 2.0, "others": 5.0}
-_MAKING_SECONDS = 30.0
-_AGAIN_SECONDS = 3.0
+_SCHEMA_SECONDS = 30.0
+_RECONNECT_SECONDS = 3.0
 _PATIENCE_SECONDS = 5.0
-_NOT_MADE = frozenset({"3F000", "42P01", "42703"})  # no schema, no table, or one of an older layout
+_NO_SCHEMA = frozenset({"3F000", "42P01", "42703"})  # no schema, no table, or one of an older layout
 # The server has ended the session.
-_ENDED = frozenset({"57P01", "57P02", "57P03", "57P05"})
+_SESSION_ENDED = frozenset({"57P01", "57P02", "57P03", "57P05"})
 # Whose answer, lost with the connection, cannot be had by asking again.
-_ONCE = frozenset({"acquire", "force_release"})
-_NOBODY = Contender("", member="", place=None)
+_NOT_REPEATABLE = frozenset({"acquire", "force_release"})
+_NO_CONTENDER = Contender("", member="", process=None)
 
 
 class PostgresStore:
@@ -69,7 +83,7 @@ class PostgresStore:
         statements: Mapping[str, LiteralString] = _LOCK,
     ) -> None:
         self.endpoint = endpoint
-        self._name = application_name(attempt or uuid4())
+        self._name = format_application_name(attempt or uuid4())
         self._connect_timeout = connect_timeout
         self._patience = patience
         self._statements = statements
@@ -90,162 +104,167 @@ class PostgresStore:
         connected = self._connection is not None and not self._connection.closed
         return (self._connection.info.backend_pid,) if connected and self._connection else ()
 
-    def acquire(
-        self, name: str, contender: Contender, promise: Promise, *, dead: Collection[str] = ()
-    ) -> Lease | Holder:
+    def acquire(self, name: str, contender: Contender, terms: Promise, *, dead: Collection[str] = ()) -> Lease | Holder:
         """See `Store`. Waits for an open publish only of somebody who may be displaced, and ends it.
 
         Makes the schema `safecopy` where there is none yet.
         """
-        asked = rows.wanted_by(contender, promise, dead) | {"name": name, "lease_id": uuid4()}
-        wait, made = RowWait(name, self._patience, self._all), False
+        asked = rows.build_acquire_parameters(contender, terms, dead) | {"name": name, "lease_id": uuid4()}
+        wait, made = RowWait(name, self._patience, self._ask), False
         while True:
             try:
-                if row := self._one("acquire", asked):
-                    return lease_of(name, contender, row)
+                if row := self._ask_one("acquire", asked):
+                    return parse_lease(name, contender, row)
             except LockStoreError as error:
-                if error.sqlstate in _NOT_MADE and not made:
-                    made = self._make()
+                if error.sqlstate in _NO_SCHEMA and not made:
+                    made = self._make_schema()
                     continue
-                if error.sqlstate != LOCKED:
+                if error.sqlstate != LOCK_NOT_AVAILABLE:
                     raise
                 # It may be ours, but another session holds the row: end it if it is a publisher that may be displaced.
-                ended = self._all("terminate", asked | {"whoever": False})
+                ended = self._ask("terminate", asked | {"whoever": False})
                 log.info("lock %s: ended %d sessions of a holder that may be displaced", name, len(ended))
                 if wait.has_time():
                     continue
-                wait.require_own_sessions(self.holder(name), error)
-            holder = self._seen(name)
+                wait.require_own_sessions(self.read_holder(name), error)
+            holder = self._ensure_row(name)
             # Let go of in between: it may be ours after all.
-            if holder and (holder.owner_key is not None or holder.takeable_in or wait.is_over):
+            if holder and (holder.owner_key is not None or holder.seconds_to_takeover or wait.is_finished):
                 return holder
 
     def heartbeat(self, lease: Lease, *, phase: int, count: int) -> float:
         """See `Store`."""
-        row = self._one("heartbeat", held(lease) | {"phase": phase, "count": count})
+        row = self._ask_one("heartbeat", build_lease_parameters(lease) | {"phase": phase, "count": count})
         if row is None:
-            raise lost(lease)
-        return rows.remaining_of(lease.name, row)
+            raise lost_error(lease)
+        return rows.parse_remaining(lease.name, row)
 
     def release(self, lease: Lease, *, at_least: float = 0) -> bool:
         """See `Store`. Does nothing in a forked child, which may leave a block that its parent entered."""
-        if not fork.is_own(self._process):
+        if not fork.is_own_process(self._process):
             return False
-        row = self._one("release", held(lease) | {"at_least": interval(at_least)})
+        row = self._ask_one("release", build_lease_parameters(lease) | {"at_least": format_interval(at_least)})
         return bool(row and row["freed"])
 
     def revoke(self, lease: Lease) -> bool:
         """See `Store`."""
-        return self._one("revoke", held(lease)) is not None
+        return self._ask_one("revoke", build_lease_parameters(lease)) is not None
 
-    def force_release(self, name: str, *, reason: str) -> Displaced | None:
+    def force_release(self, name: str, *, reason: str) -> DisplacedHolder | None:
         """See `Store`."""
-        return self._forced(name, kind="force-release", overdue=0, dead=(), reason=reason)
+        return self._force(name, kind="force-release", overdue=0, dead=(), reason=reason)
 
     def reap(
         self, name: str, *, overdue: float = 0, dead: Collection[str] = (), reason: str = "overdue"
-    ) -> Displaced | None:
+    ) -> DisplacedHolder | None:
         """See `Store`."""
-        return self._forced(name, kind="reap", overdue=overdue, dead=dead, reason=reason)
+        return self._force(name, kind="reap", overdue=overdue, dead=dead, reason=reason)
 
-    def end_sessions(self, displaced: Displaced) -> int:
+    def end_sessions(self, displaced: DisplacedHolder) -> int:
         """See `Store`. Only those this role may end; waits a few seconds until they are gone."""
         names = {"names": [f"safecopy:{attempt}" for attempt in displaced.attempts]}
         seen: set[int] = set()
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while (ended := self._all("end_sessions", names)) and time.monotonic() < deadline:
+        while (ended := self._ask("end_sessions", names)) and time.monotonic() < deadline:
             seen |= {row["pid"] for row in ended}
             time.sleep(0.01)
         return len(seen)
 
-    def connected(self, holder: Holder) -> bool:
-        """Whether any member of `holder` has a session on this server. Behind a pooler a living one may have none."""
+    def has_session(self, holder: Holder) -> bool:
+        """Whether any member of `read_holder` has a session on this server. Behind a pooler a living one may have none."""
         names = [f"safecopy:{seen.attempt}" for seen in holder.members]
-        return bool(self._all("connected", {"names": names})[0]["connected"])
+        return bool(self._ask("connected", {"names": names})[0]["connected"])
 
-    def holder(self, name: str) -> Holder | None:
+    def read_holder(self, name: str) -> Holder | None:
         """See `Store`."""
-        row = self._one("holders", {"name": name})
-        holder = holder_of(row) if row else None
+        row = self._ask_one("holders", {"name": name})
+        holder = parse_holder(row) if row else None
         return holder if holder and holder.owner_key is not None else None
 
-    def holders(self) -> tuple[Holder, ...]:
+    def read_holders(self) -> tuple[Holder, ...]:
         """See `Store`."""
-        return tuple(map(holder_of, self._all("holders", {"name": None})))
+        return tuple(map(parse_holder, self._ask("holders", {"name": None})))
 
-    def refused(self, name: str, contender: Contender) -> None:
+    def record_refusal(self, name: str, contender: Contender) -> None:
         """See `Store`."""
-        self._one("refused", asked_by(contender) | {"name": name})
+        self._ask_one("refused", build_contender_parameters(contender) | {"name": name})
 
-    def history(self, name: str | None = None, *, limit: int = 100) -> tuple[Event, ...]:
+    def read_history(self, name: str | None = None, *, limit: int = 100) -> tuple[Event, ...]:
         """See `Store`."""
-        return tuple(filter(None, map(event_of, self._all("history", {"name": name, "limit": limit}))))
+        return tuple(filter(None, map(parse_event, self._ask("history", {"name": name, "limit": limit}))))
 
     def forget(self, *, keep: float) -> int:
         """See `Store`."""
-        row = self._one("forget", {"keep": interval(keep)})
+        row = self._ask_one("forget", {"keep": format_interval(keep)})
         return int(row["members"] + row["events"]) if row else 0
 
     def close(self) -> None:
         """See `Store`. Does nothing in a forked child: it would end the session of its parent."""
-        if self._connection is not None and fork.is_own(self._process):
+        if self._connection is not None and fork.is_own_process(self._process):
             self._connection.close()
             self._connection = None
 
-    def _forced(self, name: str, *, kind: str, overdue: float, dead: Collection[str], reason: str) -> Displaced | None:
-        asked = {"name": name, "kind": kind, "overdue": interval(overdue), "dead": list(dead), "reason": reason}
-        wait = RowWait(name, self._patience, self._all)
+    def _force(
+        self, name: str, *, kind: str, overdue: float, dead: Collection[str], reason: str
+    ) -> DisplacedHolder | None:
+        asked = {"name": name, "kind": kind, "overdue": format_interval(overdue), "dead": list(dead), "reason": reason}
+        wait = RowWait(name, self._patience, self._ask)
         while True:
             try:
-                row = self._one("force_release", asked)
+                row = self._ask_one("force_release", asked)
             except LockStoreError as error:
-                if error.sqlstate != LOCKED:
+                if error.sqlstate != LOCK_NOT_AVAILABLE:
                     raise
                 if not wait.has_time():
-                    raise blame(error, find_row_holders(self._all, [name])) from error
+                    raise add_blockers(error, find_row_holders(self._ask, [name])) from error
                 # A person wants it free whoever holds it.
-                self._all("terminate", asked_by(_NOBODY) | asked | {"whoever": kind == "force-release"})
+                self._ask(
+                    "terminate",
+                    build_contender_parameters(_NO_CONTENDER) | asked | {"whoever": kind == "force-release"},
+                )
             else:
-                return displaced_of(row, row["prev_members"], row["prev_owner_key"], row["prev_owner"]) if row else None
+                return (
+                    parse_displaced(row, row["prev_members"], row["prev_owner_key"], row["prev_owner"]) if row else None
+                )
 
-    def _make(self) -> bool:
+    def _make_schema(self) -> bool:
         fork.require_own_process(self._process, self.endpoint)
         with self._turn:
-            schema.init(self._connected(_MAKING_SECONDS))
+            schema.init(self._connect(_SCHEMA_SECONDS))
         return True
 
-    def _seen(self, name: str) -> Holder | None:
+    def _ensure_row(self, name: str) -> Holder | None:
         """Who has the lock, or had it; None when it had to be made."""
-        if row := self._one("holders", {"name": name}):
-            return holder_of(row)
-        self._one("ensure", {"name": name})
+        if row := self._ask_one("holders", {"name": name}):
+            return parse_holder(row)
+        self._ask_one("ensure", {"name": name})
         return None
 
-    def _one(self, statement: str, asked: Mapping[str, Any]) -> DictRow | None:
-        return next(iter(self._all(statement, asked)), None)
+    def _ask_one(self, statement: str, parameters: Mapping[str, Any]) -> DictRow | None:
+        return next(iter(self._ask(statement, parameters)), None)
 
-    def _all(self, statement: str, asked: Mapping[str, Any]) -> list[DictRow]:
+    def _ask(self, statement: str, parameters: Mapping[str, Any]) -> list[DictRow]:
         """The answer to the statement. A connection found lost is made anew, where asking twice does no harm."""
         was_open = self._connection is not None
         try:
             try:
-                return self._said(statement, asked)
+                return self._send(statement, parameters)
             except psycopg.OperationalError as error:
-                if self._connection is not None and error.sqlstate in _ENDED:
+                if self._connection is not None and error.sqlstate in _SESSION_ENDED:
                     self._connection.close()
                 lost = self._connection is None or self._connection.closed
                 # Who is silent would be silent again.
-                once = statement in _ONCE and error.sqlstate != "57P05"  # ended for being idle: never begun
+                once = statement in _NOT_REPEATABLE and error.sqlstate != "57P05"  # ended for being idle: never begun
                 if once or isinstance(error, wire.LateError) or not (was_open and lost):
                     raise
-                return self._said(statement, asked)
+                return self._send(statement, parameters)
         except (psycopg.Error, UnicodeEncodeError) as error:
-            name = asked.get("name")
+            name = parameters.get("name")
             what = "the lock" if name is None else f"lock {name}"
-            failure = schema.failed(f"{self.endpoint}: {what} cannot be asked ({statement})", error, lock=name)
-            raise blame_at_once(failure, statement, self._all, [str(name)]) from error
+            failure = schema.store_error(f"{self.endpoint}: {what} cannot be asked ({statement})", error, lock=name)
+            raise add_blockers_at_once(failure, statement, self._ask, [str(name)]) from error
 
-    def _said(self, statement: str, asked: Mapping[str, Any]) -> list[DictRow]:
+    def _send(self, statement: str, parameters: Mapping[str, Any]) -> list[DictRow]:
         """One message: the settings, then the statement; the answer to the statement."""
         seconds = _ANSWER_SECONDS.get(statement, _ANSWER_SECONDS["others"])
         settings = {
@@ -254,8 +273,8 @@ class PostgresStore:
         }
         with self._open_cursor(seconds + 1, self.watcher if statement == "acquire" else None) as cursor:
             backend = cursor.connection.info.backend_pid
-            message = self._statements["settings"] + self._check() + self._statements[statement]
-            cursor.execute(message, {**asked, **settings, "backend": backend})
+            message = self._statements["settings"] + self._choose_trust_check() + self._statements[statement]
+            cursor.execute(message, {**parameters, **settings, "backend": backend})
             while cursor.nextset():
                 pass
             self._trusted = self._connection
@@ -268,7 +287,7 @@ class PostgresStore:
         """Yield a cursor for one message, alone with the connection; abandon that if a signal interrupts."""
         fork.require_own_process(self._process, self.endpoint)
         with self._turn:
-            connection = self._connected(patience)
+            connection = self._connect(patience)
             connection.lookout = watcher
             try:
                 yield psycopg.ClientCursor(connection, row_factory=dict_row)
@@ -278,15 +297,17 @@ class PostgresStore:
                 connection.abandon()
                 raise
 
-    def _check(self) -> LiteralString:
+    def _choose_trust_check(self) -> LiteralString:
         """Return the trust check for the first message. Once is enough: only trusted roles can change the schema."""
         return "" if self._connection is self._trusted else trust.CHECK
 
-    def _connected(self, patience: float) -> wire.PromptConnection:
+    def _connect(self, patience: float) -> wire.PromptConnection:
         """The connection, made when there is none; it closes itself when there is no answer within `patience`."""
         if self._connection is None or self._connection.closed:
             # Once it was reached, it is reached soon or not at all: nobody's end is to wait for that.
-            again = self._connect_timeout if self._connection is None else min(self._connect_timeout, _AGAIN_SECONDS)
+            again = (
+                self._connect_timeout if self._connection is None else min(self._connect_timeout, _RECONNECT_SECONDS)
+            )
             try:
                 made = self.endpoint.connect(
                     application_name=self._name, connect_timeout=again, kind=wire.PromptConnection

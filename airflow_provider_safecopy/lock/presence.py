@@ -20,21 +20,21 @@ from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
 
-from airflow_provider_safecopy.lock.model import Contender, Displaced
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.model import Contender, DisplacedHolder
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 from airflow_provider_safecopy.lock.store import Store
 
 log = logging.getLogger(__name__)
 
-_MEMORY = Path("/dev/shm")  # noqa: S108 -- a directory of this user in it, checked before use
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- a directory of this user in it, checked before use
 
 
 @dataclass(frozen=True)
-class Presence:
+class PresenceNote:
     """The presence note of one attempt. `due` and `beaten` are seconds since boot, suspended or not."""
 
     attempt: str
-    place: Place
+    place: ProcessIdentity
     store: str
     names: tuple[str, ...]
     owner_key: str
@@ -48,7 +48,7 @@ class Presence:
     def read(cls, attempt: str) -> Self | None:
         """Return the note of `attempt`; None if this user's process left none that can be trusted."""
         try:
-            path = _note(attempt)
+            path = _note_path(attempt)
             return None if path is None else cls._parse(path)
         except (OSError, ValueError, TypeError, KeyError) as error:
             log.debug("attempt %s has left no readable presence note: %s", attempt, error)
@@ -56,14 +56,14 @@ class Presence:
 
     @classmethod
     def _parse(cls, path: Path) -> Self | None:
-        data: dict[str, Any] = json.loads(_content(path))
-        place = Place.of(data.pop("place"))
+        data: dict[str, Any] = json.loads(_read_own_text(path))
+        place = ProcessIdentity.from_dict(data.pop("place"))
         return None if place is None else cls(place=place, names=tuple(data.pop("names")), **data)
 
-    def show(self) -> None:
+    def write(self) -> None:
         """Write the note, in place of an earlier one."""
         try:
-            path = _note(self.attempt, make=True)
+            path = _note_path(self.attempt, create=True)
             if path is not None:
                 beside = path.with_suffix(".new")
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -76,19 +76,19 @@ class Presence:
     @property
     def is_overdue(self) -> bool:
         """Whether its promise has ended by its own clock."""
-        now = _boottime()
+        now = _read_boot_clock()
         return now > self.due or (self.crash_grace is not None and now > self.beaten + self.crash_grace)
 
-    def agrees_with(self, by: Displacement) -> bool:
+    def confirms(self, displacement: Displacement) -> bool:
         """Whether the note agrees that its attempt was rightly displaced."""
-        match by.kind:
+        match displacement.kind:
             case "supersede":
-                return (self.owner_key, self.member) == (by.owner_key, by.member)
+                return (self.owner_key, self.member) == (displacement.owner_key, displacement.member)
             case "released":
-                return self.owner_key == by.owner_key
+                return self.owner_key == displacement.owner_key
             case "force-release":
-                return self.store == by.store and by.name in self.names
-            case "takeover-dead" | "finished" | "gone" if dict(self.owner) == dict(by.judged):
+                return self.store == displacement.store and displacement.name in self.names
+            case "takeover-dead" | "finished" | "gone" if dict(self.owner) == dict(displacement.gone_owner):
                 return True
             case _:
                 return self.is_overdue
@@ -99,7 +99,7 @@ class Displacement:
     """Why a holder of the lock `name` in `store` was displaced.
 
     `kind` is that of the new lease, or why the lock was reaped: stale, gone, finished; released, by another member of its
-    run; or force-release, by a person. `owner_key` and `member` are who displaced it, `judged` the run that a judge said
+    run; or force-release, by a person. `owner_key` and `member` are who displaced it, `gone_owner` the run that a judge said
     was over.
     """
 
@@ -108,65 +108,74 @@ class Displacement:
     name: str
     owner_key: str = ""
     member: str = ""
-    judged: Mapping[str, str] = field(default_factory=dict)
+    gone_owner: Mapping[str, str] = field(default_factory=dict)
 
 
-def show(contender: Contender, *, store: str, names: tuple[str, ...], left: float, crash_grace: float | None) -> None:
-    """Write the note of this process, which holds `names` in `store` for `left` more seconds."""
-    if contender.place is not None and contender.place.pid == os.getpid():
-        now = _boottime()
-        Presence(
+def write_note(
+    contender: Contender, *, store: str, names: tuple[str, ...], seconds_left: float, crash_grace: float | None
+) -> None:
+    """Write the note of this process, which holds `names` in `store` for `seconds_left` more seconds."""
+    if contender.process is not None and contender.process.pid == os.getpid():
+        now = _read_boot_clock()
+        PresenceNote(
             attempt=str(contender.attempt),
-            place=contender.place,
+            place=contender.process,
             store=store,
             names=names,
             owner_key=contender.owner_key,
             member=contender.member,
-            due=now + left,
+            due=now + seconds_left,
             beaten=now,
             crash_grace=crash_grace,
             owner=contender.owner,
-        ).show()
+        ).write()
 
 
-def withdraw(contender: Contender) -> None:
+def remove_note(contender: Contender) -> None:
     """Remove the note, and those of processes that have ended. A forked child leaves its parent's alone."""
-    if contender.place is None or contender.place.pid != os.getpid():
+    if contender.process is None or contender.process.pid != os.getpid():
         return
     try:
-        path = _note(str(contender.attempt))
+        path = _note_path(str(contender.attempt))
         if path is not None:
             path.unlink(missing_ok=True)
-            _sweep(path.parent)
+            _remove_stale_notes(path.parent)
     except OSError as error:
         log.debug("attempt %s cannot remove its presence note: %s", contender.attempt, error)
 
 
-def lives(attempt: str) -> bool:
+def is_alive(attempt: str) -> bool:
     """Whether a living process of this user has left the note of this attempt."""
-    found = Presence.read(attempt)
-    return found is not None and found.place.is_here and not found.place.gone
+    found = PresenceNote.read(attempt)
+    return found is not None and found.place.is_local and not found.place.is_gone
 
 
-def end(displaced: Displaced, by: Displacement) -> tuple[int, ...]:
+def end_processes(displaced: DisplacedHolder, displacement: Displacement) -> tuple[int, ...]:
     """End the processes of a displaced holder whose notes agree. Return their pids."""
-    found = [Presence.read(attempt) for attempt in displaced.attempts]
-    return tuple(each.place.pid for each in found if each and each.agrees_with(by) and each.place.end())
+    found = [PresenceNote.read(attempt) for attempt in displaced.attempts]
+    return tuple(each.place.pid for each in found if each and each.confirms(displacement) and each.place.end())
 
 
-def clear_away(store: Store, displaced: Displaced, by: Displacement) -> tuple[int, tuple[int, ...]]:
+def end_displaced(store: Store, displaced: DisplacedHolder, displacement: Displacement) -> tuple[int, tuple[int, ...]]:
     """End a displaced holder's sessions and processes. Return how many sessions, and the pids."""
-    sessions, killed = store.end_sessions(displaced), end(displaced, by)
+    sessions, killed = store.end_sessions(displaced), end_processes(displaced, displacement)
     pids = f"processes {', '.join(map(str, killed))}" if killed else "no process"
-    log.warning("lock %s: %s from %s; ended %d server sessions and %s", by.name, by.kind, displaced, sessions, pids)
+    log.warning(
+        "lock %s: %s from %s; ended %d server sessions and %s",
+        displacement.name,
+        displacement.kind,
+        displaced,
+        sessions,
+        pids,
+    )
     return sessions, killed
 
 
-def _note(attempt: str, *, make: bool = False) -> Path | None:
+def _note_path(attempt: str, *, create: bool = False) -> Path | None:
     """Return the path of an attempt's note; None if its directory cannot be trusted."""
-    base = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    base = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
     directory = base / f"safecopy-{os.geteuid()}"
-    if make:
+    if create:
         directory.mkdir(mode=0o700, exist_ok=True)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
@@ -178,18 +187,18 @@ def _note(attempt: str, *, make: bool = False) -> Path | None:
     return directory / f"{UUID(attempt)}.json"
 
 
-def _content(path: Path) -> str:
+def _read_own_text(path: Path) -> str:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
         return file.read().decode("utf-8", "surrogatepass")
 
 
-def _sweep(directory: Path) -> None:
+def _remove_stale_notes(directory: Path) -> None:
     for path in directory.glob("*.json"):
-        found = Presence.read(path.stem)
-        if found is not None and found.place.gone:
+        found = PresenceNote.read(path.stem)
+        if found is not None and found.place.is_gone:
             path.unlink(missing_ok=True)
             path.with_suffix(".new").unlink(missing_ok=True)
 
 
-def _boottime() -> float:
+def _read_boot_clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)

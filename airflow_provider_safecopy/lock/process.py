@@ -24,7 +24,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
-_KINDS: Mapping[str, Callable[[Any], bool]] = {
+_CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "host": lambda value: isinstance(value, str),
     "pid": lambda value: _is_number(value) and 0 < value < 1 << 31,
     "boot_id": lambda value: value is None or isinstance(value, str),
@@ -35,7 +35,7 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessIdentity:
     """One process, named so that no other can be meant: not after a reboot, nor in another container.
 
     `started` is in clock ticks since boot, `namespace` the inode of the pid namespace. `may_end`: whoever takes the
@@ -50,19 +50,19 @@ class Place:
     may_end: bool = False
 
     @classmethod
-    def here(cls, *, may_end: bool = False) -> Place:
+    def read_current(cls, *, may_end: bool = False) -> ProcessIdentity:
         """This process."""
         pid = os.getpid()
-        boot_id, namespace = _here()
-        return cls(socket.gethostname(), pid, boot_id, namespace, _started(pid), may_end)
+        boot_id, namespace = _read_boot_and_namespace()
+        return cls(socket.gethostname(), pid, boot_id, namespace, _read_start_time(pid), may_end)
 
     @classmethod
-    def of(cls, data: object) -> Place | None:
+    def from_dict(cls, data: object) -> ProcessIdentity | None:
         """From what `as_dict` made of it, here or in a later version. None for anything else: nothing is claimed."""
         if not isinstance(data, Mapping):
             return None
         known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
-        of_their_kind = all(_KINDS[name](value) for name, value in known.items())
+        of_their_kind = all(_CHECKS[name](value) for name, value in known.items())
         return cls(**known) if of_their_kind and {"host", "pid"} <= known.keys() else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -70,12 +70,12 @@ class Place:
         return asdict(self)
 
     @property
-    def gone(self) -> bool:
+    def is_gone(self) -> bool:
         """Whether the process has ended for certain. False where that cannot be known: elsewhere, or another boot."""
-        return self._is_known() and _started(self.pid) != self.started and not _is_hidden(self.pid)
+        return self._is_known() and _read_start_time(self.pid) != self.started and not _is_hidden(self.pid)
 
     @property
-    def is_here(self) -> bool:
+    def is_local(self) -> bool:
         """Whether the process is, or was, of this boot and pid namespace, and so visible to this one."""
         return self._is_known()
 
@@ -84,36 +84,36 @@ class Place:
 
         Call it only for a place from a presence note: a place from a lock's row may name any process.
         """
-        if not self.may_end or not self._is_known() or self.gone or self.pid == os.getpid():
+        if not self.may_end or not self._is_known() or self.is_gone or self.pid == os.getpid():
             return False
-        with _handle(self.pid) as send:
-            return self._end(send)
+        with _open_handle(self.pid) as send:
+            return self._send_signals(send)
 
-    def _end(self, send: Callable[[signal.Signals], None]) -> bool:
+    def _send_signals(self, send: Callable[[signal.Signals], None]) -> bool:
         try:
             for number, grace in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
-                if _started(self.pid) != self.started:
+                if _read_start_time(self.pid) != self.started:
                     break
                 send(number)
-                if self._ended_within(0.2 if _stopped(self.pid) else grace):
+                if self._wait_until_gone(0.2 if _is_stopped(self.pid) else grace):
                     return True
         except (ProcessLookupError, PermissionError):
             pass
-        return self.gone
+        return self.is_gone
 
-    def _ended_within(self, seconds: float) -> bool:
+    def _wait_until_gone(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
-        while not self.gone and time.monotonic() < deadline:
+        while not self.is_gone and time.monotonic() < deadline:
             time.sleep(0.02)
-        return self.gone
+        return self.is_gone
 
     def _is_known(self) -> bool:
         known = self.boot_id is not None and self.namespace is not None and self.started is not None
-        return known and (self.boot_id, self.namespace) == _here()
+        return known and (self.boot_id, self.namespace) == _read_boot_and_namespace()
 
 
 @contextmanager
-def _handle(pid: int) -> Iterator[Callable[[signal.Signals], None]]:
+def _open_handle(pid: int) -> Iterator[Callable[[signal.Signals], None]]:
     """Yield what sends a signal to that process. With a pidfd, it can reach no other process.
 
     A Python built against old headers has no such call, and a sandbox may forbid it: then the pid is used, and its start
@@ -139,35 +139,35 @@ def _handle(pid: int) -> Iterator[Callable[[signal.Signals], None]]:
         os.close(descriptor)
 
 
-def _here() -> tuple[str | None, int | None]:
-    return _boot_id(), _namespace()
+def _read_boot_and_namespace() -> tuple[str | None, int | None]:
+    return _read_boot_id(), _read_namespace()
 
 
 @cache
-def _boot_id() -> str | None:
+def _read_boot_id() -> str | None:
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
         return None
 
 
-def _namespace() -> int | None:
+def _read_namespace() -> int | None:
     try:
         return Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
         return None
 
 
-def _started(pid: int) -> int | None:
+def _read_start_time(pid: int) -> int | None:
     """When the process started, in ticks since boot; None when there is none, or only what is left of one."""
-    fields = _stat(pid)
+    fields = _read_stat(pid)
     # A zombie has ended; only its parent has not heard of it yet.
     return None if not fields or fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def _is_hidden(pid: int) -> bool:
     """Whether there is a process of which /proc tells nothing: mounted with hidepid it tells only of one's own."""
-    if _stat(pid):
+    if _read_stat(pid):
         return False
     try:
         os.kill(pid, 0)
@@ -178,12 +178,12 @@ def _is_hidden(pid: int) -> bool:
     return True
 
 
-def _stopped(pid: int) -> bool:
-    fields = _stat(pid)
+def _is_stopped(pid: int) -> bool:
+    fields = _read_stat(pid)
     return bool(fields) and fields[0] in (b"T", b"t")
 
 
-def _stat(pid: int) -> list[bytes]:
+def _read_stat(pid: int) -> list[bytes]:
     """The fields of /proc/<pid>/stat from the state on: proc(5). What comes before may hold anything."""
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()

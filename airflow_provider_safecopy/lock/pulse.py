@@ -19,17 +19,17 @@ from airflow_provider_safecopy.lock.living import LivingLock
 log = logging.getLogger(__name__)
 
 
-class Pulse:
+class Heartbeat:
     """Beats for a lock that is held, inside ``with``; throws `abort` once the lock is lost or about to be.
 
-    `working` is asked, from the thread, only when nothing has moved since the last beat: whether a bounded step of a
+    `is_working` is asked, from the thread, only when nothing has moved since the last beat: whether a bounded step of a
     server's is being worked on. It must not raise.
     """
 
-    def __init__(self, lock: LivingLock, abort: AbortSwitch, *, working: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, lock: LivingLock, abort: AbortSwitch, *, is_working: Callable[[], bool] = lambda: False) -> None:
         self._lock = lock
         self._abort = abort
-        self._working = working
+        self._working = is_working
         self._phase = 0
         self._count = 0
         self._steps = 0  # by the work's thread, as are the two above
@@ -39,9 +39,9 @@ class Pulse:
         self._thread: threading.Thread | None = None
 
     @property
-    def lost(self) -> LockLostError | None:
+    def lost_error(self) -> LockLostError | None:
         """Why the run was stopped, if it was."""
-        return self._lock.lost
+        return self._lock.lost_error
 
     def advance(self, phase: int, count: int) -> None:
         """The work has come so far: cheap, and from the work's thread only."""
@@ -50,56 +50,56 @@ class Pulse:
         else:
             self._count = max(self._count, count)
 
-    def step(self) -> None:
+    def count_step(self) -> None:
         """Something was done that has no measure of its own."""
         self._steps += 1
 
     @contextmanager
-    def resting(self) -> Iterator[None]:
+    def pause(self) -> Iterator[None]:
         """No thread inside the block, so that psql can be forked. It must be short."""
-        self._end()
+        self._stop_thread()
         try:
             yield
         finally:
-            self._begin()
+            self._start_thread()
 
     def __enter__(self) -> Self:
-        self._begin()
+        self._start_thread()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._stop_thread()
 
-    def _begin(self) -> None:
+    def _start_thread(self) -> None:
         self._stop.clear()
-        self._thread = threading.Thread(target=self._beat_on, name="safecopy heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="safecopy heartbeat", daemon=True)
         self._thread.start()
 
-    def _end(self) -> None:
+    def _stop_thread(self) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
-    def _beat_on(self) -> None:
-        interval = self._lock.promise.interval
+    def _run(self) -> None:
+        interval = self._lock.terms.interval
         while not self._stop.wait(max(0.0, min(interval, self._lock.seconds_left))):
             try:
-                self._beat()
+                self._send_heartbeat()
                 self._lock.check()
             except LockLostError as error:
                 log.error("%s", error)  # noqa: TRY400 -- it is expected, and raised again by the run
                 self._abort.throw(str(error))
                 return
 
-    def _beat(self) -> None:
-        if self._at() == self._beaten and self._working():
+    def _send_heartbeat(self) -> None:
+        if self._read_progress() == self._beaten and self._working():
             self._seen_working += 1
         if self._stop.is_set():  # meanwhile: whoever waits for this thread is spared one more question
             return
-        phase, count = at = self._at()
-        self._lock.beat(phase=phase, count=count)
+        phase, count = at = self._read_progress()
+        self._lock.send_heartbeat(phase=phase, count=count)
         self._beaten = at
 
-    def _at(self) -> tuple[int, int]:
+    def _read_progress(self) -> tuple[int, int]:
         return self._phase, self._count + self._steps + self._seen_working

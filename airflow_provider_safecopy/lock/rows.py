@@ -18,103 +18,112 @@ from psycopg.types.json import Jsonb
 from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock import file_fact as fact
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.model import Contender, Displaced, Event, Holder, Lease, Promise, Seen
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.model import Contender, DisplacedHolder, Event, Holder, Lease, Member, Promise
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 
 log = logging.getLogger(__name__)
 
-_HOLDER: Mapping[str, fact.Kind] = {
+_HOLDER_FACTS: Mapping[str, fact.FactCheck] = {
     "token": fact.is_count,
-    "owner": lambda value: value is None or fact.is_texts(value),
+    "owner": lambda value: value is None or fact.is_text_mapping(value),
     # NULL where somebody holds it and nobody knows until when.
     "stale": fact.is_flag,
 }
-_HELD = ("owner_key", "granted_at", "alive_at", "due_at", "stale_after")
-_MEMBER: Mapping[str, fact.Kind] = {"attempt": fact.is_uuid, **dict.fromkeys(("try", "phase", "count"), fact.is_count)}
+_HELD_COLUMNS = ("owner_key", "granted_at", "alive_at", "due_at", "stale_after")
+_MEMBER_FACTS: Mapping[str, fact.FactCheck] = {
+    "attempt": fact.is_uuid,
+    **dict.fromkeys(("try", "phase", "count"), fact.is_count),
+}
 
 
-def asked_by(contender: Contender) -> dict[str, Any]:
+def build_contender_parameters(contender: Contender) -> dict[str, Any]:
     return {
         "owner_key": contender.owner_key,
         "owner": Jsonb(dict(contender.owner)),
         "member_key": contender.member,
         "attempt": str(contender.attempt),
         "try": contender.try_number,
-        "passing": contender.passing,
+        "passing": contender.is_passing,
     }
 
 
-def wanted_by(contender: Contender, promise: Promise, dead: Collection[str] = ()) -> dict[str, Any]:
-    return asked_by(contender) | {
-        "place": Jsonb(contender.place.as_dict()) if contender.place else None,
-        "detached": contender.detached,
-        "stale_after": interval(promise.stale_after),
-        "crash_grace": interval(promise.crash_grace),
+def build_acquire_parameters(contender: Contender, terms: Promise, dead: Collection[str] = ()) -> dict[str, Any]:
+    return build_contender_parameters(contender) | {
+        "place": Jsonb(contender.process.as_dict()) if contender.process else None,
+        "detached": contender.is_detached,
+        "stale_after": format_interval(terms.stale_after),
+        "crash_grace": format_interval(terms.crash_grace),
         "dead": list(dead),
     }
 
 
-def held(lease: Lease) -> dict[str, Any]:
-    return asked_by(lease.contender) | {"name": lease.name, "token": lease.token, "lease_id": lease.lease_id}
+def build_lease_parameters(lease: Lease) -> dict[str, Any]:
+    return build_contender_parameters(lease.contender) | {
+        "name": lease.name,
+        "token": lease.token,
+        "lease_id": lease.lease_id,
+    }
 
 
-def interval(seconds: float | None) -> str | None:
+def format_interval(seconds: float | None) -> str | None:
     return None if seconds is None else f"{seconds:.6f} s"
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
+def translate_row_errors(name: str) -> Iterator[None]:
     """Raise `LockStoreError` with the lock's name and the next step for whatever cannot be read."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         told = f"lock {name}: its row in safecopy.lock or safecopy.member cannot be read: {error}"
-        raise LockStoreError(told, hint=schema.mending(name), retryable=False) from error
+        raise LockStoreError(told, hint=schema.build_repair_hint(name), retryable=False) from error
 
 
-def remaining_of(name: str, row: DictRow) -> float:
-    with reading(name):
+def parse_remaining(name: str, row: DictRow) -> float:
+    with translate_row_errors(name):
         return float(row["remaining"])
 
 
-def lease_of(name: str, contender: Contender, row: DictRow) -> Lease:
+def parse_lease(name: str, contender: Contender, row: DictRow) -> Lease:
     kind: str = row["kind"]
     displaced = None
     if kind == "supersede":
         former = {contender.member: row["prev_members"][contender.member]}
-        displaced = displaced_of(row, former, contender.owner_key, contender.owner)
+        displaced = parse_displaced(row, former, contender.owner_key, contender.owner)
     elif kind.startswith("takeover"):
-        displaced = displaced_of(row, row["prev_members"], row["prev_owner_key"], row["prev_owner"])
-    return Lease(name, row["token"], row["lease_id"], contender, kind, remaining_of(name, row), displaced)
+        displaced = parse_displaced(row, row["prev_members"], row["prev_owner_key"], row["prev_owner"])
+    return Lease(name, row["token"], row["lease_id"], contender, kind, parse_remaining(name, row), displaced)
 
 
-def displaced_of(row: DictRow, members: object, owner_key: str | None, owner: object) -> Displaced:
+def parse_displaced(row: DictRow, members: object, owner_key: str | None, owner: object) -> DisplacedHolder:
     """The lock is theirs no more: of a garbled one nothing is told, and nothing of theirs can be ended."""
     known = members.values() if isinstance(members, Mapping) else ()
     attempts = tuple(member["id"] for member in known if isinstance(member, Mapping) and fact.is_uuid(member.get("id")))
-    places = tuple(place for attempt in attempts if (place := Place.of(row["places"].get(attempt))) is not None)
-    told: Any = owner if fact.is_texts(owner) else {}
-    return Displaced(owner_key or "", told, row["prev_token"] or 0, attempts, places)
+    places = tuple(
+        place for attempt in attempts if (place := ProcessIdentity.from_dict(row["places"].get(attempt))) is not None
+    )
+    told: Any = owner if fact.is_text_mapping(owner) else {}
+    return DisplacedHolder(owner_key or "", told, row["prev_token"] or 0, attempts, places)
 
 
-def member_of(data: Mapping[str, Any]) -> Seen:
-    fact.demand_facts(data, _MEMBER)
-    return Seen(
+def parse_member(data: Mapping[str, Any]) -> Member:
+    fact.require_facts(data, _MEMBER_FACTS)
+    return Member(
         member=data["key"],
         attempt=data["attempt"],
         try_number=data["try"],
-        place=Place.of(data["place"]),
+        process=ProcessIdentity.from_dict(data["place"]),
         phase=data["phase"],
         count=data["count"],
         progressed_at=datetime.fromisoformat(data["progressed_at"]),
     )
 
 
-def event_of(row: DictRow) -> Event | None:
+def parse_event(row: DictRow) -> Event | None:
     """None for one that cannot be read: it decides nothing."""
     owner, detail = row["owner"] or {}, row["detail"] or {}
     try:
-        fact.demand_facts(row | {"owner": owner, "detail": detail}, fact.EVENT)
+        fact.require_facts(row | {"owner": owner, "detail": detail}, fact.EVENT_FACTS)
     except ValueError as error:
         log.warning("lock %s: an event of its history is left out: %s", row["name"], error)
         return None
@@ -132,38 +141,38 @@ def event_of(row: DictRow) -> Event | None:
     )
 
 
-def holder_of(row: DictRow) -> Holder:
+def parse_holder(row: DictRow) -> Holder:
     """A free lock has no times; it is told of only while nobody may have it yet. Raises `LockStoreError`."""
-    with reading(row["name"]):
-        fact.demand_facts(row, _HOLDER)
-        missing = [name for name in _HELD if row["held"] and row[name] is None]
+    with translate_row_errors(row["name"]):
+        fact.require_facts(row, _HOLDER_FACTS)
+        missing = [name for name in _HELD_COLUMNS if row["held"] and row[name] is None]
         if missing:
             raise ValueError(f"it is held, and {', '.join(missing)} is NULL")
-        return _holder(row)
+        return _build_holder(row)
 
 
-def _holder(row: DictRow) -> Holder:
+def _build_holder(row: DictRow) -> Holder:
     now = datetime.fromisoformat(row["asked_at"])
     return Holder(
         name=row["name"],
         token=row["token"],
         owner_key=row["owner_key"],
         owner=row["owner"] or {},
-        members=tuple(member_of(member) for member in row["members"]) if row["owner_key"] is not None else (),
-        since=_time(row["granted_at"]) or now,
-        alive_at=_time(row["alive_at"]) or now,
-        progressed_at=_time(row["progressed_at"]) or now,
-        due_at=_time(row["due_at"]) or now,
+        members=tuple(parse_member(member) for member in row["members"]) if row["owner_key"] is not None else (),
+        granted_at=_parse_time(row["granted_at"]) or now,
+        alive_at=_parse_time(row["alive_at"]) or now,
+        progressed_at=_parse_time(row["progressed_at"]) or now,
+        due_at=_parse_time(row["due_at"]) or now,
         asked_at=now,
-        not_before=_time(row["not_before"]),
+        not_before=_parse_time(row["not_before"]),
         stale_after=float(row["stale_after"] or 0),
-        stale=row["stale"],
-        refused=row["refused"],
+        is_stale=row["stale"],
+        refused_count=row["refused"],
         lease_id=row["lease_id"],
     )
 
 
-def _time(told: str | None) -> datetime | None:
-    if told is not None and not fact.is_instant(told):
-        raise ValueError(f"{told} is no time that can be told")
-    return None if told is None else datetime.fromisoformat(told)
+def _parse_time(text: str | None) -> datetime | None:
+    if text is not None and not fact.is_instant(text):
+        raise ValueError(f"{text} is no time that can be told")
+    return None if text is None else datetime.fromisoformat(text)

@@ -23,9 +23,9 @@ _SCHEMA = sql.load("schema")
 # check takes ten times as long as asking whether the schema is there.
 _TRUSTED: WeakKeyDictionary[psycopg.Connection[Any], int] = WeakKeyDictionary()
 # A server opens a table to spell its defaults: another session may have locked it.
-_PATIENCE: LiteralString = "SET LOCAL lock_timeout = '5s'"
-_PRESENT = trust.add_suspicions(_SCHEMA["present"])
-_MADE = (
+_LOCK_TIMEOUT: LiteralString = "SET LOCAL lock_timeout = '5s'"
+_PRESENT_WITH_SUSPICIONS = trust.add_suspicions(_SCHEMA["present"])
+_MAKING_STATEMENTS = (
     "schema",
     "comment",
     "lock",
@@ -44,17 +44,17 @@ _MADE = (
     "watermark_texts",
 )
 # Data errors that a name leads to, and no row: NUL (told by the driver, without a code), letters the server lacks.
-_OF_THE_ASKER = frozenset({None, "22021", "22P05"})
+_CALLER_ERRORS = frozenset({None, "22021", "22P05"})
 _GRANTS = ("grant_schema", "grant_lock", "grant_member", "grant_lock_event", "grant_receipt", "grant_watermark")
 
 
 @dataclass(frozen=True)
-class State:
-    """State of the schema: `made` in this layout, `mine` to upgrade, and the suspicions against it."""
+class SchemaState:
+    """State of the schema: `made` in this layout, `is_owned` to upgrade, and the suspicions against it."""
 
-    made: bool
-    schema_made: bool
-    mine: bool
+    is_current: bool
+    exists: bool
+    is_owned: bool
     suspicions: tuple[trust.Suspicion, ...]
 
 
@@ -66,61 +66,61 @@ def init(connection: psycopg.Connection[Any], *, grant: str | None = None, take_
     people.
     """
     try:
-        found = state(connection)
-        if grant is None and found.made and not found.suspicions:
+        found = read_state(connection)
+        if grant is None and found.is_current and not found.suspicions:
             return ()
         with connection.transaction():
             connection.execute(trust.PIN)
             connection.execute(_SCHEMA["guard"])
-            done = _bring_up(connection, take_over=take_over)
-            for privilege in _grants(grant) if grant else ():
+            done = _upgrade(connection, take_over=take_over)
+            for privilege in _build_grants(grant) if grant else ():
                 connection.execute(privilege)
             if grant and not trust.is_trusted_by(connection, grant):
                 raise _grant_error(grant)
             return done
     except psycopg.Error as error:
-        raise failed("the schema safecopy cannot be made", error) from error
+        raise store_error("the schema safecopy cannot be made", error) from error
 
 
-def state(connection: psycopg.Connection[Any]) -> State:
+def read_state(connection: psycopg.Connection[Any]) -> SchemaState:
     """Return the state of the schema, by one question of the catalogs that any role may ask."""
     if connection in _TRUSTED:
-        ((made, schema_made, mine, oid),) = _answer(connection, _SCHEMA["present"])
+        ((made, schema_made, mine, oid),) = _ask(connection, _SCHEMA["present"])
         if oid == _TRUSTED[connection]:
-            return State(made, schema_made, mine, ())
-    ((made, schema_made, mine, oid, found),) = _answer(connection, _PRESENT)
+            return SchemaState(made, schema_made, mine, ())
+    ((made, schema_made, mine, oid, found),) = _ask(connection, _PRESENT_WITH_SUSPICIONS)
     suspicions = tuple(trust.Suspicion(*each) for each in found)
     if made and not suspicions:
         _TRUSTED[connection] = oid
-    return State(made, schema_made, mine, suspicions)
+    return SchemaState(made, schema_made, mine, suspicions)
 
 
-def refusals(connection: psycopg.Connection[Any], *, role: str, may_create: bool) -> tuple[Refusal, ...]:
+def find_refusals(connection: psycopg.Connection[Any], *, role: str, may_create: bool) -> tuple[Refusal, ...]:
     """Why this role cannot hold a lock and keep a receipt here; empty when it can."""
     hint = f"have an owner of the database run: safecopy init --target … --grant {role}"
-    found = state(connection)
+    found = read_state(connection)
     if found.suspicions:
         return (
             Refusal(
                 "untrusted_schema",
-                trust.message(found.suspicions),
-                hint=f"{trust.hint(found.suspicions)} --grant {role}",
+                trust.describe_suspicions(found.suspicions),
+                hint=f"{trust.suggest_takeover(found.suspicions)} --grant {role}",
             ),
         )
-    if found.made:
-        ((usable,),) = _answer(connection, _SCHEMA["usable"])
+    if found.is_current:
+        ((usable,),) = _ask(connection, _SCHEMA["usable"])
         if usable:
             return ()
-        lacking = ", ".join(told for (told,) in _answer(connection, _SCHEMA["lacking"]))
+        lacking = ", ".join(told for (told,) in _ask(connection, _SCHEMA["lacking"]))
         return (Refusal("not_granted", f"role {role} may not use the schema safecopy: it lacks {lacking}", hint=hint),)
-    if not may_create or (found.schema_made and not found.mine):
-        what = "is of an earlier version" if found.schema_made else "is missing"
+    if not may_create or (found.exists and not found.is_owned):
+        what = "is of an earlier version" if found.exists else "is missing"
         told = f"the target's schema safecopy, which holds lock and receipts, {what}"
         return (Refusal("not_initialised", told, hint=hint),)
     return ()
 
 
-def mending(lock: str) -> str:
+def build_repair_hint(lock: str) -> str:
     """The next step where the row of a lock cannot be used."""
     return (
         f"safecopy locks release {shlex.quote(lock)} clears the row, all but its token: a token that is wrong is to be put "
@@ -128,10 +128,10 @@ def mending(lock: str) -> str:
     )
 
 
-def failed(what: str, error: psycopg.Error | UnicodeEncodeError, *, lock: str | None = None) -> LockStoreError:
+def store_error(problem: str, error: psycopg.Error | UnicodeEncodeError, *, lock: str | None = None) -> LockStoreError:
     """The error of a store in a database, with the next step where a right or the schema is missing, or a row is garbled."""
     if isinstance(error, UnicodeEncodeError):  # a name, an owner or a reason with bytes of another encoding in it
-        told = f"{what}: a text of it is none: {error.reason}"
+        told = f"{problem}: a text of it is none: {error.reason}"
         return LockStoreError(told, hint="give names, owners and reasons in UTF-8", retryable=False)
     if (found := trust.parse_suspicions(str(error))) is not None:
         return trust.distrust_error(found)
@@ -139,54 +139,54 @@ def failed(what: str, error: psycopg.Error | UnicodeEncodeError, *, lock: str | 
     too_long = error.sqlstate == "54000"  # of a name, for an index
     hint = "run safecopy init as a role that may, with --grant for this one" if denied else ""
     garbled = isinstance(error, psycopg.DataError | psycopg.errors.NotNullViolation)
-    if lock is not None and garbled and error.sqlstate not in _OF_THE_ASKER:
-        hint = mending(lock)
+    if lock is not None and garbled and error.sqlstate not in _CALLER_ERRORS:
+        hint = build_repair_hint(lock)
     return LockStoreError(
-        f"{what}: {str(error).strip()}",
+        f"{problem}: {str(error).strip()}",
         sqlstate=error.sqlstate,
         hint=hint,
         retryable=not (denied or too_long or garbled),
     )
 
 
-def made(connection: psycopg.Connection[Any]) -> bool:
+def is_ready(connection: psycopg.Connection[Any]) -> bool:
     """Whether the schema is there, in this layout. Raises `LockStoreError` if it cannot be trusted."""
-    found = state(connection)
+    found = read_state(connection)
     if found.suspicions:
         raise trust.distrust_error(found.suspicions)
-    return found.made
+    return found.is_current
 
 
-def _answer(connection: psycopg.Connection[Any], question: LiteralString) -> list[tuple[Any, ...]]:
+def _ask(connection: psycopg.Connection[Any], question: LiteralString) -> list[tuple[Any, ...]]:
     """Ask in one message, with search_path pinned first: it may put others' functions before the server's."""
     idle = connection.info.transaction_status == TransactionStatus.IDLE
-    pins = trust.PIN + ("; " + _PATIENCE if idle else "")
+    pins = trust.PIN + ("; " + _LOCK_TIMEOUT if idle else "")
     try:
         cursor = connection.execute(pins + "; " + question)
     except psycopg.errors.LockNotAvailable as error:
-        raise failed("the schema safecopy cannot be looked at", error) from error
+        raise store_error("the schema safecopy cannot be looked at", error) from error
     while cursor.nextset():
         pass
     return cursor.fetchall()
 
 
-def _bring_up(connection: psycopg.Connection[Any], *, take_over: bool) -> tuple[str, ...]:
-    found, done = state(connection), tuple[str, ...]()
+def _upgrade(connection: psycopg.Connection[Any], *, take_over: bool) -> tuple[str, ...]:
+    found, done = read_state(connection), tuple[str, ...]()
     if found.suspicions and not take_over:
         raise trust.distrust_error(found.suspicions)
     if found.suspicions:
-        done = takeover.take_over(connection, found.suspicions, make=_make)
-    elif not found.made:
-        _make(connection)
+        done = takeover.take_over(connection, found.suspicions, make_tables=_make_tables)
+    elif not found.is_current:
+        _make_tables(connection)
     # Another role may have made the schema since the first look.
     _TRUSTED.pop(connection, None)
-    if left := state(connection).suspicions:
+    if left := read_state(connection).suspicions:
         raise trust.distrust_error(left)
     return done
 
 
-def _make(connection: psycopg.Connection[Any]) -> None:
-    for statement in _MADE:
+def _make_tables(connection: psycopg.Connection[Any]) -> None:
+    for statement in _MAKING_STATEMENTS:
         connection.execute(_SCHEMA[statement])
 
 
@@ -199,6 +199,6 @@ def _grant_error(role: str) -> LockStoreError:
     )
 
 
-def _grants(role: str) -> tuple[compose.Composed, ...]:
+def _build_grants(role: str) -> tuple[compose.Composed, ...]:
     to = compose.Identifier(role)
     return tuple(compose.SQL(_SCHEMA[name]).format(to) for name in _GRANTS)

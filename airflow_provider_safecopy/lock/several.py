@@ -20,14 +20,20 @@ from psycopg.rows import DictRow
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import LockBusyError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import departure, schema
-from airflow_provider_safecopy.lock.busy import busy, read_holders
-from airflow_provider_safecopy.lock.fence import fenced_out
-from airflow_provider_safecopy.lock.living import Judge, LivingLock
-from airflow_provider_safecopy.lock.loss import lost
+from airflow_provider_safecopy.lock.busy import busy_error, read_holders
+from airflow_provider_safecopy.lock.fence import fenced_out_error
+from airflow_provider_safecopy.lock.living import LivenessCheck, LivingLock
+from airflow_provider_safecopy.lock.loss import lost_error
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.row_wait import LOCKED, blame_at_once
-from airflow_provider_safecopy.lock.rows import held, interval, lease_of, remaining_of, wanted_by
+from airflow_provider_safecopy.lock.row_wait import LOCK_NOT_AVAILABLE, add_blockers_at_once
+from airflow_provider_safecopy.lock.rows import (
+    build_acquire_parameters,
+    build_lease_parameters,
+    format_interval,
+    parse_lease,
+    parse_remaining,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,71 +44,87 @@ _ANSWER_SECONDS = 30.0
 Ask = Callable[[LiteralString, Mapping[str, Any]], Sequence[Any]]
 """What asks in a session of its own, and answers with the rows."""
 
-Answer = Lease | LockBusyError | LockStoreError
+BulkAnswer = Lease | LockBusyError | LockStoreError
 """What became of one lock: its lease, who has it, or who keeps its row locked."""
 
 
-class SeveralStore(PostgresStore):
+class BulkStore(PostgresStore):
     """A store in a database that is asked about many locks at once."""
 
-    def acquire_all(self, names: Sequence[str], contender: Contender, promise: Promise) -> list[Lease]:
+    def acquire_all(self, names: Sequence[str], contender: Contender, terms: Promise) -> list[Lease]:
         """The leases of those that could be had at once. Of the others nothing is said; ask for each by `acquire`."""
-        common = wanted_by(contender, promise)
+        common = build_acquire_parameters(contender, terms)
         # In one order, or two batches would wait for each other.
         asked = [common | {"name": name, "lease_id": uuid4()} for name in sorted(names)]
-        found = self._each("acquire", asked, first=_LOCK["ensure_all"], given={"names": sorted(names)})
-        return [lease_of(one["name"], contender, rows[0]) for one, rows in zip(asked, found, strict=True) if rows]
+        found = self._ask_each(
+            "acquire", asked, first_statement=_LOCK["ensure_all"], first_parameters={"names": sorted(names)}
+        )
+        return [parse_lease(one["name"], contender, rows[0]) for one, rows in zip(asked, found, strict=True) if rows]
 
     def heartbeat_all(self, leases: Sequence[Lease], *, phase: int, count: int) -> list[float]:
         """As `heartbeat`, for each. Raises `LockLostError` for the first that is another's by now."""
-        found = self._each("heartbeat", [held(lease) | {"phase": phase, "count": count} for lease in leases])
+        found = self._ask_each(
+            "heartbeat", [build_lease_parameters(lease) | {"phase": phase, "count": count} for lease in leases]
+        )
         for lease, rows in zip(leases, found, strict=True):
             if not rows:
-                raise lost(lease)
-        return [remaining_of(lease.name, rows[0]) for lease, rows in zip(leases, found, strict=True)]
+                raise lost_error(lease)
+        return [parse_remaining(lease.name, rows[0]) for lease, rows in zip(leases, found, strict=True)]
 
     def release_all(self, leases: Sequence[Lease]) -> None:
         """As `release`, for each."""
-        self._each("release", [held(lease) | {"at_least": interval(0)} for lease in leases])
+        self._ask_each(
+            "release", [build_lease_parameters(lease) | {"at_least": format_interval(0)} for lease in leases]
+        )
 
-    def _each(
+    def _ask_each(
         self,
         statement: str,
-        asked: Sequence[Mapping[str, Any]],
+        parameters: Sequence[Mapping[str, Any]],
         *,
-        first: LiteralString | None = None,
-        given: Mapping[str, Any] | None = None,
+        first_statement: LiteralString | None = None,
+        first_parameters: Mapping[str, Any] | None = None,
     ) -> list[list[DictRow]]:
-        """One message: the settings, `first`, and the statement for each; the answers to the latter."""
-        if not asked:
+        """One message: the settings, `first_statement`, and the statement for each; the answers to the latter."""
+        if not parameters:
             return []
         settings = {"lock_timeout": f"{_STEP_SECONDS * 1000:.0f}ms", "statement_timeout": f"{_ANSWER_SECONDS:.0f}s"}
         try:
             with self._open_cursor(_ANSWER_SECONDS + 1, self.watcher if statement == "acquire" else None) as cursor:
                 backend = {"backend": cursor.connection.info.backend_pid}
-                before = _LOCK["settings"] + self._check() + (first or "")
-                opening = cursor.mogrify(before, {**settings, **(given or {})})
-                cursor.execute(_message(opening, self._statements[statement], [{**one, **backend} for one in asked]))
+                before = _LOCK["settings"] + self._choose_trust_check() + (first_statement or "")
+                opening = cursor.mogrify(before, {**settings, **(first_parameters or {})})
+                cursor.execute(
+                    _build_message(opening, self._statements[statement], [{**one, **backend} for one in parameters])
+                )
                 self._trusted = self._connection
-                return _answers(cursor)[-len(asked) - 1 : -1]
+                return _read_answers(cursor)[-len(parameters) - 1 : -1]
         except psycopg.Error as error:
             self.close()  # the plan would be left behind in the session
-            failure = schema.failed(f"{self.endpoint}: the locks cannot be asked ({statement})", error)
+            failure = schema.store_error(f"{self.endpoint}: the locks cannot be asked ({statement})", error)
             if statement == "heartbeat":  # the others are asked again, one by one
-                failure = blame_at_once(failure, statement, self._all, [one["name"] for one in asked])
+                failure = add_blockers_at_once(failure, statement, self._ask, [one["name"] for one in parameters])
             raise failure from error
 
 
 class TableLocks(LivingLock):
     """The lock of a run, if it has one of its own, and beside it those of the tables it is at work on.
 
-    `take` and `let_go` add to what is held and take from it, while a pulse may be beating for all of it.
+    `acquire_tables` and `release_tables` add to what is held and take from it, while a pulse may be beating for all of it.
     """
 
     def __init__(
-        self, own: str | None, store: SeveralStore, *, contender: Contender, promise: Promise, judge: Judge | None
+        self,
+        run_lock: str | None,
+        store: BulkStore,
+        *,
+        contender: Contender,
+        terms: Promise,
+        liveness_check: LivenessCheck | None,
     ) -> None:
-        super().__init__(() if own is None else own, store, contender=contender, promise=promise, judge=judge)
+        super().__init__(
+            () if run_lock is None else run_lock, store, contender=contender, promise=terms, judge=liveness_check
+        )
         self._several = store
         self._until = float("inf")
         self._changing = threading.Lock()
@@ -111,77 +133,81 @@ class TableLocks(LivingLock):
         """Hold the run's own lock, if it has one. Raises `LockBusyError`, `LockStoreError`."""
         return super().acquire() if self.names else self
 
-    def demand_free(self, names: Iterable[str]) -> None:
+    def require_free(self, names: Iterable[str]) -> None:
         """Raise `LockBusyError` if one of them is held by a living run of somebody else, changing nothing."""
         wanted = set(names)
-        for holder in self.store.holders():
+        for holder in self.store.read_holders():
             if holder.name in wanted and self._is_alive(holder):
-                self.store.refused(holder.name, self.contender)
-                raise busy(holder)
+                self.store.record_refusal(holder.name, self.contender)
+                raise busy_error(holder)
 
-    def taken(self) -> frozenset[str]:
+    def read_held_names(self) -> frozenset[str]:
         """The names of all locks that anybody has at this moment. Where the store cannot be asked yet, none."""
         try:
-            return frozenset(holder.name for holder in self.store.holders())
+            return frozenset(holder.name for holder in self.store.read_holders())
         except LockStoreError as error:
             log.debug("not known yet: %s", error)
             return frozenset()
 
-    def take(self, names: Iterable[str], relatives: Mapping[str, Collection[str]] | None = None) -> dict[str, Answer]:
+    def acquire_tables(
+        self, names: Iterable[str], relatives: Mapping[str, Collection[str]] | None = None
+    ) -> dict[str, BulkAnswer]:
         """Return for each lock its lease, or why it could not be had. Raises `LockStoreError`, and then holds none.
 
         `relatives`: for each lock, the locks that no other attempt may hold beside it; see `LivingLock`.
         """
         wanted, started = list(names), time.monotonic()
-        found: dict[str, Answer] = {}
+        found: dict[str, BulkAnswer] = {}
         try:
             try:
-                taken = self._several.acquire_all(wanted, self.contender, self.promise)
+                taken = self._several.acquire_all(wanted, self.contender, self.terms)
                 found |= {lease.name: lease for lease in taken}
             except LockStoreError as error:  # such as a publisher that holds one of the rows: ask for each by itself
-                departure.withdraw(self.store, self.contender, wanted, error)
+                departure.release_unconfirmed(self.store, self.contender, wanted, error)
             for name in wanted:
                 if name not in found:
-                    found[name] = self._asked(name)
+                    found[name] = self._try_acquire(name)
             self._exclude(found, relatives or {})
-            self._hold([answer for answer in found.values() if isinstance(answer, Lease)], started)
+            self._add_leases([answer for answer in found.values() if isinstance(answer, Lease)], started)
         except BaseException as error:
-            self.let_go(answer for answer in found.values() if isinstance(answer, Lease))
-            departure.withdraw(self.store, self.contender, [name for name in wanted if name not in found], error)
+            self.release_tables(answer for answer in found.values() if isinstance(answer, Lease))
+            departure.release_unconfirmed(
+                self.store, self.contender, [name for name in wanted if name not in found], error
+            )
             raise
         return found
 
-    def _hold(self, taken: list[Lease], started: float) -> None:
+    def _add_leases(self, leases: list[Lease], started: float) -> None:
         with self._changing:
-            self.leases += tuple(taken)
-            due = [self._end_of(started, [lease.remaining]) for lease in taken]
+            self.leases += tuple(leases)
+            due = [self._compute_stop(started, [lease.remaining]) for lease in leases]
             self._until = min([self._until, *due])
-        self._appear()
-        for lease in taken:
-            self._clear_away(lease)
+        self._show_presence()
+        for lease in leases:
+            self._end_displaced(lease)
 
-    def let_go(self, leases: Iterable[Lease]) -> None:
+    def release_tables(self, leases: Iterable[Lease]) -> None:
         """Hold these no more."""
         going = list(leases)
         with self._changing:
             self.leases = tuple(lease for lease in self.leases if lease not in going)
             if not self.leases:
                 self._until = float("inf")
-        self._appear()
-        self._give_back(going)
+        self._show_presence()
+        self._release_leases(going)
 
-    def fence_of(self, lease: Lease, ask: Ask) -> Callable[[object], None]:
+    def build_fence(self, lease: Lease, ask: Ask) -> Callable[[object], None]:
         """What raises `FencedOutError` inside the transaction `ask` asks in, unless run and table are still ours."""
         own = [each for each in self.leases if each.name in self.names and each.name != lease.name]
 
         def check(_: object) -> None:
             for each in (*own, lease):
-                if not ask(_LOCK["fence"], held(each)):
-                    raise fenced_out(each)
+                if not ask(_LOCK["fence"], build_lease_parameters(each)):
+                    raise fenced_out_error(each)
 
         return check
 
-    def beat(self, *, phase: int, count: int) -> None:
+    def send_heartbeat(self, *, phase: int, count: int) -> None:
         """As of any living lock, for all that are held now."""
         with self._changing:
             leases, started = self.leases, time.monotonic()
@@ -190,55 +216,55 @@ class TableLocks(LivingLock):
             try:
                 remaining = self._several.heartbeat_all(leases, phase=phase, count=count)
             except LockLostError as error:
-                self.lost = error
+                self.lost_error = error
                 raise
             except LockStoreError as error:
                 self.answering = False
                 log.warning("no heartbeat: %s", error)
                 return
             self.answering = True
-            self._beaten, self._until = started, self._end_of(started, remaining)
-        self._appear()
+            self._beaten, self._until = started, self._compute_stop(started, remaining)
+        self._show_presence()
 
-    def _exclude(self, found: dict[str, Answer], relatives: Mapping[str, Collection[str]]) -> None:
+    def _exclude(self, answers: dict[str, BulkAnswer], relatives: Mapping[str, Collection[str]]) -> None:
         """Release each lease whose relative another attempt holds, and put that holder's error in its place."""
-        holders = read_holders(self.store, {each for name in found for each in relatives.get(name, ())})
-        for name, lease in list(found.items()):
+        holders = read_holders(self.store, {each for name in answers for each in relatives.get(name, ())})
+        for name, lease in list(answers.items()):
             try:
                 for holder in holders if isinstance(lease, Lease) else ():
                     if holder.name in relatives.get(name, ()):
                         self._displace(holder)
             except LockBusyError as error:
-                found[name] = error
-                self._give_back([lease] if isinstance(lease, Lease) else [])
+                answers[name] = error
+                self._release_leases([lease] if isinstance(lease, Lease) else [])
 
-    def _asked(self, name: str) -> Answer:
+    def _try_acquire(self, name: str) -> BulkAnswer:
         """Return the lease, or the error if another attempt has the lock or another session its row."""
         try:
-            return self._taken(name)
+            return self._acquire_lock(name)
         except LockBusyError as error:
             return error
         except LockStoreError as error:
-            if not error.blockers or error.sqlstate != LOCKED:
+            if not error.blockers or error.sqlstate != LOCK_NOT_AVAILABLE:
                 raise
             return error
 
-    def _give_back(self, leases: Iterable[Lease]) -> None:
+    def _release_leases(self, leases: Iterable[Lease]) -> None:
         going = list(leases)
         try:
             self._several.release_all(going)
         except LockStoreError as error:
             log.info("locks are released one by one: %s", error)
-            super()._give_back(going)
+            super()._release_leases(going)
         except BaseException:  # raised by a signal: the release may be incomplete
-            super()._give_back(going)
+            super()._release_leases(going)
             raise
 
 
-def _message(opening: str, query: LiteralString, asked: Sequence[Mapping[str, Any]]) -> compose.Composed:
+def _build_message(opening: str, query: LiteralString, parameters: Sequence[Mapping[str, Any]]) -> compose.Composed:
     """All in one. The plan is made once, and forgotten in the same transaction: a pooler finds nothing left."""
-    text, names = sql.numbered(query)
-    values = [compose.SQL(", ").join(compose.Literal(one[name]) for name in names) for one in asked]
+    text, names = sql.number_parameters(query)
+    values = [compose.SQL(", ").join(compose.Literal(one[name]) for name in names) for one in parameters]
     return compose.SQL(";\n").join(
         [
             compose.SQL(opening),
@@ -250,7 +276,7 @@ def _message(opening: str, query: LiteralString, asked: Sequence[Mapping[str, An
     )
 
 
-def _answers(cursor: psycopg.ClientCursor[DictRow]) -> list[list[DictRow]]:
+def _read_answers(cursor: psycopg.ClientCursor[DictRow]) -> list[list[DictRow]]:
     """The rows of each statement of the message."""
     found = [cursor.fetchall() if cursor.description else []]
     while cursor.nextset():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-from airflow_provider_safecopy.lock.model import Contender, Displaced, Event, Holder, Lease, Promise
+from airflow_provider_safecopy.lock.model import Contender, DisplacedHolder, Event, Holder, Lease, Promise
 
 
 class Store(Protocol):
@@ -19,9 +19,7 @@ class Store(Protocol):
     def backends(self) -> tuple[int, ...]:
         """The process ids of the store's own server sessions; none where there is no server."""
 
-    def acquire(
-        self, name: str, contender: Contender, promise: Promise, *, dead: Collection[str] = ()
-    ) -> Lease | Holder:
+    def acquire(self, name: str, contender: Contender, terms: Promise, *, dead: Collection[str] = ()) -> Lease | Holder:
         """The lease: granted, joined, superseded or taken over; or who holds the lock instead.
 
         `dead` names attempts that are proven to be gone: a lock held by nobody else is taken at once.
@@ -42,27 +40,27 @@ class Store(Protocol):
     def revoke(self, lease: Lease) -> bool:
         """Fence this very attempt out: whatever it still does, it cannot publish. Whether it was still current."""
 
-    def force_release(self, name: str, *, reason: str) -> Displaced | None:
+    def force_release(self, name: str, *, reason: str) -> DisplacedHolder | None:
         """Take the lock from its holder, who is fenced out. None when nobody held it."""
 
     def reap(
         self, name: str, *, overdue: float = 0, dead: Collection[str] = (), reason: str = "overdue"
-    ) -> Displaced | None:
+    ) -> DisplacedHolder | None:
         """As `force_release`, but only from who is stale since `overdue` seconds, or proven to be `dead`."""
 
-    def end_sessions(self, displaced: Displaced) -> int:
+    def end_sessions(self, displaced: DisplacedHolder) -> int:
         """End what displaced attempts still have in this store's server. How many there were."""
 
-    def holder(self, name: str) -> Holder | None:
+    def read_holder(self, name: str) -> Holder | None:
         """What is known of one lock; None when it is free."""
 
-    def holders(self) -> tuple[Holder, ...]:
+    def read_holders(self) -> tuple[Holder, ...]:
         """Every lock that is held now."""
 
-    def refused(self, name: str, contender: Contender) -> None:
+    def record_refusal(self, name: str, contender: Contender) -> None:
         """Keep a note that the contender was sent away."""
 
-    def history(self, name: str | None = None, *, limit: int = 100) -> tuple[Event, ...]:
+    def read_history(self, name: str | None = None, *, limit: int = 100) -> tuple[Event, ...]:
         """What happened, the newest first."""
 
     def forget(self, *, keep: float) -> int:

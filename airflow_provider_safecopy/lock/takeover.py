@@ -19,29 +19,31 @@ from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock.trust import Suspicion
 
 _TRUST = sql.load("trust")
-_MOST_TOKEN = 1 << 62
+_MAX_TOKEN = 1 << 62
 # Columns that a row of its table needs. Columns of later layouts have a default.
-_ALWAYS = frozenset(
+_REQUIRED_COLUMNS = frozenset(
     {"name", "token", "kind", "at", "lock", "lease_id", "attempt", "owner_key", "source", "target", "proof"}
 )
 
-Make = Callable[[psycopg.Connection[Any]], None]
+MakeTables = Callable[[psycopg.Connection[Any]], None]
 
 
-def take_over(connection: psycopg.Connection[Any], found: Sequence[Suspicion], *, make: Make) -> tuple[str, ...]:
+def take_over(
+    connection: psycopg.Connection[Any], suspicions: Sequence[Suspicion], *, make_tables: MakeTables
+) -> tuple[str, ...]:
     """Take the schema over, inside an open transaction. Return what was done, for people.
 
     Raises `LockStoreError`. Holders of locks in a renamed schema are fenced out, because every token grows.
     """
     try:
         connection.execute(_TRUST["take_schema"])
-        if all(each.kind != "trap" for each in found) and _has_keys(connection):
-            return _claim(connection, make)
-        return _replace(connection, make)
+        if all(each.kind != "trap" for each in suspicions) and _has_keys(connection):
+            return _claim(connection, make_tables)
+        return _replace(connection, make_tables)
     except psycopg.errors.InsufficientPrivilege as error:
         message = f"the schema safecopy cannot be taken over: {str(error).strip()}; found: "
         raise LockStoreError(
-            message + "; ".join(each.what for each in found),
+            message + "; ".join(each.description for each in suspicions),
             sqlstate=error.sqlstate,
             hint="run safecopy init as a superuser, or as a role that has the rights of those owners and CREATE on the "
             "database",
@@ -54,7 +56,7 @@ def _has_keys(connection: psycopg.Connection[Any]) -> bool:
     return bool(row and row[0])
 
 
-def _claim(connection: psycopg.Connection[Any], make: Make) -> tuple[str, ...]:
+def _claim(connection: psycopg.Connection[Any], make_tables: MakeTables) -> tuple[str, ...]:
     tables = [name for (name,) in connection.execute(_TRUST["foreign_tables"]).fetchall()]
     for name in tables:
         connection.execute(compose.SQL("ALTER TABLE {} OWNER TO CURRENT_USER").format(_qualify("safecopy", name)))
@@ -63,16 +65,16 @@ def _claim(connection: psycopg.Connection[Any], make: Make) -> tuple[str, ...]:
         revoke = compose.SQL("REVOKE TRIGGER ON {} FROM {}")
         who = compose.Identifier(role) if role is not None else compose.SQL("PUBLIC")
         connection.execute(revoke.format(_qualify("safecopy", name), who))
-    make(connection)
+    make_tables(connection)
     if not tables:
         return ("now only its owner may make triggers on its tables",) if makers else ()
     return (f"taken over from its former owner: {', '.join(['the schema', *tables])}",)
 
 
-def _replace(connection: psycopg.Connection[Any], make: Make) -> tuple[str, ...]:
+def _replace(connection: psycopg.Connection[Any], make_tables: MakeTables) -> tuple[str, ...]:
     former = f"safecopy_{secrets.token_hex(8)}"  # its owner cannot guess it before COMMIT
     connection.execute(compose.SQL("ALTER SCHEMA safecopy RENAME TO {}").format(compose.Identifier(former)))
-    make(connection)
+    make_tables(connection)
     moved = [name for name in ("lock", "receipt", "watermark", "lock_event") if _move(connection, former, name)]
     return (
         f"made anew; the former one is now the schema {former}: look at its contents, then drop it",
@@ -93,11 +95,13 @@ def _move(connection: psycopg.Connection[Any], schema: str, name: str) -> bool:
         connection.execute(_TRUST["columns"], {"former": row[0], "own": f"safecopy.{name}"}).fetchall() if row else []
     )
     columns = [column for column, _, there in facts if there]
-    required = [column for column, required, _ in facts if required and (column in columns or column in _ALWAYS)]
+    required = [
+        column for column, required, _ in facts if required and (column in columns or column in _REQUIRED_COLUMNS)
+    ]
     if not columns or not set(required) <= set(columns):
         return False
-    _carry(connection, _qualify(schema, name), name, _join_names(columns))
-    connection.execute(_insert(name, _join_names(columns), _require_columns(required)))
+    _copy_rows(connection, _qualify(schema, name), name, _join_names(columns))
+    connection.execute(_build_insert(name, _join_names(columns), _build_condition(required)))
     if name in ("receipt", "lock_event"):
         connection.execute(
             compose.SQL(
@@ -107,8 +111,8 @@ def _move(connection: psycopg.Connection[Any], schema: str, name: str) -> bool:
     return True
 
 
-def _carry(
-    connection: psycopg.Connection[Any], former: compose.Identifier, name: str, columns: compose.Composed
+def _copy_rows(
+    connection: psycopg.Connection[Any], old_table: compose.Identifier, name: str, columns: compose.Composed
 ) -> None:
     """Copy rows into a temporary table without constraints; those that do not fit ours are left out later."""
     connection.execute(
@@ -117,25 +121,25 @@ def _carry(
         )
     )
     with connection.cursor() as cursor:
-        with cursor.copy(compose.SQL("COPY {} ({}) TO STDOUT").format(former, columns)) as rows:
+        with cursor.copy(compose.SQL("COPY {} ({}) TO STDOUT").format(old_table, columns)) as rows:
             content = b"".join(bytes(block) for block in rows)
         into = compose.SQL("COPY pg_temp.{} ({}) FROM STDIN").format(compose.Identifier(_temporary_name(name)), columns)
         with cursor.copy(into) as rows:
             rows.write(content)
 
 
-def _insert(name: str, columns: compose.Composed, whole: compose.Composed) -> compose.Composed:
+def _build_insert(name: str, columns: compose.Composed, condition: compose.Composed) -> compose.Composed:
     own, moved = _qualify("safecopy", name), _qualify("pg_temp", _temporary_name(name))
     if name == "lock":  # free, with a token above every token granted so far
         return compose.SQL(
             "INSERT INTO {} (name, token) SELECT name, LEAST(max(token), {}) + 1 FROM {} WHERE {} AND token >= 0 GROUP BY name"
-        ).format(own, compose.Literal(_MOST_TOKEN), moved, whole)
+        ).format(own, compose.Literal(_MAX_TOKEN), moved, condition)
     return compose.SQL(
         "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} WHERE {} ON CONFLICT DO NOTHING"
-    ).format(own, columns, columns, moved, whole)
+    ).format(own, columns, columns, moved, condition)
 
 
-def _require_columns(required: Sequence[str]) -> compose.Composed:
+def _build_condition(required: Sequence[str]) -> compose.Composed:
     return compose.SQL(" AND ").join(
         compose.SQL("{} IS NOT NULL").format(compose.Identifier(each)) for each in required
     )

@@ -16,8 +16,8 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import LockStoreError
 
 _TRUST = sql.load("trust")
-_MARK = "untrusted schema: "
-_MOST_TOLD = 5
+_ERROR_PREFIX = "untrusted schema: "
+_MAX_SHOWN = 5
 
 PIN = _TRUST["pin"]
 """Comes before every question: names are the server's own until the transaction ends."""
@@ -31,7 +31,7 @@ class Suspicion:
     """One reason not to use the schema: its `owner`, a `right` to make triggers, or a `trap` that outlives its owner."""
 
     kind: str
-    what: str
+    description: str
 
 
 def add_suspicions(present: LiteralString) -> LiteralString:
@@ -41,30 +41,30 @@ def add_suspicions(present: LiteralString) -> LiteralString:
 
 def parse_suspicions(error: str) -> tuple[Suspicion, ...] | None:
     """Return the suspicions in an error of `CHECK`; None for any other error."""
-    _, mark, text = error.partition(_MARK)
+    _, mark, text = error.partition(_ERROR_PREFIX)
     if not mark:
         return None
     each = text.rpartition('"')[0].split("; ")
     return tuple(Suspicion(kind, what) for kind, _, what in (one.partition(" ") for one in each))
 
 
-def message(found: Sequence[Suspicion]) -> str:
+def describe_suspicions(suspicions: Sequence[Suspicion]) -> str:
     """Return what was found, for people."""
-    reasons = "; ".join(each.what for each in found[:_MOST_TOLD])
-    more = f"; and {len(found) - _MOST_TOLD} more" if len(found) > _MOST_TOLD else ""
+    reasons = "; ".join(each.description for each in suspicions[:_MAX_SHOWN])
+    more = f"; and {len(suspicions) - _MAX_SHOWN} more" if len(suspicions) > _MAX_SHOWN else ""
     return f"the target's schema safecopy is not used, because it could run another role's code as this one: {reasons}{more}"
 
 
-def hint(found: Sequence[Suspicion]) -> str:
+def suggest_takeover(suspicions: Sequence[Suspicion]) -> str:
     """Return the next step."""
-    owned = any(each.kind == "owner" for each in found)
+    owned = any(each.kind == "owner" for each in suspicions)
     who = "a superuser, or the database's owner with the rights of those owners," if owned else "its owner"
     return f"have {who} take it over: safecopy init --target …"
 
 
-def distrust_error(found: Sequence[Suspicion]) -> LockStoreError:
+def distrust_error(suspicions: Sequence[Suspicion]) -> LockStoreError:
     """Return the error that is raised instead of using the schema."""
-    return LockStoreError(message(found), hint=hint(found), retryable=False)
+    return LockStoreError(describe_suspicions(suspicions), hint=suggest_takeover(suspicions), retryable=False)
 
 
 def is_trusted_by(connection: psycopg.Connection[Any], role: str) -> bool:

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 from airflow.providers.common.compat.sdk import AirflowException, AirflowSkipException, BaseOperator
 
 from airflow_provider_safecopy.errors import LockBusyError
-from airflow_provider_safecopy.operators.told import told
-from airflow_provider_safecopy.transfer.demand import demand_choice, demand_seconds
+from airflow_provider_safecopy.operators.told import format_error
+from airflow_provider_safecopy.transfer.demand import require_choice, require_seconds
 
 Mode = Literal["fail", "skip", "wait"]
 
@@ -32,10 +32,10 @@ class OnBusy:
     wait_timeout: float = WAIT_TIMEOUT
 
     def __post_init__(self) -> None:
-        demand_choice("on_busy", self.mode, get_args(Mode))
-        demand_seconds("wait_timeout", self.wait_timeout)
+        require_choice("on_busy", self.mode, get_args(Mode))
+        require_seconds("wait_timeout", self.wait_timeout)
 
-    def deadline(self, event: Mapping[str, Any] | None) -> float:
+    def find_deadline(self, event: Mapping[str, Any] | None) -> float:
         """Until when to wait, in seconds of the epoch: counted from the first attempt, told on by the trigger's event."""
         latest = time.time() + self.wait_timeout
         told = event.get("deadline") if event else None
@@ -43,7 +43,7 @@ class OnBusy:
         return float(min(told, latest)) if known and told is not None else latest
 
     @contextmanager
-    def answering(
+    def handle_busy(
         self, operator: BaseOperator, conn_id: str, deadline: float, skipped: Callable[[LockBusyError], None]
     ) -> Iterator[None]:
         """Answer a `LockBusyError` of the block, by when nothing is held any more. `resume` is called after waiting.
@@ -55,7 +55,7 @@ class OnBusy:
         except LockBusyError as error:
             if self.mode == "skip":
                 skipped(error)
-                raise AirflowSkipException(told(error)) from error
+                raise AirflowSkipException(format_error(error)) from error
             if self.mode == "wait":
                 self._wait(operator, conn_id, deadline, error)
             raise
@@ -63,7 +63,9 @@ class OnBusy:
     def _wait(self, operator: BaseOperator, conn_id: str, deadline: float, error: LockBusyError) -> None:
         left = deadline - time.time()
         if left <= 0:
-            raise AirflowException(f"waited {self.wait_timeout:g} s for the lock, in vain: {told(error)}") from error
+            raise AirflowException(
+                f"waited {self.wait_timeout:g} s for the lock, in vain: {format_error(error)}"
+            ) from error
         operator.log.info("waiting without a worker, for %.0f s at most: %s", left, error)
         from airflow_provider_safecopy.triggers.living_lock import LivingLockTrigger
 

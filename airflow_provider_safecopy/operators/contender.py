@@ -10,15 +10,15 @@ from uuid import uuid4
 
 from airflow.providers.common.compat.sdk import Context
 
-from airflow_provider_safecopy.hooks.judge import deployment, format_start, is_cleared, judge_for
+from airflow_provider_safecopy.hooks.judge import build_liveness_check, format_start, is_cleared, name_deployment
 from airflow_provider_safecopy.lock.model import Contender
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 
 if TYPE_CHECKING:
-    from airflow_provider_safecopy.lock.living import Judge
+    from airflow_provider_safecopy.lock.living import LivenessCheck
 
 
-def contender_of(context: Context, *, detached: bool = False) -> Contender:
+def build_contender(context: Context, *, detached: bool = False) -> Contender:
     """The contender a task is. All tasks of one DAG run share their locks, and a retry supersedes the try before.
 
     The run's start date is a part of it: it stays while the run runs, also when single tasks are cleared, and changes
@@ -27,23 +27,23 @@ def contender_of(context: Context, *, detached: bool = False) -> Contender:
     """
     ti, place = context["ti"], None
     started = format_start(context.get("dag_run"))
-    owner = {"dag": ti.dag_id, "run": ti.run_id, "deployment": deployment(), "started": started}
+    owner = {"dag": ti.dag_id, "run": ti.run_id, "deployment": name_deployment(), "started": started}
     key = "|".join((owner["deployment"], ti.dag_id, ti.run_id, started))
     if is_test(context):
         key, owner = f"{key}|test|{uuid4()}", {"mode": "tasks test", "dag": ti.dag_id}
     if not detached:
-        place = Place.here(may_end=_has_own_process(ti))
+        place = ProcessIdentity.read_current(may_end=_has_own_process(ti))
     mapped = ti.map_index is not None and ti.map_index >= 0
     task = ti.task_id if mapped else None
-    return Contender(key, owner, member_of(ti), ti.try_number, place=place, detached=detached, task=task)
+    return Contender(key, owner, name_member(ti), ti.try_number, process=place, is_detached=detached, task=task)
 
 
-def make_judge(context: Context, contender: Contender) -> Judge:
+def make_liveness_check(context: Context, contender: Contender) -> LivenessCheck:
     """Return the judge of other holders of the contender's locks, by what this Airflow knows."""
-    return judge_for(contender.owner, cleared=is_cleared(context.get("dag_run")))
+    return build_liveness_check(contender.owner, cleared=is_cleared(context.get("dag_run")))
 
 
-def member_of(ti: Any) -> str:
+def name_member(ti: Any) -> str:
     """The task, and which of it when it is mapped."""
     return member_key(ti.task_id, ti.map_index)
 
@@ -53,10 +53,10 @@ def member_key(task_id: str, map_index: int | None) -> str:
     return task_id if map_index is None or map_index < 0 else f"{task_id}[{map_index}]"
 
 
-def slice_of(context: Context) -> str:
+def default_append_key(context: Context) -> str:
     """What an append of this task is, unless it is told: the same for every try of a task in one DAG run."""
     ti = context["ti"]
-    return f"{ti.dag_id} {ti.run_id} {member_of(ti)}"
+    return f"{ti.dag_id} {ti.run_id} {name_member(ti)}"
 
 
 def is_test(context: Context) -> bool:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_provider_safecopy.display import count_text, show_bytes
+from airflow_provider_safecopy.display import format_bytes, format_count
 
 if TYPE_CHECKING:
     from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport
@@ -27,17 +27,17 @@ _YEAR = 366 * 86400.0
 _GROUPS: Mapping[Stage, str] = {"verify": _PUBLISH, "publish": _PUBLISH}
 
 
-class Log(Protocol):
+class Logger(Protocol):
     """What Airflow 2's logger and Airflow 3's have in common."""
 
     def info(self, message: str, /, *values: Any) -> Any:
         """Write one line."""
 
 
-class Journal:
+class TaskLog:
     """Tells the log of one task how a copy goes. `every`: seconds between two lines of progress, at least."""
 
-    def __init__(self, log: Log, *, every: float = 10, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, log: Logger, *, every: float = 10, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
         self._every = every
         self._clock = clock
@@ -45,20 +45,20 @@ class Journal:
         self._stage: Stage | None = None
         self._started = self._told = 0.0
 
-    def asked(self, spec: CopySpec) -> None:
+    def log_options(self, spec: CopySpec) -> None:
         """What was asked for, templates rendered; what was left to its default is left out."""
         self._open("Asked for")
-        self._lines(_asked(spec))
+        self._lines(_list_options(spec))
         self._open(None)
 
-    def asked_of_all(self, specs: Sequence[CopySpec]) -> None:
+    def log_options_of_all(self, specs: Sequence[CopySpec]) -> None:
         """What was asked for of many tables: how many, and what of the first."""
         self._open("Asked for")
         self._log.info("%d tables; of the first:", len(specs))
-        self._lines(_asked(specs[0]))
+        self._lines(_list_options(specs[0]))
         self._open(None)
 
-    def count(self, progress: BatchProgress) -> None:
+    def log_count(self, progress: BatchProgress) -> None:
         """Called for each table; writes a line when `every` seconds have passed, and with the last."""
         now = self._clock()
         if now - self._told >= self._every or progress.done == progress.total:
@@ -66,26 +66,26 @@ class Journal:
             failed = f", {progress.failed} failed" if progress.failed else ""
             self._log.info("%d of %d tables%s; at %s", progress.done, progress.total, failed, progress.at)
 
-    def report_of_all(self, done: BatchReport) -> None:
+    def log_report_of_all(self, done: BatchReport) -> None:
         """What came of many tables: a line for each, those that failed first."""
         self._log.info(
             "%s: %d tables in %.1f s, %d failed", done.status, len(done.outcomes), done.seconds, len(done.failed)
         )
         self._lines(f"  failed    {each.source} → {each.target}: {each.error}" for each in done.failed)
         self._open("Tables")
-        self._lines(_line(report) for report in done.tables)
+        self._lines(_format_table_line(report) for report in done.tables)
         self._open(None)
 
     @contextmanager
-    def copying(self) -> Iterator[Callable[[Progress], None]]:
+    def open_copy(self) -> Iterator[Callable[[Progress], None]]:
         """Around the copy: groups its lines, and gives what it is to call with its progress."""
         self._open(_TRANSFER)
         try:
-            yield self.progress
+            yield self.log_progress
         finally:
             self._open(None)
 
-    def progress(self, progress: Progress) -> None:
+    def log_progress(self, progress: Progress) -> None:
         """Called often; writes a line when `every` seconds have passed."""
         now = self._clock()
         if progress.stage != self._stage:
@@ -93,21 +93,21 @@ class Journal:
             self._open(_GROUPS.get(progress.stage, _TRANSFER))
         elif now - self._told >= self._every:
             self._told = now
-            self._log.info("%s: %s", progress.stage, ", ".join(_progress(progress, now - self._started)))
+            self._log.info("%s: %s", progress.stage, ", ".join(_describe_progress(progress, now - self._started)))
 
-    def plan(self, plan: CopyPlan) -> None:
+    def log_plan(self, plan: CopyPlan) -> None:
         """What would be done and why, what would be refused, and the exact SQL in its order."""
         self._log.info("planned: %s → %s", plan.source, plan.target)
         self._log.info("  how       %s, %s, %s", plan.format, plan.transfer, plan.publish)
         self._lines(f"  refused   {refusal}" for refusal in plan.refusals)
-        self._lines(_because(plan))
+        self._lines(_list_reasons(plan))
         self._open("Exact SQL")
         for step in plan.steps():
             self._log.info("%s, in the %s, lock %s:", step.stage, step.database, step.lock)
             self._lines(f"  {line}" for line in step.sql.splitlines())
         self._open(None)
 
-    def report(self, report: CopyReport) -> None:
+    def log_report(self, report: CopyReport) -> None:
         """Write what came of the copy, as the command prints it."""
         self._lines(iter(str(report).splitlines()))
 
@@ -125,41 +125,41 @@ class Journal:
         self._group = group
 
 
-def _asked(spec: CopySpec) -> Iterator[str]:
+def _list_options(spec: CopySpec) -> Iterator[str]:
     for option in fields(spec):
         value = getattr(spec, option.name)
         if value != option.default and option.name != "timeouts":
-            first, *more = cleandoc(_written(value)).splitlines()
+            first, *more = cleandoc(_format_value(value)).splitlines()
             yield f"{option.name:<12} {first}"
             yield from (f"{'':<12} {line}" for line in more)
 
 
-def _written(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(name if name == to else f"{name} → {to}" for name, to in value.items())
     return str(value)
 
 
-def _progress(progress: Progress, seconds: float) -> Iterator[str]:
+def _describe_progress(progress: Progress, seconds: float) -> Iterator[str]:
     done, expected = progress.bytes, progress.expected_bytes
     if progress.rows is not None:
         yield f"{progress.rows:,} rows"
-    yield show_bytes(done)
+    yield format_bytes(done)
     if expected and done <= expected:
         yield f"about {100 * done // expected} %"
     if seconds > 0 and done:
-        yield f"{show_bytes(done / seconds)}/s"
+        yield f"{format_bytes(done / seconds)}/s"
         if expected and done < expected:
             left = seconds * (expected - done) / done
             if left < _YEAR:  # a planner's guess may be beyond any calendar
                 yield f"about {timedelta(seconds=round(left))} left"
 
 
-def _line(report: CopyReport) -> str:
-    written = ", ".join(f"{count:,} {what}" for what, count in report.written if count) or "nothing written"
-    return f"  {report.status}: {report.target}, {count_text(report.rows)} rows, {written}, {report.publish}, token {report.token}"
+def _format_table_line(report: CopyReport) -> str:
+    written = ", ".join(f"{count:,} {what}" for what, count in report.row_counts if count) or "nothing written"
+    return f"  {report.status}: {report.target}, {format_count(report.rows)} rows, {written}, {report.publish}, token {report.token}"
 
 
-def _because(decided: CopyPlan | CopyReport) -> Iterator[str]:
+def _list_reasons(decided: CopyPlan | CopyReport) -> Iterator[str]:
     yield from (f"  because   {reason}" for reason in decided.reasons)
     yield from (f"  warning   {warning}" for warning in decided.warnings)

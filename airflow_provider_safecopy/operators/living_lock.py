@@ -14,12 +14,12 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_safecopy.errors import ConfigError
-from airflow_provider_safecopy.hooks.in_process import carry_any_id
+from airflow_provider_safecopy.hooks.in_process import patch_non_latin1_ids
 from airflow_provider_safecopy.lock.model import Contender, Promise
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode
-from airflow_provider_safecopy.operators.contender import contender_of, is_test, make_judge, member_key
+from airflow_provider_safecopy.operators.contender import build_contender, is_test, make_liveness_check, member_key
 from airflow_provider_safecopy.operators.lock_tasks import STALE_AFTER, AcquireLivingLock, ReleaseLivingLock
-from airflow_provider_safecopy.operators.told import told_to_airflow
+from airflow_provider_safecopy.operators.told import translate_errors
 
 if TYPE_CHECKING:
     from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
@@ -63,8 +63,8 @@ class LivingLockGroup(TaskGroup):
         **kwargs: Any,
     ) -> None:
         super().__init__(group_id=group_id, **kwargs)
-        if _enclosing(self.parent_group) is not None:
-            with told_to_airflow():
+        if _find_group_around(self.parent_group) is not None:
+            with translate_errors():
                 raise ConfigError(f"group {self.group_id} is inside another group under a lock", hint="use one lock")
         self.target_conn_id = target_conn_id
         self.lock = lock or self.dag.dag_id
@@ -115,61 +115,61 @@ def joined(context: Context | None = None) -> Iterator[LivingLock]:
     """
     from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 
-    carry_any_id()
+    patch_non_latin1_ids()
     context = context or get_current_context()
-    with told_to_airflow():
-        if (group := enclosing(context["task"])) is None:
+    with translate_errors():
+        if (group := find_group(context["task"])) is None:
             raise ConfigError(f"task {context['ti'].task_id} is in no LivingLockGroup", hint="put it into one")
-        name, conn_id = group_lock(group, context)
-        contender = contender_of(context)
+        name, conn_id = render_group_lock(group, context)
+        contender = build_contender(context)
         lock = SafeCopyHook(target_conn_id=conn_id).living_lock(
             name,
             contender=contender,
             promise=Promise(group.stale_after, crash_grace=None),
-            judge=make_judge(context, contender),
+            judge=make_liveness_check(context, contender),
         )
         with closing(lock.store):
-            demand_held(lock.store, name, group, contender, context)
+            require_held(lock.store, name, group, contender, context)
             with lock:
                 yield lock
 
 
-def lock_of(task: Any, hook: SafeCopyHook, context: Context, contender: Contender) -> str | None:
+def find_lock(task: Any, hook: SafeCopyHook, context: Context, contender: Contender) -> str | None:
     """The lock a copying task holds beside the tables': its own, or that of the group, which must still be held."""
-    if task.lock is not None or (group := enclosing(task)) is None:
+    if task.lock is not None or (group := find_group(task)) is None:
         name: str | None = task.lock
         return name
-    held, conn_id = group_lock(group, context)
+    held, conn_id = render_group_lock(group, context)
     if conn_id != task.target_conn_id:
         raise ConfigError(
             f"the group's lock {held} lives in {conn_id!r}, and cannot guard a copy into {task.target_conn_id!r}",
             hint="copy into the group's target, or give the task a lock of its own",
         )
     with closing(hook.lock_store(contender.attempt)) as store:
-        demand_held(store, held, group, contender, context)
+        require_held(store, held, group, contender, context)
     return held
 
 
-def enclosing(task: Any) -> LivingLockGroup | None:
+def find_group(task: Any) -> LivingLockGroup | None:
     """The group under a lock that a task is in, at whatever depth."""
     # By way of the DAG: one of several mapped tasks has forgotten its group, with Airflow 2.
-    return _enclosing(task.dag.get_task(task.task_id).task_group) if task.has_dag() else None
+    return _find_group_around(task.dag.get_task(task.task_id).task_group) if task.has_dag() else None
 
 
-def group_lock(group: LivingLockGroup, context: Context) -> tuple[str, str]:
+def render_group_lock(group: LivingLockGroup, context: Context) -> tuple[str, str]:
     """The group's lock and its connection, rendered for the running task."""
     name, conn_id = context["task"].render_template((group.lock, group.target_conn_id), context)
     return name, conn_id
 
 
-def demand_held(store: Store, name: str, group: LivingLockGroup, contender: Contender, context: Context) -> None:
+def require_held(store: Store, name: str, group: LivingLockGroup, contender: Contender, context: Context) -> None:
     """Raise unless the group's first task still holds the lock: what came in between may have been another run.
 
     ``airflow tasks test`` runs a task without its group: it guards itself by the group's lock.
     """
     if is_test(context):
         return
-    holder = store.holder(name)
+    holder = store.read_holder(name)
     members = {seen.member for seen in holder.members} if holder else set()
     if holder is None or holder.owner_key != contender.owner_key or _setup_member(group, context) not in members:
         raise AirflowFailException(
@@ -184,7 +184,7 @@ def _setup_member(group: LivingLockGroup, context: Context) -> str:
     return member_key(group.setup.task_id, context["ti"].map_index if mapped else None)
 
 
-def _enclosing(group: TaskGroup | None) -> LivingLockGroup | None:
+def _find_group_around(group: TaskGroup | None) -> LivingLockGroup | None:
     while group is not None and not isinstance(group, LivingLockGroup):
         group = group.parent_group
     return group

@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, BaseOperator, Context
 
-from airflow_provider_safecopy.hooks.in_process import carry_any_id
+from airflow_provider_safecopy.hooks.in_process import patch_non_latin1_ids
 from airflow_provider_safecopy.lock.model import Contender, Promise
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
-from airflow_provider_safecopy.operators.contender import contender_of, is_test, make_judge, member_key, member_of
-from airflow_provider_safecopy.operators.told import told, told_to_airflow
+from airflow_provider_safecopy.operators.contender import (
+    build_contender,
+    is_test,
+    make_liveness_check,
+    member_key,
+    name_member,
+)
+from airflow_provider_safecopy.operators.told import format_error, translate_errors
 
 if TYPE_CHECKING:
     from airflow_provider_safecopy.lock.living import LivingLock
@@ -43,7 +49,7 @@ class AcquireLivingLock(BaseOperator):
         super().__init__(**kwargs)
         self.target_conn_id = target_conn_id
         self.lock = lock
-        with told_to_airflow():
+        with translate_errors():
             self.on_busy = OnBusy(on_busy, wait_timeout)
             self.promise = Promise(stale_after, crash_grace=None)
 
@@ -59,15 +65,15 @@ class AcquireLivingLock(BaseOperator):
         """Try, or try again after having waited."""
         from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 
-        carry_any_id()
-        deadline = self.on_busy.deadline(event)
-        contender = contender_of(context, detached=True)
-        answering = self.on_busy.answering(
-            self, self.target_conn_id, deadline, lambda error: self.log.warning("skipped: %s", told(error))
+        patch_non_latin1_ids()
+        deadline = self.on_busy.find_deadline(event)
+        contender = build_contender(context, detached=True)
+        answering = self.on_busy.handle_busy(
+            self, self.target_conn_id, deadline, lambda error: self.log.warning("skipped: %s", format_error(error))
         )
-        with told_to_airflow(), answering:
+        with translate_errors(), answering:
             lock = SafeCopyHook(target_conn_id=self.target_conn_id).living_lock(
-                self.lock, contender=contender, promise=self.promise, judge=make_judge(context, contender)
+                self.lock, contender=contender, promise=self.promise, judge=make_liveness_check(context, contender)
             )
             with closing(lock.store), _release_on_failure(lock):
                 (lease,) = lock.acquire().leases
@@ -106,11 +112,11 @@ class ReleaseLivingLock(BaseOperator):
         """Release what the setup task acquired, and evict members of this group that are still in the lock."""
         from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 
-        carry_any_id()
-        ti, contender = context["ti"], contender_of(context, detached=True)
+        patch_non_latin1_ids()
+        ti, contender = context["ti"], build_contender(context, detached=True)
         acquired = _read_lock_name(ti.xcom_pull(task_ids=self.setup_task_id, map_indexes=ti.map_index))
         with (
-            told_to_airflow(),
+            translate_errors(),
             closing(SafeCopyHook(target_conn_id=self.target_conn_id).lock_store(contender.attempt)) as store,
         ):
             self._leave(store, acquired or self.lock, contender, ti)
@@ -118,7 +124,7 @@ class ReleaseLivingLock(BaseOperator):
     def _leave(self, store: Store, name: str, contender: Contender, ti: Any) -> None:
         from airflow_provider_safecopy.pipeline.eviction import evict
 
-        holder = store.holder(name)
+        holder = store.read_holder(name)
         members = holder.members if holder is not None and holder.owner_key == contender.owner_key else ()
         own = [seen for seen in members if self._is_own(seen.member, ti)]
         if holder is None or not own:
@@ -131,7 +137,7 @@ class ReleaseLivingLock(BaseOperator):
         freed = evict(store, holder, strays)
         for seen in own:
             if seen.member == setup:  # last: it is the group's hold on the lock
-                freed = store.release(holder.lease_of(seen))
+                freed = store.release(holder.build_lease(seen))
         self.log.info("lock %s: %s", name, "released" if freed else "left to other tasks of this run")
 
     def _is_own(self, member: str, ti: Any) -> bool:
@@ -139,7 +145,7 @@ class ReleaseLivingLock(BaseOperator):
         # Ask the DAG: with Airflow 2, an instance of a mapped task does not know its group.
         group = self.dag.get_task(self.task_id).task_group
         tasks = {task.task_id for task in group.iter_tasks()} if group is not None else set()
-        if member_of(ti) != ti.task_id:
+        if name_member(ti) != ti.task_id:
             return member in {member_key(task_id, ti.map_index) for task_id in tasks}
         return member.partition("[")[0] in tasks
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.operators.template import is_plain
-from airflow_provider_safecopy.operators.told import told_to_airflow
+from airflow_provider_safecopy.operators.told import translate_errors
 
 
-def require_apart(given: Mapping[str, Any], *, mapped: frozenset[str] = frozenset()) -> None:
+def require_distinct_targets(given: Mapping[str, Any], *, mapped: frozenset[str] = frozenset()) -> None:
     """Raise `ConfigError` if every mapped instance would replace all rows of the same table.
 
     `mapped` are the arguments that differ between the instances, `given` the others. A template or the result of another
@@ -33,8 +33,8 @@ def check_expansion(partial: Any) -> Any:
         __slots__ = ()
 
         def expand(self, **mapped: Any) -> Any:
-            with told_to_airflow():
-                require_apart(self.kwargs, mapped=frozenset(mapped))
+            with translate_errors():
+                require_distinct_targets(self.kwargs, mapped=frozenset(mapped))
             return super().expand(**mapped)
 
     partial._expand_called = True  # noqa: SLF001 -- else it warns that it was never expanded

@@ -13,7 +13,7 @@ _Init = TypeVar("_Init", bound=Callable[..., None])
 _Parameter = inspect.Parameter
 
 
-def takes(kind: type[CopySpec]) -> Callable[[_Init], _Init]:
+def with_options(kind: type[CopySpec]) -> Callable[[_Init], _Init]:
     """Decorate an operator's `__init__` that takes the options of `kind` as ``**options``.
 
     Airflow applies `default_args` and checks the arguments of `partial` by the signature, old names included.
@@ -25,18 +25,20 @@ def takes(kind: type[CopySpec]) -> Callable[[_Init], _Init]:
         known = {each.name for each in named}
         declared = [each for each in _parameters(kind) if each.name not in known]
         function.__signature__ = own.replace(parameters=[*named, *declared, others])  # type: ignore[attr-defined]
-        function.__doc__ = "\n".join([inspect.getdoc(function) or "", "", *map(_described, kind.options())]).strip()
+        function.__doc__ = "\n".join(
+            [inspect.getdoc(function) or "", "", *map(_describe_option, kind.options())]
+        ).strip()
         return function
 
     return decorate
 
 
-def templates_of(kind: type[CopySpec]) -> tuple[str, ...]:
+def list_templates(kind: type[CopySpec]) -> tuple[str, ...]:
     """Return the names of the options that may be templates, or results of other tasks."""
     return tuple(each.name for each in kind.options() if each.templated)
 
 
-def split(kind: type[CopySpec], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_options(kind: type[CopySpec], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the options of `kind` among the arguments, old names included, and the others, which are Airflow's."""
     names = {each.name for each in _parameters(kind)}
     ours = {name: value for name, value in given.items() if name in names}
@@ -52,7 +54,7 @@ def _parameters(kind: type[CopySpec]) -> Iterator[inspect.Parameter]:
             yield _Parameter(alias.name, _Parameter.KEYWORD_ONLY, default=None, annotation="Any")
 
 
-def _described(each: Option) -> str:
+def _describe_option(each: Option) -> str:
     parts = [each.meaning, each.in_airflow]
     if each.default_text:
         parts.append(f"Default: {each.default_text}.")

@@ -21,21 +21,21 @@ def push_result(context: Context, report: CopyReport | BatchReport) -> None:
     context["ti"].xcom_push(key=_RESULT, value=report.as_dict())
 
 
-def tell_assets(context: Context, outlets: Iterable[Any], report: CopyReport) -> None:
+def update_assets(context: Context, outlets: Iterable[Any], report: CopyReport) -> None:
     """The report's essence, in the event of each asset among the outlets."""
-    _tell(context, outlets, _essence(report))
+    _update_events(context, outlets, _summarize(report))
 
 
-def tell_assets_of_all(context: Context, outlets: Iterable[Any], done: BatchReport) -> None:
+def update_assets_of_all(context: Context, outlets: Iterable[Any], done: BatchReport) -> None:
     """The same of a batch: the essence of each of its tables."""
-    _tell(context, outlets, {"tables": [_essence(report) for report in done.tables]})
+    _update_events(context, outlets, {"tables": [_summarize(report) for report in done.tables]})
 
 
-def _essence(report: CopyReport) -> dict[str, Any]:
+def _summarize(report: CopyReport) -> dict[str, Any]:
     return {word: getattr(report, word) for word in ("target", "token", "rows", "bytes", "digest")}
 
 
-def _tell(context: Context, outlets: Iterable[Any], essence: dict[str, Any]) -> None:
+def _update_events(context: Context, outlets: Iterable[Any], essence: dict[str, Any]) -> None:
     for outlet in outlets:
         if isinstance(outlet, Asset):
             context["outlet_events"][outlet].extra["safecopy"] = essence

@@ -10,17 +10,17 @@ from airflow.providers.common.compat.sdk import BaseOperator, Context
 
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError
-from airflow_provider_safecopy.hooks.in_process import carry_any_id
+from airflow_provider_safecopy.hooks.in_process import patch_non_latin1_ids
 from airflow_provider_safecopy.operators import batch
 from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
-from airflow_provider_safecopy.operators.contender import contender_of, make_judge, slice_of
-from airflow_provider_safecopy.operators.journal import Journal
-from airflow_provider_safecopy.operators.living_lock import lock_of
-from airflow_provider_safecopy.operators.mapping import check_expansion, require_apart
-from airflow_provider_safecopy.operators.option import split, takes, templates_of
-from airflow_provider_safecopy.operators.outcome import push_result, tell_assets
+from airflow_provider_safecopy.operators.contender import build_contender, default_append_key, make_liveness_check
+from airflow_provider_safecopy.operators.journal import TaskLog
+from airflow_provider_safecopy.operators.living_lock import find_lock
+from airflow_provider_safecopy.operators.mapping import check_expansion, require_distinct_targets
+from airflow_provider_safecopy.operators.option import list_templates, split_options, with_options
+from airflow_provider_safecopy.operators.outcome import push_result, update_assets
 from airflow_provider_safecopy.operators.template import as_include, is_plain
-from airflow_provider_safecopy.operators.told import told, told_to_airflow
+from airflow_provider_safecopy.operators.told import format_error, translate_errors
 from airflow_provider_safecopy.transfer import roster
 from airflow_provider_safecopy.transfer.option import LATER, with_current_names
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -60,7 +60,7 @@ class SafeCopyOperator(BaseOperator):
     the same copy would meet again raise `AirflowFailException`, others `AirflowException`, to be retried.
     """
 
-    template_fields: Sequence[str] = ("source_conn_id", "target_conn_id", "tables", *templates_of(CopySpec))
+    template_fields: Sequence[str] = ("source_conn_id", "target_conn_id", "tables", *list_templates(CopySpec))
     template_fields_renderers: ClassVar[dict[str, str]] = {"source_sql": "sql", "where": "sql", "columns": "json"}
     # A table may well be called x.sql, so only `source_sql` is ever taken for a file: see `template`.
     template_ext: Sequence[str] = ()
@@ -78,7 +78,7 @@ class SafeCopyOperator(BaseOperator):
     """Declares the options this operator takes."""
     target_table: Any
 
-    @takes(CopySpec)
+    @with_options(CopySpec)
     def __init__(
         self,
         *,
@@ -91,24 +91,26 @@ class SafeCopyOperator(BaseOperator):
         dry_run: bool = False,
         **options: Any,
     ) -> None:
-        ours, others = split(self.spec_type, options)
+        ours, others = split_options(self.spec_type, options)
         super().__init__(**others)
         self.source_conn_id = source_conn_id
         self.target_conn_id = target_conn_id
         self.tables = tables
         self.keep_going = keep_going
         self.plan_only = dry_run  # `dry_run` is a method of every operator: `airflow tasks test --dry-run` calls it
-        with told_to_airflow():
+        with translate_errors():
             self.on_busy = OnBusy(on_busy, wait_timeout)
             self._take(with_current_names(ours, self.spec_type.options()))
-            self._demand_sense()
+            self._check_options()
             if self.get_closest_mapped_task_group() is not None:
                 apart = {each: getattr(self, each) for each in ("target_table", "target_conn_id")}
-                require_apart(apart | {"write_mode": self.settled.get("write_mode", "replace"), "dry_run": dry_run})
+                require_distinct_targets(
+                    apart | {"write_mode": self.settled.get("write_mode", "replace"), "dry_run": dry_run}
+                )
 
     def _take(self, given: Mapping[str, Any]) -> None:
         """Keep templated options as attributes, where Airflow renders them, and the others as they are."""
-        names = templates_of(self.spec_type)
+        names = list_templates(self.spec_type)
         for name in names:
             value = given.get(name)
             setattr(self, name, as_include(value) if name == "source_sql" else value)
@@ -122,15 +124,15 @@ class SafeCopyOperator(BaseOperator):
         """Try, or try again after having waited for a lock."""
         from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 
-        carry_any_id()
+        patch_non_latin1_ids()
         abort = self._abort = AbortSwitch()
         if self._killed:  # before there was a switch to throw
             abort.throw("the task was killed")
         try:
-            with told_to_airflow():
+            with translate_errors():
                 hook = SafeCopyHook(self.source_conn_id, self.target_conn_id)
                 if self.tables is not None:
-                    return batch.run(self, hook, context, abort, event).as_dict()
+                    return batch.run_batch(self, hook, context, abort, event).as_dict()
                 if self.plan_only:
                     return self._plan(hook, context).as_dict()
                 return self._copy(hook, context, abort, event).as_dict()
@@ -148,29 +150,32 @@ class SafeCopyOperator(BaseOperator):
     ) -> CopyReport:
         from airflow_provider_safecopy.transfer.report import CopyReport
 
-        deadline, contender, journal = self.on_busy.deadline(event), contender_of(context), Journal(self.log)
-        spec = replace(self._spec(context), lock=lock_of(self, hook, context, contender))
-        journal.asked(spec)
+        deadline, contender, journal = self.on_busy.find_deadline(event), build_contender(context), TaskLog(self.log)
+        spec = replace(self._spec(context), lock=find_lock(self, hook, context, contender))
+        journal.log_options(spec)
 
-        def skipped(error: LockBusyError) -> None:
-            self.log.warning("skipped: %s", told(error))
+        def report_skip(error: LockBusyError) -> None:
+            self.log.warning("skipped: %s", format_error(error))
             if self.do_xcom_push:
-                push_result(context, CopyReport.skipped(spec, hook.source, hook.target, error))
+                push_result(context, CopyReport.from_busy_error(spec, hook.source, hook.target, error))
 
-        with self.on_busy.answering(self, self.target_conn_id, deadline, skipped), journal.copying() as progress:
+        with (
+            self.on_busy.handle_busy(self, self.target_conn_id, deadline, report_skip),
+            journal.open_copy() as progress,
+        ):
             report = hook.copy(
-                spec, contender=contender, judge=make_judge(context, contender), abort=abort, progress=progress
+                spec, contender=contender, judge=make_liveness_check(context, contender), abort=abort, progress=progress
             )
-        journal.report(report)
-        tell_assets(context, self.outlets, report)
+        journal.log_report(report)
+        update_assets(context, self.outlets, report)
         return report
 
     def _plan(self, hook: SafeCopyHook, context: Context) -> CopyReport:
-        spec, journal = self._spec(context), Journal(self.log)
-        journal.asked(spec)
+        spec, journal = self._spec(context), TaskLog(self.log)
+        journal.log_options(spec)
         plan = hook.plan(spec)
-        journal.plan(plan)
-        plan.require()
+        journal.log_plan(plan)
+        plan.require_accepted()
         return plan.as_report()
 
     def _spec(self, context: Context) -> CopySpec:
@@ -179,8 +184,8 @@ class SafeCopyOperator(BaseOperator):
     def specs(self, context: Context | None = None) -> tuple[CopySpec, ...]:
         """What is asked for of many tables; without a `context`, as far as that can be said before templates are."""
         tables = self.tables if context or is_plain(self.tables) else [LATER]
-        entries = roster.entries_of(tables, "tables", self.spec_type)
-        return roster.specs_of(entries, self.options(context), self.spec_type)
+        entries = roster.parse_entries(tables, "tables", self.spec_type)
+        return roster.build_specs(entries, self.options(context), self.spec_type)
 
     def options(self, context: Context | None = None) -> dict[str, Any]:
         """What is asked for of any table; without a `context`, with stand-ins for what a template will say."""
@@ -189,10 +194,10 @@ class SafeCopyOperator(BaseOperator):
         if context is None:
             options |= {each.name: each.stand_in for each in templated if not is_plain(options[each.name])}
         if options.get("write_mode") == "append" and options["append_key"] is None:
-            options["append_key"] = slice_of(context) if context else LATER
+            options["append_key"] = default_append_key(context) if context else LATER
         return options
 
-    def _demand_sense(self) -> None:
+    def _check_options(self) -> None:
         """Raises `ConfigError` when the DAG is parsed, rather than when it runs."""
         if self.tables is not None:
             self.specs()

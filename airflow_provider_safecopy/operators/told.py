@@ -11,16 +11,16 @@ from airflow_provider_safecopy.errors import SafeCopyError
 
 
 @contextmanager
-def told_to_airflow() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Translate our errors into the exceptions by which Airflow decides about a retry."""
     try:
         yield
     except SafeCopyError as error:
         kind = AirflowException if error.retryable else AirflowFailException
-        raise kind(told(error)) from error
+        raise kind(format_error(error)) from error
 
 
-def told(error: SafeCopyError) -> str:
+def format_error(error: SafeCopyError) -> str:
     """The error's name, message and data. What psql said last is in the message already."""
     data = error.as_dict()
     shown = {key: data[key] for key in data if key not in ("type", "message", "hint", "refusals", "stderr_tail")}

@@ -27,16 +27,16 @@ from airflow_provider_safecopy.errors import (
     StageTimeoutError,
     StalledError,
 )
-from airflow_provider_safecopy.lock.gate import Gate
-from airflow_provider_safecopy.lock.living import Judge, LivingLock
-from airflow_provider_safecopy.lock.model import Contender, Promise, application_name
+from airflow_provider_safecopy.lock.gate import ConnectionGate
+from airflow_provider_safecopy.lock.living import LivenessCheck, LivingLock
+from airflow_provider_safecopy.lock.model import Contender, Promise, format_application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.transfer import catalog, creation, refusal
 from airflow_provider_safecopy.transfer.lookout import lock_wait_error
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.psql import LOCKED
+from airflow_provider_safecopy.transfer.psql import LOCK_NOT_AVAILABLE
 from airflow_provider_safecopy.transfer.session import (
     SILENT_SECONDS,
     Session,
@@ -63,7 +63,7 @@ class Attempt:
     @property
     def name(self) -> str:
         """What all sessions of this attempt are called."""
-        return application_name(self.contender.attempt)
+        return format_application_name(self.contender.attempt)
 
     def session(self, endpoint: Endpoint, *, read_only: bool = False) -> AbstractContextManager[Session]:
         """A control session. It waits for an answer as long as a stage may stand still."""
@@ -77,7 +77,7 @@ class Attempt:
             lock_wait=limits.lock_wait,
         )
 
-    def lock(self, target: Session, judge: Judge | None) -> LivingLock:
+    def lock(self, target: Session, judge: LivenessCheck | None) -> LivingLock:
         """The lock that was asked for, and always the table's own: two runs may call it differently. Not held yet."""
         table, relatives = self._describe_target(target)
         store = PostgresStore(
@@ -91,8 +91,8 @@ class Attempt:
         """Return the table's full name, and its partitions and parents. Raises `StageTimeoutError` if one stays locked."""
         table = self.spec.target_table
         try:
-            with target.obeys(self.abort), target.within(self.spec.timeouts.verify):
-                if any(refusal.of_name(target, table)):
+            with target.cancel_on_abort(self.abort), target.limit_answer(self.spec.timeouts.verify):
+                if any(refusal.check_name(target, table)):
                     return table, frozenset()
                 found = catalog.describe(target, table)
                 kin = frozenset(map(str, found.kin)) if found else frozenset()
@@ -100,10 +100,10 @@ class Attempt:
         except psycopg.errors.LockNotAvailable as error:
             raise lock_wait_error(error, "plan", f"{table} or a partition of it", target.lookout) from error
 
-    def gate(self, lock: LivingLock, source: Endpoint) -> Gate:
+    def gate(self, lock: LivingLock, source: Endpoint) -> ConnectionGate:
         """The gate before the source."""
         spec = self.spec
-        return Gate(lock.store, str(source), spec.connect_interval, self.contender, spec.timeouts.connect)
+        return ConnectionGate(lock.store, str(source), spec.connect_interval, self.contender, spec.timeouts.connect)
 
 
 def guard_fork(progress: Callable[[_Of], None]) -> Callable[[_Of], None]:
@@ -133,7 +133,7 @@ def require_excluded(plan: CopyPlan, relatives: Collection[str]) -> None:
 
 
 @contextmanager
-def telling_aborts(abort: AbortSwitch) -> Iterator[None]:
+def translate_aborts(abort: AbortSwitch) -> Iterator[None]:
     """What fails as a run is stopped is no news: psql stopped as well (a terminal, a process group), a question cancelled."""
     try:
         yield
@@ -147,7 +147,7 @@ def telling_aborts(abort: AbortSwitch) -> Iterator[None]:
 
 
 @contextmanager
-def telling_losses() -> Iterator[None]:
+def translate_losses() -> Iterator[None]:
     """Every stage translates what it asks; what is left is a control session lost between two of them."""
     try:
         yield
@@ -167,10 +167,10 @@ def name_holders(target: Session) -> Iterator[None]:
     try:
         yield
     except LockStoreError as error:
-        if error.sqlstate != LOCKED or error.blockers:
+        if error.sqlstate != LOCK_NOT_AVAILABLE or error.blockers:
             raise
         with suppress(psycopg.Error):
-            found = target.lookout.blockers() or find_holders(target, "safecopy.lock")
+            found = target.lookout.read_recent_blockers() or find_holders(target, "safecopy.lock")
             error.blockers = tuple(blocker.as_dict() for blocker in found)
             error.message = f"{error.message}; blocked by {list_blockers(found)}"
             error.hint = error.hint or "end the session that holds it, and run this again"
@@ -178,17 +178,17 @@ def name_holders(target: Session) -> Iterator[None]:
 
 
 @contextmanager
-def telling_the_lost_lock(lock: LivingLock) -> Iterator[None]:
+def translate_lost_lock(lock: LivingLock) -> Iterator[None]:
     """What a lost lock brings about is told as what it is: the abort that stops the run, or sessions ended by others."""
     try:
         yield
     except (AbortedError, StageError) as error:
-        if isinstance(error, StageError) and lock.lost is None and lock.answering:
+        if isinstance(error, StageError) and lock.lost_error is None and lock.store_answers:
             with suppress(LockLostError):
-                lock.beat(phase=0, count=0)
-        if lock.lost is None:
+                lock.send_heartbeat(phase=0, count=0)
+        if lock.lost_error is None:
             raise
-        raise lock.lost from error
+        raise lock.lost_error from error
 
 
 @contextmanager
@@ -198,7 +198,7 @@ def answering(spec: CopySpec, source: Session, target: Session) -> Iterator[None
     Raises `StageTimeoutError` if another session kept a table locked for ``lock_wait_timeout``.
     """
     try:
-        with source.within(spec.timeouts.verify), target.within(spec.timeouts.verify):
+        with source.limit_answer(spec.timeouts.verify), target.limit_answer(spec.timeouts.verify):
             yield
     except psycopg.errors.LockNotAvailable as error:
         what = f"{spec.source_table or 'a table that the query reads'} or {spec.target_table}"
@@ -212,10 +212,10 @@ def name_blockers(source: Session, target: Session) -> Iterator[None]:
         yield
     except StageError as error:
         lookout = source.lookout if error.stage == "export" else target.lookout
-        found = lookout.blockers()
+        found = lookout.read_recent_blockers()
         if isinstance(error, StalledError | StageTimeoutError) and (standbys := lookout.describe_standbys()):
             error.message = f"{error.message}; {standbys}"
-        if error.blockers or not found or not (error.sqlstate == LOCKED or isinstance(error, StalledError)):
+        if error.blockers or not found or not (error.sqlstate == LOCK_NOT_AVAILABLE or isinstance(error, StalledError)):
             raise
         error.blockers = tuple(blocker.as_dict() for blocker in found)
         error.message = f"{error.message}; {lookout.describe()}"
@@ -225,7 +225,7 @@ def name_blockers(source: Session, target: Session) -> Iterator[None]:
 def end_displaced(lock: LivingLock, source: Session) -> None:
     """What a displaced run still reads from the source; its sessions in the target are ended already."""
     names = [f"safecopy:{attempt}" for lease in lock.leases if lease.displaced for attempt in lease.displaced.attempts]
-    if names and (ended := source.all(sql.load("lock")["end_sessions"], {"names": names})):
+    if names and (ended := source.fetch_all(sql.load("lock")["end_sessions"], {"names": names})):
         log.warning("%s: ended %d sessions of the run that held the lock before", source.endpoint, len(ended))
 
 
@@ -241,7 +241,7 @@ def ending_the_lost(attempt: Attempt, lock: LivingLock, source: Session, target:
         yield
     except BaseException as error:
         # Where the lock could not ask, or a stage has tried in vain, there is nobody to ask.
-        reached = [source, target] if lock.answering else [source]
+        reached = [source, target] if lock.store_answers else [source]
         if not getattr(error, "__notes__", ()):
             # The lock's own session may be lost as well, and not know it yet; it opens another.
             _see_gone(error, attempt, [each for each in reached if each.connection.closed], _backends(source, target))
@@ -273,4 +273,4 @@ def _see_gone(
 def _end_sessions(session: Session, name: str, own: tuple[int, ...]) -> None:
     """By a session of its own: the run's may be in a failed transaction, or be lost itself."""
     with open_session(session.endpoint, application_name=name, connect_timeout=4) as fresh:
-        end_stage_sessions(fresh, application_name=name, spared=(*own, fresh.server.backend))
+        end_stage_sessions(fresh, application_name=name, kept_backends=(*own, fresh.server.backend))

@@ -20,11 +20,11 @@ from airflow_provider_safecopy.diagnosis import conceal, set_rows_shown
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError, PlanError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.gate import Gate
-from airflow_provider_safecopy.lock.living import Judge
-from airflow_provider_safecopy.lock.model import Contender, Promise, application_name
-from airflow_provider_safecopy.lock.pulse import Pulse
-from airflow_provider_safecopy.lock.several import SeveralStore, TableLocks
+from airflow_provider_safecopy.lock.gate import ConnectionGate
+from airflow_provider_safecopy.lock.living import LivenessCheck
+from airflow_provider_safecopy.lock.model import Contender, Promise, format_application_name
+from airflow_provider_safecopy.lock.pulse import Heartbeat
+from airflow_provider_safecopy.lock.several import BulkStore, TableLocks
 from airflow_provider_safecopy.pipeline import line
 from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
@@ -33,19 +33,19 @@ from airflow_provider_safecopy.pipeline.attempt import (
     ending_the_lost,
     guard_fork,
     name_holders,
-    telling_aborts,
-    telling_losses,
-    telling_the_lost_lock,
+    translate_aborts,
+    translate_losses,
+    translate_lost_lock,
 )
-from airflow_provider_safecopy.pipeline.drafting import Drafts, fits
+from airflow_provider_safecopy.pipeline.drafting import BatchPlanner, fits
 from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport, Failure, Listener, Outcome
-from airflow_provider_safecopy.pipeline.round import Crew, Rounds
+from airflow_provider_safecopy.pipeline.round import BatchResources, BatchRounds
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.session import Session, open_session
-from airflow_provider_safecopy.transfer.snapshot import snapshot
+from airflow_provider_safecopy.transfer.snapshot import hold_snapshot
 from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.watch import Watch
+from airflow_provider_safecopy.transfer.watch import ActivityWatch
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +59,11 @@ _T = TypeVar("_T")
 
 def plan_tables(specs: Sequence[CopySpec], source: Endpoint, target: Endpoint) -> tuple[CopyPlan, ...]:
     """What `copy_tables` would do, decided and not done. Refusals are in the plans."""
-    _demand_shared(specs)
-    name, timeout = application_name(uuid4()), specs[0].timeouts.connect
+    _require_shared_options(specs)
+    name, timeout = format_application_name(uuid4()), specs[0].timeouts.connect
     with (
         set_rows_shown(show=all(spec.show_rows for spec in specs)),
-        telling_losses(),
+        translate_losses(),
         open_session(
             source,
             application_name=name,
@@ -75,7 +75,7 @@ def plan_tables(specs: Sequence[CopySpec], source: Endpoint, target: Endpoint) -
             target, application_name=name, connect_timeout=timeout, lock_wait=specs[0].timeouts.lock_wait
         ) as theirs,
     ):
-        return tuple(_drafted(specs, Drafts(ours, theirs, telling=True)))
+        return tuple(_merge_plans(specs, BatchPlanner(ours, theirs, telling=True)))
 
 
 def copy_tables(
@@ -85,7 +85,7 @@ def copy_tables(
     *,
     owner: str = "",
     contender: Contender | None = None,
-    judge: Judge | None = None,
+    judge: LivenessCheck | None = None,
     abort: AbortSwitch | None = None,
     progress: Listener | None = None,
     keep_going: bool = False,
@@ -103,9 +103,9 @@ def copy_tables(
     """
     abort, started = abort or AbortSwitch(), time.monotonic()
     contender = contender or Contender.alone(owner)
-    _demand_shared(specs)
+    _require_shared_options(specs)
     shown = set_rows_shown(show=all(spec.show_rows for spec in specs))
-    with shown, telling_aborts(abort), telling_losses(), ExitStack() as stack:
+    with shown, translate_aborts(abort), translate_losses(), ExitStack() as stack:
         asked = Attempt(specs[0], contender, abort, lambda _: None)
         theirs = stack.enter_context(asked.session(target))
         lock = _locks(asked, theirs, judge)
@@ -113,11 +113,11 @@ def copy_tables(
         abort.check()
         lock.peek()
         gate = asked.gate(lock, source)
-        with gate.turn(abort):
+        with gate.wait_turn(abort):
             ours = stack.enter_context(asked.session(source, read_only=True))
-        ours.lookout.turn = gate.glance
+        ours.lookout.enter_gate = gate.try_enter
         listener = guard_fork(progress or (lambda _: None))
-        batch = _Batch(asked, lock, gate, ours, theirs, Drafts(ours, theirs), on_busy, listener)
+        batch = _Batch(asked, lock, gate, ours, theirs, BatchPlanner(ours, theirs), on_busy, listener)
         batch.decide(specs, keep_going=keep_going)
         batch.begin()
         batch.carry()
@@ -131,10 +131,10 @@ class _Batch:
 
     asked: Attempt
     lock: TableLocks
-    gate: Gate
+    gate: ConnectionGate
     source: Session
     target: Session
-    drafts: Drafts
+    drafts: BatchPlanner
     on_busy: OnBusy
     progress: Listener
     specs: dict[str, CopySpec] = field(default_factory=dict)
@@ -148,9 +148,9 @@ class _Batch:
         A table whose lock somebody has is left to the line: stopped in the midst of a publish they may keep it locked, and
         to describe it would wait for whom only the lock's next holder ends.
         """
-        taken, refusals = self.lock.taken(), dict[Refusal, None]()
-        with self.source.obeys(self.asked.abort), self.target.obeys(self.asked.abort):
-            plans = _drafted([spec for spec in specs if str(spec.target_table) not in taken], self.drafts)
+        taken, refusals = self.lock.read_held_names(), dict[Refusal, None]()
+        with self.source.cancel_on_abort(self.asked.abort), self.target.cancel_on_abort(self.asked.abort):
+            plans = _merge_plans([spec for spec in specs if str(spec.target_table) not in taken], self.drafts)
             for spec in specs:
                 if str(spec.target_table) in taken:
                     self._add(str(spec.target_table), spec)
@@ -160,7 +160,7 @@ class _Batch:
                 self.kin[name] = frozenset(map(str, plan.target_relation.kin if plan.target_relation else ()))
                 refusals |= dict.fromkeys(plan.refusals)
                 if plan.refusals:
-                    self.found[name] = Failure.of(plan.spec, PlanError(plan.refusals))
+                    self.found[name] = Failure.from_error(plan.spec, PlanError(plan.refusals))
                 elif fits(plan):
                     self.small.append(name)
         self._require_apart()
@@ -183,12 +183,12 @@ class _Batch:
     def begin(self) -> None:
         """Hold the run's own lock. Raises `LockBusyError`, `LockStoreError`."""
         with name_holders(self.target):
-            with self.target.obeys(self.asked.abort):
+            with self.target.cancel_on_abort(self.asked.abort):
                 schema.init(self.target.connection)
             self.lock.acquire()
         end_displaced(self.lock, self.source)
         if self.on_busy == "wait":
-            self.lock.demand_free(name for name in self.specs if name not in self.found)
+            self.lock.require_free(name for name in self.specs if name not in self.found)
 
     def carry(self) -> None:
         """Copy the small tables, in rounds."""
@@ -197,13 +197,13 @@ class _Batch:
         log.info("copy %d small tables of %d in rounds", len(self.small), len(self.specs))
         lost = ending_the_lost(self.asked, self.lock, self.source, self.target)
         with self._ending(), lost, self._crew() as crew, ExitStack() as stack:
-            rounds = Rounds(crew, self.tell)
+            rounds = BatchRounds(crew, self.record_outcome)
             stack.callback(rounds.close)
             for names in _pieces(self.small):
                 rounds.run({name: self.specs[name] for name in names}, self.kin)
             rounds.close(at_once=False)
 
-    def copy_others(self, judge: Judge | None) -> None:
+    def copy_others(self, judge: LivenessCheck | None) -> None:
         """Copy what is left by the line, one after the other, each by a member of this run."""
         self.source.end_transaction()
         left = [name for name in self.specs if name not in self.found]
@@ -212,15 +212,15 @@ class _Batch:
                 self.asked.abort.check()
                 self.progress(BatchProgress(len(self.found), len(self.specs), self._failures, name))
                 try:
-                    self.tell(name, self._copied(name, judge))
+                    self.record_outcome(name, self._copy_large(name, judge))
                 except SafeCopyError as error:
-                    self.tell(name, Failure.of(self.specs[name], error))
+                    self.record_outcome(name, Failure.from_error(self.specs[name], error))
 
-    def tell(self, name: str, outcome: Outcome) -> None:
+    def record_outcome(self, name: str, outcome: Outcome) -> None:
         """What came of a table."""
         spec = self.specs[name]
         if isinstance(outcome, Failure) and isinstance(outcome.error, LockBusyError) and self.on_busy == "skip":
-            outcome = CopyReport.skipped(spec, self.source.endpoint, self.target.endpoint, outcome.error)
+            outcome = CopyReport.from_busy_error(spec, self.source.endpoint, self.target.endpoint, outcome.error)
         if isinstance(outcome, Failure):
             conceal(outcome.error)
             log.warning("%s was not copied: %s", name, outcome.error)
@@ -235,57 +235,57 @@ class _Batch:
     def _failures(self) -> int:
         return sum(isinstance(outcome, Failure) for outcome in self.found.values())
 
-    def _copied(self, name: str, judge: Judge | None) -> CopyReport:
+    def _copy_large(self, name: str, judge: LivenessCheck | None) -> CopyReport:
         mine = self.asked.contender
         member = replace(mine, member=f"{mine.member} {name}", attempt=uuid4())
         source, target = self.source.endpoint, self.target.endpoint
         return line.copy(self.specs[name], source, target, contender=member, judge=judge, abort=self.asked.abort)
 
     @contextmanager
-    def _crew(self) -> Iterator[Crew]:
+    def _crew(self) -> Iterator[BatchResources]:
         """All that the rounds work with; the pulse beats meanwhile."""
         asked, ours, theirs = self.asked, self.source, self.target
         watches = [
-            Watch(ours.endpoint, application_name=asked.name, turn=self.gate.glance),
-            Watch(theirs.endpoint, application_name=asked.name),
+            ActivityWatch(ours.endpoint, application_name=asked.name, enter_gate=self.gate.try_enter),
+            ActivityWatch(theirs.endpoint, application_name=asked.name),
         ]
         theirs.connection.execute(sql.load("receipt")["relaxed"])
         with ExitStack() as stack:
             for watch in watches:
                 stack.callback(watch.close)
-            seen = stack.enter_context(snapshot(ours))
-            works = Pulse(self.lock, asked.abort, working=lambda: any(watch.works() for watch in watches))
+            seen = stack.enter_context(hold_snapshot(ours))
+            works = Heartbeat(self.lock, asked.abort, is_working=lambda: any(watch.is_working() for watch in watches))
             pulse = stack.enter_context(works)
-            yield Crew(asked, self.lock, self.gate, pulse, ours, theirs, seen, self.drafts)
+            yield BatchResources(asked, self.lock, self.gate, pulse, ours, theirs, seen, self.drafts)
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
         """What ends the batch is what every table has come to that it would still have copied."""
         try:
-            with telling_aborts(self.asked.abort), telling_losses(), telling_the_lost_lock(self.lock):
+            with translate_aborts(self.asked.abort), translate_losses(), translate_lost_lock(self.lock):
                 yield
         except SafeCopyError as error:
             log.warning("the batch has ended: %s", error)
             for name in [name for name in self.specs if name not in self.found]:
-                self.tell(name, Failure.of(self.specs[name], error))
+                self.record_outcome(name, Failure.from_error(self.specs[name], error))
 
 
-def _demand_shared(specs: Sequence[CopySpec]) -> None:
+def _require_shared_options(specs: Sequence[CopySpec]) -> None:
     if not specs:
         raise ConfigError("there is no table to copy", hint="name one at least")
 
 
-def _drafted(specs: Sequence[CopySpec], drafts: Drafts) -> Iterator[CopyPlan]:
+def _merge_plans(specs: Sequence[CopySpec], drafts: BatchPlanner) -> Iterator[CopyPlan]:
     for some in _pieces(specs):
         with answering(specs[0], drafts.source, drafts.target):
-            yield from drafts.confirmed(some)
+            yield from drafts.confirm_all(some)
 
 
-def _locks(asked: Attempt, target: Session, judge: Judge | None) -> TableLocks:
+def _locks(asked: Attempt, target: Session, judge: LivenessCheck | None) -> TableLocks:
     spec, mine = asked.spec, asked.contender
-    store = SeveralStore(target.endpoint, attempt=mine.attempt, connect_timeout=spec.timeouts.connect)
+    store = BulkStore(target.endpoint, attempt=mine.attempt, connect_timeout=spec.timeouts.connect)
     store.watcher = target.lookout
-    return TableLocks(spec.lock, store, contender=mine, promise=Promise(stale_after=spec.patience), judge=judge)
+    return TableLocks(spec.lock, store, contender=mine, terms=Promise(stale_after=spec.patience), liveness_check=judge)
 
 
 def _pieces(of: Sequence[_T]) -> Iterable[Sequence[_T]]:

@@ -25,7 +25,7 @@ _SEQUENTIAL = "transfer sequential: small, carried by psql sessions that stay fo
 
 
 @dataclass(frozen=True)
-class Drafts:
+class BatchPlanner:
     """Drafts plans of copies from `source` into `target`, with `telling` to be shown.
 
     What a planner expects of a table's rows is asked once for two plans; the catalog is read anew for each.
@@ -36,28 +36,28 @@ class Drafts:
     telling: bool = False
     earlier: dict[TableName, CopyPlan] = field(default_factory=dict)
 
-    def of(self, specs: Sequence[CopySpec]) -> list[CopyPlan]:
+    def plan_all(self, specs: Sequence[CopySpec]) -> list[CopyPlan]:
         """The plans, refusals included, of a number of tables that is bounded: all answers are kept meanwhile."""
         server = self.target.server
-        found = schema.refusals(self.target.connection, role=server.role, may_create=server.may_create)
+        found = schema.find_refusals(self.target.connection, role=server.role, may_create=server.may_create)
         if any(refused.code == "untrusted_schema" for refused in found):
             raise PlanError(found)  # a plan would read the ledger
         catalog = read_catalog(self.source, self.target, specs, self.earlier)
         plans = list[CopyPlan]()
         for spec in specs:
-            plans.append(self._of(spec, catalog, found))
-            catalog = catalog.after(plans[-1])
+            plans.append(self._plan_one(spec, catalog, found))
+            catalog = catalog.with_plan(plans[-1])
         self._remember(plans)
         return plans
 
-    def confirmed(self, specs: Sequence[CopySpec]) -> list[CopyPlan]:
-        """Return the plans as `of` does; those that are refused are planned once more.
+    def confirm_all(self, specs: Sequence[CopySpec]) -> list[CopyPlan]:
+        """Return the plans as `plan_all` does; those that are refused are planned once more.
 
         A table that is exchanged while its catalog is read seems to have no columns or pages.
         """
-        plans = self.of(specs)
+        plans = self.plan_all(specs)
         refused = [plan.spec for plan in plans if plan.refusals]
-        again = iter(self.of(refused) if refused else ())
+        again = iter(self.plan_all(refused) if refused else ())
         ends = self.source, self.target
         return [name_exchanges(plan, next(again), *ends) if plan.refusals else plan for plan in plans]
 
@@ -67,7 +67,7 @@ class Drafts:
             if self.earlier.pop(plan.spec.target_table, None) is None:
                 self.earlier[plan.spec.target_table] = plan
 
-    def _of(self, spec: CopySpec, catalog: Catalog, found: tuple[Refusal, ...]) -> CopyPlan:
+    def _plan_one(self, spec: CopySpec, catalog: Catalog, found: tuple[Refusal, ...]) -> CopyPlan:
         plan = drafting.draft(spec, self.source, self.target, catalog, telling=self.telling)
         return as_carried(replace(plan, refusals=plan.refusals + found))
 
@@ -79,7 +79,7 @@ def fits(plan: CopyPlan) -> bool:
         plan.publish in _CARRIED
         and plan.transfer == "sequential"
         and plan.definition is None
-        and plan.lanes == (None,)
+        and plan.page_ranges == (None,)
         and spec.rate_limit is None
         and not spec.refresh_views
         and plan.expected_bytes is not None
@@ -91,7 +91,7 @@ def fits(plan: CopyPlan) -> bool:
 def _is_plain(plan: CopyPlan) -> bool:
     """Whether both scripts of a shuttle are plain: psql could interpret nothing in them."""
     columns = [(taken.name, taken.type) for _, taken in plan.pairs]
-    texts = plan.read(), statements.create_staging(plan.target_name, columns)
+    texts = plan.build_copy_source(), statements.create_staging(plan.target_name, columns)
     return all(statements.is_plain(statements.plain_names(text)) for text in texts)
 
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Collection
 
 from airflow_provider_safecopy.errors import LockStoreError
-from airflow_provider_safecopy.lock.model import Displaced, Holder, Lease, Seen
-from airflow_provider_safecopy.lock.presence import Displacement, clear_away
+from airflow_provider_safecopy.lock.model import DisplacedHolder, Holder, Lease, Member
+from airflow_provider_safecopy.lock.presence import Displacement, end_displaced
 from airflow_provider_safecopy.lock.store import Store
 
 _PATIENCE_SECONDS = 5.0
@@ -15,7 +15,7 @@ _PATIENCE_SECONDS = 5.0
 _LOCKED = "55P03"
 
 
-def evict(store: Store, holder: Holder, members: Collection[Seen]) -> bool:
+def evict(store: Store, holder: Holder, members: Collection[Member]) -> bool:
     """Release the lock of `holder` for `members`, and end what they still run.
 
     They are fenced out: none of them can publish any more. The other members keep the lock. Return
@@ -24,12 +24,12 @@ def evict(store: Store, holder: Holder, members: Collection[Seen]) -> bool:
     freed = False
     for seen in members:
         evicted = _make_displaced(holder, seen)
-        freed = _release(store, holder.lease_of(seen), evicted)
-        clear_away(store, evicted, Displacement("released", store.label, holder.name, evicted.owner_key))
+        freed = _release(store, holder.build_lease(seen), evicted)
+        end_displaced(store, evicted, Displacement("released", store.label, holder.name, evicted.owner_key))
     return freed
 
 
-def _release(store: Store, lease: Lease, evicted: Displaced) -> bool:
+def _release(store: Store, lease: Lease, evicted: DisplacedHolder) -> bool:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
@@ -40,6 +40,6 @@ def _release(store: Store, lease: Lease, evicted: Displaced) -> bool:
             store.end_sessions(evicted)
 
 
-def _make_displaced(holder: Holder, seen: Seen) -> Displaced:
-    places = () if seen.place is None else (seen.place,)
-    return Displaced(holder.owner_key or "", holder.owner, holder.token, (seen.attempt,), places)
+def _make_displaced(holder: Holder, seen: Member) -> DisplacedHolder:
+    places = () if seen.process is None else (seen.process,)
+    return DisplacedHolder(holder.owner_key or "", holder.owner, holder.token, (seen.attempt,), places)

@@ -19,9 +19,9 @@ from airflow_provider_safecopy.diagnosis import set_rows_shown
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PlanError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.living import Judge, LivingLock
-from airflow_provider_safecopy.lock.model import Contender, application_name
-from airflow_provider_safecopy.lock.pulse import Pulse
+from airflow_provider_safecopy.lock.living import LivenessCheck, LivingLock
+from airflow_provider_safecopy.lock.model import Contender, format_application_name
+from airflow_provider_safecopy.lock.pulse import Heartbeat
 from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
     answering,
@@ -30,13 +30,13 @@ from airflow_provider_safecopy.pipeline.attempt import (
     guard_fork,
     name_holders,
     require_excluded,
-    telling_aborts,
-    telling_losses,
-    telling_the_lost_lock,
+    translate_aborts,
+    translate_losses,
+    translate_lost_lock,
 )
-from airflow_provider_safecopy.pipeline.outcome import report_of
+from airflow_provider_safecopy.pipeline.outcome import build_report
 from airflow_provider_safecopy.pipeline.run import Run
-from airflow_provider_safecopy.pipeline.transport import spools_of, transferred
+from airflow_provider_safecopy.pipeline.transport import spools_of, transfer_table
 from airflow_provider_safecopy.transfer import sibling, staging
 from airflow_provider_safecopy.transfer.draft import draft
 from airflow_provider_safecopy.transfer.exchange import name_exchanges
@@ -45,20 +45,20 @@ from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.publish import publish
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.session import Session, open_session
-from airflow_provider_safecopy.transfer.snapshot import require_whole, snapshot
+from airflow_provider_safecopy.transfer.snapshot import hold_snapshot, require_unreplaced
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.verify import verify
-from airflow_provider_safecopy.transfer.watch import Watch
+from airflow_provider_safecopy.transfer.watch import ActivityWatch
 
 log = logging.getLogger(__name__)
 
 
 def plan(spec: CopySpec, source: Endpoint, target: Endpoint) -> CopyPlan:
     """What `copy` would do, decided and not done. Refusals are in the plan; raises `StageError` if unreachable."""
-    name, timeout = application_name(uuid4()), spec.timeouts.connect
+    name, timeout = format_application_name(uuid4()), spec.timeouts.connect
     with (
         set_rows_shown(show=spec.show_rows),
-        telling_losses(),
+        translate_losses(),
         open_session(
             source, application_name=name, connect_timeout=timeout, lock_wait=spec.timeouts.lock_wait, read_only=True
         ) as ours,
@@ -77,7 +77,7 @@ def copy(
     *,
     owner: str = "",
     contender: Contender | None = None,
-    judge: Judge | None = None,
+    judge: LivenessCheck | None = None,
     abort: AbortSwitch | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> CopyReport:
@@ -92,21 +92,21 @@ def copy(
     """
     abort, started = abort or AbortSwitch(), time.monotonic()
     contender = contender or Contender.alone(owner)
-    with set_rows_shown(show=spec.show_rows), telling_aborts(abort), telling_losses(), ExitStack() as stack:
+    with set_rows_shown(show=spec.show_rows), translate_aborts(abort), translate_losses(), ExitStack() as stack:
         asked = Attempt(spec, contender, abort, guard_fork(progress or (lambda _: None)))
         theirs = stack.enter_context(asked.session(target))
         lock = asked.lock(theirs, judge)
         stack.callback(lock.release)
         abort.check()
         displacing = lock.peek()
-        with asked.gate(lock, source).turn(abort):
+        with asked.gate(lock, source).wait_turn(abort):
             ours = stack.enter_context(asked.session(source, read_only=True))
-        ours.lookout.turn = asked.gate(lock, source).glance
-        report = _locked(asked, lock, ours, theirs, displacing=displacing)
+        ours.lookout.enter_gate = asked.gate(lock, source).try_enter
+        report = _copy_under_lock(asked, lock, ours, theirs, displacing=displacing)
     return replace(report, seconds=time.monotonic() - started, peak_rss_bytes=peak_rss())
 
 
-def _locked(
+def _copy_under_lock(
     asked: Attempt, lock: LivingLock, source: Session, target: Session, *, displacing: bool = False
 ) -> CopyReport:
     """Plan, hold the lock, and do it.
@@ -117,8 +117,8 @@ def _locked(
     spec, abort = asked.spec, asked.abort
     with (
         ending_the_lost(asked, lock, source, target),
-        source.obeys(abort),
-        target.obeys(abort),
+        source.cancel_on_abort(abort),
+        target.cancel_on_abort(abort),
         answering(spec, source, target),
         name_holders(target),
     ):
@@ -128,34 +128,36 @@ def _locked(
         lock.acquire()
         end_displaced(lock, source)
     watches = [
-        Watch(source.endpoint, application_name=asked.name, turn=asked.gate(lock, source.endpoint).glance),
-        Watch(target.endpoint, application_name=asked.name),
+        ActivityWatch(
+            source.endpoint, application_name=asked.name, enter_gate=asked.gate(lock, source.endpoint).try_enter
+        ),
+        ActivityWatch(target.endpoint, application_name=asked.name),
     ]
     with (
-        telling_the_lost_lock(lock),
+        translate_lost_lock(lock),
         ending_the_lost(asked, lock, source, target),
         ExitStack() as stack,
-        snapshot(source) as seen,
-        Pulse(lock, abort, working=lambda: any(watch.works() for watch in watches)) as pulse,
+        hold_snapshot(source) as seen,
+        Heartbeat(lock, abort, is_working=lambda: any(watch.is_working() for watch in watches)) as pulse,
     ):
         for watch in watches:
             stack.callback(watch.close)
         # Once more, now under the lock and in the very snapshot that is exported.
-        with source.obeys(abort), target.obeys(abort), answering(spec, source, target):
-            decided = _drafted(spec, source, target, telling=False)
-            staging.sweep(target, gone=lock.displaced)
-            require_whole(source, refused=decided.source_oid if decided.refusals else 0)
+        with source.cancel_on_abort(abort), target.cancel_on_abort(abort), answering(spec, source, target):
+            decided = _plan_copy(spec, source, target, telling=False)
+            staging.drop_leftovers(target, gone_attempts=lock.displaced_attempts)
+            require_unreplaced(source, refused_oid=decided.source_oid if decided.refusals else 0)
             require_excluded(decided, lock.relatives)
         # What spoke against it only now came a moment ago, and may be gone in another.
-        decided.require(retryable=None if displacing else True)
-        if (first := decided.already_published()) is not None:
+        decided.require_accepted(retryable=None if displacing else True)
+        if (first := decided.find_earlier_report()) is not None:
             log.info("copy %s into %s: %s", decided.source, decided.target, *first.reasons)
             return first
-        sibling.require_none(target, decided, lock.leases[0].contender)
-        return _carried_out(Run(asked, decided, lock, pulse, source, target, seen))
+        sibling.require_no_sibling(target, decided, lock.leases[0].contender)
+        return _carry_out(Run(asked, decided, lock, pulse, source, target, seen))
 
 
-def _carried_out(run: Run) -> CopyReport:
+def _carry_out(run: Run) -> CopyReport:
     plan, token, target = run.plan, run.lease.token, run.target
     log.info("copy %s into %s: token %d, %s, %s", plan.source, plan.target, token, plan.transfer, plan.format)
     for reason in plan.reasons:
@@ -163,10 +165,10 @@ def _carried_out(run: Run) -> CopyReport:
     for warning in plan.warnings:
         log.warning("%s", warning)
     spools = spools_of(plan)
-    with staging.staging(plan, target, token=token, attempt=run.lease.attempt) as table:
-        exported, loaded = transferred(run, table, spools)
+    with staging.hold_staging(plan, target, token=token, attempt=run.lease.attempt) as table:
+        exported, loaded = transfer_table(run, table, spools)
         run.progress(Progress("verify", loaded.bytes, loaded.rows, loaded.rows, loaded.bytes))
-        with run.source.obeys(run.abort), target.obeys(run.abort):
+        with run.source.cancel_on_abort(run.abort), target.cancel_on_abort(run.abort):
             verification = verify(plan, exported, loaded, source=run.source, target=target)
         run.progress(Progress("publish", loaded.bytes, loaded.rows, loaded.rows, loaded.bytes))
         published = publish(
@@ -176,16 +178,16 @@ def _carried_out(run: Run) -> CopyReport:
             target=target,
             fence=run.lock.fence,
             abort=run.abort,
-            trying=run.pulse.step,
+            on_try=run.pulse.count_step,
         )
-    report = report_of(run.lease, (exported, loaded, verification), published, run.lock.takeovers)
-    return replace(report, spool_bytes=sum(spool.most_on_disk for spool in spools))
+    report = build_report(run.lease, (exported, loaded, verification), published, run.lock.takeovers)
+    return replace(report, spool_bytes=sum(spool.peak_disk_bytes for spool in spools))
 
 
 def _require_copyable(spec: CopySpec, source: Session, target: Session) -> None:
     """Raise `PlanError` if something speaks against the copy at both looks."""
     first, last = _drafted_twice(spec, source, target, telling=False)
-    last.require(retryable=None if last.refusals == first.refusals else True)
+    last.require_accepted(retryable=None if last.refusals == first.refusals else True)
 
 
 def _drafted_twice(
@@ -195,15 +197,15 @@ def _drafted_twice(
 
     A table that is exchanged while its catalog is read seems to have no columns or pages: one look may be wrong.
     """
-    first = _drafted(spec, source, target, telling=telling)
+    first = _plan_copy(spec, source, target, telling=telling)
     if not first.refusals:
         return first, first
-    second = _drafted(spec, source, target, telling=telling)
+    second = _plan_copy(spec, source, target, telling=telling)
     return first, name_exchanges(first, second, source, target)
 
 
-def _drafted(spec: CopySpec, source: Session, target: Session, *, telling: bool = True) -> CopyPlan:
-    found = schema.refusals(target.connection, role=target.server.role, may_create=target.server.may_create)
+def _plan_copy(spec: CopySpec, source: Session, target: Session, *, telling: bool = True) -> CopyPlan:
+    found = schema.find_refusals(target.connection, role=target.server.role, may_create=target.server.may_create)
     if any(refused.code == "untrusted_schema" for refused in found):
         raise PlanError(found)  # a plan would read the ledger
     drafted = draft(spec, source, target, telling=telling)

@@ -11,7 +11,7 @@ from airflow_provider_safecopy.errors import SafeCopyError
 from airflow_provider_safecopy.lock.model import Lease
 from airflow_provider_safecopy.transfer.export import Exported
 from airflow_provider_safecopy.transfer.load import Loaded
-from airflow_provider_safecopy.transfer.publish import Published
+from airflow_provider_safecopy.transfer.publish import PublishResult
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.verify import Verification
@@ -26,7 +26,7 @@ class Failure:
     error: SafeCopyError
 
     @classmethod
-    def of(cls, spec: CopySpec, error: SafeCopyError) -> Failure:
+    def from_error(cls, spec: CopySpec, error: SafeCopyError) -> Failure:
         """Of the table that was asked for."""
         return cls(str(spec.source_table or "a query"), str(spec.target_table), error)
 
@@ -95,10 +95,10 @@ class BatchProgress:
 Listener = Callable[[BatchProgress], None]
 
 
-def report_of(
+def build_report(
     lease: Lease,
     proofs: tuple[Exported, Loaded, Verification],
-    published: Published,
+    published: PublishResult,
     takeovers: Sequence[str],
     *,
     attempt: UUID | None = None,
@@ -112,8 +112,8 @@ def report_of(
         lock=lease.name,
         token=lease.token,
         attempt=str(attempt or lease.attempt),
-        rows=written.held,
-        previous_rows=written.previous,
+        rows=written.current_rows,
+        previous_rows=written.previous_rows,
         inserted=written.inserted,
         updated=written.updated,
         deleted=written.deleted,

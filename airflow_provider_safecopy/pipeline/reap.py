@@ -19,11 +19,11 @@ import psycopg
 
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.living import Judge
-from airflow_provider_safecopy.lock.model import Holder, application_name
-from airflow_provider_safecopy.lock.over import gone
+from airflow_provider_safecopy.lock.living import LivenessCheck
+from airflow_provider_safecopy.lock.model import Holder, format_application_name
+from airflow_provider_safecopy.lock.over import find_gone
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.presence import Displacement, clear_away
+from airflow_provider_safecopy.lock.presence import Displacement, end_displaced
 from airflow_provider_safecopy.lock.store import Store
 from airflow_provider_safecopy.pipeline.attempt import name_holders
 from airflow_provider_safecopy.transfer import staging
@@ -84,7 +84,7 @@ def reap(
     dry_run: bool = False,
     overdue: float = 0,
     keep: float = KEEP_SECONDS,
-    judge: Judge | None = None,
+    judge: LivenessCheck | None = None,
     connect_timeout: float = 10,
 ) -> ReapReport:
     """Take the locks of dead runs in `target`, sweep their staging tables, forget history older than `keep` seconds.
@@ -97,28 +97,30 @@ def reap(
     """
     attempt = uuid4()
     with (
-        open_session(target, application_name=application_name(attempt), connect_timeout=connect_timeout) as session,
-        _telling(session),
+        open_session(
+            target, application_name=format_application_name(attempt), connect_timeout=connect_timeout
+        ) as session,
+        _translate_errors(session),
         name_holders(session),
     ):
-        if not schema.made(session.connection):
+        if not schema.is_ready(session.connection):
             return ReapReport(dry_run, initialised=False)
         store = PostgresStore(session.endpoint, attempt=attempt, connect_timeout=connect_timeout)
         try:
-            dead = tuple(_dead(store, overdue, judge))
-            return _told(session, dead) if dry_run else _done(session, store, dead, overdue, keep)
+            dead = tuple(_find_dead(store, overdue, judge))
+            return _report_plan(session, dead) if dry_run else _reap_locks(session, store, dead, overdue, keep)
         finally:
             store.close()
 
 
-def _dead(store: Store, overdue: float, judge: Judge | None) -> Iterator[tuple[Reaped, frozenset[str]]]:
+def _find_dead(store: Store, overdue: float, judge: LivenessCheck | None) -> Iterator[tuple[Reaped, frozenset[str]]]:
     """Each holder that is dead, why, and which of its attempts that is known of."""
-    for holder in store.holders():
+    for holder in store.read_holders():
         attempts = {seen.attempt for seen in holder.members}
-        ended = gone(holder)
+        ended = find_gone(holder)
         finished = set(judge(holder)) if judge and not attempts <= ended else set()
         known = frozenset(attempts & (ended | finished))
-        if holder.stale and (holder.asked_at - holder.due_at).total_seconds() >= overdue:
+        if holder.is_stale and (holder.asked_at - holder.due_at).total_seconds() >= overdue:
             yield Reaped(holder.name, "stale", holder), known
         elif attempts and attempts <= ended:
             yield Reaped(holder.name, "gone", holder), known
@@ -126,36 +128,38 @@ def _dead(store: Store, overdue: float, judge: Judge | None) -> Iterator[tuple[R
             yield Reaped(holder.name, "finished", holder), known
 
 
-def _told(session: Session, dead: tuple[tuple[Reaped, frozenset[str]], ...]) -> ReapReport:
+def _report_plan(session: Session, dead: tuple[tuple[Reaped, frozenset[str]], ...]) -> ReapReport:
     attempts = [seen.attempt for reaped, _ in dead for seen in reaped.holder.members]
-    left = staging.leftovers(session, gone=attempts)
+    left = staging.find_leftovers(session, gone_attempts=attempts)
     return ReapReport(True, tuple(reaped for reaped, _ in dead), tuple(map(str, left)))
 
 
-def _done(
+def _reap_locks(
     session: Session, store: Store, dead: tuple[tuple[Reaped, frozenset[str]], ...], overdue: float, keep: float
 ) -> ReapReport:
-    taken = tuple(reaped for reaped, known in dead if _taken(store, reaped, known, overdue))
-    with session.within(_SWEEP_SECONDS):
-        swept = staging.sweep(session, gone=[seen.attempt for reaped in taken for seen in reaped.holder.members])
+    taken = tuple(reaped for reaped, known in dead if _reap_lock(store, reaped, known, overdue))
+    with session.limit_answer(_SWEEP_SECONDS):
+        swept = staging.drop_leftovers(
+            session, gone_attempts=[seen.attempt for reaped in taken for seen in reaped.holder.members]
+        )
     return ReapReport(False, taken, swept, store.forget(keep=keep))
 
 
-def _taken(store: Store, reaped: Reaped, known: frozenset[str], overdue: float) -> bool:
+def _reap_lock(store: Store, reaped: Reaped, known: frozenset[str], overdue: float) -> bool:
     """Whether the lock was taken: a holder that has revived since it was looked at keeps it."""
     displaced = store.reap(reaped.name, overdue=overdue, dead=known, reason=reaped.why)
     if displaced is None:
         log.info("lock %s: left alone, its holder has revived or released it", reaped.name)
         return False
     log.warning("lock %s: reaped from %s, which is %s", reaped.name, displaced, reaped.why)
-    clear_away(store, displaced, Displacement(reaped.why, store.label, reaped.name, judged=reaped.holder.owner))
+    end_displaced(store, displaced, Displacement(reaped.why, store.label, reaped.name, gone_owner=reaped.holder.owner))
     return True
 
 
 @contextmanager
-def _telling(session: Session) -> Iterator[None]:
+def _translate_errors(session: Session) -> Iterator[None]:
     """What the control session is refused, or loses, as an error of the store."""
     try:
         yield
     except psycopg.Error as error:
-        raise schema.failed(f"{session.endpoint}: what dead runs left cannot be swept", error) from error
+        raise schema.store_error(f"{session.endpoint}: what dead runs left cannot be swept", error) from error

@@ -14,9 +14,9 @@ from uuid import uuid5
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import PlanError, SafeCopyError, StageError
-from airflow_provider_safecopy.lock.gate import Gate
+from airflow_provider_safecopy.lock.gate import ConnectionGate
 from airflow_provider_safecopy.lock.model import Lease
-from airflow_provider_safecopy.lock.pulse import Pulse
+from airflow_provider_safecopy.lock.pulse import Heartbeat
 from airflow_provider_safecopy.lock.several import TableLocks
 from airflow_provider_safecopy.pipeline.attempt import (
     Attempt,
@@ -24,12 +24,12 @@ from airflow_provider_safecopy.pipeline.attempt import (
     end_displaced,
     name_blockers,
     see_them_gone,
-    telling_aborts,
-    telling_losses,
-    telling_the_lost_lock,
+    translate_aborts,
+    translate_losses,
+    translate_lost_lock,
 )
-from airflow_provider_safecopy.pipeline.drafting import CARRIED_BYTES, Drafts, fits
-from airflow_provider_safecopy.pipeline.outcome import Failure, Outcome, report_of, takeover_of
+from airflow_provider_safecopy.pipeline.drafting import CARRIED_BYTES, BatchPlanner, fits
+from airflow_provider_safecopy.pipeline.outcome import Failure, Outcome, build_report, takeover_of
 from airflow_provider_safecopy.transfer import staging
 from airflow_provider_safecopy.transfer.export import Exported
 from airflow_provider_safecopy.transfer.load import Loaded
@@ -38,7 +38,7 @@ from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.publish import publish
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.session import Session
-from airflow_provider_safecopy.transfer.shuttle import Shuttle, TooLargeError
+from airflow_provider_safecopy.transfer.shuttle import PsqlPair, TooLargeError
 from airflow_provider_safecopy.transfer.snapshot import require_no_deadlock
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.verify import verify
@@ -47,19 +47,19 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Crew:
+class BatchResources:
     """What all rounds of a batch share."""
 
     asked: Attempt
     lock: TableLocks
-    gate: Gate
-    pulse: Pulse
+    gate: ConnectionGate
+    pulse: Heartbeat
     source: Session
     target: Session
     snapshot: str
-    drafts: Drafts
+    drafts: BatchPlanner
 
-    def demand_going_on(self) -> None:
+    def require_running(self) -> None:
         """Raise what ends the whole batch, if anything has."""
         self.lock.check()
         self.asked.abort.check()
@@ -68,17 +68,17 @@ class Crew:
                 raise StageError(f"{session.endpoint}: the control session was lost", stage="connect")
 
 
-class Rounds:
+class BatchRounds:
     """Copies small tables, a round at a time. `close` always.
 
     A table is called by the name of its lock. `tell` is told what came of each; `too_large` are those that turned out
     to be nothing for a shuttle, and still wait to be copied.
     """
 
-    def __init__(self, crew: Crew, tell: Callable[[str, Outcome], None]) -> None:
+    def __init__(self, crew: BatchResources, tell: Callable[[str, Outcome], None]) -> None:
         self._crew = crew
         self._tell = tell
-        self._shuttle: Shuttle | None = None
+        self._shuttle: PsqlPair | None = None
         self._swept = False
         self._published: list[TableName] = []  # the staging tables of those of this round
         self.too_large: list[str] = []
@@ -95,18 +95,18 @@ class Rounds:
         `kin`: the locks of partitions and parents, which no other attempt may hold meanwhile.
         """
         crew = self._crew
-        answers = crew.lock.take(locks, kin)
+        answers = crew.lock.acquire_tables(locks, kin)
         leases = {name: answer for name in locks if isinstance(answer := answers[name], Lease)}
         try:
             for name, answer in answers.items():
                 if not isinstance(answer, Lease):
-                    self._tell(name, Failure.of(locks[name], answer))
+                    self._tell(name, Failure.from_error(locks[name], answer))
             self._all(self._ready(locks, leases, kin))
         finally:
             # At once: to drop one the server looks through all of its buffers, and to drop many no more often.
-            staging.drop(crew.target, *self._published)
+            staging.drop_tables(crew.target, *self._published)
             self._published.clear()
-            crew.lock.let_go(leases.values())
+            crew.lock.release_tables(leases.values())
 
     def _ready(
         self, locks: Mapping[str, CopySpec], leases: Mapping[str, Lease], kin: Mapping[str, Collection[str]]
@@ -114,19 +114,19 @@ class Rounds:
         """Once more, now under the locks and in the very snapshot that is exported."""
         crew, asked = self._crew, self._crew.asked
         specs = [locks[name] for name in leases]
-        obeying = crew.source.obeys(asked.abort), crew.target.obeys(asked.abort)
+        obeying = crew.source.cancel_on_abort(asked.abort), crew.target.cancel_on_abort(asked.abort)
         with obeying[0], obeying[1], answering(asked.spec, crew.source, crew.target):
             end_displaced(crew.lock, crew.source)
-            if not self._swept or crew.lock.displaced:
-                staging.sweep(crew.target, gone=crew.lock.displaced)
+            if not self._swept or crew.lock.displaced_attempts:
+                staging.drop_leftovers(crew.target, gone_attempts=crew.lock.displaced_attempts)
                 self._swept = True
-            plans = crew.drafts.of(specs)
+            plans = crew.drafts.plan_all(specs)
         ready = []
         for plan, lease in zip(plans, leases.values(), strict=True):
             if plan.refusals:
                 error = PlanError(plan.refusals, retryable=True)  # a moment ago nothing spoke against it
-                self._tell(lease.name, Failure.of(plan.spec, error))
-            elif (first := plan.already_published()) is not None:
+                self._tell(lease.name, Failure.from_error(plan.spec, error))
+            elif (first := plan.find_earlier_report()) is not None:
                 self._tell(lease.name, first)
             elif not fits(plan) or str(plan.target_name) != lease.name or _has_joined(plan, kin.get(lease.name, ())):
                 self.too_large.append(lease.name)
@@ -138,57 +138,57 @@ class Rounds:
         following = [plan for plan, _ in ready[1:]]
         for (plan, lease), after in zip(ready, [*following, None], strict=False):
             try:
-                with telling_aborts(self._crew.asked.abort), telling_losses(), telling_the_lost_lock(self._crew.lock):
-                    report = self._copied(plan, lease, after)
+                with translate_aborts(self._crew.asked.abort), translate_losses(), translate_lost_lock(self._crew.lock):
+                    report = self._copy_table(plan, lease, after)
             except TooLargeError:
                 log.info("%s: larger than expected, it is copied by itself", plan.source)
                 self.too_large.append(lease.name)
             except SafeCopyError as error:
-                self._tell(lease.name, Failure.of(plan.spec, error))
-                self._crew.demand_going_on()
+                self._tell(lease.name, Failure.from_error(plan.spec, error))
+                self._crew.require_running()
             else:
                 self._tell(lease.name, report)
 
-    def _copied(self, plan: CopyPlan, lease: Lease, following: CopyPlan | None) -> CopyReport:
+    def _copy_table(self, plan: CopyPlan, lease: Lease, following: CopyPlan | None) -> CopyReport:
         crew, target = self._crew, self._crew.target
         # A receipt's attempt is unique: those of a batch are told apart by their tables.
         attempt = uuid5(lease.attempt, lease.name)
-        name = staging.name_of(
+        name = staging.build_name(
             plan.target_name, token=lease.token, attempt=lease.attempt, encoding=target.server.encoding
         )
         try:
-            exported, loaded = self._carried(plan, name, following)
-            with crew.source.obeys(crew.asked.abort), target.obeys(crew.asked.abort):
+            exported, loaded = self._transfer_table(plan, name, following)
+            with crew.source.cancel_on_abort(crew.asked.abort), target.cancel_on_abort(crew.asked.abort):
                 verification = verify(plan, exported, loaded, source=crew.source, target=target)
-            crew.pulse.step()
+            crew.pulse.count_step()
             self._reset()
             published = publish(
                 plan,
                 verification,
                 lease,
                 target=target,
-                fence=crew.lock.fence_of(lease, target.all),
+                fence=crew.lock.build_fence(lease, target.fetch_all),
                 abort=crew.asked.abort,
-                trying=crew.pulse.step,
-                drops=False,
+                on_try=crew.pulse.count_step,
+                drops_staging=False,
                 attempt=attempt,
             )
         except BaseException:
-            staging.drop_failed(target, name)
+            staging.drop_after_failure(target, name)
             raise
         self._published.append(name)
-        crew.pulse.step()
-        return report_of(lease, (exported, loaded, verification), published, takeover_of(lease), attempt=attempt)
+        crew.pulse.count_step()
+        return build_report(lease, (exported, loaded, verification), published, takeover_of(lease), attempt=attempt)
 
-    def _carried(self, plan: CopyPlan, name: TableName, following: CopyPlan | None) -> tuple[Exported, Loaded]:
+    def _transfer_table(self, plan: CopyPlan, name: TableName, following: CopyPlan | None) -> tuple[Exported, Loaded]:
         """Export and import. When it fails both psqls are ended, and their server sessions seen gone."""
         crew = self._crew
         self._shuttle = self._shuttle or self._new_shuttle(plan)
         try:
-            with self._shuttle.obeying(), name_blockers(crew.source, crew.target):
+            with self._shuttle.interrupt_on_abort(), name_blockers(crew.source, crew.target):
                 exported = self._shuttle.fetch(plan)
                 if following is not None:
-                    self._shuttle.ask(following)
+                    self._shuttle.begin_export(following)
                 return exported, self._shuttle.load(plan, name, exported)
         except BaseException as error:
             self.close()
@@ -200,10 +200,10 @@ class Rounds:
         self._crew.target.reset(lock_wait=self._crew.asked.spec.timeouts.lock_wait)
         self._crew.target.connection.execute(sql.load("receipt")["relaxed"])
 
-    def _new_shuttle(self, plan: CopyPlan) -> Shuttle:
+    def _new_shuttle(self, plan: CopyPlan) -> PsqlPair:
         crew, asked = self._crew, self._crew.asked
         assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
-        return Shuttle(
+        return PsqlPair(
             plan.psql,
             (crew.source.endpoint, crew.target.endpoint),
             snapshot=crew.snapshot,
@@ -211,16 +211,16 @@ class Rounds:
             timeouts=asked.spec.timeouts,
             limit=CARRIED_BYTES,
             abort=asked.abort,
-            starting=(self._turn, crew.pulse.resting),
-            moved=crew.pulse.step,
-            waiting=lambda readers: require_no_deadlock(crew.source, readers=readers),
-            look=(crew.source.lookout.look, crew.target.lookout.look),
+            start_guards=(self._turn, crew.pulse.pause),
+            on_move=crew.pulse.count_step,
+            on_silence=lambda readers: require_no_deadlock(crew.source, readers=readers),
+            on_idle=(crew.source.lookout.look, crew.target.lookout.look),
         )
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
         crew = self._crew
-        with crew.gate.turn(crew.asked.abort, waiting=crew.pulse.step), crew.pulse.resting():
+        with crew.gate.wait_turn(crew.asked.abort, on_wait=crew.pulse.count_step), crew.pulse.pause():
             yield
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Lease
-from airflow_provider_safecopy.lock.pulse import Pulse
+from airflow_provider_safecopy.lock.pulse import Heartbeat
 from airflow_provider_safecopy.pipeline.attempt import Attempt
 from airflow_provider_safecopy.transfer.model import Progress, Stage
 from airflow_provider_safecopy.transfer.plan import CopyPlan
@@ -24,7 +24,7 @@ class Run:
     asked: Attempt
     plan: CopyPlan
     lock: LivingLock
-    pulse: Pulse
+    pulse: Heartbeat
     source: Session
     target: Session
     snapshot: str

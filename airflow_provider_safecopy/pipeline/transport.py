@@ -9,16 +9,16 @@ from airflow_provider_safecopy.pipeline.attempt import name_blockers, see_them_g
 from airflow_provider_safecopy.pipeline.run import PHASES, Run
 from airflow_provider_safecopy.transfer import export, load
 from airflow_provider_safecopy.transfer.export import Export, Exported
-from airflow_provider_safecopy.transfer.lane import Lane
+from airflow_provider_safecopy.transfer.lane import Pipe
 from airflow_provider_safecopy.transfer.load import Load, Loaded
 from airflow_provider_safecopy.transfer.model import MiB
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.pace import Throttle
-from airflow_provider_safecopy.transfer.pages import Pages
+from airflow_provider_safecopy.transfer.pace import RateLimit
+from airflow_provider_safecopy.transfer.pages import PageRange
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.snapshot import require_no_deadlock
-from airflow_provider_safecopy.transfer.spool import Spool, directory_of
-from airflow_provider_safecopy.transfer.stream import Stream
+from airflow_provider_safecopy.transfer.spool import Spool, choose_directory
+from airflow_provider_safecopy.transfer.stream import Relay
 from airflow_provider_safecopy.transfer.wal import WalFlush
 
 WINDOW_BYTES = 8 * MiB
@@ -30,31 +30,31 @@ CHUNKED_SPOOL_BYTES = 1024 * MiB
 _UNBOUNDED = 1 << 62
 
 
-def transferred(run: Run, table: TableName, spools: Sequence[Spool]) -> tuple[Exported, Loaded]:
+def transfer_table(run: Run, table: TableName, spools: Sequence[Spool]) -> tuple[Exported, Loaded]:
     """Export and import. When it fails, the children are ended, and their server sessions seen gone."""
-    plan, throttle = run.plan, Throttle(run.plan.spec.rate_limit)
-    lanes: list[Lane] = []
-    stream = Stream(
+    plan, throttle = run.plan, RateLimit(run.plan.spec.rate_limit)
+    lanes: list[Pipe] = []
+    stream = Relay(
         lanes,
-        overlapping=plan.transfer == "chunked",
+        overlaps=plan.transfer == "chunked",
         abort=run.abort,
         wal=WalFlush(run.target),
-        report=lambda at: run.progress(
+        on_progress=lambda at: run.progress(
             replace(at, expected_rows=plan.expected_rows, expected_bytes=plan.expected_bytes)
         ),
         on_export=lambda: _let_go(run),
-        moved=lambda size: run.pulse.advance(PHASES["export"], size),
-        waiting=lambda readers: require_no_deadlock(run.source, readers=readers),
-        look=(run.source.lookout.look, run.target.lookout.look),
+        on_move=lambda size: run.pulse.advance(PHASES["export"], size),
+        on_silence=lambda readers: require_no_deadlock(run.source, readers=readers),
+        on_idle=(run.source.lookout.look, run.target.lookout.look),
     )
     try:
-        for pages, spool in zip(plan.lanes, spools, strict=True):
+        for pages, spool in zip(plan.page_ranges, spools, strict=True):
             lanes.append(
-                Lane(
+                Pipe(
                     _exporting(run, pages),
                     lambda: _loading(run, table),
                     spool=spool,
-                    throttle=throttle,
+                    rate_limit=throttle,
                     timeouts=plan.spec.timeouts,
                 )
             )
@@ -68,19 +68,19 @@ def transferred(run: Run, table: TableName, spools: Sequence[Spool]) -> tuple[Ex
         stream.close()
 
 
-def _exporting(run: Run, pages: Pages | None) -> Export:
+def _exporting(run: Run, pages: PageRange | None) -> Export:
     """Start the export, when it is its turn to connect. No thread of ours may live while psql is forked."""
     asked, source = run.asked, run.source.endpoint
-    with asked.gate(run.lock, source).turn(run.abort, waiting=run.pulse.step):
-        with run.pulse.resting():
+    with asked.gate(run.lock, source).wait_turn(run.abort, on_wait=run.pulse.count_step):
+        with run.pulse.pause():
             running = export.start(run.plan, source, pages=pages, snapshot=run.snapshot, application_name=asked.name)
         if asked.spec.connect_interval is not None:
-            export.opened(running, seconds=asked.spec.timeouts.connect, abort=asked.abort)
+            export.wait_for_session(running, seconds=asked.spec.timeouts.connect, abort=asked.abort)
     return running
 
 
 def _loading(run: Run, table: TableName) -> Load:
-    with run.pulse.resting():
+    with run.pulse.pause():
         return load.start(run.plan, run.target.endpoint, table, application_name=run.asked.name)
 
 
@@ -96,9 +96,9 @@ def spools_of(decided: CopyPlan) -> list[Spool]:
     limit = decided.spec.spool_limit or (CHUNKED_SPOOL_BYTES if chunked else _UNBOUNDED)
     return [
         Spool(
-            directory_of(decided.spec.spool_dir),
-            limit=limit // len(decided.lanes),
+            choose_directory(decided.spec.spool_dir),
+            limit=limit // len(decided.page_ranges),
             memory=WINDOW_BYTES if chunked else 0,
         )
-        for _ in decided.lanes
+        for _ in decided.page_ranges
     ]

@@ -30,7 +30,7 @@ def load(file: str) -> Mapping[str, LiteralString]:
 
 
 @cache
-def numbered(query: LiteralString) -> tuple[LiteralString, tuple[str, ...]]:
+def number_parameters(query: LiteralString) -> tuple[LiteralString, tuple[str, ...]]:
     """The query as PREPARE wants it, with ``$1`` for its first parameter, and the parameters' names in that order."""
     names: list[str] = []
 

@@ -20,14 +20,14 @@ from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import AbortedError, StageTimeoutError
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.blockers import Blockers
-from airflow_provider_safecopy.transfer.job import Job
-from airflow_provider_safecopy.transfer.model import Stage, Way
+from airflow_provider_safecopy.transfer.job import PublishContext
+from airflow_provider_safecopy.transfer.model import Stage, Strategy
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import PlannedStep
 from airflow_provider_safecopy.transfer.report import StageReport
 from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session
 from airflow_provider_safecopy.transfer.statements import upkeep
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.written import WrittenRows
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +56,11 @@ def views(session: Session, table: TableName) -> tuple[View, ...]:
 
     Not seen: those that read it inside a function.
     """
-    rows = session.all(_AFTERMATH["views"], {"schema": table.schema, "name": table.name})
+    rows = session.fetch_all(_AFTERMATH["views"], {"schema": table.schema, "name": table.name})
     return tuple(View(name=TableName(row.pop("schema"), row.pop("name")), **row) for row in rows)
 
 
-def steps(way: Way, table: TableName, found: Iterable[View]) -> tuple[PlannedStep, ...]:
+def steps(way: Strategy, table: TableName, found: Iterable[View]) -> tuple[PlannedStep, ...]:
     """What will be done after the publish, for people, with the views to refresh that were `found`."""
     planned = [] if _has_statistics(way) else [("analyze", upkeep.analyze(table), "SHARE UPDATE EXCLUSIVE")]
     planned += [
@@ -80,32 +80,32 @@ def warnings(role: str, found: Iterable[View]) -> Iterator[str]:
             yield f"{view.name}: its readers wait while it is refreshed; a plain unique index on it would spare them that"
 
 
-def settle(job: Job, written: Written) -> tuple[tuple[str, ...], tuple[StageReport, ...]]:
+def settle(job: PublishContext, written: WrittenRows) -> tuple[tuple[str, ...], tuple[StageReport, ...]]:
     """Do it, after the COMMIT. Returns warnings and reports; raises nothing that a copy would be failed by."""
     changed = written.inserted + written.updated + (written.deleted or 0) > 0
-    steps: list[tuple[Stage, Callable[[Job], list[str]]]] = []
+    steps: list[tuple[Stage, Callable[[PublishContext], list[str]]]] = []
     if changed and not _has_statistics(job.plan.publish):
         steps.append(("analyze", _analyze))
     if job.plan.spec.refresh_views:
         steps.append(("refresh", _refresh))
-    done = [_timed(stage, partial(work, job)) for stage, work in steps]
+    done = [_time_stage(stage, partial(work, job)) for stage, work in steps]
     told = tuple(warning for warnings, _ in done for warning in warnings)
     for warning in told:
         log.warning("%s", warning)
     return told, tuple(report for _, report in done)
 
 
-def _timed(stage: Stage, work: Callable[[], list[str]]) -> tuple[list[str], StageReport]:
+def _time_stage(stage: Stage, work: Callable[[], list[str]]) -> tuple[list[str], StageReport]:
     began = time.monotonic()
     warnings = work()
     return warnings, StageReport(stage, time.monotonic() - began)
 
 
-def _has_statistics(way: Way) -> bool:
+def _has_statistics(way: Strategy) -> bool:
     return way == "swap"
 
 
-def _analyze(job: Job) -> list[str]:
+def _analyze(job: PublishContext) -> list[str]:
     """The server only warns where a right is lacking, of each partition apart."""
     table, heard = job.plan.target_name, list[str]()
 
@@ -115,14 +115,14 @@ def _analyze(job: Job) -> list[str]:
 
     job.connection.add_notice_handler(listen)
     try:
-        analyze = partial(_patiently, job, upkeep.analyze(table), "analyze", table)
+        analyze = partial(_run_with_retries, job, upkeep.analyze(table), "analyze", table)
         failed = list(_failing(job, f"{table} was not analyzed", analyze))
     finally:
         job.connection.remove_notice_handler(listen)
     return [*failed, *heard]
 
 
-def _refresh(job: Job) -> list[str]:
+def _refresh(job: PublishContext) -> list[str]:
     """Each view by itself: one that fails does not keep the others from it. What may not be is told by the plan."""
     found: list[View] = []
     table = job.plan.target_name
@@ -132,12 +132,12 @@ def _refresh(job: Job) -> list[str]:
         if view.may_refresh:
             refresh = view.refresh()
             told += _failing(
-                job, f"{view.name} was not refreshed", partial(_patiently, job, refresh, "refresh", view.name)
+                job, f"{view.name} was not refreshed", partial(_run_with_retries, job, refresh, "refresh", view.name)
             )
     return told
 
 
-def _failing(job: Job, what: str, work: Callable[[], object]) -> Iterator[str]:
+def _failing(job: PublishContext, what: str, work: Callable[[], object]) -> Iterator[str]:
     """Do it. What goes wrong is told, and nothing more."""
     try:
         job.abort.check()
@@ -155,15 +155,15 @@ def _failing(job: Job, what: str, work: Callable[[], object]) -> Iterator[str]:
         yield f"{what}: {describe(error)}"
 
 
-def _patiently(job: Job, statement: Composed, stage: Stage, what: TableName) -> None:
+def _run_with_retries(job: PublishContext, statement: Composed, stage: Stage, what: TableName) -> None:
     """In a transaction of its own, with the role's own settings. A lock is waited for in short steps, not for long."""
     seconds_left = job.seconds_left
     until = min(job.deadline, time.monotonic() + _PATIENCE_SECONDS)
 
-    def work(trying: Job) -> None:
+    def work(trying: PublishContext) -> None:
         with (
-            trying.target.within(seconds_left + SILENT_SECONDS),
-            trying.target.obeys(trying.abort),
+            trying.target.limit_answer(seconds_left + SILENT_SECONDS),
+            trying.target.cancel_on_abort(trying.abort),
             trying.connection.transaction(),
         ):
             settings = statements.set_timeout("statement_timeout", seconds_left)

@@ -23,7 +23,7 @@ from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import SafeCopyError, StageTimeoutError
 from airflow_provider_safecopy.transfer import lock_retry
 from airflow_provider_safecopy.transfer.blocker import read_blocker
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,9 @@ class Blockers:
     last step.
     """
 
-    def __init__(self, job: Job, *, stage: str = "publish", what: str | None = None, ends: bool = True) -> None:
+    def __init__(
+        self, job: PublishContext, *, stage: str = "publish", what: str | None = None, ends: bool = True
+    ) -> None:
         self.vacuumed = False
         self.warnings: list[str] = []  # by the thread, as are the next four
         self._job = job
@@ -89,7 +91,9 @@ class Blockers:
         """How long the publish has waited for the lock."""
         return 0.0 if self._began is None else time.monotonic() - self._began
 
-    def outlast(self, work: Callable[[Job], Result], *, held_up: Callable[[], None] = lambda: None) -> Result:
+    def outlast(
+        self, work: Callable[[PublishContext], Result], *, held_up: Callable[[], None] = lambda: None
+    ) -> Result:
         """Call `work` with the job of each step, until it gets its locks.
 
         `held_up` is called after each step without a lock; it may raise to end the wait. Raises `StageTimeoutError` that names
@@ -104,12 +108,16 @@ class Blockers:
             finally:
                 self._stepping.clear()
 
-        def blocked(error: psycopg.errors.LockNotAvailable) -> None:
+        def report_blocked(error: psycopg.errors.LockNotAvailable) -> None:
             self._count_step(error)
             held_up()
 
         return lock_retry.retry(
-            step, abort=self._job.abort, until=self._until, blocked=blocked, meanwhile=self._meanwhile
+            step,
+            abort=self._job.abort,
+            read_deadline=self._find_deadline,
+            on_blocked=report_blocked,
+            on_wait=self._meanwhile,
         )
 
     def read_latest(self) -> tuple[Blocker, ...]:
@@ -118,13 +126,13 @@ class Blockers:
             return self._seen
         plan = self._job.plan
         asked = {"target": plan.target_oid, "exclusive": plan.publish in {"truncate_insert", "swap"}}
-        return tuple(read_blocker(row) for row in self._job.target.all(_BLOCKERS["holders"], asked))
+        return tuple(read_blocker(row) for row in self._job.target.fetch_all(_BLOCKERS["holders"], asked))
 
-    def go_on_with(self, job: Job) -> None:
+    def go_on_with(self, job: PublishContext) -> None:
         """Watch `job`, which publishes in another way, from now on. The wait goes on."""
         self._job = job
 
-    def _until(self) -> float:
+    def _find_deadline(self) -> float:
         """Return when waiting ends: lock_wait_timeout after the first step, at most when the publish ends."""
         if self._began is None:
             return self._job.deadline
@@ -137,9 +145,9 @@ class Blockers:
             self._began, self._told = now, now - _TOLD_EVERY_SECONDS + _FIRST_TOLD_SECONDS
             self._thread = threading.Thread(target=self._watch, name="safecopy blockers", daemon=True)
             self._thread.start()
-        if now > self._until():
+        if now > self._find_deadline():
             raise self._timeout_error() from error
-        self.vacuumed = bool(job.target.value(_CATALOG["vacuumed"], {"oid": job.plan.target_oid}))
+        self.vacuumed = bool(job.target.fetch_value(_CATALOG["vacuumed"], {"oid": job.plan.target_oid}))
 
     def _meanwhile(self) -> None:
         self._job.trying()

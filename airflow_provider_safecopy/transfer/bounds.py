@@ -26,7 +26,7 @@ Lookbacks = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Bounds:
+class ReadRange:
     """Rows whose cursor is at least `start` and less than `end`, None being no bound; and those without a cursor.
 
     Rows whose cursor is NULL are read each time: nobody can tell whether they have been read. `follows`: nothing lies
@@ -41,7 +41,9 @@ class Bounds:
     def condition(self) -> Composed | None:
         """As SQL, with the values in the cursor's own type; None where all rows are read."""
         cursor = self.cursor
-        return statements.within(cursor.column, cursor.kind.type, start=self.start, end=self.end, nulls=cursor.nullable)
+        return statements.match_range(
+            cursor.column, cursor.kind.type, start=self.start, end=self.end, nulls=cursor.nullable
+        )
 
     def __str__(self) -> str:
         if self.start is None and self.end is None:
@@ -53,7 +55,7 @@ class Bounds:
 
 def bounds_of(
     spec: CopySpec, source: Session, cursor: Cursor, mark: str | None, computed: Lookbacks = frozenset()
-) -> Finding[Bounds]:
+) -> Finding[ReadRange]:
     """Return what is to be read where the watermark is `mark`, and one reason. What the source cannot compute is refused.
 
     Without a watermark the lookback counts back from nothing; those that the source has `computed` are not asked again.
@@ -64,15 +66,15 @@ def bounds_of(
     known = mark is None and (cursor.kind.type, lookback) in computed
     start = Finding(mark) if lookback is None or known else _back(source, cursor, mark, lookback)
     if mark is None:
-        return Finding(Bounds(cursor), start.refusals, ("no watermark yet",))
+        return Finding(ReadRange(cursor), start.refusals, ("no watermark yet",))
     why = f"the watermark {mark}" + (f" less {lookback}" if lookback else "")
-    return Finding(Bounds(cursor, start.value), start.refusals, (why,))
+    return Finding(ReadRange(cursor, start.value), start.refusals, (why,))
 
 
 def is_value(source: Session, cursor: Cursor, text: str) -> bool:
     """Whether the source can read it as the cursor's type."""
     try:
-        _computed(source, statements.read_value(cursor.kind.type, text))
+        _compute_row(source, statements.read_value(cursor.kind.type, text))
     except (psycopg.DataError, UnicodeEncodeError):  # letters the source's encoding lacks are in no value
         return False
     return True
@@ -91,20 +93,22 @@ def zone_warnings(spec: CopySpec, cursor: Cursor) -> tuple[str, ...]:
     return (told,)
 
 
-def _interval(source: Session, cursor: Cursor, asked: tuple[str, str], mark: str | None) -> Finding[Bounds]:
+def _interval(source: Session, cursor: Cursor, asked: tuple[str, str], mark: str | None) -> Finding[ReadRange]:
     kind = cursor.kind
     try:
-        found = _computed(source, statements.read_interval(kind.type, *asked, mark))
+        found = _compute_row(source, statements.read_interval(kind.type, *asked, mark))
     except psycopg.DataError as error:
         hint = f"both ends must be of the cursor's type, {kind.type}"
-        return Finding(Bounds(cursor), (Refusal("bad_interval", f"interval: {str(error).strip()}", hint=hint),), ("",))
+        return Finding(
+            ReadRange(cursor), (Refusal("bad_interval", f"interval: {str(error).strip()}", hint=hint),), ("",)
+        )
     refusals: tuple[Refusal, ...] = ()
     if not found["ordered"]:
         message = f"interval_start {asked[0]} is not before interval_end {asked[1]}: no row could lie between them"
         hint = f"as {kind.type} they are {found['start']} and {found['end']}"
         refusals = (Refusal("bad_interval", message, hint=hint),)
     told = "an interval was asked for" + ("" if mark is None else f"; the watermark is {mark}")
-    return Finding(Bounds(cursor, found["start"], found["end"], follows=bool(found["follows"])), refusals, (told,))
+    return Finding(ReadRange(cursor, found["start"], found["end"], follows=bool(found["follows"])), refusals, (told,))
 
 
 def _back(source: Session, cursor: Cursor, mark: str | None, lookback: str) -> Finding[str | None]:
@@ -113,7 +117,7 @@ def _back(source: Session, cursor: Cursor, mark: str | None, lookback: str) -> F
     query = statements.count_back(kind.type, mark or kind.sample, lookback, span=kind.span, least=kind.least)
     unit = "a number" if kind.span == "numeric" else "an interval such as '2 days'"
     try:
-        found = _computed(source, query)
+        found = _compute_row(source, query)
     except psycopg.DataError as error:
         refusal = Refusal("bad_lookback", f"lookback: {str(error).strip()}", hint=f"it counts back in {unit}")
         return Finding(None, (refusal,))
@@ -124,9 +128,9 @@ def _back(source: Session, cursor: Cursor, mark: str | None, lookback: str) -> F
     return Finding(None if mark is None else str(found["start"]), refusals)
 
 
-def _computed(source: Session, query: Composed) -> dict[str, Any]:
+def _compute_row(source: Session, query: Composed) -> dict[str, Any]:
     """One row of the source's. Raises psycopg's `DataError` for what cannot be read as the cursor's type."""
-    with source.reading():
-        row = source.one(query)
+    with source.run_user_sql():
+        row = source.fetch_one(query)
     assert row is not None  # noqa: S101 -- a SELECT without FROM has one row
     return row

@@ -22,7 +22,7 @@ from airflow_provider_safecopy.errors import Refusal, StageError, StageTimeoutEr
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.catalog import Relation
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.statements.rows import together
@@ -61,7 +61,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Build:
+class ClonePlan:
     """All statements that make a table like the target and put it into its place. Equal as long as the target is the same."""
 
     steps: tuple[Step, ...]
@@ -80,12 +80,12 @@ class Build:
         )
 
     @property
-    def drop_server_names(self) -> Build:
+    def drop_server_names(self) -> ClonePlan:
         """Return the build without renames of server-named constraints, which `refer` adds."""
-        return Build(tuple(step for step in self.steps if (step.phase, step.kind) != ("rename", "constraint")))
+        return ClonePlan(tuple(step for step in self.steps if (step.phase, step.kind) != ("rename", "constraint")))
 
     @property
-    def made(self) -> str:
+    def table_statement(self) -> str:
         """What the empty table is made by."""
         return "\n".join(step.statement for step in self.phase("create"))
 
@@ -95,11 +95,11 @@ def refusals(session: Session, relation: Relation, copied: frozenset[str]) -> It
     label, role = relation.label, session.server.role
     if relation.kind != "r":
         return  # refused by `carry`
-    for found in session.all(_BUILD["obstacles"], {"oid": relation.oid}):
-        yield _refused(label, role, found["why"], found["told"])
+    for found in session.fetch_all(_BUILD["obstacles"], {"oid": relation.oid}):
+        yield _build_refusal(label, role, found["why"], found["told"])
     for column in relation.columns:
         if not column.may_use and column.name not in copied:
-            yield _refused(
+            yield _build_refusal(
                 label, role, "right", f"USAGE on type {column.type} of column {column.name}, or on its schema"
             )
     for step in statements_of(session, relation, TableName("safecopy", "…"), copied).steps:
@@ -112,14 +112,16 @@ def refusals(session: Session, relation: Relation, copied: frozenset[str]) -> It
             )
 
 
-def statements_of(session: Session, relation: Relation, staging: TableName, copied: frozenset[str]) -> Build:
+def statements_of(session: Session, relation: Relation, staging: TableName, copied: frozenset[str]) -> ClonePlan:
     """The statements, as the target is now.
 
     They bear the target's name: of a table that has lost its name to another, or is gone, they are others.
     """
     asked = {"oid": relation.oid, "staging": staging.name, "copied": sorted(copied)}
-    rows = session.all(_STATEMENTS, asked)
-    return Build(tuple(Step(*(row[key] for key in ("phase", "kind", "name", "statement", "space"))) for row in rows))
+    rows = session.fetch_all(_STATEMENTS, asked)
+    return ClonePlan(
+        tuple(Step(*(row[key] for key in ("phase", "kind", "name", "statement", "space"))) for row in rows)
+    )
 
 
 def create(session: Session, relation: Relation, staging: TableName, copied: frozenset[str]) -> None:
@@ -127,16 +129,16 @@ def create(session: Session, relation: Relation, staging: TableName, copied: fro
     build = statements_of(session, relation, staging, copied)
     with session.connection.transaction():
         session.connection.execute(together(step.statement for step in build.phase("create")))
-        asked = {"staging": staging.name, "made": build.made}
-        session.connection.execute(together(row["statement"] for row in session.all(_BUILD["noted"], asked)))
+        asked = {"staging": staging.name, "made": build.table_statement}
+        session.connection.execute(together(row["statement"] for row in session.fetch_all(_BUILD["noted"], asked)))
 
 
-def is_current(session: Session, staging: TableName, build: Build) -> bool:
+def is_current(session: Session, staging: TableName, build: ClonePlan) -> bool:
     """Whether `create` would make the same table today."""
-    return bool(session.value(_BUILD["stamped"], {"staging": staging.name, "made": build.made}))
+    return bool(session.fetch_value(_BUILD["stamped"], {"staging": staging.name, "made": build.table_statement}))
 
 
-def finish(job: Job, build: Build) -> None:
+def finish(job: PublishContext, build: ClonePlan) -> None:
     """Add everything to the loaded table, each statement on its own: as long as it takes, with nobody kept waiting.
 
     Raises `StageError` that names the target's index or constraint where the rows violate it, `StageTimeoutError` past
@@ -145,15 +147,15 @@ def finish(job: Job, build: Build) -> None:
     for step in build.phase("build"):
         started = time.monotonic()
         try:
-            _patiently(job, step)
+            _run_with_retries(job, step)
         except psycopg.Error as error:
             if step.kind != "analysis" or isinstance(error, psycopg.errors.QueryCanceled):
-                raise _failed(job, step, error) from error
+                raise _build_error(job, step, error) from error
             log.warning("prepare: %s was not analyzed: %s", job.plan.target_name, describe(error))
         log.info("prepare: %s %s of %s, %.2f s", step.kind, step.name, job.plan.target_name, time.monotonic() - started)
 
 
-def refer(job: Job, build: Build, *, within: float) -> None:
+def refer(job: PublishContext, build: ClonePlan, *, within: float) -> None:
     """Give the new table its foreign keys to other tables, inside the publishing transaction.
 
     Writers of those tables wait from here until COMMIT; readers do not. Raises `StageError` if rows refer to missing
@@ -164,13 +166,13 @@ def refer(job: Job, build: Build, *, within: float) -> None:
         try:
             job.connection.execute(step.statement.encode())
         except (psycopg.IntegrityError, psycopg.DataError) as error:
-            raise _failed(job, step, error) from error
+            raise _build_error(job, step, error) from error
 
 
-def _patiently(job: Job, step: Step) -> None:
+def _run_with_retries(job: PublishContext, step: Step) -> None:
     """Again and again where the table that a foreign key refers to is locked: waiting would queue its writers."""
 
-    def work(trying: Job) -> None:
+    def work(trying: PublishContext) -> None:
         with trying.connection.transaction():
             trying.connection.execute(statements.set_timeout("statement_timeout", trying.seconds_left))
             trying.connection.execute(statements.set_timeout("lock_timeout", trying.lock_step))
@@ -185,7 +187,7 @@ def _patiently(job: Job, step: Step) -> None:
         blockers.outlast(work)
 
 
-def _failed(job: Job, step: Step, error: psycopg.Error) -> StageError:
+def _build_error(job: PublishContext, step: Step, error: psycopg.Error) -> StageError:
     late = isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable)
     violated = isinstance(error, psycopg.IntegrityError | psycopg.DataError)
     name = (error.diag.constraint_name if step.kind == "constraint" else None) or step.name
@@ -206,7 +208,7 @@ def _failed(job: Job, step: Step, error: psycopg.Error) -> StageError:
     )
 
 
-def _refused(label: str, role: str, why: str, told: str) -> Refusal:
+def _build_refusal(label: str, role: str, why: str, told: str) -> Refusal:
     if why == "right":
         return Refusal("privilege", f"{label}: role {role} lacks {told}", label, hint=f"grant it, or {_INSTEAD}")
     code, message, hint = _OBSTACLES[why]

@@ -19,7 +19,7 @@ def ask_all(
         return []
     arrays = {name: [_text(each[name]) for each in asked] for name in types}
     answers: list[list[Row]] = [[] for _ in asked]
-    for row in session.all(bulk.of_all(query, types), arrays):
+    for row in session.fetch_all(bulk.of_all(query, types), arrays):
         del row["safecopy_line"]
         answers[row.pop("safecopy_place") - 1].append(row)
     return answers

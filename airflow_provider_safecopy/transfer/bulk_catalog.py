@@ -21,14 +21,14 @@ from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.extent import extent_of
 from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.ledger import is_readable
-from airflow_provider_safecopy.transfer.model import Extent
+from airflow_provider_safecopy.transfer.model import SizeClass
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.origin import System, read_bases, read_system
-from airflow_provider_safecopy.transfer.original import Blueprint, read_originals
+from airflow_provider_safecopy.transfer.origin import ClusterIdentity, read_bases, read_cluster_identity
+from airflow_provider_safecopy.transfer.original import Blueprint, read_source_definitions
 from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.reference import REFERENCES, references_of
+from airflow_provider_safecopy.transfer.reference import REFERENCES, parse_references
 from airflow_provider_safecopy.transfer.session import Session
-from airflow_provider_safecopy.transfer.shape import Seen
+from airflow_provider_safecopy.transfer.shape import EarlierSchema
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.target_table import PAIRING, TableFacts
 from airflow_provider_safecopy.transfer.vocabulary import read_vocabulary
@@ -50,7 +50,7 @@ class SourceCatalog:
     """What the source says of tables; `bases` are by their oids."""
 
     tables: Tables = field(default_factory=dict)
-    system: System | None = None
+    system: ClusterIdentity | None = None
     bases: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -60,9 +60,9 @@ class TargetCatalog:
 
     tables: Tables = field(default_factory=dict)
     facts: Mapping[int, TableFacts] = field(default_factory=dict)
-    extents: Mapping[int, Extent] = field(default_factory=dict)
+    extents: Mapping[int, SizeClass] = field(default_factory=dict)
     readable: bool | None = None
-    shapes: Mapping[tuple[str, TableName], Seen | None] = field(default_factory=dict)
+    shapes: Mapping[tuple[str, TableName], EarlierSchema | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class Catalog:
     earlier: Mapping[TableName, CopyPlan] = field(default_factory=dict)
     lookbacks: Lookbacks = frozenset()
 
-    def after(self, plan: CopyPlan) -> Catalog:
+    def with_plan(self, plan: CopyPlan) -> Catalog:
         """Return the catalog for the plans that follow this one, with what it has found out for them too."""
-        if plan.ledger is None or plan.refusals:
+        if plan.history is None or plan.refusals:
             return self
-        found = plan.ledger.lookbacks(plan.spec.lookback)
+        found = plan.history.list_checked_lookbacks(plan.spec.lookback)
         return replace(self, lookbacks=self.lookbacks | found) if found else self
 
 
@@ -118,9 +118,9 @@ def read_catalog(
 
 def _read_source(session: Session, specs: Sequence[CopySpec]) -> SourceCatalog:
     tables = _read_tables(session, _sources(specs))
-    if not (found := _found(tables)):
+    if not (found := _list_relations(tables)):
         return SourceCatalog(tables)
-    return SourceCatalog(tables, read_system(session), read_bases(session, found))
+    return SourceCatalog(tables, read_cluster_identity(session), read_bases(session, found))
 
 
 def _read_target(session: Session, specs: Sequence[CopySpec], source: Session) -> TargetCatalog:
@@ -130,10 +130,10 @@ def _read_target(session: Session, specs: Sequence[CopySpec], source: Session) -
     readable = is_readable(session)
     return TargetCatalog(
         tables,
-        _read_facts(session, _found(tables)),
-        _read_extents(session, _found(tables)),
+        _read_facts(session, _list_relations(tables)),
+        _read_extents(session, _list_relations(tables)),
         readable,
-        shape.last_of_all(session, _named(specs, source)) if readable else {},
+        shape.read_last_schemas(session, _list_names(specs, source)) if readable else {},
     )
 
 
@@ -149,7 +149,7 @@ def _targets(specs: Iterable[CopySpec]) -> dict[TableName, bool]:
 
 def _read_tables(session: Session, names: Mapping[TableName, bool]) -> Tables:
     """Describe the tables whose names can be spelled; the names of all are read only where one is missing that must not."""
-    wrong = {name: tuple(refusal.of_name(session, name)) for name in names}
+    wrong = {name: tuple(refusal.check_name(session, name)) for name in names}
     relations = catalog.describe_all(session, [name for name in names if not wrong[name]])
     missing = [name for name, required in names.items() if required and relations.get(name, True) is None]
     if missing:
@@ -166,7 +166,7 @@ def _read_each(session: Session, names: Mapping[TableName, bool]) -> Tables:
     }
 
 
-def _found(tables: Tables) -> list[Relation]:
+def _list_relations(tables: Tables) -> list[Relation]:
     return [each.value for each in tables.values() if each.value is not None]
 
 
@@ -174,17 +174,17 @@ def _read_facts(session: Session, tables: Sequence[Relation]) -> dict[int, Table
     asked = [{"oid": each.oid} for each in tables]
     answers = [ask_all(session, query, _OID, asked) for query in (key.UNIQUE_INDEXES, REFERENCES, PAIRING)]
     return {
-        each.oid: TableFacts.of(key.candidates_of(indexes), references_of(references), pairing[0])
+        each.oid: TableFacts.from_row(key.candidates_of(indexes), parse_references(references), pairing[0])
         for each, indexes, references, pairing in zip(tables, *answers, strict=True)
     }
 
 
-def _read_extents(session: Session, tables: Sequence[Relation]) -> dict[int, Extent]:
+def _read_extents(session: Session, tables: Sequence[Relation]) -> dict[int, SizeClass]:
     answers = ask_all(session, _EXTENT, _OID, [{"oid": each.oid} for each in tables])
     return {each.oid: extent_of(rows[0]) for each, rows in zip(tables, answers, strict=True) if rows}
 
 
-def _named(specs: Sequence[CopySpec], source: Session) -> list[tuple[str, TableName]]:
+def _list_names(specs: Sequence[CopySpec], source: Session) -> list[tuple[str, TableName]]:
     """Return the names that receipts give both ends, as `CopyPlan` spells them."""
     return [
         (f"{source.endpoint} {spec.source_table}", spec.target_table)
@@ -206,13 +206,13 @@ def _read_blueprints(
     source: Session, target: Session, missing: Sequence[tuple[CopySpec, Relation]]
 ) -> Mapping[int, Blueprint]:
     """Return what the missing tables are made from; the target is asked for all types and defaults together."""
-    originals = read_originals(source, [found for _, found in missing])
+    originals = read_source_definitions(source, [found for _, found in missing])
     chosen = {found.oid: spec.columns or {each.name: "" for each in found.columns} for spec, found in missing}
     vocabulary = read_vocabulary(
         target,
         [each.type for _, found in missing for each in found.columns],
-        [each for oid, original in originals.items() for each in original.defaults(chosen[oid])],
-        [each for original in originals.values() for each in original.collations(original.columns)],
+        [each for oid, original in originals.items() for each in original.list_defaults(chosen[oid])],
+        [each for original in originals.values() for each in original.list_collations(original.columns)],
     )
     return {oid: Blueprint(original, vocabulary) for oid, original in originals.items()}
 

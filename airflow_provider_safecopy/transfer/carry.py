@@ -39,7 +39,7 @@ _PROBLEMS = {
 
 
 @dataclass(frozen=True)
-class Carried:
+class DependentStatements:
     """Statements that carry over what hangs on a table, to be run in one transaction, under search_path = pg_catalog.
 
     `first` is run before the table is locked: it takes the locks on others in the order readers take them, the views
@@ -65,20 +65,20 @@ class Carried:
         return Counter((*self.first, *self.before, *self.after)) - Counter(self.presumed)
 
 
-def carried(session: Session, relation: Relation, new: TableName) -> Carried:
+def read_statements(session: Session, relation: Relation, new: TableName) -> DependentStatements:
     """What to run so that nothing is lost of a table that is not refused, and is still in its place.
 
     `new` is the table that will take it, where it is now: what default privileges granted on that one is taken back.
     """
     told: dict[str, list[str]] = {name: [] for name in _PHASES}
-    for row in session.all(_CARRY["statements"], {"oid": relation.oid, "schema": new.schema, "name": new.name}):
+    for row in session.fetch_all(_CARRY["statements"], {"oid": relation.oid, "schema": new.schema, "name": new.name}):
         told[row["phase"]].append(row["statement"])
-    return Carried(*(tuple(each) for each in told.values()))
+    return DependentStatements(*(tuple(each) for each in told.values()))
 
 
 def compare_rights(session: Session, old: int, new: int) -> list[str]:
     """Return the rights that exist on only one of two tables, their columns and identities included."""
-    return [row["apart"] for row in session.all(_CARRY["compare_rights"], {"old": old, "new": new})]
+    return [row["apart"] for row in session.fetch_all(_CARRY["compare_rights"], {"old": old, "new": new})]
 
 
 def refusals(session: Session, relation: Relation) -> Iterator[Refusal]:
@@ -88,24 +88,24 @@ def refusals(session: Session, relation: Relation) -> Iterator[Refusal]:
         yield Refusal("swap_kind", problem, relation.label, hint=_KEEP)
         return
     names = {"role": spell(session.server.role), "owner": spell(relation.owner)}
-    for row in session.all(_CARRY["unfit"], {"oid": relation.oid}):
+    for row in session.fetch_all(_CARRY["unfit"], {"oid": relation.oid}):
         code, problem, hint = _PROBLEMS[row["problem"]]
         told = problem.format(object=row["object"], **names)
         yield Refusal(code, f"{relation.label}: {told}", relation.label, hint=hint.format(**names))
 
 
-def deprived(session: Session, relation: Relation) -> Refusal | None:
+def check_publications(session: Session, relation: Relation) -> Refusal | None:
     """Why ``auto`` never swaps a published table: its subscribers would go on with the old rows, and nobody be told."""
-    found = session.one(_CARRY["reluctance"], {"oid": relation.oid})
+    found = session.fetch_one(_CARRY["reluctance"], {"oid": relation.oid})
     if not found or not found["publications"]:
         return None
     problem = f"{relation.label}: subscribers would not get the rows, of publication {', '.join(found['publications'])}"
     return Refusal("swap_published", problem, relation.label, hint="ask for publish=swap, and refresh them afterwards")
 
 
-def reluctance(session: Session, relation: Relation) -> str | None:
+def find_drawback(session: Session, relation: Relation) -> str | None:
     """Why a table that can be swapped had better not be, when there is another way; None when nothing speaks against it."""
-    found = session.one(_CARRY["reluctance"], {"oid": relation.oid})
+    found = session.fetch_one(_CARRY["reluctance"], {"oid": relation.oid})
     assert found is not None  # noqa: S101 -- a SELECT without FROM has one row
     told = (
         ("its triggers would not fire: {}", found["triggers"]),

@@ -103,10 +103,10 @@ def describe(session: Session, name: TableName) -> Relation | None:
     schema = name.schema or _home(session, name)
     if schema is None:
         return None
-    found = session.one(_CATALOG["relation"], {"schema": schema, "name": name.name})
+    found = session.fetch_one(_CATALOG["relation"], {"schema": schema, "name": name.name})
     if found is None:
         return None
-    columns = session.all(_CATALOG["columns"], {"oid": found["oid"]})
+    columns = session.fetch_all(_CATALOG["columns"], {"oid": found["oid"]})
     facts = type_facts(session, [row["type_oid"] for row in columns])
     return _relation_of(TableName(schema, name.name), found, columns, facts)
 
@@ -153,14 +153,14 @@ def describe_query(session: Session, source_sql: str) -> Relation:
 
     It must be a complete query, and not only fit between our parentheses.
     """
-    with session.reading(), session.connection.cursor(binary=True) as cursor:
-        session.one(statements.explain(statements.verbatim(source_sql)))
+    with session.run_user_sql(), session.connection.cursor(binary=True) as cursor:
+        session.fetch_one(statements.explain(statements.verbatim(source_sql)))
         result = cursor.execute(statements.no_rows(source_sql)).pgresult
         assert result is not None  # noqa: S101 -- execute returned
         names = [(result.fname(i) or b"").decode() for i in range(result.nfields)]
         oids = [result.ftype(i) for i in range(result.nfields)]
         typmods = [result.fmod(i) for i in range(result.nfields)]
-    types = [row["type"] for row in session.all(_CATALOG["type_names"], {"oids": oids, "typmods": typmods})]
+    types = [row["type"] for row in session.fetch_all(_CATALOG["type_names"], {"oids": oids, "typmods": typmods})]
     inner = type_facts(session, oids)
     columns = tuple(Column(name, type_, **inner[oid]) for name, type_, oid in zip(names, types, oids, strict=True))
     return Relation(name=None, kind="q", columns=columns)
@@ -168,15 +168,15 @@ def describe_query(session: Session, source_sql: str) -> Relation:
 
 def read_names(session: Session) -> tuple[TableName, ...]:
     """Ask for the names of all tables that this role may see."""
-    return tuple(TableName(row["schema"], row["name"]) for row in session.all(_CATALOG["tables"], {}))
+    return tuple(TableName(row["schema"], row["name"]) for row in session.fetch_all(_CATALOG["tables"], {}))
 
 
 def _home(session: Session, name: TableName) -> str | None:
-    home: str | None = session.value(_CATALOG["home"], {"path": list(session.search_path), "name": name.name})
+    home: str | None = session.fetch_value(_CATALOG["home"], {"path": list(session.search_path), "name": name.name})
     return home
 
 
 def type_facts(session: Session, oids: list[int]) -> dict[int, dict[str, Any]]:
     """What a `Column` says of its type, by the type's oid."""
-    rows = session.all(_CATALOG["types"], {"oids": oids})
+    rows = session.fetch_all(_CATALOG["types"], {"oids": oids})
     return {row.pop("oid"): row for row in rows}

@@ -17,7 +17,7 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer import difference
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.reference import ACTIONS, Reference
 from airflow_provider_safecopy.transfer.statements import clash, delta
 from airflow_provider_safecopy.transfer.statements.difference import MOVED, PARKED, REWRITTEN, Comparison
@@ -28,7 +28,7 @@ _KEY = sql.load("key")
 
 
 @dataclass(frozen=True)
-class Clash:
+class UniqueConflict:
     """A unique or exclusion index besides the key's, and its columns that a publish may change."""
 
     index: str
@@ -36,33 +36,36 @@ class Clash:
 
 
 @dataclass(frozen=True)
-class Ways:
+class ConflictPlan:
     """What may clash, and what refers to the rows that do."""
 
-    clashes: tuple[Clash, ...]
+    clashes: tuple[UniqueConflict, ...]
     referring: tuple[Reference, ...]
 
 
-def find(job: Job, of: Comparison) -> tuple[Clash, ...]:
+def find(job: PublishContext, of: Comparison) -> tuple[UniqueConflict, ...]:
     """What may clash when several rows are written."""
     asked = {"oid": job.plan.target_oid, "key": of.key.index_oid}
-    found = (Clash(row["index"], _among(row["columns"], of.settable)) for row in job.target.all(_KEY["clashes"], asked))
+    found = (
+        UniqueConflict(row["index"], _intersect(row["columns"], of.settable))
+        for row in job.target.fetch_all(_KEY["clashes"], asked)
+    )
     return tuple(each for each in found if each.columns)
 
 
-def columns(clashes: Sequence[Clash]) -> frozenset[str]:
+def columns(clashes: Sequence[UniqueConflict]) -> frozenset[str]:
     """All columns that may clash."""
     return frozenset(name for each in clashes for name in each.columns)
 
 
-def run(job: Job, statement: Composed) -> Mapping[str, int]:
+def run(job: PublishContext, statement: Composed) -> Mapping[str, int]:
     """Write. Returns how many rows each part of `delta.write` wrote."""
-    written = job.target.one(statement)
+    written = job.target.fetch_one(statement)
     assert written is not None  # noqa: S101 -- counts are one row
     return written
 
 
-def around(job: Job, of: Comparison, ways: Ways) -> Mapping[str, int]:
+def write_conflicting_rows(job: PublishContext, of: Comparison, ways: ConflictPlan) -> Mapping[str, int]:
     """Write rows that clash. Raises `StageError` when that cannot be done, or the source itself is not unique."""
     try:
         with job.connection.transaction():
@@ -81,7 +84,7 @@ def around(job: Job, of: Comparison, ways: Ways) -> Mapping[str, int]:
         ) from error
 
 
-def _set_apart(job: Job, of: Comparison, referring: Sequence[Reference]) -> None:
+def _set_apart(job: PublishContext, of: Comparison, referring: Sequence[Reference]) -> None:
     """Which of the moved rows may be deleted and inserted again, and which have to make way."""
     forbidding = [each for each in referring if each.on_delete != "a"]
     relation = job.plan.target_relation
@@ -92,24 +95,24 @@ def _set_apart(job: Job, of: Comparison, referring: Sequence[Reference]) -> None
         job.connection.execute(clash.relabel(of, MOVED, PARKED))
         return
     if any(each.on_delete in ACTIONS for each in forbidding):
-        job.target.value(clash.lock_rows(of, {MOVED}))
+        job.target.fetch_value(clash.lock_rows(of, {MOVED}))
     if forbidding:
         job.connection.execute(clash.protect(of, forbidding))
     job.connection.execute(clash.relabel(of, MOVED, REWRITTEN))
 
 
-def _park(job: Job, of: Comparison, clashes: Sequence[Clash]) -> None:
+def _park(job: PublishContext, of: Comparison, clashes: Sequence[UniqueConflict]) -> None:
     """Take them out of each other's way, as far as that goes: what is written then shows whether it was enough."""
     taken = {column.name: column for _, column in job.plan.pairs}
     for each in clashes:
         # First those that may be NULL, which equals nothing.
         for column in sorted((taken[name] for name in each.columns), key=lambda column: column.not_null):
             values = clash.asides(of, column.name, column.type, nullable=not column.not_null)
-            if any(_parked(job, clash.park(of, each.columns, column.name, value)) for value in values):
+            if any(_park_values(job, clash.park(of, each.columns, column.name, value)) for value in values):
                 break
 
 
-def _parked(job: Job, statement: Composed) -> bool:
+def _park_values(job: PublishContext, statement: Composed) -> bool:
     try:
         with job.connection.transaction():
             job.connection.execute(statement)
@@ -119,5 +122,5 @@ def _parked(job: Job, statement: Composed) -> bool:
     return True
 
 
-def _among(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+def _intersect(names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name in known)

@@ -10,7 +10,7 @@ import psycopg
 from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import PublishUnknownError, StageError
 from airflow_provider_safecopy.transfer import receipt
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.session import end_stage_sessions, open_session
 
 log = logging.getLogger(__name__)
@@ -20,14 +20,14 @@ _ANSWER_SECONDS = 5.0
 _SETTLE_SECONDS, _SETTLE_BEYOND = 60.0, 8.0
 
 
-def commit(job: Job) -> None:
+def commit(job: PublishContext) -> None:
     """Commit. Raises `StageError` when it certainly did not happen, `PublishUnknownError` when nobody can tell."""
     try:
         job.connection.execute("COMMIT")
     except psycopg.OperationalError as error:
         if not job.connection.closed:
             raise
-        if not _settled(job):
+        if not _settle_commit(job):
             raise StageError(
                 f"publish: the connection was lost before COMMIT; {job.plan.target_name} is unchanged",
                 stage="publish",
@@ -36,7 +36,7 @@ def commit(job: Job) -> None:
         log.warning("publish: the answer to COMMIT was lost, the receipt says it happened: %s", describe(error))
 
 
-def _settled(job: Job) -> bool:
+def _settle_commit(job: PublishContext) -> bool:
     """Whether the lost COMMIT happened. The old session is ended first: a COMMIT in flight could come later."""
     deadline = time.monotonic() + min(_SETTLE_SECONDS, job.plan.spec.timeouts.publish + _SETTLE_BEYOND)
     while True:
@@ -49,16 +49,16 @@ def _settled(job: Job) -> bool:
             time.sleep(1.0)
 
 
-def _receipt_is_there(job: Job) -> bool:
+def _receipt_is_there(job: PublishContext) -> bool:
     name, timeout = job.application_name, job.plan.spec.timeouts.connect
     with open_session(
         job.target.endpoint, application_name=name, connect_timeout=timeout, patience=_ANSWER_SECONDS
     ) as fresh:
-        end_stage_sessions(fresh, application_name=name, spared=(fresh.server.backend,))
-        return receipt.is_there(fresh, job)
+        end_stage_sessions(fresh, application_name=name, kept_backends=(fresh.server.backend,))
+        return receipt.is_committed(fresh, job)
 
 
-def _unknown(job: Job) -> PublishUnknownError:
+def _unknown(job: PublishContext) -> PublishUnknownError:
     table, where = job.plan.target_name, job.target.endpoint
     return PublishUnknownError(
         f"publish: COMMIT of {table} was sent, its answer lost, and {where} cannot be asked",

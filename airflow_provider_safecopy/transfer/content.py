@@ -12,10 +12,15 @@ from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.ends import Ends
 from airflow_provider_safecopy.transfer.estimate import Estimate
 from airflow_provider_safecopy.transfer.extent import at_least
-from airflow_provider_safecopy.transfer.finding import Finding, join, refused
-from airflow_provider_safecopy.transfer.ledger import Known, Ledger
-from airflow_provider_safecopy.transfer.model import Way
-from airflow_provider_safecopy.transfer.origin import identify, origin_of, read_basis, read_system
+from airflow_provider_safecopy.transfer.finding import Finding, join, refuse
+from airflow_provider_safecopy.transfer.ledger import CopyHistory, HistoryInput
+from airflow_provider_safecopy.transfer.model import Strategy
+from airflow_provider_safecopy.transfer.origin import (
+    build_source_identity,
+    identify_copy,
+    read_basis,
+    read_cluster_identity,
+)
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
@@ -24,36 +29,38 @@ from airflow_provider_safecopy.transfer.spec import CopySpec
 class Content:
     """What is known of earlier copies, None where nothing can be; what the source is expected to give; the strategy."""
 
-    ledger: Ledger | None
+    ledger: CopyHistory | None
     expected: Estimate
-    publish: Way
+    publish: Strategy
 
 
 def weigh(spec: CopySpec, source: Session, target: Session, found: Finding[Ends], known: Catalog) -> Finding[Content]:
     """Choose the publish strategy, check the pairs, and find out what the source will give."""
     ends = found.value
-    given, there, taken, pairs = ends.given, ends.there, ends.match.relation, ends.match.pairs
+    given, there, taken, pairs = ends.source, ends.target, ends.match.relation, ends.match.pairs
     extent = known.target.extents.get(there.relation.oid, "any") if there else "any"
     earlier = known.earlier.get(spec.target_table)
-    former = earlier.ledger if earlier and not earlier.refusals else None
+    former = earlier.history if earlier and not earlier.refusals else None
     publish = choice.choose(spec, there, extent)
     both = (given, taken) if given and taken else None
-    paired = refused(mismatch.of_pairs(pairs, source, target, both) if both else ())
+    paired = refuse(mismatch.check_pairs(pairs, source, target, both) if both else ())
     guarded = guard.check(spec, taken.label if both and taken else None, [column.name for _, column in pairs])
-    same = refused(_onto_itself(source, target, both) if both else ())
+    same = refuse(_onto_itself(source, target, both) if both else ())
     blocked = bool(join(found, publish, paired, guarded, same).refusals)
-    history: Finding[Ledger | None] = Finding(None)
+    history: Finding[CopyHistory | None] = Finding(None)
     if given:
-        origin = origin_of(spec, source, known.source.system or read_system(source), given, pairs)
+        origin = build_source_identity(spec, source, known.source.system or read_cluster_identity(source), given, pairs)
         basis = known.source.bases.get(given.oid) or read_basis(source, given)
-        before = Known(identify(spec, target, origin, basis), known.target.readable, former, blocked, known.lookbacks)
-        history = ledger.look_up(spec, (source, target), taken, pairs, before)
-    bounds = history.value.bounds if history.value else None
+        before = HistoryInput(
+            identify_copy(spec, target, origin, basis), known.target.readable, former, blocked, known.lookbacks
+        )
+        history = ledger.read_copy_history(spec, (source, target), taken, pairs, before)
+    bounds = history.value.read_range if history.value else None
     expected = estimate.estimate(spec, source, given, pairs, bounds, earlier=earlier)
     if (actual := at_least(extent, expected.value.rows, expected.value.size)) != extent:
         publish = choice.choose(spec, there, actual)
     refusals = join(publish, paired, guarded, same, history, expected).refusals
-    reasons = (*publish.reasons, *mismatch.widened(pairs), *history.reasons, *guarded.reasons)
+    reasons = (*publish.reasons, *mismatch.explain_widening(pairs), *history.reasons, *guarded.reasons)
     return Finding(Content(history.value, expected.value, publish.value), refusals, reasons, history.warnings)
 
 

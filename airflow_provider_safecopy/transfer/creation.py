@@ -16,21 +16,23 @@ from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import mismatch
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.definition import Definition, NewKey
-from airflow_provider_safecopy.transfer.finding import Finding, join, refused
-from airflow_provider_safecopy.transfer.match import Match, Pair
+from airflow_provider_safecopy.transfer.finding import Finding, join, refuse
+from airflow_provider_safecopy.transfer.match import ColumnMatch, ColumnPair
 from airflow_provider_safecopy.transfer.name import TableName, spell
-from airflow_provider_safecopy.transfer.original import Blueprint, Original, read_blueprint, there
-from airflow_provider_safecopy.transfer.refusal import NAME_BYTES, lacks
+from airflow_provider_safecopy.transfer.original import Blueprint, SourceDefinition, plan_target_column, read_blueprint
+from airflow_provider_safecopy.transfer.refusal import NAME_BYTES, refuse_privilege
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.spelling import bytes_of
+from airflow_provider_safecopy.transfer.spelling import count_bytes
 from airflow_provider_safecopy.transfer.statements import define
 from airflow_provider_safecopy.transfer.vocabulary import Vocabulary
 
 _DEFINE = sql.load("define")
 
 
-def match(spec: CopySpec, source: Session, target: Session, given: Relation, known: Blueprint | None) -> Finding[Match]:
+def match(
+    spec: CopySpec, source: Session, target: Session, given: Relation, known: Blueprint | None
+) -> Finding[ColumnMatch]:
     """Return the table to be made, with every column of the source or those that were chosen.
 
     `known` is what a batch has read of the source's definition; without, it is asked for.
@@ -38,13 +40,15 @@ def match(spec: CopySpec, source: Session, target: Session, given: Relation, kno
     placed = _name(spec, target)
     name, label = placed.value, str(placed.value)
     chosen = {each.name: each.name for each in given.columns} if spec.columns is None else dict(spec.columns)
-    named = refused([*mismatch.of_names(given, chosen), *mismatch.of_source(given, chosen)])
+    named = refuse([*mismatch.check_names(given, chosen), *mismatch.check_source(given, chosen)])
     blueprint = known or read_blueprint(source, target, given, chosen)
     paired = _pairs(target, given, chosen, label, blueprint.vocabulary)
-    columns = [blueprint.original.column(blueprint.vocabulary, one, other.name) for one, other in paired.value]
-    keys = _keys(spec, target, name, blueprint.original, {one.name: other.name for one, other in paired.value})
-    said = join(placed, named, paired, refused(_of_missing_column(spec, label)), *columns, keys)
-    definition = Definition(tuple(each.value for each in columns), keys.value, blueprint.original.comment)
+    columns = [
+        blueprint.source_definition.build_column(blueprint.vocabulary, one, other.name) for one, other in paired.value
+    ]
+    keys = _keys(spec, target, name, blueprint.source_definition, {one.name: other.name for one, other in paired.value})
+    said = join(placed, named, paired, refuse(_of_missing_column(spec, label)), *columns, keys)
+    definition = Definition(tuple(each.value for each in columns), keys.value, blueprint.source_definition.comment)
     pairs = tuple(
         (one, replace(other, identity=column.identity is not None))
         for (one, other), column in zip(paired.value, definition.columns, strict=True)
@@ -52,7 +56,7 @@ def match(spec: CopySpec, source: Session, target: Session, given: Relation, kno
     taken, owner = tuple(other for _, other in pairs), target.server.role
     relation = Relation(name, "r", taken, owner=owner, may_insert=True, may_delete=True, may_truncate=True)
     warnings = tuple(f"{name}: {each}" for each in said.warnings)
-    return Finding(Match(pairs, relation, definition), said.refusals, warnings=warnings)
+    return Finding(ColumnMatch(pairs, relation, definition), said.refusals, warnings=warnings)
 
 
 def place(target: Session, asked: TableName) -> TableName:
@@ -64,7 +68,7 @@ def _name(spec: CopySpec, target: Session) -> Finding[TableName]:
     """Return its full name, where there is the schema and the right to make it there."""
     name, role = place(target, spec.target_table), target.server.role
     schema = name.schema
-    found = schema and target.one(_DEFINE["schema_there"], {"schema": schema, "name": name.name})
+    found = schema and target.fetch_one(_DEFINE["schema_there"], {"schema": schema, "name": name.name})
     if not found:
         message = (
             f"{name}: there is no schema {spell(schema)} in {target.endpoint}" if schema else f"{name}: no schema given"
@@ -77,15 +81,15 @@ def _name(spec: CopySpec, target: Session) -> Finding[TableName]:
         refusals.append(Refusal("not_a_target", message, str(name), hint="give the table another name"))
     for right, granted in (("USAGE", found["may_enter"]), ("CREATE", found["may_create"])):
         if not granted:
-            refusals.append(lacks(str(name), role, f"{right} on schema {spell(schema or '')}"))
+            refusals.append(refuse_privilege(str(name), role, f"{right} on schema {spell(schema or '')}"))
     return Finding(name, tuple(refusals))
 
 
 def _pairs(
     target: Session, given: Relation, chosen: Mapping[str, str], label: str, vocabulary: Vocabulary
-) -> Finding[tuple[Pair, ...]]:
+) -> Finding[tuple[ColumnPair, ...]]:
     wanted = [(column, name) for name, column in ((name, given.column(one)) for one, name in chosen.items()) if column]
-    made = [(column, there(target, vocabulary, column, name, label)) for column, name in wanted]
+    made = [(column, plan_target_column(target, vocabulary, column, name, label)) for column, name in wanted]
     return Finding(
         tuple((column, found) for column, found in made if isinstance(found, Column)),
         tuple(found for _, found in made if isinstance(found, Refusal)),
@@ -101,17 +105,19 @@ def _of_missing_column(spec: CopySpec, label: str) -> Iterator[Refusal]:
 
 
 def _keys(
-    spec: CopySpec, target: Session, table: TableName, original: Original, copied: Mapping[str, str]
+    spec: CopySpec, target: Session, table: TableName, original: SourceDefinition, copied: Mapping[str, str]
 ) -> Finding[tuple[NewKey, ...]]:
     """Return the source's keys on the `copied` columns, and the one that later runs need."""
     made = original.choose_keys(copied, major=target.server.major)
-    demanded = _demanded(spec, made.value, copied)
-    named = [_named(target, table, key) for key in (*made.value, *demanded.value)]
+    demanded = _build_demanded_keys(spec, made.value, copied)
+    named = [_name_key(target, table, key) for key in (*made.value, *demanded.value)]
     said = join(made, demanded, *named)
     return Finding(tuple(each.value for each in named), said.refusals, warnings=said.warnings)
 
 
-def _demanded(spec: CopySpec, keys: tuple[NewKey, ...], copied: Mapping[str, str]) -> Finding[tuple[NewKey, ...]]:
+def _build_demanded_keys(
+    spec: CopySpec, keys: tuple[NewKey, ...], copied: Mapping[str, str]
+) -> Finding[tuple[NewKey, ...]]:
     """Return the key by which later runs will know a row, where the source has none like it."""
     if spec.write_mode not in ("upsert", "incremental"):
         return Finding(())
@@ -129,7 +135,7 @@ def _demanded(spec: CopySpec, keys: tuple[NewKey, ...], copied: Mapping[str, str
     return Finding((NewKey(None, not has_primary, wanted),))
 
 
-def _named(target: Session, table: TableName, key: NewKey) -> Finding[NewKey]:
+def _name_key(target: Session, table: TableName, key: NewKey) -> Finding[NewKey]:
     """Return the key with its own name where that is free and fits; else the server finds one."""
     if key.name is None or _is_free(target, table, key.name):
         return Finding(key)
@@ -138,7 +144,7 @@ def _named(target: Session, table: TableName, key: NewKey) -> Finding[NewKey]:
 
 
 def _is_free(target: Session, table: TableName, name: str) -> bool:
-    length = bytes_of(target, name)
+    length = count_bytes(target, name)
     if name == table.name or length is None or length > NAME_BYTES:
         return False
-    return not target.value(_DEFINE["name_there"], {"schema": table.schema, "name": name})
+    return not target.fetch_value(_DEFINE["name_there"], {"schema": table.schema, "name": name})

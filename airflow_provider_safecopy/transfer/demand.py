@@ -11,24 +11,24 @@ from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.transfer.name import TableName, is_text
 
 _SHORT_BYTES = 2000
-_CENTURY = 100 * 366 * 86400
+CENTURY = 100 * 366 * 86400
 _BEYOND = 1 << 80
 _END = re.compile(r"[;\s]+$")
 
 
-def demand_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
+def require_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
     """One of the words `allowed`."""
     if value not in allowed:
         raise ConfigError(f"{option}={value!r} is not one of {', '.join(allowed)}")
 
 
-def demand_kind(option: str, value: object, kind: type) -> None:
+def require_kind(option: str, value: object, kind: type) -> None:
     """The thing itself. Not every word for false is false in Python, and a template may give any."""
     if not isinstance(value, kind):
         raise ConfigError(f"{option}={value!r} must be {kind.__name__}")
 
 
-def demand_text(option: str, text: object) -> None:
+def require_text(option: str, text: object) -> None:
     """A text that says something, or None."""
     if text is None:
         return
@@ -38,27 +38,27 @@ def demand_text(option: str, text: object) -> None:
         raise ConfigError(f"{option} may be neither blank nor hold a NUL")
 
 
-def demand_short(option: str, text: object) -> None:
+def require_short_text(option: str, text: object) -> None:
     """Check that the text fits into an index of the server."""
-    demand_text(option, text)
+    require_text(option, text)
     if isinstance(text, str) and len(text.encode()) > _SHORT_BYTES:
         raise ConfigError(f"{option} is longer than {_SHORT_BYTES} bytes")
 
 
-def demand_positive(option: str, value: object) -> None:
+def require_positive(option: str, value: object) -> None:
     """A number above zero, and no larger than can be reckoned with."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _BEYOND:
         raise ConfigError(f"{option}={value!r} must be a positive number, and less than 2 to the 80th")
 
 
-def demand_seconds(option: str, value: object, *, most: float = _CENTURY) -> None:
+def require_seconds(option: str, value: object, *, most: float = CENTURY) -> None:
     """A time that clocks and calendars can be asked for."""
     if isinstance(value, int | float) and value > most:
         raise ConfigError(f"{option}={value!r} must be a number of seconds, {most} at most")
-    demand_positive(option, value)
+    require_positive(option, value)
 
 
-def demand_path(option: str, value: object) -> None:
+def require_path(option: str, value: object) -> None:
     """What can name a file, or None."""
     if value is None:
         return
@@ -69,62 +69,62 @@ def demand_path(option: str, value: object) -> None:
     raise ConfigError(f"{option}={value!r} must be a path")
 
 
-def demand_count(option: str, value: object) -> None:
+def require_count(option: str, value: object) -> None:
     """A whole number, zero included."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigError(f"{option}={value!r} must be a whole number, 0 or more")
 
 
-def demand_percent(option: str, value: object) -> None:
+def require_percent(option: str, value: object) -> None:
     """A share of a hundred."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
         raise ConfigError(f"{option}={value!r} must be a percentage, from 0 to 100")
 
 
-def demand_streams(option: str, value: object) -> None:
+def require_streams(option: str, value: object) -> None:
     """Check that `value` is a number of streams, or ``auto``."""
     if value != "auto":
-        demand_count(option, value)
-        demand_positive(option, value)
+        require_count(option, value)
+        require_positive(option, value)
 
 
-def demand_table(option: str, value: object) -> None:
+def require_table(option: str, value: object) -> None:
     """Check that `value` is the name of a table."""
-    demand_kind(option, value, TableName)
+    require_kind(option, value, TableName)
 
 
-def demand_columns(option: str, columns: object) -> None:
+def require_columns(option: str, columns: object) -> None:
     """Check that `columns` maps source columns to target columns, each once."""
     if not isinstance(columns, Mapping):
         raise ConfigError(f"{option} must be a list or a mapping, not {columns!r}")
     if not columns:
         raise ConfigError(f"{option} is empty", hint="leave it out to copy all columns")
-    demand_column_names(option, (*columns, *columns.values()))
+    require_column_names(option, (*columns, *columns.values()))
     if len(set(columns.values())) != len(columns):
         raise ConfigError(f"{option} sends two source columns to one target column")
 
 
-def demand_column(option: str, name: object) -> None:
+def require_column(option: str, name: object) -> None:
     """Check that `name` can be the name of a column."""
-    demand_column_names(option, [name])
+    require_column_names(option, [name])
 
 
-def demand_key(option: str, names: object) -> None:
+def require_key(option: str, names: object) -> None:
     """Check that `names` lists columns, each once."""
     if not as_names(option, names):
         raise ConfigError(f"{option} is empty", hint="leave it out to use the primary key")
 
 
-def demand_shares(option: str, shares: object) -> None:
+def require_shares(option: str, shares: object) -> None:
     """Check that `shares` maps columns to percentages."""
     if not isinstance(shares, Mapping):
         raise ConfigError(f"{option}={shares!r} must be a mapping")
     for column, share in shares.items():
-        demand_column(option, column)
-        demand_percent(f"{option} of {column}", share)
+        require_column(option, column)
+        require_percent(f"{option} of {column}", share)
 
 
-def demand_column_names(option: str, names: Iterable[object]) -> None:
+def require_column_names(option: str, names: Iterable[object]) -> None:
     """What may be a column's name."""
     for name in names:
         if not isinstance(name, str) or not name or "\0" in name or not is_text(name):
@@ -159,7 +159,7 @@ def as_names(option: str, names: object) -> tuple[str, ...] | None:
         return None
     if isinstance(names, str) or not isinstance(names, Sequence):
         raise ConfigError(f"{option} must be a list{' or a mapping' if option == 'columns' else ''}, not {names!r}")
-    demand_column_names(option, names)
+    require_column_names(option, names)
     if len(set(names)) != len(names):
         raise ConfigError(f"{option} names a column twice")
     return tuple(names)

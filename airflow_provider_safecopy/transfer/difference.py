@@ -12,13 +12,13 @@ from airflow_provider_safecopy.diagnosis import rows_shown
 from airflow_provider_safecopy.errors import PlanError, Refusal, VerifyError
 from airflow_provider_safecopy.transfer import inplace, key, statements
 from airflow_provider_safecopy.transfer.catalog import Relation
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.key import Key
 from airflow_provider_safecopy.transfer.model import Missing
 from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.plan import STAGING, CopyPlan, PlannedStep
-from airflow_provider_safecopy.transfer.reference import ACTIONS, Reference, references
-from airflow_provider_safecopy.transfer.refusal import lacks
+from airflow_provider_safecopy.transfer.reference import ACTIONS, Reference, read_references
+from airflow_provider_safecopy.transfer.refusal import refuse_privilege
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements import delta, difference
 from airflow_provider_safecopy.transfer.statements.difference import Comparison, Mark
@@ -60,7 +60,7 @@ def comparison(plan: CopyPlan, missing: Missing, staging: TableName = STAGING) -
     relation = plan.target_relation
     assert relation is not None  # noqa: S101 -- else it is refused
     if plan.key is None:  # there was one when the plan was begun, else it is refused
-        raise _changed(plan)
+        raise _changed_key_error(plan)
     free = [taken for _, taken in plan.pairs if taken.name not in plan.key.exact]
     named = {*plan.target_columns, plan.spec.missing_column}
     return Comparison(
@@ -90,32 +90,32 @@ def steps(plan: CopyPlan, missing: Missing) -> tuple[PlannedStep, ...]:
     )
 
 
-def prepare(job: Job, missing: Missing) -> Comparison:
+def prepare(job: PublishContext, missing: Missing) -> Comparison:
     """Demand a key of its own of each row in staging, and let the planner know. Raises `VerifyError`."""
     of = comparison(job.plan, missing, job.verification.staging)
-    job.target.value(_KEY["bound"], {"milliseconds": round(job.seconds_left * 1000)})
-    _demand(job, of, job.target.value(difference.keyless(of)), "have no key: it is NULL", "keyless")
+    job.target.fetch_value(_KEY["bound"], {"milliseconds": round(job.seconds_left * 1000)})
+    _require_no_rows(job, of, job.target.fetch_value(difference.keyless(of)), "have no key: it is NULL", "keyless")
     try:
         job.connection.execute(difference.unique_keys(of))
     except psycopg.errors.UniqueViolation as error:
         example = (error.diag.message_detail or "").removesuffix(" is duplicated.")
         problem = f"repeat another's key ({example})" if rows_shown.get() else "repeat another's key"
-        _demand(job, of, job.target.value(difference.repeated(of)), problem, "repeated")
+        _require_no_rows(job, of, job.target.fetch_value(difference.count_repeated_keys(of)), problem, "repeated")
         raise
     if not _are_few(job):
         job.connection.execute(difference.analyze(of.staging, of.key.names))
-    job.target.value(_KEY["bound"], {"milliseconds": 0})
+    job.target.fetch_value(_KEY["bound"], {"milliseconds": 0})
     return of
 
 
-def find(job: Job, of: Comparison) -> Mapping[str, int]:
+def find(job: PublishContext, of: Comparison) -> Mapping[str, int]:
     """Lock the target, demand that it is the table of the plan, compare. Returns how many differences of each kind.
 
     Leaves the session with the search_path of our own questions.
     """
     inplace.take(job, LOCK)
     job.connection.execute(statements.set_local("search_path", "pg_catalog"))
-    demand_same_key(job)
+    require_same_key(job)
     job.connection.execute(_KEY["room"])
     job.connection.execute(difference.compare(of))
     if not _are_few(job):
@@ -123,35 +123,35 @@ def find(job: Job, of: Comparison) -> Mapping[str, int]:
     return tally(job, of)
 
 
-def tally(job: Job, of: Comparison) -> Mapping[str, int]:
+def tally(job: PublishContext, of: Comparison) -> Mapping[str, int]:
     """How many differences there are of each kind."""
-    return {row["kind"]: row["rows"] for row in job.target.all(difference.tally(of))}
+    return {row["kind"]: row["rows"] for row in job.target.fetch_all(difference.tally(of))}
 
 
-def demand_same_key(job: Job) -> None:
+def require_same_key(job: PublishContext) -> None:
     """Raises `PlanError`, worth a retry, when the unique index is not what it was when this copy was planned."""
     plan = job.plan
     assert plan.target_relation is not None  # noqa: S101 -- else it is refused
     if key.find(job.target, plan.target_relation, plan.spec) != plan.key:
-        raise _changed(plan)
+        raise _changed_key_error(plan)
 
 
-def _changed(plan: CopyPlan) -> PlanError:
+def _changed_key_error(plan: CopyPlan) -> PlanError:
     message = f"{plan.target_name} does not have the key it had when this copy was planned"
     refusal = Refusal("target_changed", message, str(plan.target_name), hint="run the copy again")
     return PlanError((refusal,), retryable=True)
 
 
-def is_watched(job: Job) -> bool:
+def is_watched(job: PublishContext) -> bool:
     """Whether what is written may become something else: by triggers, or by actions of the table's own foreign keys."""
     oid = job.plan.target_oid
-    acting = (each.own_actions for each in references(job.target, oid))
-    return bool(job.target.value(_KEY["has_triggers"], {"oid": oid})) or any(acting)
+    acting = (each.own_actions for each in read_references(job.target, oid))
+    return bool(job.target.fetch_value(_KEY["has_triggers"], {"oid": oid})) or any(acting)
 
 
-def demand_none(job: Job, of: Comparison) -> None:
+def require_no_difference(job: PublishContext, of: Comparison) -> None:
     """No row differs any more. Raises `VerifyError`."""
-    if left := job.target.value(difference.any_difference(of)):
+    if left := job.target.fetch_value(difference.any_difference(of)):
         raise VerifyError(
             f"{of.target}: {left} rows were not what staging holds after they had been written; nothing was changed",
             proofs={"rows": {"differing": left, "expected": 0}},
@@ -159,13 +159,13 @@ def demand_none(job: Job, of: Comparison) -> None:
         )
 
 
-def _are_few(job: Job) -> bool:
+def _are_few(job: PublishContext) -> bool:
     """Whether rows are known to be few on both sides. Few to be looked up in a long table is what a planner must know."""
     relation = job.plan.target_relation
     return job.verification.rows <= _FEW_ROWS and relation is not None and 0 < relation.estimated_rows <= _FEW_ROWS
 
 
-def _demand(job: Job, of: Comparison, rows: int, problem: str, proof: str) -> None:
+def _require_no_rows(job: PublishContext, of: Comparison, rows: int, problem: str, proof: str) -> None:
     if rows:
         raise VerifyError(
             f"{rows} of {job.verification.rows} rows for {of.target} {problem}; nothing was changed",
@@ -184,18 +184,18 @@ def _of_rights(table: TargetTable, spec: CopySpec, by: Key, missing: Missing) ->
     acting = [each for each in table.facts.references if _acts(each, deleting=deleting)]
     # Rows that others refer to are locked, which takes the right to change something about them.
     if (changing or acting) and not relation.may_update:
-        yield lacks(label, role, "UPDATE")
+        yield refuse_privilege(label, role, "UPDATE")
     elif changing:
         for column in changing:
             if not column.may_update and not column.always:
-                yield lacks(label, role, f"UPDATE on column {spell(column.name)}", column.name)
+                yield refuse_privilege(label, role, f"UPDATE on column {spell(column.name)}", column.name)
     if deleting and not relation.may_delete:
-        yield lacks(label, role, "DELETE")
+        yield refuse_privilege(label, role, "DELETE")
     elif not table.facts.may_lock:
-        yield lacks(label, role, "UPDATE on the whole table, which LOCK TABLE asks for,")
+        yield refuse_privilege(label, role, "UPDATE on the whole table, which LOCK TABLE asks for,")
     for each in acting:
         if not each.may_select:
-            yield lacks(str(each.table), role, f"SELECT on what refers to {label} by {spell(each.name)}")
+            yield refuse_privilege(str(each.table), role, f"SELECT on what refers to {label} by {spell(each.name)}")
 
 
 def _acts(by: Reference, *, deleting: bool) -> bool:

@@ -19,14 +19,14 @@ from airflow_provider_safecopy.transfer.bulk_catalog import Catalog, read_one
 from airflow_provider_safecopy.transfer.content import weigh
 from airflow_provider_safecopy.transfer.ends import Ends, check_ends
 from airflow_provider_safecopy.transfer.finding import Finding, join
-from airflow_provider_safecopy.transfer.manner import settle
-from airflow_provider_safecopy.transfer.model import Way
+from airflow_provider_safecopy.transfer.manner import choose_method
+from airflow_provider_safecopy.transfer.model import Strategy
 from airflow_provider_safecopy.transfer.name import spell
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.target_table import TargetTable, paired_by
-from airflow_provider_safecopy.transfer.ways import WAYS
+from airflow_provider_safecopy.transfer.target_table import TargetTable, find_pairing_key
+from airflow_provider_safecopy.transfer.ways import STRATEGIES
 
 
 def draft(
@@ -40,9 +40,11 @@ def draft(
     known = catalog or read_one(source, target, spec)
     ends = check_ends(spec, source, target, known)
     content = weigh(spec, source, target, ends, known)
-    given, match, publish = ends.value.given, ends.value.match, content.value.publish
-    manner = settle(spec, (source, target), given, match.pairs, size=content.value.expected.size, publish=publish)
-    of_way = Finding(None, warnings=tuple(_warnings_of_way(publish, ends.value.there)))
+    given, match, publish = ends.value.source, ends.value.match, content.value.publish
+    manner = choose_method(
+        spec, (source, target), given, match.pairs, size=content.value.expected.size, publish=publish
+    )
+    of_way = Finding(None, warnings=tuple(_warn_of_strategy(publish, ends.value.target)))
     plan = CopyPlan(
         spec=spec,
         source=f"{source.endpoint} {given.label if given else spec.source_table or 'the query'}",
@@ -59,40 +61,44 @@ def draft(
         reasons=join(manner, content).reasons,
         warnings=join(manner, of_way, ends, content).warnings,
         refusals=join(ends, content, manner).refusals,
-        ledger=content.value.ledger,
-        lanes=manner.value.lanes,
+        history=content.value.ledger,
+        page_ranges=manner.value.page_ranges,
         hidden_from=target.server.grantees,
         definition=match.definition,
-        key=paired_by(spec, ends.value.there, publish),
+        key=find_pairing_key(spec, ends.value.target, publish),
     )
-    return _completed(plan, target, ends.value, known, telling=telling)
+    return _complete_plan(plan, target, ends.value, known, telling=telling)
 
 
-def _completed(plan: CopyPlan, target: Session, ends: Ends, known: Catalog, *, telling: bool) -> CopyPlan:
+def _complete_plan(plan: CopyPlan, target: Session, ends: Ends, known: Catalog, *, telling: bool) -> CopyPlan:
     """Return the plan with what depends on the whole of it; if it is to be shown, with how it will publish."""
-    views = aftermath.views(target, plan.target_name) if plan.spec.refresh_views and ends.there else ()
-    warnings = (*plan.warnings, *_since(plan, target, known), *aftermath.warnings(target.server.role, views))
-    copied = statements.export_copy(plan.read(), format=plan.format) if ends.given else None
+    views = aftermath.views(target, plan.target_name) if plan.spec.refresh_views and ends.target else ()
+    warnings = (*plan.warnings, *_describe_changes(plan, target, known), *aftermath.warnings(target.server.role, views))
+    copied = statements.export_copy(plan.build_copy_source(), format=plan.format) if ends.source else None
     refusals = (*plan.refusals, *(refusal.check_text_size(copied) if copied else ()))
     plan = dataclasses.replace(plan, warnings=warnings, refusals=refusals)
     if refusals or not telling:
         return plan
     after = aftermath.steps(plan.publish, plan.target_name, views)
-    publishing = (*drift.steps(plan), *WAYS[plan.publish].steps(plan, target), *after)
-    return dataclasses.replace(plan, publishing=publishing)
+    publishing = (*drift.steps(plan), *STRATEGIES[plan.publish].list_steps(plan, target), *after)
+    return dataclasses.replace(plan, publish_steps=publishing)
 
 
-def _since(plan: CopyPlan, target: Session, known: Catalog) -> tuple[str, ...]:
+def _describe_changes(plan: CopyPlan, target: Session, known: Catalog) -> tuple[str, ...]:
     """Return what has become of the source since the last copy of it into this target."""
-    if plan.shape is None:
+    if plan.source_schema is None:
         return ()
     names = plan.source, plan.target_name
     shapes = known.target.shapes
-    seen = shapes[names] if names in shapes else shape.last(target, source=plan.source, target=plan.target_name)
-    return tuple(seen.told(plan.shape, plan.target_name)) if seen else ()
+    seen = (
+        shapes[names]
+        if names in shapes
+        else shape.read_last_schema(target, source=plan.source, target=plan.target_name)
+    )
+    return tuple(seen.list_warnings(plan.source_schema, plan.target_name)) if seen else ()
 
 
-def _warnings_of_way(way: Way, table: TargetTable | None) -> Iterator[str]:
+def _warn_of_strategy(way: Strategy, table: TargetTable | None) -> Iterator[str]:
     """Yield warnings about what a way to publish does."""
     relation = table.relation if table else None
     if relation and way == "delete_insert" and relation.referenced_by:

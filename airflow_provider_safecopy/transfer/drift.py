@@ -21,13 +21,13 @@ from airflow_provider_safecopy.transfer import catalog, inplace, mismatch, state
 from airflow_provider_safecopy.transfer.blockers import Blockers
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.definition import Definition, NewColumn
-from airflow_provider_safecopy.transfer.finding import Finding, join, refused
-from airflow_provider_safecopy.transfer.job import Job
-from airflow_provider_safecopy.transfer.match import Match
+from airflow_provider_safecopy.transfer.finding import Finding, join, refuse
+from airflow_provider_safecopy.transfer.job import PublishContext
+from airflow_provider_safecopy.transfer.match import ColumnMatch
 from airflow_provider_safecopy.transfer.name import TableName, spell
-from airflow_provider_safecopy.transfer.original import Blueprint, read_blueprint, there
+from airflow_provider_safecopy.transfer.original import Blueprint, plan_target_column, read_blueprint
 from airflow_provider_safecopy.transfer.plan import STAGING, CopyPlan, PlannedStep
-from airflow_provider_safecopy.transfer.refusal import lacks
+from airflow_provider_safecopy.transfer.refusal import refuse_privilege
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements import define
@@ -41,7 +41,7 @@ Failure = TypeVar("Failure", bound=BaseException)
 
 
 @dataclass(frozen=True)
-class _Wider:
+class _WiderTable:
     """The target table with the columns of `definition`, as it will be."""
 
     relation: Relation
@@ -54,24 +54,27 @@ def match(
     target: Session,
     relations: tuple[Relation, Relation],
     known: Blueprint | None = None,
-) -> Finding[Match]:
+) -> Finding[ColumnMatch]:
     """Pair the columns of two tables that are there; what cannot be paired is refused.
 
     `known` is what a batch has read of the source's definition; without, it is asked for where columns are added.
     """
     given, taken = relations
-    wanted, left_out = _chosen(spec, given, taken)
+    wanted, left_out = _choose_columns(spec, given, taken)
     new = [(one, name) for each, name in wanted.items() if not taken.column(name) and (one := given.column(each))]
-    wider: Finding[_Wider] = Finding(_Wider(taken))
+    wider: Finding[_WiderTable] = Finding(_WiderTable(taken))
     if spec.drift == "add_columns" and new:
         names = [column.name for column, _ in new]
-        wider = _added(target, taken, new, known or read_blueprint(source, target, given, names, defaults=False))
+        wider = _add_columns(target, taken, new, known or read_blueprint(source, target, given, names, defaults=False))
     lost = {each.column for each in wider.refusals}
     chosen = {name: wanted for name, wanted in wanted.items() if spell(wanted) not in lost}
-    named, paired = mismatch.of_names(given, wanted), mismatch.of_columns(given, wider.value.relation, chosen, spec)
-    said = join(refused(named), wider, refused(paired))
+    named, paired = (
+        mismatch.check_names(given, wanted),
+        mismatch.check_columns(given, wider.value.relation, chosen, spec),
+    )
+    said = join(refuse(named), wider, refuse(paired))
     pairs = ((given.column(name), wider.value.relation.column(wanted)) for name, wanted in chosen.items())
-    found = Match(tuple((one, other) for one, other in pairs if one and other), taken, wider.value.definition)
+    found = ColumnMatch(tuple((one, other) for one, other in pairs if one and other), taken, wider.value.definition)
     return Finding(found, said.refusals, warnings=(*left_out, *said.warnings))
 
 
@@ -84,7 +87,7 @@ def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
     return tuple(PlannedStep("publish", "target", each.as_string(None), lock) for each in _statements(plan, name))
 
 
-def widen(job: Job) -> Job:
+def widen(job: PublishContext) -> PublishContext:
     """Add the columns of the plan, in a short transaction of its own. Returns the job with the table as it is then.
 
     In the publishing transaction the lock that this takes would keep readers waiting for the whole write. If the
@@ -95,9 +98,9 @@ def widen(job: Job) -> Job:
     if not adds_columns(job.plan) or job.plan.publish == "swap":
         return job
 
-    def add(trying: Job) -> Job:
-        with trying.target.obeys(trying.abort), trying.connection.transaction():
-            return dataclasses.replace(_widened(trying, vacuumed=blockers.vacuumed), lock_step=job.lock_step)
+    def add(trying: PublishContext) -> PublishContext:
+        with trying.target.cancel_on_abort(trying.abort), trying.connection.transaction():
+            return dataclasses.replace(_widen_target(trying, vacuumed=blockers.vacuumed), lock_step=job.lock_step)
 
     with Blockers(job) as blockers:
         return blockers.outlast(add)
@@ -108,7 +111,7 @@ def adds_columns(plan: CopyPlan) -> bool:
     return plan.definition is not None and plan.publish != "create"
 
 
-def noted(job: Job, error: Failure) -> Failure:
+def note_added_columns(job: PublishContext, error: Failure) -> Failure:
     """The error of a publish, with a word about what is left of it: columns that were added stay."""
     table, definition = job.plan.target_relation, job.plan.definition
     new = definition.columns if definition is not None and adds_columns(job.plan) else ()
@@ -117,12 +120,12 @@ def noted(job: Job, error: Failure) -> Failure:
     return error
 
 
-def added_to(plan: CopyPlan, staging: TableName) -> tuple[Composed, ...]:
+def add_columns(plan: CopyPlan, staging: TableName) -> tuple[Composed, ...]:
     """What gives the columns to a table that is to take the target's place."""
     return _statements(plan, staging) if adds_columns(plan) else ()
 
 
-def _chosen(spec: CopySpec, given: Relation, taken: Relation) -> tuple[dict[str, str], tuple[str, ...]]:
+def _choose_columns(spec: CopySpec, given: Relation, taken: Relation) -> tuple[dict[str, str], tuple[str, ...]]:
     """Source column by target column, before anything is added; and what is left out."""
     if spec.columns is not None:
         return dict(spec.columns), ()
@@ -133,43 +136,43 @@ def _chosen(spec: CopySpec, given: Relation, taken: Relation) -> tuple[dict[str,
     return {column.name: column.name for column in chosen if column not in extra}, told
 
 
-def _added(
+def _add_columns(
     target: Session, taken: Relation, new: Sequence[tuple[Column, str]], blueprint: Blueprint
-) -> Finding[_Wider]:
+) -> Finding[_WiderTable]:
     """Return the target as it will be with the `new` columns, and what cannot be like the source's."""
-    original, vocabulary = blueprint.original, blueprint.vocabulary
+    original, vocabulary = blueprint.source_definition, blueprint.vocabulary
     columns, made, refusals = list[Column](), list[Finding[NewColumn]](), list[Refusal]()
     for column, wanted in new:
-        found = there(target, vocabulary, column, wanted, taken.label)
+        found = plan_target_column(target, vocabulary, column, wanted, taken.label)
         if isinstance(found, Refusal):
             refusals.append(found)
-        elif vocabulary.types[column.type].obeyed:
+        elif vocabulary.types[column.type].is_constrained:
             message = f"column {spell(wanted)}: the domain {column.type} has rules, which rows that are there may break"
             refusals.append(Refusal("column_unaddable", message, taken.label, spell(wanted), "add it yourself"))
         else:
             columns.append(found)
-            made.append(original.added(vocabulary, column, wanted))
+            made.append(original.build_added_column(vocabulary, column, wanted))
     definition = Definition(tuple(each.value for each in made))
-    announced: Finding[None] = Finding(None, warnings=tuple(_told(taken, definition)))
-    said = join(refused(refusals), *made, announced, _extensible(target, taken))
-    wider = _Wider(dataclasses.replace(taken, columns=(*taken.columns, *columns)), definition)
+    announced: Finding[None] = Finding(None, warnings=tuple(_describe_columns(taken, definition)))
+    said = join(refuse(refusals), *made, announced, _extensible(target, taken))
+    wider = _WiderTable(dataclasses.replace(taken, columns=(*taken.columns, *columns)), definition)
     return Finding(wider, said.refusals, warnings=said.warnings)
 
 
-def _told(taken: Relation, definition: Definition) -> Iterator[str]:
+def _describe_columns(taken: Relation, definition: Definition) -> Iterator[str]:
     for column in definition.columns:
         yield f"{taken.label}: column {spell(column.name)} {column.type} is added, and stays even if the publish fails"
 
 
 def _extensible(target: Session, taken: Relation) -> Finding[None]:
     """Check that this role can give the table a column; warn of subscribers, who need the column too."""
-    found = target.one(_DEFINE["extensible"], {"oid": taken.oid})
+    found = target.fetch_one(_DEFINE["extensible"], {"oid": taken.oid})
     if found is None:
         return Finding(None)
     refusals = []
     if not found["owned"]:
         right = f"ownership, which adding a column takes: membership in {spell(taken.owner)}"
-        refusals.append(lacks(taken.label, target.server.role, right))
+        refusals.append(refuse_privilege(taken.label, target.server.role, right))
     if found["bound"]:
         message = f"{taken.label} is a partition, or of a composite type: it has the columns that one has"
         refusals.append(Refusal("column_unaddable", message, taken.label, hint="add the column there yourself"))
@@ -182,7 +185,7 @@ def _statements(plan: CopyPlan, name: TableName) -> tuple[Composed, ...]:
     return (define.add_columns(name, plan.definition.columns), *define.comments(name, plan.definition))
 
 
-def _widened(job: Job, *, vacuumed: bool) -> Job:
+def _widen_target(job: PublishContext, *, vacuumed: bool) -> PublishContext:
     """Fence, lock, and add. The lock's holder is asked for nothing that takes time."""
     plan, then = job.plan, job.plan.target_relation
     job.connection.execute(statements.set_timeout("statement_timeout", job.seconds_left))
@@ -190,9 +193,9 @@ def _widened(job: Job, *, vacuumed: bool) -> Job:
     job.fence(job.connection)
     if vacuumed:
         inplace.stop_autovacuum(job)
-    with job.target.waiting(job.lock_step):
+    with job.target.limit_lock_wait(job.lock_step):
         job.connection.execute(statements.lock(plan.target_name, _LOCK))
-    inplace.demand_same_table(job)
+    inplace.require_same_table(job)
     for statement in _statements(plan, plan.target_name):
         job.connection.execute(statement)
     now = catalog.describe(job.target, plan.target_name)

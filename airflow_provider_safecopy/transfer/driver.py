@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Driver:
+class PersistentPsql:
     """One psql that reads its script from a pipe, and what is known of the table it is at."""
 
     psql: Psql
@@ -24,25 +24,25 @@ class Driver:
     began: float = 0.0
     moved: float = 0.0
 
-    def tell(self, nonce: str, script: str) -> None:
+    def start_table(self, nonce: str, script: str) -> None:
         """Give it the script of the next table, whose marks carry `nonce`."""
-        self.psql.transcript = self.psql.transcript.next(nonce)
+        self.psql.transcript = self.psql.transcript.with_nonce(nonce)
         self.began = self.moved = time.monotonic()
-        self.add(script)
+        self.write_script(script)
 
-    def add(self, script: str) -> None:
+    def write_script(self, script: str) -> None:
         """Give it some more. One that has died is found out by who waits for it."""
         try:
             os.write(self.script, script.encode())
         except BrokenPipeError:
             log.debug("%s: psql reads no more", self.psql.stage)
 
-    def demand_life(self, limits: Timeouts) -> None:
+    def require_life(self, limits: Timeouts) -> None:
         """Raise once it has ended, outlived the stage's timeout, or stalled."""
         psql = self.psql
         if psql.process.poll() is not None:
-            psql.listen()
-            raise psql.failure(f"failed with exit code {psql.process.returncode}")
+            psql.read_stderr()
+            raise psql.build_error(f"failed with exit code {psql.process.returncode}")
         timeout = limits.export if psql.stage == "export" else limits.import_
         psql.require_life(began=self.began, moved=self.moved, timeout=timeout, stall=limits.stall)
 
@@ -50,4 +50,4 @@ class Driver:
         """Its script has ended, and so will it."""
         while self.psql.process.poll() is None and time.monotonic() < deadline:
             wait_for_input(self.psql.stderr, 0.01)
-            self.psql.listen()
+            self.psql.read_stderr()

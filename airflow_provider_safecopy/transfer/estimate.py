@@ -10,10 +10,10 @@ import psycopg
 from psycopg.sql import Composed
 
 from airflow_provider_safecopy.transfer import guard, refusal, statements
-from airflow_provider_safecopy.transfer.bounds import Bounds
+from airflow_provider_safecopy.transfer.bounds import ReadRange
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.finding import Finding
-from airflow_provider_safecopy.transfer.match import Pair
+from airflow_provider_safecopy.transfer.match import ColumnPair
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session, SettingsChangedError
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -34,8 +34,8 @@ def estimate(
     spec: CopySpec,
     session: Session,
     given: Relation | None,
-    pairs: Sequence[Pair],
-    bounds: Bounds | None,
+    pairs: Sequence[ColumnPair],
+    bounds: ReadRange | None,
     *,
     earlier: CopyPlan | None = None,
 ) -> Finding[Estimate]:
@@ -46,16 +46,16 @@ def estimate(
     columns = [column.name for column, _ in pairs]
     read_from, option = given.name or spec.source_sql or "", "where" if spec.where else given.label
     query = statements.select(columns, read_from, spec.where, bounds.condition() if bounds else None)
-    if earlier is not None and earlier.expected_rows is not None and earlier.query() == query:
+    if earlier is not None and earlier.expected_rows is not None and earlier.build_query() == query:
         known = tuple(each for each in earlier.refusals if each.code == "empty_source")
         return Finding(Estimate(earlier.expected_rows, earlier.expected_bytes), known)
     where = None if spec.where is None else statements.check_where(read_from, spec.where)
     try:
         node, empty = _ask(session, query, where, counts=given.kind in "rpm" and spec.fewest_rows > 0)
     except SettingsChangedError as error:
-        return Finding(UNKNOWN, (refusal.changed_settings(option, session, error.names),))
+        return Finding(UNKNOWN, (refusal.refuse_changed_settings(option, session, error.names),))
     except psycopg.Error as error:
-        return Finding(UNKNOWN, (refusal.bad_sql(option, session, error),))
+        return Finding(UNKNOWN, (refusal.refuse_bad_sql(option, session, error),))
     # Text is wider than the planner's idea of it by separators and escapes; this is a guess for a progress bar.
     expected = Estimate(node["Plan Rows"], node["Plan Rows"] * (node["Plan Width"] + len(columns)))
     return Finding(expected, (guard.empty(spec, given.label),) if empty else ())
@@ -63,8 +63,8 @@ def estimate(
 
 def _ask(session: Session, query: Composed, where: Composed | None, *, counts: bool) -> tuple[dict[str, Any], bool]:
     """Return the planner's expectation of `query`; and, if that `counts`, whether it has no row."""
-    with session.reading():
+    with session.run_user_sql():
         if where is not None:  # it must be a complete condition, and not only fit between our parentheses
-            session.one(statements.explain(where))
-        node: dict[str, Any] = session.value(statements.explain(query))[0]["Plan"]
-        return node, counts and not session.value(statements.any_row(query))
+            session.fetch_one(statements.explain(where))
+        node: dict[str, Any] = session.fetch_value(statements.explain(query))[0]["Plan"]
+        return node, counts and not session.fetch_value(statements.any_row(query))

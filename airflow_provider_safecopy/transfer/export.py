@@ -14,11 +14,11 @@ import xxhash
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.transfer import statements
-from airflow_provider_safecopy.transfer.pages import Pages
+from airflow_provider_safecopy.transfer.pages import PageRange
 from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.psql import Psql, memory_file, new_nonce, pipe
+from airflow_provider_safecopy.transfer.psql import Psql, make_memory_file, make_nonce, open_pipe
 from airflow_provider_safecopy.transfer.report import StageReport
-from airflow_provider_safecopy.transfer.snapshot import READ_AGAIN, replacement
+from airflow_provider_safecopy.transfer.snapshot import READ_AGAIN, describe_replacement
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +56,11 @@ def digest_of(digests: Sequence[str]) -> str:
 
 
 def start(
-    plan: CopyPlan, source: Endpoint, *, pages: Pages | None = None, snapshot: str, application_name: str
+    plan: CopyPlan, source: Endpoint, *, pages: PageRange | None = None, snapshot: str, application_name: str
 ) -> Export:
     """Start the export psql on the rows of `snapshot`, all or those in `pages`. Raises `StageError`."""
     assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
-    nonce, (data, into) = new_nonce(), pipe()
+    nonce, (data, into) = make_nonce(), open_pipe()
     scripts, words = _split_scripts(plan, pages, snapshot=snapshot, output=f"/proc/self/fd/{into}", nonce=nonce)
     try:
         psql = Psql.start(
@@ -84,7 +84,7 @@ def start(
     return Export(psql, data)
 
 
-def opened(export: Export, *, seconds: float, abort: AbortSwitch) -> None:
+def wait_for_session(export: Export, *, seconds: float, abort: AbortSwitch) -> None:
     """Wait until the export's psql has its session, has ended, or `seconds` are over: its stream tells which."""
     deadline = time.monotonic() + seconds
     poll = select.poll()
@@ -92,7 +92,7 @@ def opened(export: Export, *, seconds: float, abort: AbortSwitch) -> None:
     poll.register(abort.fileno(), select.POLLIN)
     while not export.psql.transcript.values("backend") and (left := deadline - time.monotonic()) > 0:
         poll.poll(left * 1000)
-        if abort.thrown or not export.psql.listen():
+        if abort.is_thrown or not export.psql.read_stderr():
             return
 
 
@@ -101,14 +101,14 @@ def prove(export: Export, *, size: int, digest: str) -> Exported:
     psql, transcript = export.psql, export.psql.transcript
     code = psql.process.returncode
     if code != 0:
-        raise psql.failure(f"failed with exit code {code}")
+        raise psql.build_error(f"failed with exit code {code}")
     require_meaning(psql)
     require_snapshot(psql)
     rows = transcript.number("rows")
     if rows is None or transcript.values("end") != [""]:
-        raise psql.failure("ended with exit code 0 but without the server's row count", retryable=True)
+        raise psql.build_error("ended with exit code 0 but without the server's row count", retryable=True)
     if rows > 0 and size == 0:  # even a row without columns is a line, or two bytes
-        raise psql.failure(f"reports {rows} rows, and not a single byte came", retryable=True)
+        raise psql.build_error(f"reports {rows} rows, and not a single byte came", retryable=True)
     seconds = time.monotonic() - psql.started
     log.info("export done: %d rows, %d bytes, %.2f s (PID %d)", rows, size, seconds, psql.pid)
     return Exported(rows, size, digest, (StageReport("export", seconds, psql.pid, code, rows, size),))
@@ -121,8 +121,8 @@ def require_meaning(psql: Psql) -> None:
         return
     names = [each for each in said if each]
     if not names:
-        raise psql.failure("did not say once which settings are in force", retryable=True)
-    raise psql.failure(
+        raise psql.build_error("did not say once which settings are in force", retryable=True)
+    raise psql.build_error(
         f"ran a function that changed {', '.join(names)}: such settings decide what rows mean",
         hint="give that function a SET clause of its own: then the change ends with the function",
         retryable=False,
@@ -136,18 +136,20 @@ def require_snapshot(psql: Psql) -> None:
         return
     if len(replaced) == 1 and replaced[0]:
         names = bytes.fromhex(replaced[0]).decode("utf-8", "replace")
-        raise psql.failure(f"did not read what the snapshot saw; {replacement(names)}", hint=READ_AGAIN, retryable=True)
+        raise psql.build_error(
+            f"did not read what the snapshot saw; {describe_replacement(names)}", hint=READ_AGAIN, retryable=True
+        )
     if keeper == ["f"]:
         message = "cannot prove that it read the snapshot's rows: the control session that holds the snapshot was lost"
-        raise psql.failure(message, hint=READ_AGAIN, retryable=True)
-    raise psql.failure("did not say once whether it read the snapshot's rows", retryable=True)
+        raise psql.build_error(message, hint=READ_AGAIN, retryable=True)
+    raise psql.build_error("did not say once whether it read the snapshot's rows", retryable=True)
 
 
 def _split_scripts(
-    plan: CopyPlan, pages: Pages | None, *, snapshot: str, output: str, nonce: str
+    plan: CopyPlan, pages: PageRange | None, *, snapshot: str, output: str, nonce: str
 ) -> tuple[list[int], list[str]]:
     """Return memory files of scripts, the last for stdin, and psql's arguments; no script has SQL that is not plain."""
-    read, seconds, lock_wait = plan.read(pages), plan.spec.timeouts.export, plan.spec.timeouts.lock_wait
+    read, seconds, lock_wait = plan.build_copy_source(pages), plan.spec.timeouts.export, plan.spec.timeouts.lock_wait
     copy = statements.export_copy(read, format=plan.format)
     if statements.is_plain(copy):
         script = statements.export_script(
@@ -159,7 +161,9 @@ def _split_scripts(
             seconds=seconds,
             lock_wait=lock_wait,
         )
-        return [memory_file(script)], ["-f", "-"]
-    first = memory_file(statements.export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait))
+        return [make_memory_file(script)], ["-f", "-"]
+    first = make_memory_file(
+        statements.export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait)
+    )
     words = ["-f", f"/proc/self/fd/{first}", "-c", statements.export_output(output), "-c", copy.as_string(None)]
-    return [first, memory_file(statements.export_end(nonce, snapshot=snapshot))], [*words, "-f", "-"]
+    return [first, make_memory_file(statements.export_end(nonce, snapshot=snapshot))], [*words, "-f", "-"]

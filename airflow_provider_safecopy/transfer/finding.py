@@ -21,7 +21,7 @@ class Finding(Generic[Value_co]):
     warnings: tuple[str, ...] = ()
 
 
-def refused(refusals: Iterable[Refusal]) -> Finding[None]:
+def refuse(refusals: Iterable[Refusal]) -> Finding[None]:
     """Return a finding of refusals alone."""
     return Finding(None, tuple(refusals))
 

@@ -14,7 +14,7 @@ from airflow_provider_safecopy.transfer.spec import CopySpec
 _EMPTY_HINT = "set min_rows=0 if that is meant"
 
 
-def told(spec: CopySpec) -> tuple[str, ...]:
+def describe_checks(spec: CopySpec) -> tuple[str, ...]:
     """The guards that are up, in one sentence for the plan; none where none is."""
     guards = [f"at least {spec.fewest_rows} from the source (min_rows)"] if spec.fewest_rows else []
     if spec.max_shrink is not None:
@@ -26,7 +26,7 @@ def told(spec: CopySpec) -> tuple[str, ...]:
 
 def check(spec: CopySpec, label: str | None, copied: Sequence[str]) -> Finding[None]:
     """Return the guards that are up, and refuse those on columns that are not `copied` into the target `label`, if known."""
-    reasons = told(spec)
+    reasons = describe_checks(spec)
     return Finding(None, tuple(refusals(spec, label, copied)) if label is not None else (), reasons)
 
 
@@ -52,7 +52,7 @@ def empty(spec: CopySpec, label: str) -> Refusal:
     return Refusal("empty_source", message, table=label, hint=_hint(spec))
 
 
-def demand_rows(plan: CopyPlan, rows: int) -> None:
+def require_rows(plan: CopyPlan, rows: int) -> None:
     """The source gave as many as it must. Raises `VerifyError`."""
     fewest = plan.spec.fewest_rows
     if rows >= fewest:
@@ -66,10 +66,10 @@ def demand_rows(plan: CopyPlan, rows: int) -> None:
     raise VerifyError(told, proofs={"rows": {"exported": rows, "min_rows": fewest}}, hint=_hint(plan.spec))
 
 
-def demand_size(plan: CopyPlan, *, previous: int | None, held: int | None) -> None:
+def require_size(plan: CopyPlan, *, previous: int | None, held: int | None) -> None:
     """The target loses no greater share of its rows than it may; None is not known. Raises `VerifyError`."""
     allowed = plan.spec.max_shrink
-    if allowed is None or previous is None or held is None or not _beyond(previous - held, previous, allowed):
+    if allowed is None or previous is None or held is None or not _exceeds(previous - held, previous, allowed):
         return
     lost = previous - held
     share = _percent(lost, previous)
@@ -81,10 +81,10 @@ def demand_size(plan: CopyPlan, *, previous: int | None, held: int | None) -> No
     )
 
 
-def demand_values(plan: CopyPlan, *, rows: int, filled: Sequence[int]) -> None:
+def require_values(plan: CopyPlan, *, rows: int, filled: Sequence[int]) -> None:
     """No guarded column, `filled` in so many of the `rows`, has more NULLs than it may. Raises `VerifyError`."""
     guarded = zip((plan.spec.max_null_share or {}).items(), filled, strict=True)
-    wrong = {column: (rows - count, share) for (column, share), count in guarded if _beyond(rows - count, rows, share)}
+    wrong = {column: (rows - count, share) for (column, share), count in guarded if _exceeds(rows - count, rows, share)}
     if not wrong:
         return
     columns = "; ".join(
@@ -110,7 +110,7 @@ def _hint(spec: CopySpec) -> str:
     return _EMPTY_HINT if spec.min_rows is None else "lower min_rows if that is meant"
 
 
-def _beyond(part: int, whole: int, percent: float) -> bool:
+def _exceeds(part: int, whole: int, percent: float) -> bool:
     # As it is written: 2.3 * 100 is less than 230 to a float.
     return whole > 0 and part * 100 > Fraction(str(percent)) * whole
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.lock.model import Lease, application_name
+from airflow_provider_safecopy.lock.model import Lease, format_application_name
 from airflow_provider_safecopy.transfer.lock_retry import STEP_SECONDS
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session
@@ -19,7 +19,7 @@ from airflow_provider_safecopy.transfer.verify import Verification
 
 
 @dataclass(frozen=True)
-class Job:
+class PublishContext:
     """One publish: what is planned and proven, by whom, where, and until when (`deadline`, of time.monotonic).
 
     `attempt` is the one of the receipt: a batch publishes many tables under one lease.
@@ -45,7 +45,7 @@ class Job:
     @property
     def application_name(self) -> str:
         """The name of all sessions of this run."""
-        return application_name(self.lease.attempt)
+        return format_application_name(self.lease.attempt)
 
     @property
     def seconds_left(self) -> float:

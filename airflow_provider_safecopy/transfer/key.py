@@ -70,7 +70,7 @@ def find(session: Session, relation: Relation, spec: CopySpec) -> Key | Refusal:
 
 def read_candidates(session: Session, oid: int) -> tuple[Candidate, ...]:
     """Return the unique indexes of the table `oid`, the best first."""
-    return candidates_of(session.all(UNIQUE_INDEXES, {"oid": oid}))
+    return candidates_of(session.fetch_all(UNIQUE_INDEXES, {"oid": oid}))
 
 
 def candidates_of(rows: Iterable[dict[str, Any]]) -> tuple[Candidate, ...]:
@@ -86,7 +86,7 @@ def choose(candidates: Iterable[Candidate], relation: Relation, spec: CopySpec) 
     copied = copied_columns(relation, spec)
     if spec.key_columns is None:
         return _best(relation, candidates, copied)
-    return _asked(relation, candidates, copied, spec.key_columns)
+    return _find_requested(relation, candidates, copied, spec.key_columns)
 
 
 def copied_columns(relation: Relation, spec: CopySpec) -> frozenset[str]:
@@ -116,7 +116,7 @@ def _best(relation: Relation, candidates: Iterable[Candidate], copied: frozenset
     )
 
 
-def _asked(
+def _find_requested(
     relation: Relation, candidates: Iterable[Candidate], copied: frozenset[str], wanted: tuple[str, ...]
 ) -> Key | Refusal:
     if not copied.issuperset(wanted):

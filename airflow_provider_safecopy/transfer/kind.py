@@ -35,8 +35,8 @@ class Kind:
     words: tuple[str, ...] = ()
 
 
-def _demand_flag(option: str, value: object) -> None:
-    demand.demand_kind(option, value, bool)
+def _require_flag(option: str, value: object) -> None:
+    demand.require_kind(option, value, bool)
 
 
 def choice(literal: Any, *, metavar: str = "") -> Kind:
@@ -44,7 +44,7 @@ def choice(literal: Any, *, metavar: str = "") -> Kind:
     words = get_args(literal)
 
     def check(option: str, value: object) -> None:
-        demand.demand_choice(option, value, words)
+        demand.require_choice(option, value, words)
 
     return Kind("choice", check, f"Literal[{', '.join(map(repr, words))}]", metavar, words=words)
 
@@ -52,37 +52,37 @@ def choice(literal: Any, *, metavar: str = "") -> Kind:
 # Servers count their own timeouts in milliseconds, in 31 bits.
 _MOST_TIMEOUT = 24 * 86400
 
-TABLE = Kind("text", demand.demand_table, "str | Sequence[str]", "NAME", read=demand.as_table)
+TABLE = Kind("text", demand.require_table, "str | Sequence[str]", "NAME", read=demand.as_table)
 SQL = Kind(
     "sql",
-    demand.demand_text,
+    demand.require_text,
     "str",
     "SQL|@FILE",
     in_command="@file reads it from a file, @- from standard input.",
     read=demand.as_fragment,
 )
-CONDITION = Kind("text", demand.demand_text, "str", "SQL", read=demand.as_fragment)
-TEXT = Kind("text", demand.demand_text, "str", "TEXT")
-NAME = Kind("text", demand.demand_text, "str", "NAME")
-VALUE = Kind("text", demand.demand_text, "str", "VALUE")
-KEY = Kind("text", demand.demand_short, "str", "TEXT")
-DISTANCE = Kind("text", demand.demand_text, "str | float", "N|INTERVAL", read=demand.as_text)
-COLUMN = Kind("text", demand.demand_column, "str", "NAME")
+CONDITION = Kind("text", demand.require_text, "str", "SQL", read=demand.as_fragment)
+TEXT = Kind("text", demand.require_text, "str", "TEXT")
+NAME = Kind("text", demand.require_text, "str", "NAME")
+VALUE = Kind("text", demand.require_text, "str", "VALUE")
+KEY = Kind("text", demand.require_short_text, "str", "TEXT")
+DISTANCE = Kind("text", demand.require_text, "str | float", "N|INTERVAL", read=demand.as_text)
+COLUMN = Kind("text", demand.require_column, "str", "NAME")
 COLUMNS = Kind(
     "columns",
-    demand.demand_columns,
+    demand.require_columns,
     "Sequence[str] | Mapping[str, str]",
     "LIST",
     in_command="Written a,b or source=target: see below.",
     read=demand.as_mapping,
 )
-NAMES = Kind("names", demand.demand_key, "Sequence[str]", "LIST", in_command="Written a,b.", read=demand.as_names)
-SHARES = Kind("shares", demand.demand_shares, "Mapping[str, float]", "NAME=PCT", in_command="May be repeated.")
-COUNT = Kind("count", demand.demand_count, "int", "N")
-PERCENT = Kind("percent", demand.demand_percent, "float", "PCT")
-SECONDS = Kind("seconds", demand.demand_seconds, "float", "TIME")
-TIMEOUT = Kind("seconds", partial(demand.demand_seconds, most=_MOST_TIMEOUT), "float", "TIME")
-BYTES = Kind("bytes", demand.demand_positive, "int", "BYTES")
-PATH = Kind("path", demand.demand_path, "str", "PATH")
-STREAMS = Kind("streams", demand.demand_streams, "int | Literal['auto']", "N|auto")
-FLAG = Kind("flag", _demand_flag, "bool")
+NAMES = Kind("names", demand.require_key, "Sequence[str]", "LIST", in_command="Written a,b.", read=demand.as_names)
+SHARES = Kind("shares", demand.require_shares, "Mapping[str, float]", "NAME=PCT", in_command="May be repeated.")
+COUNT = Kind("count", demand.require_count, "int", "N")
+PERCENT = Kind("percent", demand.require_percent, "float", "PCT")
+SECONDS = Kind("seconds", demand.require_seconds, "float", "TIME")
+TIMEOUT = Kind("seconds", partial(demand.require_seconds, most=_MOST_TIMEOUT), "float", "TIME")
+BYTES = Kind("bytes", demand.require_positive, "int", "BYTES")
+PATH = Kind("path", demand.require_path, "str", "PATH")
+STREAMS = Kind("streams", demand.require_streams, "int | Literal['auto']", "N|auto")
+FLAG = Kind("flag", _require_flag, "bool")

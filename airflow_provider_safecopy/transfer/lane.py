@@ -19,7 +19,7 @@ from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer.export import Export
 from airflow_provider_safecopy.transfer.load import Load
 from airflow_provider_safecopy.transfer.model import MiB
-from airflow_provider_safecopy.transfer.pace import Pace, Throttle
+from airflow_provider_safecopy.transfer.pace import RateLimit, ReadAhead
 from airflow_provider_safecopy.transfer.psql import PIPE_BYTES, Psql
 from airflow_provider_safecopy.transfer.spool import READ_BYTES, Spool, SpoolFullError
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
@@ -28,25 +28,25 @@ from airflow_provider_safecopy.transfer.timeouts import Timeouts
 # the time to fill, or to empty, by half.
 _SMALL_BYTES = 64 * 1024
 _REST_SECONDS = (0.001, 0.003)
-_DULL_SECONDS = 0.01
+_IDLE_SECONDS = 0.01
 _LIMIT_HINT = "raise spool_limit, or use transfer=chunked, which waits for the import instead"
 _DISK_HINT = "mend that, name another spool_dir, or bound by spool_limit what transfer=chunked may take of it"
 # How much is moved before the other descriptors are looked at again.
-_TURN_BYTES = 4 * MiB
+_MOVE_BYTES = 4 * MiB
 
 
 @dataclass
-class Side:
+class PipeEnd:
     """One end of the lane: what went through it, and when a byte last moved while it could."""
 
     digest: xxhash.xxh3_128
-    rested: float
+    rested_at: float
     size: int = 0
-    moved: float = 0.0
-    resting: float = 0.0
+    moved_at: float = 0.0
+    resting_until: float = 0.0
     _rested_size: int = 0
 
-    def passed(self, data: memoryview) -> None:
+    def add(self, data: memoryview) -> None:
         """Count and digest."""
         self.digest.update(data)
         self.size += len(data)
@@ -56,30 +56,30 @@ class Side:
 
         Not at all where that is shorter than the shortest of rests: psql would find the pipe full, and stand still.
         """
-        half = PIPE_BYTES / 2 * (now - self.rested) / max(1, self.size - self._rested_size)
-        self.rested, self._rested_size = now, self.size
+        half = PIPE_BYTES / 2 * (now - self.rested_at) / max(1, self.size - self._rested_size)
+        self.rested_at, self._rested_size = now, self.size
         if half >= _REST_SECONDS[0]:
-            self.resting = now + min(half, _REST_SECONDS[1])
+            self.resting_until = now + min(half, _REST_SECONDS[1])
 
 
-class Lane:
+class Pipe:
     """Moves the bytes of one export into one import. What it waits for is the stream's to poll."""
 
     def __init__(
-        self, export: Export, begin_load: Callable[[], Load], *, spool: Spool, throttle: Throttle, timeouts: Timeouts
+        self, export: Export, begin_load: Callable[[], Load], *, spool: Spool, rate_limit: RateLimit, timeouts: Timeouts
     ) -> None:
         now = time.monotonic()
         self.export = export
         self.load: Load | None = None
         self.spool = spool
-        self.out = Side(xxhash.xxh3_128(), now, moved=now)
-        self.taken = Side(xxhash.xxh3_128(), now)
+        self.source_end = PipeEnd(xxhash.xxh3_128(), now, moved_at=now)
+        self.target_end = PipeEnd(xxhash.xxh3_128(), now)
         self.export_ended = False
         self._heard = now
         self._begin_load = begin_load
-        self._throttle = throttle
+        self._throttle = rate_limit
         self._timeouts = timeouts
-        self._pace = Pace()
+        self._pace = ReadAhead()
         self._buffer = memoryview(bytearray(READ_BYTES))
         os.set_blocking(export.data, False)
 
@@ -92,83 +92,87 @@ class Lane:
         """Start the import, unless it is there."""
         if self.load is None:
             self.load = self._begin_load()
-            self.taken.rested = self.taken.moved = time.monotonic()
+            self.target_end.rested_at = self.target_end.moved_at = time.monotonic()
 
-    def readable(self, now: float) -> bool:
+    def can_read(self, now: float) -> bool:
         """Whether the export is to be read, as soon as there is something to read."""
-        if self.export_ended or self.out.resting > now:
+        if self.export_ended or self.source_end.resting_until > now:
             return False
         behind = self.load is not None and bool(self.spool)
-        if behind and (self.spool.full or not self._pace.look(self.out.size, self.taken.size, now)):
-            self.out.moved = now  # it is we who do not read: no stall of the export's
+        if behind and (
+            self.spool.is_full or not self._pace.can_read_ahead(self.source_end.size, self.target_end.size, now)
+        ):
+            self.source_end.moved_at = now  # it is we who do not read: no stall of the export's
             return False
-        if not self._throttle.allows(READ_BYTES, now):
-            self.out.moved = now  # likewise
+        if not self._throttle.count_allowed(READ_BYTES, now):
+            self.source_end.moved_at = now  # likewise
             return False
         return True
 
-    def writable(self, now: float) -> bool:
+    def can_write(self, now: float) -> bool:
         """Whether the import is to be fed, as soon as it takes something."""
         if not self.spool:
-            self.taken.moved = self.taken.moved if self.export_ended else max(self.taken.moved, now)
+            self.target_end.moved_at = (
+                self.target_end.moved_at if self.export_ended else max(self.target_end.moved_at, now)
+            )
             return False
-        return self.load is not None and self.load.data is not None and self.taken.resting <= now
+        return self.load is not None and self.load.data_pipe is not None and self.target_end.resting_until <= now
 
-    def resting(self, now: float) -> float:
+    def compute_rest(self, now: float) -> float:
         """Seconds until there is something to do again; 0 where nobody knows."""
-        throttled = not self.export_ended and not self._throttle.allows(READ_BYTES, now)
-        waits = [side.resting - now for side in (self.out, self.taken) if side.resting > now]
-        return min([*waits, *([_DULL_SECONDS] if throttled else [])], default=0.0)
+        throttled = not self.export_ended and not self._throttle.count_allowed(READ_BYTES, now)
+        waits = [side.resting_until - now for side in (self.source_end, self.target_end) if side.resting_until > now]
+        return min([*waits, *([_IDLE_SECONDS] if throttled else [])], default=0.0)
 
     def read(self) -> None:
         """Take what the export has, and pass it on at once where nothing waits."""
-        now, left = time.monotonic(), _TURN_BYTES
-        while left > 0 and (allowed := self._throttle.allows(READ_BYTES, now)):
+        now, left = time.monotonic(), _MOVE_BYTES
+        while left > 0 and (allowed := self._throttle.count_allowed(READ_BYTES, now)):
             try:
                 count = os.readv(self.export.data, [self._buffer[:allowed]])
             except BlockingIOError:
-                self.out.rest(now)
+                self.source_end.rest(now)
                 return
             if count == 0:
-                self.end_export_data()
+                self.close_export_data()
                 return
-            self._throttle.took(count)
+            self._throttle.consume(count)
             data, left = self._buffer[:count], left - count
-            self.out.passed(data)
-            self.out.moved = self._heard = now
-            rest = data[self._give(data, now) :] if self.load and not self.spool else data
+            self.source_end.add(data)
+            self.source_end.moved_at = self._heard = now
+            rest = data[self._feed_import(data, now) :] if self.load and not self.spool else data
             if rest:
-                self._put(rest)
+                self._add_to_spool(rest)
                 return
             if count < _SMALL_BYTES:
-                self.out.rest(now)
+                self.source_end.rest(now)
                 return
 
     def write(self) -> None:
         """Feed the import from the spool, as much as it takes."""
-        now, left = time.monotonic(), _TURN_BYTES
+        now, left = time.monotonic(), _MOVE_BYTES
         while self.spool and left > 0:
-            head = memoryview(self._next())
-            written = self._give(head, now)
+            head = memoryview(self._read_spool())
+            written = self._feed_import(head, now)
             self.spool.advance(written)
             left -= written
             if written < len(head):
                 return
 
-    def end_export_data(self) -> None:
+    def close_export_data(self) -> None:
         """Nothing (more) is read."""
         if not self.export_ended:
             os.close(self.export.data)
             self.export_ended = True
 
-    def export_is_over(self) -> bool:
+    def has_export_ended(self) -> bool:
         """Whether the export's psql has ended, and all it wrote is read."""
         if not self.export_ended or self.export.psql.process.poll() is None:
             return False
-        self.export.psql.listen()
+        self.export.psql.read_stderr()
         return True
 
-    def silent_backend(self, since: float) -> int:
+    def find_silent_backend(self, since: float) -> int:
         """Return the export's backend if it has sent no byte since `since` and has not ended; else 0.
 
         It has sent some if there are bytes that nothing reads for now, behind the import or by `rate_limit`.
@@ -177,57 +181,60 @@ class Lane:
             return 0
         return self.export.psql.transcript.number("backend") or 0
 
-    def watch(self) -> None:
+    def check_limits(self) -> None:
         """Raise once a stage has outlived its timeout, stalled, or died before its time."""
         load, limits = self.load, self._timeouts
-        if load is not None and load.gate is not None and load.psql.process.poll() is not None:
-            load.psql.listen()
-            raise load.psql.failure(f"failed with exit code {load.psql.process.returncode}")
-        if not self.export_is_over():
-            self._require_life(self.export.psql, self.out.moved, limits.export)
+        if load is not None and load.commit_pipe is not None and load.psql.process.poll() is not None:
+            load.psql.read_stderr()
+            raise load.psql.build_error(f"failed with exit code {load.psql.process.returncode}")
+        if not self.has_export_ended():
+            self._require_life(self.export.psql, self.source_end.moved_at, limits.export)
         if load is not None:
-            self._require_life(load.psql, self.taken.moved, limits.import_)
+            self._require_life(load.psql, self.target_end.moved_at, limits.import_)
 
     def _require_life(self, psql: Psql, moved: float, timeout: float) -> None:
         psql.require_life(began=psql.started, moved=moved, timeout=timeout, stall=self._timeouts.stall)
 
-    def idle_seconds(self, now: float) -> tuple[float, float]:
+    def read_idle_seconds(self, now: float) -> tuple[float, float]:
         """Return how long nothing has moved in export and import; 0 where nothing has to move."""
         importing = self.load is not None and self.load.psql.process.returncode is None
-        return (0.0 if self.export_ended else now - self.out.moved, now - self.taken.moved if importing else 0.0)
+        return (
+            0.0 if self.export_ended else now - self.source_end.moved_at,
+            now - self.target_end.moved_at if importing else 0.0,
+        )
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """Give back all descriptors, once the import has ended and before the export is asked to.
 
         Blocked in writing, it would not hear.
         """
         if self.load is not None:
-            self.load.end_data()
-            self.load.close_gate()
-        self.end_export_data()
+            self.load.close_data_pipe()
+            self.load.close_commit_pipe()
+        self.close_export_data()
         self.spool.close()
 
-    def _give(self, data: memoryview, now: float) -> int:
+    def _feed_import(self, data: memoryview, now: float) -> int:
         """How many bytes the import took just now."""
         assert self.load is not None  # noqa: S101 -- there is one where bytes are given
-        assert self.load.data is not None  # noqa: S101 -- it is ended only once all is given
+        assert self.load.data_pipe is not None  # noqa: S101 -- it is ended only once all is given
         try:
-            written = os.write(self.load.data, data)
+            written = os.write(self.load.data_pipe, data)
         except BlockingIOError:
-            self.taken.rest(now)
+            self.target_end.rest(now)
             return 0
         except BrokenPipeError:
-            self.taken.resting = now + _DULL_SECONDS  # it is dying: `watch` will find its exit code
+            self.target_end.resting_until = now + _IDLE_SECONDS  # it is dying: `check_limits` will find its exit code
             return 0
-        self.taken.passed(data[:written])
-        self.taken.moved = now
+        self.target_end.add(data[:written])
+        self.target_end.moved_at = now
         if written < len(data):
-            self.taken.rest(now)
+            self.target_end.rest(now)
         return written
 
-    def _next(self) -> bytes | memoryview:
+    def _read_spool(self) -> bytes | memoryview:
         try:
-            return self.spool.head()
+            return self.spool.read_head()
         except OSError as error:
             raise StageError(
                 f"import: the spool directory {self.spool.directory} does not give back what was written to it: "
@@ -236,9 +243,9 @@ class Lane:
                 hint="see what ails that disk, or name another spool_dir",
             ) from error
 
-    def _put(self, data: memoryview) -> None:
+    def _add_to_spool(self, data: memoryview) -> None:
         try:
-            self.spool.put(data)
+            self.spool.append(data)
         except (SpoolFullError, OSError) as error:
             why = (
                 "spool_limit is reached" if isinstance(error, SpoolFullError) else os.strerror(error.errno or errno.EIO)

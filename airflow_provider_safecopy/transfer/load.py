@@ -20,7 +20,7 @@ from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.export import Exported, digest_of
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.psql import Psql, memory_file, new_nonce, pipe
+from airflow_provider_safecopy.transfer.psql import Psql, make_memory_file, make_nonce, open_pipe
 from airflow_provider_safecopy.transfer.report import StageReport
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Loaded:
     reports: tuple[StageReport, ...]
 
     @classmethod
-    def together(cls, parts: Sequence[Loaded]) -> Loaded:
+    def from_parts(cls, parts: Sequence[Loaded]) -> Loaded:
         """One proof of all lanes, as `Exported.together` makes it."""
         if len(parts) == 1:
             return parts[0]
@@ -50,41 +50,43 @@ class Loaded:
 
 @dataclass
 class Load:
-    """A running import. `data` and `gate` are write ends: the stream's, and the one COMMIT comes through."""
+    """A running import. `data_pipe` and `commit_pipe` are write ends: the stream's, and the one COMMIT comes through."""
 
     psql: Psql
     staging: TableName
-    data: int | None
-    gate: int | None
+    data_pipe: int | None
+    commit_pipe: int | None
 
-    def end_data(self) -> None:
+    def close_data_pipe(self) -> None:
         """Let psql see the end of the stream. Only after the export is proven."""
-        if self.data is not None:
-            os.close(self.data)
-            self.data = None
+        if self.data_pipe is not None:
+            os.close(self.data_pipe)
+            self.data_pipe = None
 
     def commit(self) -> None:
         """Tell psql to commit. Only after the row counts agree. One that has died is found out by who waits for it."""
-        assert self.gate is not None  # noqa: S101 -- told once
+        assert self.commit_pipe is not None  # noqa: S101 -- told once
         with suppress(BrokenPipeError):
-            os.write(self.gate, statements.load_commit(self.psql.transcript.nonce).encode())
-        self.close_gate()
+            os.write(self.commit_pipe, statements.load_commit(self.psql.transcript.nonce).encode())
+        self.close_commit_pipe()
 
-    def close_gate(self) -> None:
+    def close_commit_pipe(self) -> None:
         """Nothing (more) comes through the gate."""
-        if self.gate is not None:
-            os.close(self.gate)
-            self.gate = None
+        if self.commit_pipe is not None:
+            os.close(self.commit_pipe)
+            self.commit_pipe = None
 
 
 def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_name: str) -> Load:
     """Start the import psql into `staging`. Raises `StageError`."""
     assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
-    nonce, (stdin, data), (told, gate) = new_nonce(), pipe(), pipe()
+    nonce, (stdin, data), (told, gate) = make_nonce(), open_pipe(), open_pipe()
     limits = plan.spec.timeouts
-    prologue = memory_file(statements.load_prologue(nonce=nonce, seconds=limits.import_, lock_wait=limits.lock_wait))
-    epilogue = memory_file(statements.load_end(nonce, frozen=plan.freezes))
-    copy = statements.load_copy(staging, plan.target_columns, format=plan.format, freeze=plan.freezes)
+    prologue = make_memory_file(
+        statements.load_prologue(nonce=nonce, seconds=limits.import_, lock_wait=limits.lock_wait)
+    )
+    epilogue = make_memory_file(statements.load_end(nonce, frozen=plan.is_frozen))
+    copy = statements.load_copy(staging, plan.target_columns, format=plan.format, freeze=plan.is_frozen)
     try:
         psql = Psql.start(
             "import",
@@ -93,7 +95,7 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
             nonce=nonce,
             arguments=[
                 *("-f", f"/proc/self/fd/{prologue}"),
-                *(("-c", statements.load_frozen(staging)) if plan.freezes else ()),
+                *(("-c", statements.load_frozen(staging)) if plan.is_frozen else ()),
                 *("-c", copy, "-f", f"/proc/self/fd/{epilogue}"),
                 *("-f", f"/proc/self/fd/{told}"),
             ],
@@ -114,7 +116,7 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
     return Load(psql, staging, data, gate)
 
 
-def demand_agreement(exported: Exported, *, rows: int | None, size: int, digest: str, where: str = "") -> None:
+def require_agreement(exported: Exported, *, rows: int | None, size: int, digest: str, prefix: str = "") -> None:
     """What came in must be what went out, before it is committed. Raises `VerifyError`, worth a retry."""
     proofs: dict[str, dict[str, Any]] = {
         "rows": {"exported": exported.rows, "imported": rows},
@@ -124,7 +126,7 @@ def demand_agreement(exported: Exported, *, rows: int | None, size: int, digest:
     for proof, sides in proofs.items():
         if sides["exported"] != sides["imported"]:
             told = f"{sides['exported']} exported, {sides['imported']} imported"
-            raise VerifyError(f"{where}{proof} differ: {told}; nothing was committed", proofs=proofs, retryable=True)
+            raise VerifyError(f"{prefix}{proof} differ: {told}; nothing was committed", proofs=proofs, retryable=True)
 
 
 def prove(load: Load, *, rows: int, size: int, digest: str) -> Loaded:
@@ -132,9 +134,9 @@ def prove(load: Load, *, rows: int, size: int, digest: str) -> Loaded:
     psql, transcript = load.psql, load.psql.transcript
     code = psql.process.returncode
     if code != 0:
-        raise psql.failure(f"failed with exit code {code}")
+        raise psql.build_error(f"failed with exit code {code}")
     if transcript.number("rows") != rows or transcript.values("committed") != [""]:
-        raise psql.failure("ended with exit code 0 but did not say that it committed", retryable=True)
+        raise psql.build_error("ended with exit code 0 but did not say that it committed", retryable=True)
     seconds = time.monotonic() - psql.started
     log.info("import done: %d rows, %d bytes, %.2f s (PID %d)", rows, size, seconds, psql.pid)
     return Loaded(load.staging, rows, size, digest, (StageReport("import", seconds, psql.pid, code, rows, size),))

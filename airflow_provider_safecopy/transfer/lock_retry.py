@@ -21,8 +21,8 @@ STEP_SECONDS = 0.05
 LONG_STEP_SECONDS = 0.2
 
 _PAUSE_PER_STEP = 24.0
-_MOST_JITTER = 1.25
-_SLICE_SECONDS = 0.2
+_MAX_JITTER = 1.25
+_TICK_SECONDS = 0.2
 
 Result = TypeVar("Result")
 
@@ -31,40 +31,42 @@ def retry(
     work: Callable[[float], Result],
     *,
     abort: AbortSwitch,
-    until: Callable[[], float],
-    blocked: Callable[[psycopg.errors.LockNotAvailable], None],
-    meanwhile: Callable[[], None],
+    read_deadline: Callable[[], float],
+    on_blocked: Callable[[psycopg.errors.LockNotAvailable], None],
+    on_wait: Callable[[], None],
 ) -> Result:
     """Call `work` with the length of a step, until it does not raise `LockNotAvailable`.
 
-    `blocked` is called after each step without a lock; it rolls back, and raises when the wait has lasted too long.
-    `until` returns that time: then the last step is taken, a long one. `meanwhile` is called before each step
+    `on_blocked` is called after each step without a lock; it rolls back, and raises when the wait has lasted too long.
+    `read_deadline` returns that time: then the last step is taken, a long one. `on_wait` is called before each step
     and several times a second of a pause. Raises `AbortedError`.
     """
-    for step in steps():
-        last = time.monotonic() >= until()
+    for step in iterate_steps():
+        last = time.monotonic() >= read_deadline()
         abort.check()
-        meanwhile()
+        on_wait()
         try:
             return work(LONG_STEP_SECONDS if last else step)
         except psycopg.errors.LockNotAvailable as error:
-            blocked(error)
-        _rest(pause_after(step), abort, until, meanwhile)
+            on_blocked(error)
+        _wait_pause(compute_pause(step), abort, read_deadline, on_wait)
     raise AssertionError  # there is always another step
 
 
-def steps() -> Iterator[float]:
+def iterate_steps() -> Iterator[float]:
     """Return the lengths of the steps in seconds, as an endless iterator."""
     return itertools.cycle((STEP_SECONDS, STEP_SECONDS, STEP_SECONDS, LONG_STEP_SECONDS))
 
 
-def pause_after(step: float) -> float:
+def compute_pause(step: float) -> float:
     """Return the pause after a step, with jitter, so that two waiters do not keep in step."""
-    return step * _PAUSE_PER_STEP * random.uniform(1.0, _MOST_JITTER)  # noqa: S311 -- jitter
+    return step * _PAUSE_PER_STEP * random.uniform(1.0, _MAX_JITTER)  # noqa: S311 -- jitter
 
 
-def _rest(seconds: float, abort: AbortSwitch, until: Callable[[], float], meanwhile: Callable[[], None]) -> None:
+def _wait_pause(
+    seconds: float, abort: AbortSwitch, read_deadline: Callable[[], float], on_wait: Callable[[], None]
+) -> None:
     end = time.monotonic() + seconds
-    while (left := min(end, until()) - time.monotonic()) > 0 and not abort.thrown:
-        abort.wait(min(left, _SLICE_SECONDS))
-        meanwhile()
+    while (left := min(end, read_deadline()) - time.monotonic()) > 0 and not abort.is_thrown:
+        abort.wait(min(left, _TICK_SECONDS))
+        on_wait()

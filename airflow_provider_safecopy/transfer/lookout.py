@@ -1,7 +1,7 @@
 """The lookout: report who blocks a session that waits for a lock, or for synchronous standbys, in any stage.
 
 The waiting thread itself calls it, while it waits for an answer or for bytes: a thread here would make it unsafe to fork
-psql. The lookout has a session of its own, opened only after a wait of `FIRST_SECONDS`.
+psql. The lookout has a session of its own, opened only after a wait of `MIN_WAIT_SECONDS`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from airflow_provider_safecopy.transfer.name import TableName
 
 log = logging.getLogger(__name__)
 
-FIRST_SECONDS = 2.0
+MIN_WAIT_SECONDS = 2.0
 """The lookout ignores shorter waits."""
 
 _LOOK_EVERY_SECONDS = 1.0
-_TELL_EVERY_SECONDS = 30.0
+_LOG_EVERY_SECONDS = 30.0
 _LONG_AGO_SECONDS = 5.0
 _ANSWER_SECONDS = 2.0
 _OPEN_AGAIN_SECONDS = 10.0
 _BLOCKERS = sql.load("blockers")
 
-Turn = Callable[[], AbstractContextManager[bool]]
+GateEntry = Callable[[], AbstractContextManager[bool]]
 """Entered around the opening of a session; gives whether it may be opened now."""
 
 
@@ -43,13 +43,13 @@ class _Connection(wire.PromptConnection):
 
 
 class Lookout:
-    """Watches the sessions named `application_name` at `endpoint`, in a session of its own. Always `close` it.
+    """Watches the sessions named `format_application_name` at `endpoint`, in a session of its own. Always `close` it.
 
-    `turn` is asked before that session is opened.
+    `enter_gate` is asked before that session is opened.
     """
 
     def __init__(self, endpoint: Endpoint, application_name: str) -> None:
-        self.turn: Turn = lambda: nullcontext(enter_result=True)
+        self.enter_gate: GateEntry = lambda: nullcontext(enter_result=True)
         self._endpoint = endpoint
         self._name = application_name
         self._connection: psycopg.Connection[dict[str, Any]] | None = None
@@ -61,24 +61,24 @@ class Lookout:
     def look(self, seconds: float) -> None:
         """Find the blockers of a wait of `seconds` so far, and log them now and then. Never raises."""
         now = time.monotonic()
-        if seconds < FIRST_SECONDS or now - self._looked < _LOOK_EVERY_SECONDS:
+        if seconds < MIN_WAIT_SECONDS or now - self._looked < _LOOK_EVERY_SECONDS:
             return
         if now - self._failed < _OPEN_AGAIN_SECONDS:
             return
         self._looked = now
         try:
-            self._ask(seconds)
+            self._read_waits(seconds)
         except (SafeCopyError, psycopg.Error) as error:
             self._failed = now
             log.info("%s: cannot see the blockers: %s", self._endpoint, error)
 
-    def blockers(self) -> tuple[Blocker, ...]:
+    def read_recent_blockers(self) -> tuple[Blocker, ...]:
         """Return the blockers seen a moment ago."""
         return self._seen if time.monotonic() - self._seen_at < _LONG_AGO_SECONDS else ()
 
     def describe(self) -> str:
         """Return the blockers in words; empty if none was seen."""
-        found = self.blockers()
+        found = self.read_recent_blockers()
         return f"blocked by {list_blockers(found)}" if found else ""
 
     def describe_standbys(self) -> str:
@@ -99,7 +99,7 @@ class Lookout:
         if self._connection is not None:
             self._connection.close()
 
-    def _ask(self, seconds: float) -> None:
+    def _read_waits(self, seconds: float) -> None:
         session = self._connect()
         if session is None:
             return
@@ -116,11 +116,11 @@ class Lookout:
             self._seen_at = now
         if standbys is not None:
             self._standbys, self._standbys_seen_at = standbys, now
-        if (locked or standbys is not None) and now - self._told >= _TELL_EVERY_SECONDS:
+        if (locked or standbys is not None) and now - self._told >= _LOG_EVERY_SECONDS:
             self._told = now
-            self._tell(seconds, locked)
+            self._log_waits(seconds, locked)
 
-    def _tell(self, seconds: float, locked: list[tuple[dict[str, Any], tuple[Blocker, ...]]]) -> None:
+    def _log_waits(self, seconds: float, locked: list[tuple[dict[str, Any], tuple[Blocker, ...]]]) -> None:
         for waiter, found in locked:
             log.warning(
                 "%s: has been waiting for %s for %.0f s, blocked by %s",
@@ -145,7 +145,7 @@ class Lookout:
         """Return the session, opened if needed; None if none may be opened now."""
         if self._connection is None or self._connection.closed:
             self._connection = None
-            with self.turn() as mine:
+            with self.enter_gate() as mine:
                 if mine:
                     made = self._endpoint.connect(
                         application_name=self._name, connect_timeout=_ANSWER_SECONDS, kind=_Connection
@@ -156,11 +156,11 @@ class Lookout:
         return self._connection
 
 
-def lock_wait_error(error: psycopg.Error, stage: str, what: str, *lookouts: Lookout) -> StageTimeoutError:
+def lock_wait_error(error: psycopg.Error, stage: str, subject: str, *lookouts: Lookout) -> StageTimeoutError:
     """Return the error of a lock wait longer than ``lock_wait_timeout``, with its blockers."""
-    found = [blocker for lookout in lookouts for blocker in lookout.blockers()]
+    found = [blocker for lookout in lookouts for blocker in lookout.read_recent_blockers()]
     timeout = StageTimeoutError(
-        f"{stage}: {what} stayed locked by {list_blockers(found)}; nothing was changed",
+        f"{stage}: {subject} stayed locked by {list_blockers(found)}; nothing was changed",
         stage=stage,
         sqlstate=error.sqlstate,
         hint="end the session that holds it, or raise lock_wait_timeout",

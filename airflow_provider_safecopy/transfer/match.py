@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.definition import Definition
 
-Pair = tuple[Column, Column]
+ColumnPair = tuple[Column, Column]
 
 
 @dataclass(frozen=True)
-class Match:
+class ColumnMatch:
     """`relation` is the target as it is; or, where `definition` is that of a whole table, as it would be (oid 0)."""
 
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[ColumnPair, ...] = ()
     relation: Relation | None = None
     definition: Definition | None = None

@@ -10,16 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.definition import NewColumn
-from airflow_provider_safecopy.transfer.match import Pair
+from airflow_provider_safecopy.transfer.match import ColumnPair
 from airflow_provider_safecopy.transfer.name import TableName, spell
-from airflow_provider_safecopy.transfer.refusal import difference, lacks
+from airflow_provider_safecopy.transfer.refusal import explain_difference, refuse_privilege
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements import define
-from airflow_provider_safecopy.transfer.widening import widens
+from airflow_provider_safecopy.transfer.widening import can_widen
 
 
-def of_names(source: Relation, chosen: Mapping[str, str]) -> Iterator[Refusal]:
+def check_names(source: Relation, chosen: Mapping[str, str]) -> Iterator[Refusal]:
     """Two columns of one name, as a query may have."""
     names = [column.name for column in source.columns if column.name in chosen]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -27,51 +27,58 @@ def of_names(source: Relation, chosen: Mapping[str, str]) -> Iterator[Refusal]:
         yield Refusal("column_twice", message, source.label, spell(twice[0]), "give each a name of its own")
 
 
-def of_source(source: Relation, chosen: Mapping[str, str]) -> Iterator[Refusal]:
+def check_source(source: Relation, chosen: Mapping[str, str]) -> Iterator[Refusal]:
     """Chosen columns that are not there."""
     for name in chosen:
         if source.column(name) is None:
             problem = f"is not in the source {source.label}"
-            yield _column("column_missing", source, name, problem, "check the spelling in columns", among=source)
+            yield _refuse_column(
+                "column_missing", source, name, problem, "check the spelling in columns", candidates=source
+            )
 
 
-def of_columns(source: Relation, target: Relation, chosen: Mapping[str, str], spec: CopySpec) -> Iterator[Refusal]:
+def check_columns(source: Relation, target: Relation, chosen: Mapping[str, str], spec: CopySpec) -> Iterator[Refusal]:
     """Columns that are missing, left over, or computed."""
-    yield from of_source(source, chosen)
+    yield from check_source(source, chosen)
     for name, wanted in chosen.items():
         given, taken = source.column(name), target.column(wanted)
         if taken is None:
-            problem, hint = f"is not in the target {target.label}", _adding(target, wanted, given, spec)
-            yield _column("column_extra", target, wanted, problem, hint, among=target)
+            problem, hint = f"is not in the target {target.label}", _suggest_adding(target, wanted, given, spec)
+            yield _refuse_column("column_extra", target, wanted, problem, hint, candidates=target)
         elif taken.generated:
             problem, hint = f"is generated in the target {target.label}", "leave it out: the target computes it"
-            yield _column("column_generated", target, wanted, problem, hint, among=target)
+            yield _refuse_column("column_generated", target, wanted, problem, hint, candidates=target)
         elif wanted == spec.missing_column:
             problem, hint = "is missing_column, and copied from the source", "leave it out, or name another"
-            yield _column("missing_column", target, wanted, problem, hint, among=target)
+            yield _refuse_column("missing_column", target, wanted, problem, hint, candidates=target)
     for column in target.columns:
         if column.name in chosen.values() or column.generated or column.name == spec.missing_column:
             continue
         if spec.columns is None:
             # Whatever `drift` says: a copy would reset it to its default, and nobody would hear of it.
             problem = f"of the target is not in the source {source.label}; new rows would have its default there"
-            yield _column(
-                "column_missing", target, column.name, problem, _removing(source, target, column), among=source
+            yield _refuse_column(
+                "column_missing",
+                target,
+                column.name,
+                problem,
+                _suggest_removal(source, target, column),
+                candidates=source,
             )
         elif column.not_null and not column.has_default:
             hint = "copy it too, or give it a default"
             problem = "may not be NULL and has no default"
-            yield _column("column_required", target, column.name, problem, hint, among=target)
+            yield _refuse_column("column_required", target, column.name, problem, hint, candidates=target)
 
 
-def of_pairs(
-    pairs: Sequence[Pair], source: Session, target: Session, relations: tuple[Relation, Relation]
+def check_pairs(
+    pairs: Sequence[ColumnPair], source: Session, target: Session, relations: tuple[Relation, Relation]
 ) -> Iterator[Refusal]:
     """Column pairs whose values would not mean the same on the other side, or that may not be touched."""
     read, written = relations
     for given, taken in pairs:
-        yield from _of_types(given, taken, written)
-        if given.is_money and taken.is_money and _amounts(source) != _amounts(target):
+        yield from _check_types(given, taken, written)
+        if given.is_money and taken.is_money and _read_money_locale(source) != _read_money_locale(target):
             yield Refusal(
                 "money",
                 f"{written.label}.{spell(taken.name)} is money, which means another amount under another lc_monetary "
@@ -81,75 +88,81 @@ def of_pairs(
                 hint="use numeric, or give both databases one lc_monetary",
             )
         if not taken.may_use:
-            yield lacks(written.label, target.server.role, f"USAGE on type {taken.type} or on its schema", taken.name)
+            yield refuse_privilege(
+                written.label, target.server.role, f"USAGE on type {taken.type} or on its schema", taken.name
+            )
         # A right that is lacking on the whole table has been told once, and is not told again of each column.
         if read.may_select and not given.may_select:
-            yield lacks(read.label, source.server.role, f"SELECT on column {spell(given.name)}", given.name)
+            yield refuse_privilege(read.label, source.server.role, f"SELECT on column {spell(given.name)}", given.name)
         rights = (("SELECT", written.may_select, taken.may_select), ("INSERT", written.may_insert, taken.may_insert))
         for right, somewhere, granted in rights:
             if somewhere and not granted:
-                yield lacks(written.label, target.server.role, f"{right} on column {spell(taken.name)}", taken.name)
+                yield refuse_privilege(
+                    written.label, target.server.role, f"{right} on column {spell(taken.name)}", taken.name
+                )
 
 
-def widened(pairs: Sequence[Pair]) -> Iterator[str]:
+def explain_widening(pairs: Sequence[ColumnPair]) -> Iterator[str]:
     """Reasons why types that differ are taken."""
     for given, taken in pairs:
         if given.type != taken.type:
             yield f"column {spell(taken.name)}: {taken.type} holds every {given.type} of the source, as the same text"
 
 
-def _of_types(given: Column, taken: Column, written: Relation) -> Iterator[Refusal]:
-    place, asked = f"{written.label}.{spell(taken.name)}", spell(given.name)
-    if given.type != taken.type and not widens(given.type, taken.type):
-        using = not widens(taken.type, given.type)
-        mend = define.retype(_name(written), taken.name, given.type, using=using).as_string(None)
+def _check_types(source_column: Column, target_column: Column, target: Relation) -> Iterator[Refusal]:
+    place, asked = f"{target.label}.{spell(target_column.name)}", spell(source_column.name)
+    if source_column.type != target_column.type and not can_widen(source_column.type, target_column.type):
+        using = not can_widen(target_column.type, source_column.type)
+        mend = define.retype(_require_name(target), target_column.name, source_column.type, using=using).as_string(None)
         yield Refusal(
             "type_differs",
-            f"{place} is {taken.type}, but the source's {asked} is {given.type}",
-            table=written.label,
-            column=spell(taken.name),
-            hint=f"make them equal: {mend}; or cast in source_sql: {asked}::{taken.type}",
+            f"{place} is {target_column.type}, but the source's {asked} is {source_column.type}",
+            table=target.label,
+            column=spell(target_column.name),
+            hint=f"make them equal: {mend}; or cast in source_sql: {asked}::{target_column.type}",
         )
-    elif given.type == taken.type and given.inner_shape != taken.inner_shape:
+    elif source_column.type == target_column.type and source_column.inner_shape != target_column.inner_shape:
         yield Refusal(
             "type_differs",
-            f"{place}: the type {taken.type} is made differently on the two sides",
-            table=written.label,
-            column=spell(taken.name),
-            hint=f"source: {given.inner_shape}; target: {taken.inner_shape}",
+            f"{place}: the type {target_column.type} is made differently on the two sides",
+            table=target.label,
+            column=spell(target_column.name),
+            hint=f"source: {source_column.inner_shape}; target: {target_column.inner_shape}",
         )
 
 
-def _adding(target: Relation, wanted: str, given: Column | None, spec: CopySpec) -> str:
+def _suggest_adding(target: Relation, name: str, source_column: Column | None, spec: CopySpec) -> str:
     """How a column gets into the target."""
-    if given is None:
+    if source_column is None:
         return "add it to the target, or leave it out with columns"
-    mend = define.add_columns(_name(target), [NewColumn(wanted, given.type)]).as_string(None)
+    mend = define.add_columns(_require_name(target), [NewColumn(name, source_column.type)]).as_string(None)
     others = "drift=add_columns, drift=ignore_extra" if spec.columns is None else "drift=add_columns"
     return f"add it: {mend}; or ask for {others}, or leave it out with columns"
 
 
-def _removing(source: Relation, target: Relation, column: Column) -> str:
+def _suggest_removal(source: Relation, target: Relation, column: Column) -> str:
     """How a column gets into the source, or out of the target."""
-    dropped = define.drop_column(_name(target), column.name).as_string(None)
+    dropped = define.drop_column(_require_name(target), column.name).as_string(None)
     into = ""
     if source.kind in "rp":
-        into = ": " + define.add_columns(_name(source), [NewColumn(column.name, column.type)]).as_string(None)
+        into = ": " + define.add_columns(_require_name(source), [NewColumn(column.name, column.type)]).as_string(None)
     return f"add it to the source{into}; or drop it from the target: {dropped}; or choose with columns"
 
 
-def _name(relation: Relation) -> TableName:
+def _require_name(relation: Relation) -> TableName:
     assert relation.name is not None  # noqa: S101 -- a query has none, and is nothing one could alter
     return relation.name
 
 
-def _amounts(session: Session) -> str:
+def _read_money_locale(session: Session) -> str:
     """The part of lc_monetary that amounts depend on: the codeset does not count, and POSIX is C."""
     name = session.server.lc_monetary.partition(".")[0]
     return "C" if name == "POSIX" else name
 
 
-def _column(code: str, relation: Relation, name: str, problem: str, hint: str, *, among: Relation) -> Refusal:
-    alike = [spell(each.name) + why for each in among.columns if (why := difference(name, each.name))]
+def _refuse_column(
+    code: str, relation: Relation, name: str, problem: str, hint: str, *, candidates: Relation
+) -> Refusal:
+    alike = [spell(each.name) + why for each in candidates.columns if (why := explain_difference(name, each.name))]
     step = f"there is {', '.join(alike)}; name each in columns exactly as it is stored" if alike else hint
     return Refusal(code, f"column {spell(name)} {problem}", table=relation.label, column=spell(name), hint=step)

@@ -45,18 +45,18 @@ class TableName:
         if isinstance(value, TableName):
             return value
         if not isinstance(value, str):
-            return cls._of_parts(value)
-        parts = _split(value)
+            return cls._from_parts(value)
+        parts = _split_parts(value)
         if len(parts) > 2:
             guess = cls(parts[0], ".".join(parts[1:]))
             raise ConfigError(
                 f"the table name {value!r} has {len(parts)} parts: it could be read in several ways",
                 hint=f"quote it, for example {guess}, or give a pair (schema, table)",
             )
-        return cls._of_parts(parts)
+        return cls._from_parts(parts)
 
     @classmethod
-    def _of_parts(cls, parts: object) -> TableName:
+    def _from_parts(cls, parts: object) -> TableName:
         match parts:
             case [str(name)]:
                 return cls(None, name)
@@ -82,7 +82,7 @@ def is_text(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _split(text: str) -> list[str]:
+def _split_parts(text: str) -> list[str]:
     parts: list[str] = []
     position = 0
     while match := _PART.match(text, position):
@@ -99,6 +99,6 @@ def _split(text: str) -> list[str]:
     )
 
 
-def folded(identifier: str) -> str:
+def fold_name(identifier: str) -> str:
     """What is equal for names that look alike, or differ in letter case only."""
     return unicodedata.normalize("NFC", identifier).casefold()

@@ -29,21 +29,21 @@ _FRAMES_OF = frozenset({"airflow", "airflow_provider_safecopy"})
 class Alias:
     """An old name of an option, accepted with a warning for one version.
 
-    `means` maps the values it took, of the `kind` it had, to those of the option; without it they are the same. A value
-    that maps to None is left out. `instead` is what to write now; by default the name of the option.
+    `value_map` maps the values it took, of the `kind` it had, to those of the option; without it they are the same. A value
+    that maps to None is left out. `replacement` is what to write now; by default the name of the option.
     """
 
     name: str
     kind: Kind | None = None
-    means: Mapping[Any, Any] | None = None
-    instead: str = ""
+    value_map: Mapping[Any, Any] | None = None
+    replacement: str = ""
 
     def read(self, value: Any) -> Any:
         """Return the value for the current name. Raises `ConfigError`."""
-        if self.means is None or self.kind is None:
+        if self.value_map is None or self.kind is None:
             return value
         self.kind.check(self.name, value)
-        return self.means[value]
+        return self.value_map[value]
 
 
 @dataclass(frozen=True)
@@ -78,32 +78,32 @@ class Option:
             self.kind.check(self.name, value)
 
 
-def declared(kind: Kind, meaning: str, **details: Any) -> Mapping[str, Option]:
+def declare(kind: Kind, meaning: str, **details: Any) -> Mapping[str, Option]:
     """Return a field's metadata that make an option of it; `details` are the other fields of `Option`."""
     return MappingProxyType({_DECLARED: Option(kind, meaning, **details)})
 
 
 def option(default: Any, kind: Kind, meaning: str, **details: Any) -> Any:
     """Return a field that declares an option; `details` are the other fields of `Option`."""
-    return field(default=default, metadata=declared(kind, meaning, **details))
+    return field(default=default, metadata=declare(kind, meaning, **details))
 
 
-def nested(declaring: type) -> Any:
+def nest_options(declaring: type) -> Any:
     """Return a field that holds a dataclass whose fields are options, too."""
     return field(default_factory=declaring, metadata={_NESTED: declaring})
 
 
-def options_of(declaring: type) -> tuple[Option, ...]:
+def read_options(declaring: type) -> tuple[Option, ...]:
     """Return the options that the fields of a dataclass declare, in their order, nested ones included."""
-    return _options_of(declaring)
+    return _read_options(declaring)
 
 
 @cache
-def _options_of(declaring: type) -> tuple[Option, ...]:
+def _read_options(declaring: type) -> tuple[Option, ...]:
     found: list[Option] = []
     for each in fields(declaring):
         if (inner := each.metadata.get(_NESTED)) is not None:
-            found += [replace(inside, owner=each.name) for inside in options_of(inner)]
+            found += [replace(inside, owner=each.name) for inside in read_options(inner)]
         elif (known := each.metadata.get(_DECLARED)) is not None:
             name = known.name or each.name
             flag = known.flag or f"--{name.replace('_', '-')}"
@@ -115,14 +115,14 @@ def _options_of(declaring: type) -> tuple[Option, ...]:
 
 def check_options(values: Any) -> None:
     """Check the fields of a dataclass that declares options. Raises `ConfigError`."""
-    for each in options_of(type(values)):
+    for each in read_options(type(values)):
         if not each.owner:
             each.check(getattr(values, each.field))
 
 
-def fields_of(declaring: type, values: Mapping[str, Any]) -> dict[str, Any]:
+def read_fields(declaring: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a dataclass from options as people write them, old names included. Raises `ConfigError`."""
-    options, inner = options_of(declaring), _nested_in(declaring)
+    options, inner = read_options(declaring), _find_nested(declaring)
     known, current = {each.name: each for each in options}, with_current_names(values, options)
     if unknown := sorted(set(current) - set(known) - set(inner)):
         raise ConfigError(f"unknown option: {', '.join(unknown)}", hint=f"known: {', '.join(sorted(known))}")
@@ -139,7 +139,7 @@ def fields_of(declaring: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return found | {owner: inner[owner](**part) for owner, part in parts.items()}
 
 
-def _nested_in(declaring: type) -> dict[str, type]:
+def _find_nested(declaring: type) -> dict[str, type]:
     return {each.name: each.metadata[_NESTED] for each in fields(declaring) if _NESTED in each.metadata}
 
 
@@ -161,7 +161,7 @@ def with_current_names(
             if alias.name not in found:
                 continue
             value = alias.read(found.pop(alias.name))
-            instead = alias.instead or each.name
+            instead = alias.replacement or each.name
             warn(f"{alias.name} is deprecated, and the next version drops it: use {instead}")
             if value is None:
                 continue

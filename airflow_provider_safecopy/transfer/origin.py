@@ -20,18 +20,18 @@ from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.finding import Finding
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.spelling import spells
+from airflow_provider_safecopy.transfer.spelling import check_spelling
 
 _WATERMARK = sql.load("watermark")
-_TOLD = 200
-_SHORT = 12
+_MAX_LABEL = 200
+_SHORT_DIGEST = 12
 
 
 @dataclass(frozen=True)
-class Origin:
+class SourceIdentity:
     """What is read. `endpoint` is as configured: a standby that took over is the same, another host name is not.
 
-    `system` is the cluster's own identity, None where this role may not ask for it. `columns` are pairs of source and
+    `cluster` is the cluster's own identity, None where this role may not ask for it. `columns` are pairs of source and
     target column.
     """
 
@@ -47,41 +47,49 @@ class Origin:
     @property
     def digest(self) -> str:
         """Equal for equal origins, in any process and version of Python."""
-        return _digest(json.dumps(asdict(self), sort_keys=True))
+        return _compute_digest(json.dumps(asdict(self), sort_keys=True))
 
     @property
     def label(self) -> str:
         """What people see of it. `where` and queries appear as digests, because their literals may be data."""
-        what = self.table or f"query {_digest(self.query or '')[:_SHORT]}"
-        return f"{self.endpoint} {what}" + (f" WHERE {_digest(self.where)[:_SHORT]}" if self.where else "")
+        what = self.table or f"query {_compute_digest(self.query or '')[:_SHORT_DIGEST]}"
+        return f"{self.endpoint} {what}" + (
+            f" WHERE {_compute_digest(self.where)[:_SHORT_DIGEST]}" if self.where else ""
+        )
 
     def __str__(self) -> str:
         what = self.table or f"({self.query})"
         told = f"{self.endpoint} {what}" + (f" WHERE {self.where}" if self.where else "")
-        return told if len(told) <= _TOLD else f"{told[: _TOLD - 1]}…"
+        return told if len(told) <= _MAX_LABEL else f"{told[: _MAX_LABEL - 1]}…"
 
 
 @dataclass(frozen=True)
-class System:
+class ClusterIdentity:
     """A cluster, by its own `identifier`; None where this role may not ask for it."""
 
     identifier: str | None
 
 
-def read_system(source: Session) -> System:
+def read_cluster_identity(source: Session) -> ClusterIdentity:
     """Ask the source for its cluster's identity."""
-    return System(source.value(_WATERMARK["system"]) if source.value(_WATERMARK["may_ask_system"]) else None)
+    return ClusterIdentity(
+        source.fetch_value(_WATERMARK["system"]) if source.fetch_value(_WATERMARK["may_ask_system"]) else None
+    )
 
 
-def origin_of(
-    spec: CopySpec, source: Session, system: System, given: Relation, pairs: Sequence[tuple[Column, Column]]
-) -> Origin:
-    """Return the origin of a copy from the cluster `system`."""
-    return Origin(
+def build_source_identity(
+    spec: CopySpec,
+    source: Session,
+    cluster: ClusterIdentity,
+    source_relation: Relation,
+    pairs: Sequence[tuple[Column, Column]],
+) -> SourceIdentity:
+    """Return the origin of a copy from the cluster `cluster`."""
+    return SourceIdentity(
         endpoint=str(source.endpoint),
-        system=system.identifier,
+        system=cluster.identifier,
         database=source.server.database,
-        table=str(given.name) if given.name else None,
+        table=str(source_relation.name) if source_relation.name else None,
         query=spec.source_sql,
         where=spec.where,
         columns=tuple(sorted((one.name, other.name) for one, other in pairs)),
@@ -90,18 +98,22 @@ def origin_of(
 
 
 @dataclass(frozen=True)
-class Identity:
-    """What receipts call what is copied. `told` is the origin as the target can spell it, `basis` what its name stands for."""
+class CopyIdentity:
+    """What receipts call what is copied. `source_label` is the origin as the target can spell it, `basis` what its name stands for."""
 
-    origin: Origin
-    told: str
+    source_identity: SourceIdentity
+    source_label: str
     basis: str
 
 
-def identify(spec: CopySpec, target: Session, origin: Origin, basis: str) -> Finding[Identity]:
+def identify_copy(
+    spec: CopySpec, target: Session, source_identity: SourceIdentity, basis: str
+) -> Finding[CopyIdentity]:
     """Return how receipts in the target identify the copy; a slice name that the target cannot spell is refused."""
-    spells_origin, spells_slice = spells(target, origin.label, spec.append_key or "")
-    identity = Identity(origin, origin.label if spells_origin else ascii(origin.label), basis)
+    spells_origin, spells_slice = check_spelling(target, source_identity.label, spec.append_key or "")
+    identity = CopyIdentity(
+        source_identity, source_identity.label if spells_origin else ascii(source_identity.label), basis
+    )
     if spells_slice:
         return Finding(identity)
     where = f"{target.server.encoding}, the encoding of {target.endpoint}"
@@ -110,21 +122,21 @@ def identify(spec: CopySpec, target: Session, origin: Origin, basis: str) -> Fin
     return Finding(identity, (unknown,))
 
 
-def read_basis(source: Session, given: Relation) -> str:
+def read_basis(source: Session, source_relation: Relation) -> str:
     """Ask what the name of the source stands for now: another once the table is made anew, or the view defined anew.
 
     The definition of a view locks the view's tables, which others lock after the view. So these locks are not kept.
     """
-    with source.connection.transaction(force_rollback=True) if given.kind in "vm" else nullcontext():
-        return _digest(str(source.value(_WATERMARK["made_of"], {"oid": given.oid})))
+    with source.connection.transaction(force_rollback=True) if source_relation.kind in "vm" else nullcontext():
+        return _compute_digest(str(source.fetch_value(_WATERMARK["made_of"], {"oid": source_relation.oid})))
 
 
-def read_bases(source: Session, given: Sequence[Relation]) -> dict[int, str]:
+def read_bases(source: Session, source_relations: Sequence[Relation]) -> dict[int, str]:
     """Return what `read_basis` does for each, by oid, in one question."""
-    answers = ask_all(source, _WATERMARK["made_of"], {"oid": "oid"}, [{"oid": each.oid} for each in given])
+    answers = ask_all(source, _WATERMARK["made_of"], {"oid": "oid"}, [{"oid": each.oid} for each in source_relations])
     texts = (next(iter(rows[0].values())) if rows else None for rows in answers)
-    return {each.oid: _digest(str(text)) for each, text in zip(given, texts, strict=True)}
+    return {each.oid: _compute_digest(str(text)) for each, text in zip(source_relations, texts, strict=True)}
 
 
-def _digest(text: str) -> str:
+def _compute_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]

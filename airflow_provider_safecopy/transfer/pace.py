@@ -26,55 +26,63 @@ HELD_BYTES = 1024 * MiB
 HELD_SECONDS = 3.0
 """After so many bytes or seconds of being held back it is tried again; after twice as many when that was in vain, and so on."""
 
-_MOST_TIMES = 16
+_MAX_FACTOR = 16
 
 _BURST_SECONDS = 0.1
 
 
 @dataclass
-class Pace:
+class ReadAhead:
     """Whether one stream may be read ahead of its target.
 
     While it is, each trial counts twice as much as the one before it: a moment's rush on the disk proves nothing.
     """
 
-    ahead: bool = True
-    _read: int = 0
-    _taken: int = 0
+    is_ahead: bool = True
+    _read_bytes: int = 0
+    _written_bytes: int = 0
     _since: float = field(default_factory=time.monotonic)
-    _times: int = 1
-    _weighed: tuple[float, float] = 0.0, 0.0
+    _factor: int = 1
+    _averages: tuple[float, float] = 0.0, 0.0
 
-    def look(self, read: int, taken: int, now: float) -> bool:
-        """Whether more may be read though the target has not taken all. `read` and `taken` are bytes so far."""
-        if self.ahead:
-            if read - self._read >= PROBE_BYTES and now - self._since >= PROBE_SECONDS:
-                ours, theirs = self._weighed
-                self._weighed = ours / 2 + read - self._read, theirs / 2 + taken - self._taken
+    def can_read_ahead(self, read_bytes: int, written_bytes: int, now: float) -> bool:
+        """Whether more may be read though the target has not taken all. `read_bytes` and `written_bytes` are bytes so far."""
+        if self.is_ahead:
+            if read_bytes - self._read_bytes >= PROBE_BYTES and now - self._since >= PROBE_SECONDS:
+                ours, theirs = self._averages
+                self._averages = (
+                    ours / 2 + read_bytes - self._read_bytes,
+                    theirs / 2 + written_bytes - self._written_bytes,
+                )
                 ratio = KEEP_RATIO if ours else HOLD_RATIO
-                self._begin(read, taken, now, ahead=self._weighed[0] > ratio * self._weighed[1])
-        elif read - self._read >= self._times * HELD_BYTES or now - self._since >= self._times * HELD_SECONDS:
-            self._times = min(2 * self._times, _MOST_TIMES)
-            self._begin(read, taken, now, ahead=True)
-        return self.ahead
+                self._begin_trial(
+                    read_bytes, written_bytes, now, is_ahead=self._averages[0] > ratio * self._averages[1]
+                )
+        elif (
+            read_bytes - self._read_bytes >= self._factor * HELD_BYTES
+            or now - self._since >= self._factor * HELD_SECONDS
+        ):
+            self._factor = min(2 * self._factor, _MAX_FACTOR)
+            self._begin_trial(read_bytes, written_bytes, now, is_ahead=True)
+        return self.is_ahead
 
-    def _begin(self, read: int, taken: int, now: float, *, ahead: bool) -> None:
-        if self.ahead and ahead:
-            self._times = 1  # it was worth it
-        elif not ahead:
-            self._weighed = 0.0, 0.0
-        self.ahead, self._read, self._taken, self._since = ahead, read, taken, now
+    def _begin_trial(self, read_bytes: int, written_bytes: int, now: float, *, is_ahead: bool) -> None:
+        if self.is_ahead and is_ahead:
+            self._factor = 1  # it was worth it
+        elif not is_ahead:
+            self._averages = 0.0, 0.0
+        self.is_ahead, self._read_bytes, self._written_bytes, self._since = is_ahead, read_bytes, written_bytes, now
 
 
 @dataclass
-class Throttle:
+class RateLimit:
     """At most `rate` bytes a second (None: no limit), for all streams of a copy together."""
 
     rate: int | None
     _saved: float = 0.0
     _at: float = field(default_factory=time.monotonic)
 
-    def allows(self, wanted: int, now: float) -> int:
+    def count_allowed(self, wanted: int, now: float) -> int:
         """How many of the `wanted` bytes may be read now: none until some are worth a read."""
         if self.rate is None:
             return wanted
@@ -82,6 +90,6 @@ class Throttle:
         self._saved, self._at = min(burst, self._saved + self.rate * (now - self._at)), now
         return min(wanted, int(self._saved)) if self._saved >= min(wanted, burst / 2) else 0
 
-    def took(self, count: int) -> None:
+    def consume(self, count: int) -> None:
         """So many bytes were read."""
         self._saved -= count

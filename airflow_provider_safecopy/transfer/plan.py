@@ -8,19 +8,19 @@ from typing import Any, Literal
 
 from psycopg.sql import SQL, Composed
 
-from airflow_provider_safecopy.display import align_facts, count_text, reason_facts, shown, size_text
+from airflow_provider_safecopy.display import align_facts, escape, format_count, format_size, reason_facts
 from airflow_provider_safecopy.errors import PlanError, Refusal
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.definition import Definition
 from airflow_provider_safecopy.transfer.key import Key
-from airflow_provider_safecopy.transfer.ledger import Ledger
-from airflow_provider_safecopy.transfer.model import Way
+from airflow_provider_safecopy.transfer.ledger import CopyHistory
+from airflow_provider_safecopy.transfer.model import Strategy
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.pages import Pages
+from airflow_provider_safecopy.transfer.pages import PageRange
 from airflow_provider_safecopy.transfer.psql import PsqlBinary
 from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.shape import Shape
+from airflow_provider_safecopy.transfer.shape import SourceSchema
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements.rows import together
 
@@ -43,10 +43,10 @@ class CopyPlan:
 
     `str(plan)` is the plan as people read it: decisions, reasons, the exact SQL and its locks.
 
-    `expected_rows` and `expected_bytes` are the source planner's guess, None where it has none. `publishing` is what the
-    chosen way to publish will do, where the plan is to be shown; `ledger` what is known of earlier ones, None where nothing can be;
+    `expected_rows` and `expected_bytes` are the source planner's guess, None where it has none. `publish_steps` is what the
+    chosen way to publish will do, where the plan is to be shown; `history` what is known of earlier ones, None where nothing can be;
     `definition` the target, or the columns of it, that are to be made first; `key` what rows are paired by, None where
-    they are not; `lanes` run side by side, each with the whole source (None) or some of its pages;
+    they are not; `page_ranges` run side by side, each with the whole source (None) or some of its pages;
     `hidden_from` are roles that could read staging by default privileges.
     """
 
@@ -58,24 +58,24 @@ class CopyPlan:
     pairs: tuple[tuple[Column, Column], ...]
     format: Literal["text", "binary"]
     transfer: Literal["sequential", "chunked"]
-    publish: Way
+    publish: Strategy
     psql: PsqlBinary | None
     expected_rows: int | None
     expected_bytes: int | None
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
     refusals: tuple[Refusal, ...]
-    publishing: tuple[PlannedStep, ...] = ()
+    publish_steps: tuple[PlannedStep, ...] = ()
     definition: Definition | None = None
     key: Key | None = None
-    ledger: Ledger | None = None
-    lanes: tuple[Pages | None, ...] = (None,)
+    history: CopyHistory | None = None
+    page_ranges: tuple[PageRange | None, ...] = (None,)
     hidden_from: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         head = "refused" if self.refusals else "planned"
         facts = [*self._facts(), *self._refusal_facts()]
-        return "\n".join([f"{head}: nothing was touched", *align_facts(facts), *_step_lines(self.steps())])
+        return "\n".join([f"{head}: nothing was touched", *align_facts(facts), *_format_steps(self.steps())])
 
     def __repr__(self) -> str:
         found = ", ".join(refused.code for refused in self.refusals)
@@ -83,7 +83,7 @@ class CopyPlan:
         return f"<CopyPlan {self.source} -> {self.target}: {outcome}>"
 
     @property
-    def freezes(self) -> bool:
+    def is_frozen(self) -> bool:
         """Whether rows are loaded frozen, visible to every snapshot, as a swap needs them."""
         return self.publish == "swap"
 
@@ -113,18 +113,21 @@ class CopyPlan:
         """Whether an identity column takes the source's values."""
         return any(taken.identity for _, taken in self.pairs)
 
-    def query(self, pages: Pages | None = None) -> Composed:
-        """The rows to export, all or those in `pages`."""
+    def build_query(self, page_range: PageRange | None = None) -> Composed:
+        """The rows to export, all or those in `page_range`."""
         found = self.source_relation and self.source_relation.name
-        bounds = self.ledger.bounds.condition() if self.ledger and self.ledger.bounds else None
-        within = None if pages is None else statements.in_pages(pages.first, pages.end)
+        bounds = self.history.read_range.condition() if self.history and self.history.read_range else None
+        within = None if page_range is None else statements.in_pages(page_range.first, page_range.end)
         return statements.select(
             self.source_columns, found or self.spec.source_sql or "", self.spec.where, bounds, within
         )
 
-    def read(self, pages: Pages | None = None) -> Composed:
+    def build_copy_source(self, page_range: PageRange | None = None) -> Composed:
         """What COPY reads: the table itself where all its rows are wanted as they are stored, which spares the source a fourteenth."""
-        found, narrowed = self.source_relation, self.spec.where or (self.ledger and self.ledger.bounds) or pages
+        found, narrowed = (
+            self.source_relation,
+            self.spec.where or (self.history and self.history.read_range) or page_range,
+        )
         plain = found is not None and found.kind == "r" and not found.has_children and self.pairs
         if (
             found is None
@@ -133,14 +136,14 @@ class CopyPlan:
             or not plain
             or any(given.generated for given, _ in self.pairs)
         ):
-            return statements.subquery(self.query(pages))
+            return statements.subquery(self.build_query(page_range))
         return statements.columns_of(found.name, self.source_columns)
 
-    def insert(self, staging: TableName = STAGING) -> Composed:
+    def build_insert(self, staging: TableName = STAGING) -> Composed:
         """All of staging's rows into the target."""
         return statements.insert(self.target_name, staging, self.target_columns, identity=self.keeps_identity)
 
-    def require(self, *, retryable: bool | None = None) -> None:
+    def require_accepted(self, *, retryable: bool | None = None) -> None:
         """Raise `PlanError` when there are refusals. Those that were not there a moment ago are worth a retry."""
         if self.refusals:
             raise PlanError(self.refusals, retryable=retryable)
@@ -156,9 +159,13 @@ class CopyPlan:
         return self.target_relation.oid if self.target_relation else 0
 
     @property
-    def shape(self) -> Shape | None:
+    def source_schema(self) -> SourceSchema | None:
         """What is read; None where there is no source to read."""
-        return None if self.source_relation is None else Shape.of(self.source_relation, self.spec.columns)
+        return (
+            None
+            if self.source_relation is None
+            else SourceSchema.from_relation(self.source_relation, self.spec.columns)
+        )
 
     def steps(self) -> tuple[PlannedStep, ...]:
         """The statements in order. A token that is not drawn yet stands as ``<token>``."""
@@ -167,18 +174,18 @@ class CopyPlan:
         columns = self.target_columns
         plain = statements.create_staging(STAGING, [(taken.name, taken.type) for _, taken in self.pairs])
         hidden = together((plain, *statements.hide_staging(STAGING, self.hidden_from)))
-        made = [step for step in self.publishing if step.stage == "import"]
-        copy_out = SQL("COPY {} TO STDOUT (FORMAT {})").format(self.read(), SQL(self.format))
+        made = [step for step in self.publish_steps if step.stage == "import"]
+        copy_out = SQL("COPY {} TO STDOUT (FORMAT {})").format(self.build_copy_source(), SQL(self.format))
         return (
             *(made or [PlannedStep("import", "target", hidden.as_string(None), "none on your tables")]),
             PlannedStep("export", "source", copy_out.as_string(None), "ACCESS SHARE"),
             PlannedStep(
                 "import",
                 "target",
-                statements.load_copy(STAGING, columns, format=self.format, freeze=self.freezes),
+                statements.load_copy(STAGING, columns, format=self.format, freeze=self.is_frozen),
                 "none on your tables",
             ),
-            *(step for step in self.publishing if step.stage != "import"),
+            *(step for step in self.publish_steps if step.stage != "import"),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -200,9 +207,9 @@ class CopyPlan:
             "steps": [asdict(step) for step in self.steps()],
         }
 
-    def already_published(self) -> CopyReport | None:
+    def find_earlier_report(self) -> CopyReport | None:
         """The report of an append whose slice is there already: that of the run which appended it; else None."""
-        if self.ledger is None or (first := self.ledger.appended) is None:
+        if self.history is None or (first := self.history.earlier_append) is None:
             return None
         told = f"slice {self.spec.append_key} was appended at {first.published_at}; nothing was exported"
         return replace(
@@ -229,8 +236,8 @@ class CopyPlan:
             transfer=self.transfer,
             publish=self.publish,
             write_mode=self.spec.write_mode,
-            slice=self.ledger.slice if self.ledger else self.spec.append_key,
-            shape=None if self.shape is None else self.shape.fingerprint,
+            slice=self.history.append_key if self.history else self.spec.append_key,
+            shape=None if self.source_schema is None else self.source_schema.fingerprint,
             reasons=self.reasons,
             warnings=self.warnings,
         )
@@ -243,7 +250,7 @@ class CopyPlan:
             ("to", self.target),
             ("columns", ", ".join(columns) or "-"),
             ("how", f"{self.transfer}, {self.format}, {self.publish}"),
-            ("expected", f"about {count_text(self.expected_rows)} rows, {size_text(self.expected_bytes)}"),
+            ("expected", f"about {format_count(self.expected_rows)} rows, {format_size(self.expected_bytes)}"),
             ("lock", self.lock),
             *reason_facts(self.reasons, self.warnings),
         ]
@@ -253,9 +260,9 @@ class CopyPlan:
         return [fact for message, hint in found for fact in (("refused", message), ("next", hint)) if fact[1]]
 
 
-def _step_lines(steps: Sequence[PlannedStep]) -> list[str]:
+def _format_steps(steps: Sequence[PlannedStep]) -> list[str]:
     lines = ["", "  SQL, in order:"] if steps else []
     for step in steps:
-        lines += ["", f"  -- {step.stage}, on the {step.database}; lock: {shown(step.lock)}"]
-        lines += [f"  {line}" for line in f"{shown(step.sql)};".splitlines()]
+        lines += ["", f"  -- {step.stage}, on the {step.database}; lock: {escape(step.lock)}"]
+        lines += [f"  {line}" for line in f"{escape(step.sql)};".splitlines()]
     return lines

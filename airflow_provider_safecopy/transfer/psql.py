@@ -28,7 +28,7 @@ from airflow_provider_safecopy import memory
 from airflow_provider_safecopy.diagnosis import describe_output
 from airflow_provider_safecopy.endpoint import Endpoint, leave_no_core
 from airflow_provider_safecopy.errors import ConfigError, StageError, StageTimeoutError, StalledError
-from airflow_provider_safecopy.transfer.stdio import buffered_input
+from airflow_provider_safecopy.transfer.stdio import build_buffer_environment
 from airflow_provider_safecopy.transfer.transcript import Transcript
 
 OLDEST_MAJOR = 14
@@ -36,10 +36,10 @@ OLDEST_MAJOR = 14
 
 PIPE_BYTES = 1024 * 1024
 
-LOCKED = "55P03"
+LOCK_NOT_AVAILABLE = "55P03"
 """The SQLSTATE of a lock that could not be taken in time."""
 
-_PLACES = (
+_SEARCH_PATHS = (
     "usr/lib/postgresql/*/bin/psql",
     "usr/pgsql-*/bin/psql",
     "usr/local/pgsql*/bin/psql",
@@ -50,7 +50,7 @@ _F_SETPIPE_SZ = 1031
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 # How long a child is asked before it is told: Airflow 3 leaves a killed task five seconds in all.
-_LADDER = ((signal.SIGINT, 1.0), (signal.SIGTERM, 0.5), (signal.SIGKILL, 10.0))
+_END_SIGNALS = ((signal.SIGINT, 1.0), (signal.SIGTERM, 0.5), (signal.SIGKILL, 10.0))
 # SQLSTATE classes that the same copy, run again unchanged, will meet again.
 _HOPELESS_CLASSES = frozenset({"0A", "22", "23", "28", "2B", "3D", "3F", "42", "54"})
 # Where the server's own words mislead: this is "out of memory".
@@ -69,22 +69,22 @@ class PsqlBinary:
     major: int
 
 
-def find(given: str | None = None) -> PsqlBinary:
-    """The psql to use: `given`, else `SAFECOPY_PSQL`, else the one on PATH, else the newest installed.
+def find_psql(requested: str | None = None) -> PsqlBinary:
+    """The psql to use: `requested`, else `SAFECOPY_PSQL`, else the one on PATH, else the newest installed.
 
     Debian's psql on PATH is a script that adds 60 ms and picks a cluster by itself: it is passed over.
     Raises `ConfigError` when there is none, when the given one is none, or when it is older than 14.
     """
-    chosen = given or os.environ.get("SAFECOPY_PSQL")
+    chosen = requested or os.environ.get("SAFECOPY_PSQL")
     if chosen:
-        return _asked(chosen)
+        return _read_binary(chosen)
     on_path = shutil.which("psql")
     if on_path and not _is_script(on_path):
-        return _asked(on_path)
-    return _newest(str(path) for place in _PLACES for path in Path("/").glob(place))
+        return _read_binary(on_path)
+    return _find_newest(str(path) for place in _SEARCH_PATHS for path in Path("/").glob(place))
 
 
-def _newest(paths: Iterable[str]) -> PsqlBinary:
+def _find_newest(paths: Iterable[str]) -> PsqlBinary:
     """The newest that will do: an old or a broken one beside it does no harm."""
     found: list[PsqlBinary] = []
     error = ConfigError(
@@ -93,7 +93,7 @@ def _newest(paths: Iterable[str]) -> PsqlBinary:
     )
     for path in paths:
         try:
-            found.append(_asked(path))
+            found.append(_read_binary(path))
         except ConfigError as other:
             error = other
     if not found:
@@ -128,7 +128,7 @@ class Psql:
         """Start psql on `endpoint` with `arguments` after the ones every stage shares. Raises `StageError`."""
         head = [binary.path, "-X", "-w", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
         command = [*head, "-d", endpoint.psql_conninfo(), *arguments]
-        parent, colour = os.getpid(), new_nonce()
+        parent, colour = os.getpid(), make_nonce()
         with endpoint.psql_environment(application_name=application_name, connect_timeout=connect_timeout) as (
             environment,
             secret,
@@ -141,14 +141,14 @@ class Psql:
                     stderr=subprocess.PIPE,
                     env={
                         **environment,
-                        **(buffered_input() if stage == "import" else {}),
+                        **(build_buffer_environment() if stage == "import" else {}),
                         "PG_COLOR": "always",
                         "PG_COLORS": f"locus={colour}",  # see `Transcript`
                     },
                     pass_fds=[*inherit, *secret],
                     bufsize=0,
                     # The same process group: whoever kills the task's group must reach this child too.
-                    preexec_fn=lambda: _die_with(parent),  # noqa: PLW1509 -- a few system calls, nothing that locks
+                    preexec_fn=lambda: _die_with_parent(parent),  # noqa: PLW1509 -- a few system calls, nothing that locks
                 )
             except OSError as error:
                 raise StageError(
@@ -169,7 +169,7 @@ class Psql:
         assert self.process.stderr is not None  # noqa: S101 -- asked for in `start`
         return self.process.stderr.fileno()
 
-    def listen(self) -> bool:
+    def read_stderr(self) -> bool:
         """Take what is on stderr now, without waiting, at most 1 MiB of it. False once it has ended."""
         for _ in range(16):
             try:
@@ -193,12 +193,12 @@ class Psql:
     def close(self) -> None:
         """Hear the last of stderr and let its descriptor go. Twice is harmless."""
         if self.process.stderr and not self.process.stderr.closed:
-            self.listen()
+            self.read_stderr()
             self.process.stderr.close()
 
-    def failure(
+    def build_error(
         self,
-        what: str,
+        problem: str,
         *,
         kind: type[StageError] = StageError,
         hint: str = "",
@@ -206,14 +206,14 @@ class Psql:
     ) -> StageError:
         """The error that tells what went wrong, in psql's own last words."""
         said, sqlstate = describe_output(self.transcript.tail), self.transcript.sqlstate
-        if sqlstate == LOCKED and kind is StageError:
+        if sqlstate == LOCK_NOT_AVAILABLE and kind is StageError:
             kind, hint = StageTimeoutError, hint or "end the session that holds the lock, or raise lock_wait_timeout"
         began = bool(self.transcript.values("backend"))
         failed_over = sqlstate == "0A000" and not began
         # The control session that held the snapshot was lost: the next run has another.
         passing = failed_over or (sqlstate in _SNAPSHOT_LOST and self.stage == "export" and not began)
         return kind(
-            f"{self.stage} {what}" + (f": {said}" if said else ""),
+            f"{self.stage} {problem}" + (f": {said}" if said else ""),
             stage=self.stage,
             exit_code=self.process.returncode,
             sqlstate=sqlstate,
@@ -229,14 +229,14 @@ class Psql:
         """
         now = time.monotonic()
         if now - began > timeout:
-            raise self.failure(
+            raise self.build_error(
                 f"took longer than its timeout of {timeout:g} s",
                 kind=StageTimeoutError,
                 hint=f"raise {self.stage}_timeout, or see why it is slow",
                 retryable=True,
             )
         if now - moved > stall:
-            raise self.failure(
+            raise self.build_error(
                 f"stalled: no byte moved for {stall:g} s",
                 kind=StalledError,
                 hint="see what the server waits for, or raise stall_timeout",
@@ -244,24 +244,24 @@ class Psql:
             )
 
 
-def end(children: Sequence[Psql], *, at_once: bool = False) -> None:
+def end_children(children: Sequence[Psql], *, at_once: bool = False) -> None:
     """End the children together and reap them: SIGINT, SIGTERM, SIGKILL, each with its grace.
 
     `at_once` starts with SIGKILL: the session loses its client and rolls back. Those of a parent process are left alone.
     """
     children = [child for child in children if child.parent == os.getpid()]
-    for number, grace in _LADDER[-1:] if at_once else _LADDER:
+    for number, grace in _END_SIGNALS[-1:] if at_once else _END_SIGNALS:
         deadline = time.monotonic() + grace
         for child in children:
             child.send(number)
-        ended = [_ended(child, deadline) for child in children]  # each gets its chance, hence the list
+        ended = [_wait_for_end(child, deadline) for child in children]  # each gets its chance, hence the list
         if all(ended):
             break
     for child in children:
         child.close()
 
 
-def pipe() -> tuple[int, int]:
+def open_pipe() -> tuple[int, int]:
     """A pipe of 1 MiB where the system allows: (read end, write end), neither inherited by default."""
     ends = os.pipe2(os.O_CLOEXEC)
     try:
@@ -271,18 +271,18 @@ def pipe() -> tuple[int, int]:
     return ends
 
 
-def memory_file(text: str) -> int:
+def make_memory_file(text: str) -> int:
     """Return a memory file with `text` in UTF-8, at its start. The caller closes it. Raises `ConfigError`."""
     return memory.memory_file(text.encode())
 
 
-def new_nonce() -> str:
+def make_nonce() -> str:
     """What marks our own lines in psql's stderr."""
     return secrets.token_hex(8)
 
 
 @cache
-def _asked(path: str) -> PsqlBinary:
+def _read_binary(path: str) -> PsqlBinary:
     try:
         answer = subprocess.run([path, "--version"], capture_output=True, timeout=30, check=True, env={"LC_ALL": "C"})
     except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: no file can have such a name
@@ -306,7 +306,7 @@ def _is_script(path: str) -> bool:
         return False
 
 
-def _die_with(parent: int) -> None:
+def _die_with_parent(parent: int) -> None:
     """In the child, before exec: die when the parent does, or now if it already has (Linux); and leave no core file."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     leave_no_core()
@@ -314,7 +314,7 @@ def _die_with(parent: int) -> None:
         os._exit(127)
 
 
-def _ended(child: Psql, deadline: float) -> bool:
+def _wait_for_end(child: Psql, deadline: float) -> bool:
     with suppress(subprocess.TimeoutExpired):
         child.process.wait(max(0.0, deadline - time.monotonic()))
     return child.process.returncode is not None

@@ -36,9 +36,9 @@ from airflow_provider_safecopy.transfer import (
 )
 from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer.blockers import Blockers
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.lookout import lock_wait_error
-from airflow_provider_safecopy.transfer.model import Way
+from airflow_provider_safecopy.transfer.model import Strategy
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.receipt import Receipt
 from airflow_provider_safecopy.transfer.report import StageReport
@@ -47,9 +47,9 @@ from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session
 from airflow_provider_safecopy.transfer.statements.rows import together
 from airflow_provider_safecopy.transfer.swap_fallback import LeaveSwapError, SwapPatience
 from airflow_provider_safecopy.transfer.verify import Verification
-from airflow_provider_safecopy.transfer.watermark import Move
-from airflow_provider_safecopy.transfer.ways import WAYS
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.watermark import WatermarkChange
+from airflow_provider_safecopy.transfer.ways import STRATEGIES
+from airflow_provider_safecopy.transfer.written import WrittenRows
 
 log = logging.getLogger(__name__)
 
@@ -57,19 +57,19 @@ _RECEIPT = sql.load("receipt")
 # Between two statements of the publish nothing is done here that takes time.
 _IDLE_SECONDS = 15.0
 _GLANCE_SECONDS = 0.01
-_PREPARED: frozenset[Way] = frozenset({"swap", "delta", "upsert"})
+_PREPARING: frozenset[Strategy] = frozenset({"swap", "delta", "upsert"})
 """The ways that do something before the transaction."""
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishResult:
     """A committed publish: what was written, and warnings about what came after it.
 
     `plan` is what was done in the end; its way differs from the planned one if the swap gave way.
     """
 
     plan: CopyPlan
-    written: Written
+    written: WrittenRows
     warnings: tuple[str, ...]
     reports: tuple[StageReport, ...]
     receipt: Receipt
@@ -83,13 +83,13 @@ def publish(
     target: Session,
     fence: Callable[[psycopg.Connection[Any]], None],
     abort: AbortSwitch,
-    trying: Callable[[], None] = lambda: None,
-    drops: bool = True,
+    on_try: Callable[[], None] = lambda: None,
+    drops_staging: bool = True,
     attempt: UUID | None = None,
-) -> Published:
+) -> PublishResult:
     """Publish what `verification` proves. `fence` must raise inside the transaction when the lock is lost.
 
-    `trying` is called before each try at a table that others have locked. With `drops` the staging table goes in the
+    `on_try` is called before each try at a table that others have locked. With `drops_staging` the staging table goes in the
     same transaction, unless another session reads it: that is not waited for, and it is left to the caller. `attempt`, by
     default the lease's, is the receipt's: one lease of a batch publishes many tables.
 
@@ -98,84 +98,84 @@ def publish(
     """
     started = time.monotonic()
     deadline = started + plan.spec.timeouts.publish
-    job = Job(plan, verification, lease, attempt or lease.attempt, target, fence, abort, trying, deadline)
+    job = PublishContext(plan, verification, lease, attempt or lease.attempt, target, fence, abort, on_try, deadline)
     try:
-        with target.within(plan.spec.timeouts.publish + SILENT_SECONDS):
-            with target.obeys(abort):
-                if plan.publish in _PREPARED or drift.adds_columns(plan):
+        with target.limit_answer(plan.spec.timeouts.publish + SILENT_SECONDS):
+            with target.cancel_on_abort(abort):
+                if plan.publish in _PREPARING or drift.adds_columns(plan):
                     # Asked again where it counts; here it spares a run that has lost its lock the work, and tells it so.
                     with target.connection.transaction(force_rollback=True):
                         fence(target.connection)
                 job = drift.widen(job)
-                before = _prepared(job, drops=drops)
+                before = _prepare(job, drops_staging=drops_staging)
             ready = time.monotonic()
             with Blockers(job) as blockers:
                 try:
-                    done = _until_locked(job, before, blockers)
+                    done = _write_when_locked(job, before, blockers)
                 except LeaveSwapError as left:
                     job, before = _prepare_instead(left.job, before)
                     blockers.go_on_with(job)
-                    done = _until_locked(job, before, blockers)
+                    done = _write_when_locked(job, before, blockers)
                 commit.commit(job)
     except psycopg.Error as error:
         target.end_transaction()
-        raise drift.noted(job, _translated(job, error)) from error
+        raise drift.note_added_columns(job, _translate_error(job, error)) from error
     except BaseException as error:
         target.end_transaction()
-        drift.noted(job, error)
+        drift.note_added_columns(job, error)
         raise
     seconds = time.monotonic() - ready
     log.info("publish done: %s %s, %.2f s", plan.target_name, done.written, seconds)
     warnings, settled = aftermath.settle(job, done.written)
     reports = (
         *((StageReport("prepare", ready - started, rows=verification.rows),) if before.prepared is not None else ()),
-        StageReport("publish", seconds, rows=done.written.held),
+        StageReport("publish", seconds, rows=done.written.current_rows),
         *settled,
     )
     told = (*done.receipt.warnings, *blockers.warnings, *done.warnings, *warnings)
-    return Published(job.plan, done.written, told, reports, done.receipt)
+    return PublishResult(job.plan, done.written, told, reports, done.receipt)
 
 
 @dataclass(frozen=True)
-class _Beforehand:
+class _Preparation:
     """What was done or decided before the transaction."""
 
     prepared: Any
-    move: Move | None
+    watermark_change: WatermarkChange | None
     peaks: Peaks | None
-    drops: bool
+    drops_staging: bool
 
 
 @dataclass(frozen=True)
-class _Done:
+class _Uncommitted:
     """What is done but for COMMIT, and what is to be told of it."""
 
-    written: Written
+    written: WrittenRows
     receipt: Receipt
     warnings: tuple[str, ...]
 
 
-def _prepared(job: Job, *, drops: bool) -> _Beforehand:
+def _prepare(job: PublishContext, *, drops_staging: bool) -> _Preparation:
     """Do what can be done before the transaction."""
-    prepared = WAYS[job.plan.publish].prepare(job)
-    move = watermark.decide(job)
+    prepared = STRATEGIES[job.plan.publish].prepare(job)
+    move = watermark.decide_change(job)
     # A swap has no time for it later; in other ways a trigger may change what is written.
-    peaks = sequence.peaks(job, job.verification.staging) if job.plan.publish == "swap" else None
-    return _Beforehand(prepared, move, peaks, drops)
+    peaks = sequence.read_peaks(job, job.verification.staging) if job.plan.publish == "swap" else None
+    return _Preparation(prepared, move, peaks, drops_staging)
 
 
-def _prepare_instead(job: Job, before: _Beforehand) -> tuple[Job, _Beforehand]:
+def _prepare_instead(job: PublishContext, before: _Preparation) -> tuple[PublishContext, _Preparation]:
     """Prepare the way that replaces a swap, with the same staging table and the same proofs."""
-    with job.target.obeys(job.abort):
-        return job, replace(before, prepared=WAYS[job.plan.publish].prepare(job), peaks=None)
+    with job.target.cancel_on_abort(job.abort):
+        return job, replace(before, prepared=STRATEGIES[job.plan.publish].prepare(job), peaks=None)
 
 
-def _until_locked(job: Job, before: _Beforehand, blockers: Blockers) -> _Done:
+def _write_when_locked(job: PublishContext, before: _Preparation, blockers: Blockers) -> _Uncommitted:
     """Do everything but COMMIT; again from the start as long as another session holds the table."""
     patience = SwapPatience(job)
 
-    def work(trying: Job) -> _Done:
-        with trying.target.obeys(trying.abort):
+    def work(trying: PublishContext) -> _Uncommitted:
+        with trying.target.cancel_on_abort(trying.abort):
             done = _write(trying, before, vacuumed=blockers.vacuumed)
         trying.abort.check()
         return done
@@ -183,7 +183,7 @@ def _until_locked(job: Job, before: _Beforehand, blockers: Blockers) -> _Done:
     return blockers.outlast(work, held_up=lambda: patience.check_blockers(blockers))
 
 
-def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
+def _write(job: PublishContext, before: _Preparation, *, vacuumed: bool) -> _Uncommitted:
     """Begin, fence, lock, write, read back, receipt, sequences."""
     job.connection.execute(
         SQL("; ").join(
@@ -199,22 +199,22 @@ def _write(job: Job, before: _Beforehand, *, vacuumed: bool) -> _Done:
     )
     job.fence(job.connection)
     if job.plan.spec.write_mode == "append":
-        follows = job.plan.ledger.follows if job.plan.ledger else 0
-        slices.require_unchanged(job.target, job.plan.target_name, str(job.plan.spec.append_key), follows)
+        follows = job.plan.history.previous_receipt if job.plan.history else 0
+        slices.require_unchanged_append(job.target, job.plan.target_name, str(job.plan.spec.append_key), follows)
     if vacuumed:
         inplace.stop_autovacuum(job)
-    written = WAYS[job.plan.publish].write(job, before.prepared)
-    guard.demand_size(job.plan, previous=written.previous, held=written.held)
-    sibling.require_none(
+    written = STRATEGIES[job.plan.publish].write(job, before.prepared)
+    guard.require_size(job.plan, previous=written.previous_rows, held=written.current_rows)
+    sibling.require_no_sibling(
         job.target, job.plan, job.lease.contender
     )  # under the table's lock, which waits for a sibling's COMMIT
-    if before.drops:
-        _drop_unread(job)
-    entered = receipt.write(job, written, before.move)
-    return _Done(written, entered, tuple(sequence.advance(job, before.peaks)))
+    if before.drops_staging:
+        _drop_unread_staging(job)
+    entered = receipt.write_receipt(job, written, before.watermark_change)
+    return _Uncommitted(written, entered, tuple(sequence.advance_sequences(job, before.peaks)))
 
 
-def _drop_unread(job: Job) -> None:
+def _drop_unread_staging(job: PublishContext) -> None:
     """Drop staging, unless a dump of the whole database reads it, say: the target would be locked as long as that takes."""
     with suppress(psycopg.errors.LockNotAvailable), job.connection.transaction():
         drop = (
@@ -225,7 +225,7 @@ def _drop_unread(job: Job) -> None:
         job.connection.execute(together(drop))
 
 
-def _translated(job: Job, error: psycopg.Error) -> StageError:
+def _translate_error(job: PublishContext, error: psycopg.Error) -> StageError:
     plan = job.plan
     if isinstance(error, psycopg.errors.LockNotAvailable):
         return lock_wait_error(

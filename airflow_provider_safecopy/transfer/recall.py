@@ -34,16 +34,16 @@ class Recall:
     def __call__(self, query: LiteralString, parameters: Mapping[str, Any] | None = None, /) -> list[dict[str, Any]]:
         """All rows as dicts."""
         try:
-            return self._answer(query, parameters or {})
+            return self._ask(query, parameters or {})
         except psycopg.errors.InvalidSqlStatementName:
             # Somebody's trigger has thrown away what the session kept.
             self._names.clear()
             if self._connection.info.transaction_status != TransactionStatus.IDLE:
                 raise
-            return self._answer(query, parameters or {})
+            return self._ask(query, parameters or {})
 
-    def _answer(self, query: LiteralString, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        text, wanted = sql.numbered(query)
+    def _ask(self, query: LiteralString, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        text, wanted = sql.number_parameters(query)
         values = [parameters[each] for each in wanted]
         with psycopg.ClientCursor(self._connection, row_factory=dict_row) as cursor:
             if (name := self._names.get(query)) is not None:

@@ -11,10 +11,10 @@ from psycopg.types.json import Jsonb
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.transfer import slice as slices
 from airflow_provider_safecopy.transfer import watermark
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.session import Session
-from airflow_provider_safecopy.transfer.watermark import Move
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.watermark import WatermarkChange
+from airflow_provider_safecopy.transfer.written import WrittenRows
 
 _RECEIPT = sql.load("receipt")
 
@@ -28,39 +28,41 @@ class Receipt:
     warnings: tuple[str, ...] = ()
 
 
-def write(job: Job, written: Written, move: Move | None) -> Receipt:
+def write_receipt(job: PublishContext, written: WrittenRows, watermark_change: WatermarkChange | None) -> Receipt:
     """Write it, and the watermark, in the publishing transaction.
 
     Raises `PlanError`, worth a retry, where the slice has been appended meanwhile.
     """
-    row = _row(job, written, move)
+    row = _build_row(job, written, watermark_change)
     try:
-        published_at = str(job.target.value(_RECEIPT["write"], row))
+        published_at = str(job.target.fetch_value(_RECEIPT["write"], row))
     except psycopg.errors.UniqueViolation as error:
         if error.diag.constraint_name != "receipt_slice":
             raise
-        raise slices.already(job.plan.target_name, str(job.plan.spec.append_key), "another run did") from error
-    watermark.carry_out(job, move, written)
-    told = (move.warning,) if move and move.warning else ()
-    return Receipt(published_at, _entry(job, move), told)
+        raise slices.already_appended_error(
+            job.plan.target_name, str(job.plan.spec.append_key), "another run did"
+        ) from error
+    watermark.apply_change(job, watermark_change, written)
+    told = (watermark_change.warning,) if watermark_change and watermark_change.warning else ()
+    return Receipt(published_at, _build_watermark_entry(job, watermark_change), told)
 
 
-def is_there(session: Session, job: Job) -> bool:
+def is_committed(session: Session, job: PublishContext) -> bool:
     """Return whether this publish was committed."""
-    return bool(session.value(_RECEIPT["settled"], {"attempt": job.attempt, "token": job.lease.token}))
+    return bool(session.fetch_value(_RECEIPT["settled"], {"attempt": job.attempt, "token": job.lease.token}))
 
 
-def _row(job: Job, written: Written, move: Move | None) -> dict[str, Any]:
-    plan, lease, ledger = job.plan, job.lease, job.plan.ledger
+def _build_row(job: PublishContext, written: WrittenRows, watermark_change: WatermarkChange | None) -> dict[str, Any]:
+    plan, lease, ledger = job.plan, job.lease, job.plan.history
     contender = lease.contender
     decisions: dict[str, str] = {"format": plan.format, "publish": plan.publish, "verify": plan.spec.verify}
     if ledger is not None:
-        decisions["read"] = ledger.told
+        decisions["read"] = ledger.source_label
     if plan.spec.write_mode == "upsert":
         decisions["missing"] = plan.spec.missing
     if contender.task is not None:
         decisions |= {"run": contender.owner_key, "task": contender.task, "member": contender.member}
-    entry = _entry(job, move)
+    entry = _build_watermark_entry(job, watermark_change)
     return {
         "lock": lease.name,
         "token": lease.token,
@@ -69,29 +71,33 @@ def _row(job: Job, written: Written, move: Move | None) -> dict[str, Any]:
         "owner_key": contender.label,
         "source": plan.source,
         "target": str(plan.target_name),
-        "row_count": written.held,
-        "previous_rows": written.previous,
-        "proof": Jsonb(job.verification.proof | decisions | _shape(job)),
+        "row_count": written.current_rows,
+        "previous_rows": written.previous_rows,
+        "proof": Jsonb(job.verification.proof | decisions | _build_schema_proof(job)),
         "write_mode": plan.spec.write_mode,
-        "slice": ledger.slice if ledger else plan.spec.append_key,
-        "origin": ledger.origin.digest if ledger else None,
+        "slice": ledger.append_key if ledger else plan.spec.append_key,
+        "origin": ledger.source_identity.digest if ledger else None,
         "inserted": written.inserted,
         "updated": written.updated,
         "deleted": written.deleted,
         "unchanged": written.unchanged,
         "watermark": None if entry is None else Jsonb(entry),
-        "follows": ledger.follows if ledger else 0,
+        "follows": ledger.previous_receipt if ledger else 0,
         "was_empty": written.was_empty or bool(ledger and ledger.was_empty),
         "schema": plan.target_name.schema,
         "name": plan.target_name.name,
     }
 
 
-def _shape(job: Job) -> dict[str, Any]:
-    shape = job.plan.shape
+def _build_schema_proof(job: PublishContext) -> dict[str, Any]:
+    shape = job.plan.source_schema
     return {} if shape is None else {"shape": shape.as_dict(encoding=job.target.server.encoding)}
 
 
-def _entry(job: Job, move: Move | None) -> dict[str, Any] | None:
-    ledger = job.plan.ledger
-    return ledger.entry(move.new) if ledger is not None and move is not None else None
+def _build_watermark_entry(job: PublishContext, watermark_change: WatermarkChange | None) -> dict[str, Any] | None:
+    ledger = job.plan.history
+    return (
+        ledger.build_watermark_entry(watermark_change.new)
+        if ledger is not None and watermark_change is not None
+        else None
+    )

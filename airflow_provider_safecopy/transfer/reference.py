@@ -12,7 +12,7 @@ from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.session import Session
 
 REFERENCES = sql.load("key")["references"]
-"""The question that `references_of` reads the answer to: rows for the table `oid`."""
+"""The question that `parse_references` reads the answer to: rows for the table `oid`."""
 
 ACTIONS = frozenset("cnd")
 """What changes the referring rows: cascade, SET NULL, SET DEFAULT. Not NO ACTION (a) and RESTRICT (r), which forbid."""
@@ -44,19 +44,19 @@ class Reference:
         """Return the clauses of the target's own foreign key that change its rows; empty without any."""
         events: tuple[Literal["DELETE", "UPDATE"], ...] = ("DELETE", "UPDATE")
         actions = zip(events, (self.on_delete, self.on_update), strict=True)
-        return ", ".join(self.clause(event) for event, action in actions if self.own and action in ACTIONS)
+        return ", ".join(self.format_clause(event) for event, action in actions if self.own and action in ACTIONS)
 
-    def clause(self, event: Literal["DELETE", "UPDATE"]) -> str:
+    def format_clause(self, event: Literal["DELETE", "UPDATE"]) -> str:
         """As its definition spells it, such as ``ON DELETE SET NULL``."""
         return f"ON {event} {_WORDS[self.on_delete if event == 'DELETE' else self.on_update].upper()}"
 
 
-def references(session: Session, oid: int) -> tuple[Reference, ...]:
+def read_references(session: Session, oid: int) -> tuple[Reference, ...]:
     """The foreign keys that refer to the table `oid`, or to a partition of it. Reads only."""
-    return references_of(session.all(REFERENCES, {"oid": oid}))
+    return parse_references(session.fetch_all(REFERENCES, {"oid": oid}))
 
 
-def references_of(rows: Iterable[dict[str, Any]]) -> tuple[Reference, ...]:
+def parse_references(rows: Iterable[dict[str, Any]]) -> tuple[Reference, ...]:
     """Return the foreign keys that the rows of `REFERENCES` describe."""
     found = []
     for row in rows:

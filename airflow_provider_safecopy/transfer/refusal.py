@@ -12,10 +12,10 @@ from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer.catalog import KINDS, Relation
-from airflow_provider_safecopy.transfer.name import TableName, folded, spell
-from airflow_provider_safecopy.transfer.psql import LOCKED
+from airflow_provider_safecopy.transfer.name import TableName, fold_name, spell
+from airflow_provider_safecopy.transfer.psql import LOCK_NOT_AVAILABLE
 from airflow_provider_safecopy.transfer.session import Session
-from airflow_provider_safecopy.transfer.spelling import bytes_of
+from airflow_provider_safecopy.transfer.spelling import count_bytes
 from airflow_provider_safecopy.transfer.statements import is_plain
 
 NAME_BYTES = 63
@@ -23,15 +23,15 @@ NAME_BYTES = 63
 _ARGUMENT_BYTES = 127 * 1024
 _LOST = "08"
 # Classes of SQLSTATE that say nothing of the SQL: a lost connection, a cancelled statement, a server in need.
-_NOT_ITS_FAULT = frozenset({_LOST, "40", "53", "57", "58", "XX"})
+_UNRELATED_CLASSES = frozenset({_LOST, "40", "53", "57", "58", "XX"})
 _SOURCES = "rpvmf"
 _TARGETS = "rp"
 
 
-def of_name(session: Session, name: TableName) -> Iterator[Refusal]:
+def check_name(session: Session, name: TableName) -> Iterator[Refusal]:
     """A name the server would cut silently, or cannot spell at all."""
     for part in (name.schema, name.name):
-        length = 0 if part is None else bytes_of(session, part)
+        length = 0 if part is None else count_bytes(session, part)
         encoding = session.server.encoding
         if length is None:
             yield Refusal(
@@ -51,19 +51,19 @@ def of_name(session: Session, name: TableName) -> Iterator[Refusal]:
 
 def refuse_missing(endpoint: Endpoint, name: TableName, tables: Iterable[TableName]) -> Refusal:
     """No such table at `endpoint`, and which of its `tables` it may have been meant to be."""
-    alike = lookalikes(tables, name)
+    alike = find_lookalikes(tables, name)
     hint = "check schema and spelling"
     if alike:
-        shown = ", ".join(f"{table}{_how_it_differs(name, table)}" for table in alike)
+        shown = ", ".join(f"{table}{_explain_table_difference(name, table)}" for table in alike)
         hint = f"there is {shown}; give the name exactly as it is stored"
     return Refusal("no_such_table", f"{name}: no such table in {endpoint}", table=str(name), hint=hint)
 
 
-def lookalikes(tables: Iterable[TableName], name: TableName) -> tuple[TableName, ...]:
+def find_lookalikes(tables: Iterable[TableName], name: TableName) -> tuple[TableName, ...]:
     """Tables that differ from `name` only in normalisation (NFC, NFD), case or schema, the nearest first."""
-    wanted = folded(name.name)
-    alike = [table for table in tables if folded(table.name) == wanted]
-    return tuple(sorted(alike, key=lambda table: folded(table.schema or "") != folded(name.schema or ""))[:5])
+    wanted = fold_name(name.name)
+    alike = [table for table in tables if fold_name(table.name) == wanted]
+    return tuple(sorted(alike, key=lambda table: fold_name(table.schema or "") != fold_name(name.schema or ""))[:5])
 
 
 def check_text_size(copy: Composable) -> Iterator[Refusal]:
@@ -77,7 +77,7 @@ def check_text_size(copy: Composable) -> Iterator[Refusal]:
         )
 
 
-def changed_settings(option: str, session: Session, names: str) -> Refusal:
+def refuse_changed_settings(option: str, session: Session, names: str) -> Refusal:
     """Return the refusal of SQL that changes what rows and other SQL mean."""
     return Refusal(
         "settings_changed",
@@ -86,9 +86,9 @@ def changed_settings(option: str, session: Session, names: str) -> Refusal:
     )
 
 
-def bad_sql(option: str, session: Session, error: psycopg.Error) -> Refusal:
+def refuse_bad_sql(option: str, session: Session, error: psycopg.Error) -> Refusal:
     """Return why the server will not run it. Raise the error itself where the SQL is not to blame."""
-    if (error.sqlstate or _LOST)[:2] in _NOT_ITS_FAULT or error.sqlstate == LOCKED:
+    if (error.sqlstate or _LOST)[:2] in _UNRELATED_CLASSES or error.sqlstate == LOCK_NOT_AVAILABLE:
         raise error
     unknown = error.sqlstate in {"42P01", "42883", "42704"}
     hint = (
@@ -99,7 +99,7 @@ def bad_sql(option: str, session: Session, error: psycopg.Error) -> Refusal:
     )
 
 
-def of_server(session: Session, *, writing: bool) -> Iterator[Refusal]:
+def check_server(session: Session, *, writing: bool) -> Iterator[Refusal]:
     """A server whose text cannot be trusted, or that cannot be written to."""
     where = str(session.endpoint)
     if session.server.encoding == "SQL_ASCII":
@@ -112,13 +112,13 @@ def of_server(session: Session, *, writing: bool) -> Iterator[Refusal]:
         yield Refusal("read_only", f"{where}: the server is read only", hint="give the primary as the target")
 
 
-def of_source(session: Session, relation: Relation) -> Iterator[Refusal]:
+def check_source(session: Session, relation: Relation) -> Iterator[Refusal]:
     """A source that cannot be read whole by this role."""
     label, role = relation.label, session.server.role
     if relation.kind not in _SOURCES + "q":
         yield Refusal(
             "not_a_source",
-            f"{label} is {_a(KINDS[relation.kind])}: it cannot be copied from",
+            f"{label} is {_add_article(KINDS[relation.kind])}: it cannot be copied from",
             table=label,
             hint="name a table, a view or a foreign table, or give source_sql",
         )
@@ -130,9 +130,9 @@ def of_source(session: Session, relation: Relation) -> Iterator[Refusal]:
             hint="give a permanent table, or what it was made from in source_sql",
         )
     if not relation.may_enter:
-        yield lacks(label, role, f"USAGE on schema {_schema(relation)}")
+        yield refuse_privilege(label, role, f"USAGE on schema {_spell_schema(relation)}")
     if not relation.may_select:
-        yield lacks(label, role, "SELECT")
+        yield refuse_privilege(label, role, "SELECT")
     if relation.filtered:
         yield Refusal(
             "row_security",
@@ -142,13 +142,13 @@ def of_source(session: Session, relation: Relation) -> Iterator[Refusal]:
         )
 
 
-def of_target(session: Session, relation: Relation) -> Iterator[Refusal]:
+def check_target(session: Session, relation: Relation) -> Iterator[Refusal]:
     """A target that cannot be replaced whole by this role."""
     label, role = relation.label, session.server.role
     if relation.kind not in _TARGETS:
         yield Refusal(
             "not_a_target",
-            f"{label} is {_a(KINDS[relation.kind])}: rows can be published into a table only",
+            f"{label} is {_add_article(KINDS[relation.kind])}: rows can be published into a table only",
             table=label,
             hint="name the table itself",
         )
@@ -181,39 +181,39 @@ def of_target(session: Session, relation: Relation) -> Iterator[Refusal]:
             hint="publish as the owner, or as a role with BYPASSRLS",
         )
     if not relation.may_enter:
-        yield lacks(label, role, f"USAGE on schema {_schema(relation)}")
+        yield refuse_privilege(label, role, f"USAGE on schema {_spell_schema(relation)}")
     for right, granted in (("SELECT", relation.may_select), ("INSERT", relation.may_insert)):
         if not granted:
-            yield lacks(label, role, right)
+            yield refuse_privilege(label, role, right)
 
 
-def _a(kind: str) -> str:
+def _add_article(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
-def _how_it_differs(asked: TableName, there: TableName) -> str:
+def _explain_table_difference(asked: TableName, stored: TableName) -> str:
     # Where the schema was not given, or is another one altogether, it is seen without a word.
-    return difference(asked.name, there.name) or difference(asked.schema or "", there.schema or "")
+    return explain_difference(asked.name, stored.name) or explain_difference(asked.schema or "", stored.schema or "")
 
 
-def difference(given: str, stored: str) -> str:
+def explain_difference(asked: str, stored: str) -> str:
     """Why two names that look alike are two; empty where they are one, or nobody could mistake them."""
-    if given == stored or folded(given) != folded(stored):
+    if asked == stored or fold_name(asked) != fold_name(stored):
         return ""
-    if given.casefold() == stored.casefold():
+    if asked.casefold() == stored.casefold():
         return " (in other letter case)"
-    return f" (in {_normalisation(stored)}, you gave {_normalisation(given)}: they only look alike)"
+    return f" (in {_find_normal_form(stored)}, you gave {_find_normal_form(asked)}: they only look alike)"
 
 
-def _normalisation(name: str) -> str:
+def _find_normal_form(name: str) -> str:
     return next((form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)), "mixed Unicode forms")
 
 
-def _schema(relation: Relation) -> str:
+def _spell_schema(relation: Relation) -> str:
     return spell(relation.name.schema) if relation.name and relation.name.schema else ""
 
 
-def lacks(label: str, role: str, right: str, column: str | None = None) -> Refusal:
+def refuse_privilege(label: str, role: str, right: str, column: str | None = None) -> Refusal:
     """A right this role would need."""
     return Refusal(
         "privilege",
@@ -224,7 +224,7 @@ def lacks(label: str, role: str, right: str, column: str | None = None) -> Refus
     )
 
 
-def meddling(relation: Relation) -> str | None:
+def find_trigger_drawback(relation: Relation) -> str | None:
     """Why a way that writes row by row is chosen with reluctance, where triggers may change what is written."""
     if not relation.meddlers:
         return None

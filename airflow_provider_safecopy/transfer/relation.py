@@ -22,19 +22,19 @@ _ONLY_IN = {
 """The write modes in which an option has a meaning."""
 
 
-def demand_consistent(spec: CopySpec) -> None:
+def require_consistent(spec: CopySpec) -> None:
     """Raise `ConfigError` where options that make sense alone make none together."""
     if (spec.source_table is None) == (spec.source_sql is None):
         raise ConfigError("give either source_table or source_sql, and not both")
-    _demand_mode(spec)
-    _demand_interval(spec)
+    _check_mode(spec)
+    _check_interval(spec)
     if spec.max_shrink is not None and spec.write_mode == "upsert" and spec.missing == "keep":
         raise ConfigError("max_shrink means nothing with missing=keep, which removes no row")
     if (spec.missing == "mark") != (spec.missing_column is not None):
         raise ConfigError("missing=mark and missing_column go together")
 
 
-def _demand_mode(spec: CopySpec) -> None:
+def _check_mode(spec: CopySpec) -> None:
     defaults = {each.name: each.default for each in spec.options()}
     mode = spec.write_mode
     for name, modes in _ONLY_IN.items():
@@ -46,7 +46,7 @@ def _demand_mode(spec: CopySpec) -> None:
         raise ConfigError("write_mode=append needs append_key", hint="name what is appended, so that a retry is known")
 
 
-def _demand_interval(spec: CopySpec) -> None:
+def _check_interval(spec: CopySpec) -> None:
     if (spec.interval_start is None) != (spec.interval_end is None):
         raise ConfigError("interval_start and interval_end go together")
     if spec.interval_start is not None and spec.lookback is not None:

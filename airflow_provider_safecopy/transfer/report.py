@@ -6,9 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from airflow_provider_safecopy.display import align_facts, aligned, count_text, reason_facts, show_bytes, size_text
+from airflow_provider_safecopy.display import (
+    align_columns,
+    align_facts,
+    format_bytes,
+    format_count,
+    format_size,
+    reason_facts,
+)
 from airflow_provider_safecopy.errors import LockBusyError
-from airflow_provider_safecopy.transfer.model import Format, Publish, Stage, Status, Transfer, Way, WriteMode
+from airflow_provider_safecopy.transfer.model import Format, Publish, Stage, Status, Strategy, Transfer, WriteMode
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
 _NUMBERS = frozenset(range(1, 6))
@@ -46,7 +53,7 @@ class CopyReport:
     target: str
     format: Format
     transfer: Transfer
-    publish: Publish | Way
+    publish: Publish | Strategy
     write_mode: WriteMode = "replace"
     token: int | None = None
     attempt: str | None = None
@@ -72,7 +79,7 @@ class CopyReport:
     holder: Mapping[str, Any] | None = None
 
     @classmethod
-    def skipped(cls, spec: CopySpec, source: object, target: object, error: LockBusyError) -> CopyReport:
+    def from_busy_error(cls, spec: CopySpec, source: object, target: object, error: LockBusyError) -> CopyReport:
         """Of a copy that was skipped because its lock was busy; nothing was decided, nothing touched."""
         return cls(
             status="skipped",
@@ -89,7 +96,7 @@ class CopyReport:
         )
 
     @property
-    def written(self) -> tuple[tuple[str, int], ...]:
+    def row_counts(self) -> tuple[tuple[str, int], ...]:
         """What became of the rows, for people; nothing where nothing is known."""
         words = ("inserted", "updated", "deleted", "unchanged")
         return tuple((word, count) for word in words if (count := getattr(self, word)) is not None)
@@ -119,19 +126,22 @@ def _published_text(report: CopyReport) -> str:
         ("from", report.source),
         ("to", report.target),
         *([] if report.rows is None else [("rows", _row_text(report))]),
-        ("written", ", ".join(f"{count:,} {what}" for what, count in report.written)),
+        ("written", ", ".join(f"{count:,} {what}" for what, count in report.row_counts)),
         *([("slice", report.slice)] if report.slice else []),
         *(
             [("watermark", f"{_plain_text(mark['old'])} -> {_plain_text(mark['new'])}")]
             if (mark := report.watermark)
             else []
         ),
-        ("bytes", size_text(report.bytes)),
+        ("bytes", format_size(report.bytes)),
         ("digest", f"{report.digest} (xxh3, 128 bit)" if report.digest else "-"),
         *([("content", f"{report.content_hash} (the same on both sides)")] if report.content_hash else []),
         ("how", f"{report.transfer}, {report.format}, {report.publish}"),
         ("token", f"{report.token} of lock {report.lock}, attempt {report.attempt}"),
-        ("memory", f"{show_bytes(report.peak_rss_bytes)} at most, {show_bytes(report.spool_bytes)} of temporary disk"),
+        (
+            "memory",
+            f"{format_bytes(report.peak_rss_bytes)} at most, {format_bytes(report.spool_bytes)} of temporary disk",
+        ),
         *reason_facts(report.reasons, report.warnings),
     ]
     return "\n".join([f"published in {report.seconds:.1f} s", *align_facts(facts), "", *_stage_table(report)])
@@ -142,7 +152,7 @@ def _earlier_text(report: CopyReport) -> str:
         ("from", report.source),
         ("to", report.target),
         ("slice", report.slice or "-"),
-        ("rows", count_text(report.inserted)),
+        ("rows", format_count(report.inserted)),
         ("digest", f"{report.digest} (xxh3, 128 bit)" if report.digest else "-"),
         ("token", f"{report.token} of lock {report.lock}, attempt {report.attempt}"),
     ]
@@ -155,20 +165,20 @@ def _stage_table(report: CopyReport) -> list[str]:
         (
             stage.stage,
             f"{stage.seconds:.2f}",
-            count_text(stage.rows),
-            size_text(stage.bytes),
+            format_count(stage.rows),
+            format_size(stage.bytes),
             _plain_text(stage.pid),
             _plain_text(stage.exit_code),
         )
         for stage in report.stages
     ]
-    return aligned([head, *body], right=_NUMBERS)
+    return align_columns([head, *body], right=_NUMBERS)
 
 
 def _row_text(report: CopyReport) -> str:
     """Return the rows before, where they were counted, and the rows now."""
     before = "" if report.previous_rows is None else f"{report.previous_rows:,} -> "
-    return before + count_text(report.rows)
+    return before + format_count(report.rows)
 
 
 def _plain_text(value: object) -> str:

@@ -20,7 +20,7 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.transfer import statements
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.name import TableName, spell
 from airflow_provider_safecopy.transfer.statements import upkeep
 
@@ -36,7 +36,7 @@ _CANNOT_ALTER = (
     psycopg.errors.RaiseException,
 )
 
-State = tuple[int, bool]
+SequenceState = tuple[int, bool]
 """`last_value`, and whether it has been drawn already (`is_called`)."""
 Peaks = Mapping[tuple[str, bool], Decimal | None]
 """Of a column, and whether upward: the value farthest that way."""
@@ -57,94 +57,98 @@ class Sequence:
     may_set: bool
 
     @property
-    def upward(self) -> bool:
+    def is_ascending(self) -> bool:
         """Whether its values grow."""
         return self.increment > 0
 
     @property
-    def end(self) -> int:
+    def limit(self) -> int:
         """The last value it has."""
-        return self.highest if self.upward else self.lowest
+        return self.highest if self.is_ascending else self.lowest
 
-    def beyond(self, peak: int, state: State) -> State | None:
+    def find_value_beyond(self, peak: int, state: SequenceState) -> SequenceState | None:
         """Where it must be moved for its next value to lie beyond `peak`; None where it already does.
 
         Its steps are kept: one that gives odd numbers goes on to do so. Without a value beyond, it is at its end.
         """
-        way, (last, called) = (1 if self.upward else -1), state
+        way, (last, called) = (1 if self.is_ascending else -1), state
         upcoming = last + self.increment if called else last
         if (gap := (peak - upcoming) * way) < 0:
             return None
         wanted = upcoming + (gap // abs(self.increment) + 1) * self.increment
-        if (self.end - wanted) * way >= 0:
+        if (self.limit - wanted) * way >= 0:
             return wanted, False
-        return None if self.cycles or state == (self.end, True) else (self.end, True)
+        return None if self.cycles or state == (self.limit, True) else (self.limit, True)
 
-    def exhausted(self, peak: int) -> bool:
+    def is_exhausted(self, peak: int) -> bool:
         """Whether none of its values lies beyond `peak`."""
-        return peak >= self.end if self.upward else peak <= self.end
+        return peak >= self.limit if self.is_ascending else peak <= self.limit
 
 
-def peaks(job: Job, table: TableName) -> Peaks:
+def read_peaks(job: PublishContext, table: TableName) -> Peaks:
     """What a copied column of `table` holds, of those whose sequences the target has. For a way that has no time later."""
-    return {(each.column_name, each.upward): _peak(job, table, each) for each in _owned(job)}
+    return {(each.column_name, each.is_ascending): _read_peak(job, table, each) for each in _list_sequences(job)}
 
 
-def advance(job: Job, known: Peaks | None = None) -> list[str]:
+def advance_sequences(job: PublishContext, known_peaks: Peaks | None = None) -> list[str]:
     """Move what must be moved, in the publishing transaction and as its last step. Returns what is to be told.
 
-    `known` is what `peaks` gave beforehand.
+    `known_peaks` is what `read_peaks` gave beforehand.
     """
     job.connection.execute(_SEQUENCE["own_names"])
     found = []
-    for sequence in _owned(job):
-        key = (sequence.column_name, sequence.upward)
-        peak = known[key] if known and key in known else _peak(job, job.plan.target_name, sequence)
-        if peak is not None and (warning := _advance(job, sequence, peak)):
+    for sequence in _list_sequences(job):
+        key = (sequence.column_name, sequence.is_ascending)
+        peak = (
+            known_peaks[key] if known_peaks and key in known_peaks else _read_peak(job, job.plan.target_name, sequence)
+        )
+        if peak is not None and (warning := _advance_sequence(job, sequence, peak)):
             found.append(warning)
     # Triggers that were put off until COMMIT see what the others saw.
     job.connection.execute(_CATALOG["as_the_role"])
     return found
 
 
-def _owned(job: Job) -> list[Sequence]:
+def _list_sequences(job: PublishContext) -> list[Sequence]:
     name = job.plan.target_name
     asked = {"schema": name.schema, "name": name.name, "columns": list(job.plan.target_columns)}
-    rows = job.target.all(_SEQUENCE["owned"], asked)
+    rows = job.target.fetch_all(_SEQUENCE["owned"], asked)
     return [Sequence(name=TableName(row.pop("schema"), row.pop("name")), **row) for row in rows]
 
 
-def _peak(job: Job, table: TableName, sequence: Sequence) -> Decimal | None:
-    peak: Decimal | None = job.target.value(upkeep.peak(table, sequence.column_name, highest=sequence.upward))
+def _read_peak(job: PublishContext, table: TableName, sequence: Sequence) -> Decimal | None:
+    peak: Decimal | None = job.target.fetch_value(
+        upkeep.peak(table, sequence.column_name, highest=sequence.is_ascending)
+    )
     return peak if peak is None or peak.is_finite() else None
 
 
-def _advance(job: Job, sequence: Sequence, peak: Decimal) -> str | None:
-    whole = math.floor(peak) if sequence.upward else math.ceil(peak)
+def _advance_sequence(job: PublishContext, sequence: Sequence, peak: Decimal) -> str | None:
+    whole = math.floor(peak) if sequence.is_ascending else math.ceil(peak)
     if not sequence.may_read:
-        return _lacking(job, sequence, whole, "SELECT, UPDATE")
-    if sequence.beyond(whole, _state(job, sequence)) is not None:
-        moved = (sequence.may_alter and _altered(job, sequence, whole)) or (
-            sequence.may_set and _set(job, sequence, whole)
+        return _describe_missing_rights(job, sequence, whole, "SELECT, UPDATE")
+    if sequence.find_value_beyond(whole, _read_state(job, sequence)) is not None:
+        moved = (sequence.may_alter and _alter_sequence(job, sequence, whole)) or (
+            sequence.may_set and _set_sequence(job, sequence, whole)
         )
         if not moved:
-            return _lacking(job, sequence, whole, "UPDATE")
-    if sequence.exhausted(whole):
+            return _describe_missing_rights(job, sequence, whole, "UPDATE")
+    if sequence.is_exhausted(whole):
         return (
             f"sequence {sequence.name}: column {spell(sequence.column_name)} holds {whole}, and the sequence ends at "
-            f"{sequence.end}: {'it begins again' if sequence.cycles else 'drawing from it fails'}"
+            f"{sequence.limit}: {'it begins again' if sequence.cycles else 'drawing from it fails'}"
         )
     return None
 
 
-def _altered(job: Job, sequence: Sequence, peak: int) -> bool:
+def _alter_sequence(job: PublishContext, sequence: Sequence, peak: int) -> bool:
     """Whether it was moved as a part of the transaction."""
     try:
         with job.connection.transaction():
             job.connection.execute(statements.set_timeout("lock_timeout", job.lock_step))
-            with job.target.waiting(job.lock_step):
+            with job.target.limit_lock_wait(job.lock_step):
                 job.connection.execute(upkeep.hold_sequence(sequence.name, sequence.increment))
-            if (wanted := sequence.beyond(peak, _state(job, sequence))) is not None:
+            if (wanted := sequence.find_value_beyond(peak, _read_state(job, sequence))) is not None:
                 value, called = wanted
                 job.connection.execute(upkeep.restart_sequence(sequence.name, value))
                 if called:  # transactional here: the sequence is a new one until COMMIT
@@ -155,25 +159,25 @@ def _altered(job: Job, sequence: Sequence, peak: int) -> bool:
     return True
 
 
-def _set(job: Job, sequence: Sequence, peak: int) -> bool:
+def _set_sequence(job: PublishContext, sequence: Sequence, peak: int) -> bool:
     """Whether it was moved, at once; again where somebody has drawn from it meanwhile."""
     for _ in range(_TRIES):
-        seen = _state(job, sequence)
-        if (wanted := sequence.beyond(peak, seen)) is None:
+        seen = _read_state(job, sequence)
+        if (wanted := sequence.find_value_beyond(peak, seen)) is None:
             return True
         value, called = wanted
-        if job.target.one(upkeep.set_sequence(sequence.name, seen, value, called=called)) is not None:
+        if job.target.fetch_one(upkeep.set_sequence(sequence.name, seen, value, called=called)) is not None:
             return True
     return False
 
 
-def _state(job: Job, sequence: Sequence) -> State:
-    row = job.target.one(upkeep.sequence_state(sequence.name))
+def _read_state(job: PublishContext, sequence: Sequence) -> SequenceState:
+    row = job.target.fetch_one(upkeep.sequence_state(sequence.name))
     assert row is not None  # noqa: S101 -- a sequence is a table of one row
     return row["last_value"], row["is_called"]
 
 
-def _lacking(job: Job, sequence: Sequence, peak: int, rights: str) -> str:
+def _describe_missing_rights(job: PublishContext, sequence: Sequence, peak: int, rights: str) -> str:
     return (
         f"sequence {sequence.name}: its next value must lie beyond {peak}, which column {spell(sequence.column_name)} "
         f"holds, and role {job.target.server.role} may not see to it; grant it {rights} on the sequence, or run: "

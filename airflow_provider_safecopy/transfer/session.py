@@ -39,7 +39,7 @@ _LATE = "the server did not tell of its lock_timeout in time; the wait was cance
 PATIENCE_SECONDS = 300.0
 """How long an answer may take where nobody says otherwise."""
 
-_GONE_WITHIN = 10.0
+_GONE_SECONDS = 10.0
 _READING = "safecopy_reading"
 _ANSWER_SECONDS = 5.0
 
@@ -107,7 +107,7 @@ class Session:
         """The lookout for blockers of this run's sessions on this server."""
         return cast("Lookout", self.connection.lookout)
 
-    def one(
+    def fetch_one(
         self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None
     ) -> dict[str, Any] | None:
         """The first row as a dict, or None."""
@@ -116,26 +116,28 @@ class Session:
         with self.connection.cursor(row_factory=dict_row, binary=True) as cursor:
             return cursor.execute(query, parameters).fetchone()
 
-    def all(self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    def fetch_all(
+        self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
         """All rows as dicts."""
         if isinstance(query, str):
             return self.recall(query, parameters)
         with self.connection.cursor(row_factory=dict_row, binary=True) as cursor:
             return cursor.execute(query, parameters).fetchall()
 
-    def value(self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None) -> Any:
+    def fetch_value(self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None) -> Any:
         """The first column of the first row."""
-        row = self.one(query, parameters)
+        row = self.fetch_one(query, parameters)
         return None if row is None else next(iter(row.values()))
 
     @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
+    def limit_answer(self, seconds: float) -> Iterator[None]:
         """Close the connection when the block waits for answers longer than that: psycopg.OperationalError."""
-        with self.connection.within(seconds):
+        with self.connection.limit_block(seconds):
             yield
 
     @contextmanager
-    def waiting(self, seconds: float) -> Iterator[None]:
+    def limit_lock_wait(self, seconds: float) -> Iterator[None]:
         """Cancel what waits for a lock for longer than its own lock_timeout of `seconds`: psycopg's `LockNotAvailable`.
 
         A server counts its timeouts by its clock: when that is set back by hours meanwhile, they come hours late, and
@@ -157,7 +159,7 @@ class Session:
             raise psycopg.errors.LockNotAvailable(_LATE)
 
     @contextmanager
-    def reading(self, *, keeps_locks: bool = True) -> Iterator[None]:
+    def run_user_sql(self, *, keeps_locks: bool = True) -> Iterator[None]:
         """Run user SQL in this block: it cannot write, and its settings are reset afterwards.
 
         The block is a transaction or, in an open one, a savepoint, whose locks stay with `keeps_locks`; without, nothing
@@ -186,16 +188,16 @@ class Session:
         """Roll back whatever is open. A session that is lost, or silent, has nothing open: it is closed."""
         try:
             if not self.connection.closed:
-                with self.within(_ANSWER_SECONDS):
+                with self.limit_answer(_ANSWER_SECONDS):
                     self.connection.rollback()
         except psycopg.Error as error:
             log.debug("%s: the control session is lost: %s", self.endpoint, error)
             self.connection.close()
 
     @contextmanager
-    def obeys(self, abort: AbortSwitch) -> Iterator[None]:
+    def cancel_on_abort(self, abort: AbortSwitch) -> Iterator[None]:
         """Cancel what this session runs when the switch is thrown inside the block: `AbortedError`."""
-        with abort.hang(self._cancel), self.connection.unless(lambda: abort.thrown):
+        with abort.hang(self._cancel), self.connection.unless(lambda: abort.is_thrown):
             try:
                 yield
             except psycopg.errors.QueryCanceled:
@@ -234,8 +236,8 @@ def open_session(
     connection.lookout = lookout
     try:
         try:
-            with connection.within(max(2.0, connect_timeout)):  # nobody has promised an answer yet
-                session = _introduced(endpoint, connection, read_only=read_only, lock_wait=lock_wait)
+            with connection.limit_block(max(2.0, connect_timeout)):  # nobody has promised an answer yet
+                session = _introduce(endpoint, connection, read_only=read_only, lock_wait=lock_wait)
         except psycopg.Error as error:
             raise StageError(
                 f"{endpoint}: connected, but the server cannot be asked: {error}",
@@ -248,17 +250,17 @@ def open_session(
         connection.close()
 
 
-def end_stage_sessions(session: Session, *, application_name: str, spared: tuple[int, ...]) -> None:
+def end_stage_sessions(session: Session, *, application_name: str, kept_backends: tuple[int, ...]) -> None:
     """End what the run still has on this server, and see it gone.
 
-    Called when a stage failed and its psql has been ended. `spared` are the control sessions' backends.
+    Called when a stage failed and its psql has been ended. `kept_backends` are the control sessions' backends.
     Raises `StageError` when one of them is still there after ten seconds.
     """
-    asked = {"application": application_name, "spared": list(spared)}
-    deadline = time.monotonic() + _GONE_WITHIN
-    with session.within(_GONE_WITHIN + _ANSWER_SECONDS):
+    asked = {"application": application_name, "spared": list(kept_backends)}
+    deadline = time.monotonic() + _GONE_SECONDS
+    with session.limit_answer(_GONE_SECONDS + _ANSWER_SECONDS):
         session.connection.execute(_CATALOG["end_sessions"], asked)
-        while left := session.all(_CATALOG["sessions"], asked):
+        while left := session.fetch_all(_CATALOG["sessions"], asked):
             if time.monotonic() > deadline:
                 backends = ", ".join(str(row["pid"]) for row in left)
                 raise StageError(f"{session.endpoint}: server session {backends} does not end", stage="connect")
@@ -266,7 +268,7 @@ def end_stage_sessions(session: Session, *, application_name: str, spared: tuple
     log.debug("%s: no session of %s is left", session.endpoint, application_name)
 
 
-def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_only: bool, lock_wait: float) -> Session:
+def _introduce(endpoint: Endpoint, connection: wire.PromptConnection, *, read_only: bool, lock_wait: float) -> Session:
     """All in one message, and hence one transaction."""
     more = (
         "publications",
@@ -288,9 +290,9 @@ def _introduced(endpoint: Endpoint, connection: wire.PromptConnection, *, read_o
     path = tuple(own.pop("search_path"))
     publications = () if read_only else tuple(row["name"] for rows in rest[: len(more)] for row in rows)
     facts["grantees"] = tuple(facts["grantees"])
-    return Session(endpoint.reached_by(connection), connection, Server(**facts, **own, publications=publications), path)
+    return Session(endpoint.narrow_to(connection), connection, Server(**facts, **own, publications=publications), path)
 
 
 def find_holders(session: Session, table: LiteralString) -> tuple[Blocker, ...]:
     """Return who holds a lock on one of our tables that a write would wait for, without waiting."""
-    return tuple(map(read_blocker, session.all(sql.load("blockers")["holders_by_name"], {"table": table})))
+    return tuple(map(read_blocker, session.fetch_all(sql.load("blockers")["holders_by_name"], {"table": table})))

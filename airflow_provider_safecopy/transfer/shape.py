@@ -30,7 +30,7 @@ _UNKNOWN = (
 
 
 @dataclass(frozen=True)
-class ShapeColumn:
+class SchemaColumn:
     """What is remembered of a column; see `catalog.Column`."""
 
     name: str
@@ -40,105 +40,107 @@ class ShapeColumn:
 
 
 @dataclass(frozen=True)
-class Shape:
+class SourceSchema:
     """The columns of a source, in order: all of them, or those that were chosen."""
 
-    columns: tuple[ShapeColumn, ...]
+    columns: tuple[SchemaColumn, ...]
 
     @classmethod
-    def of(cls, relation: Relation, chosen: Mapping[str, str] | None = None) -> Shape:
+    def from_relation(cls, relation: Relation, chosen: Mapping[str, str] | None = None) -> SourceSchema:
         """What is read of `relation`."""
         read = [column for column in relation.columns if chosen is None or column.name in chosen]
-        return cls(tuple(ShapeColumn(each.name, each.type, each.inner_shape, each.not_null) for each in read))
+        return cls(tuple(SchemaColumn(each.name, each.type, each.inner_shape, each.not_null) for each in read))
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Shape:
+    def from_dict(cls, data: Mapping[str, Any]) -> SourceSchema:
         """Of what `as_dict` gave; what a later version may have added is ignored. Raises ValueError for anything else."""
         try:
             columns = data["columns"]
             listed = json.loads(columns) if isinstance(columns, str) else columns
-            return cls(tuple(map(_column, listed)))
+            return cls(tuple(map(_parse_column, listed)))
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"this is no shape: {error!r}") from error
 
     @property
     def fingerprint(self) -> str:
         """32 hexadecimal digits, equal for equal shapes on whatever server."""
-        return hashlib.sha256(self._ascii().encode()).hexdigest()[:32]
+        return hashlib.sha256(self._to_ascii_json().encode()).hexdigest()[:32]
 
     def as_dict(self, *, encoding: str) -> dict[str, Any]:
         """Plain JSON values, with the fingerprint.
 
         A server of another `encoding` than UTF8 may lack letters of the source's: it gets the columns as a text, escaped.
         """
-        columns = [asdict(column) for column in self.columns] if encoding == "UTF8" else self._ascii()
+        columns = [asdict(column) for column in self.columns] if encoding == "UTF8" else self._to_ascii_json()
         return {"fingerprint": self.fingerprint, "columns": columns}
 
-    def differences(self, other: Shape) -> tuple[str, ...]:
-        """What has become of the `other`, earlier shape, for people."""
+    def list_differences(self, earlier: SourceSchema) -> tuple[str, ...]:
+        """What has become of the `earlier`, earlier shape, for people."""
         now = {column.name: column for column in self.columns}
-        then = {column.name: column for column in other.columns}
+        then = {column.name: column for column in earlier.columns}
         found = [f"column {spell(name)} {now[name].type} is new" for name in now if name not in then]
         found += [f"column {spell(name)} {then[name].type} is gone" for name in then if name not in now]
-        found += [told for name in now if name in then for told in _changes(now[name], then[name])]
+        found += [told for name in now if name in then for told in _list_changes(now[name], then[name])]
         if [name for name in now if name in then] != [name for name in then if name in now]:
             found.append("the columns are in another order")
         return tuple(found)
 
-    def _ascii(self) -> str:
+    def _to_ascii_json(self) -> str:
         return json.dumps([asdict(column) for column in self.columns], ensure_ascii=True, sort_keys=True)
 
 
 @dataclass(frozen=True)
-class Seen:
+class EarlierSchema:
     """The shape of the last copy of this source into this target, whose number it was, and of which day (UTC)."""
 
-    shape: Shape
+    schema: SourceSchema
     token: int
     day: str
 
-    def told(self, now: Shape, target: TableName) -> Iterator[str]:
+    def list_warnings(self, now: SourceSchema, target: TableName) -> Iterator[str]:
         """The warning that the source is not what it was, if it is not."""
-        if differences := now.differences(self.shape):
+        if differences := now.list_differences(self.schema):
             yield f"{target}: since token {self.token} of {self.day} the source has changed: {'; '.join(differences)}"
 
 
-def last(session: Session, *, source: str, target: TableName) -> Seen | None:
+def read_last_schema(session: Session, *, source: str, target: TableName) -> EarlierSchema | None:
     """What the last receipt of this target and source says; None where there is none, or none this role may read."""
     try:
         with session.connection.transaction():
-            row = session.one(_DEFINE["last_shape"], {"source": source, "target": str(target)})
+            row = session.fetch_one(_DEFINE["last_shape"], {"source": source, "target": str(target)})
     except _UNKNOWN:
         return None
-    return None if row is None else parse_shape(row, target)
+    return None if row is None else parse_schema(row, target)
 
 
-def last_of_all(session: Session, asked: Sequence[tuple[str, TableName]]) -> dict[tuple[str, TableName], Seen | None]:
-    """Return what `last` does for each pair of source and target, by one question; nothing where `last` gives None."""
-    parameters = [{"source": source, "target": str(target)} for source, target in asked]
+def read_last_schemas(
+    session: Session, pairs: Sequence[tuple[str, TableName]]
+) -> dict[tuple[str, TableName], EarlierSchema | None]:
+    """Return what `read_last_schema` does for each pair of source and target, by one question; nothing where `read_last_schema` gives None."""
+    parameters = [{"source": source, "target": str(target)} for source, target in pairs]
     answers = ask_all(session, _DEFINE["last_shape"], {"source": "text", "target": "text"}, parameters)
-    found = zip(asked, answers, strict=True)
-    return {(source, target): parse_shape(rows[0], target) if rows else None for (source, target), rows in found}
+    found = zip(pairs, answers, strict=True)
+    return {(source, target): parse_schema(rows[0], target) if rows else None for (source, target), rows in found}
 
 
-def parse_shape(row: Mapping[str, Any], target: TableName) -> Seen | None:
+def parse_schema(row: Mapping[str, Any], target: TableName) -> EarlierSchema | None:
     """Return the shape in a receipt; None where it cannot be read."""
     try:
-        return Seen(Shape.from_dict(row["shape"]), row["token"], row["day"])
+        return EarlierSchema(SourceSchema.from_dict(row["shape"]), row["token"], row["day"])
     except ValueError as error:  # it is for a warning alone
         log.info("%s: what its source looked like in token %s cannot be read: %s", target, row["token"], error)
         return None
 
 
-def _column(data: Mapping[str, Any]) -> ShapeColumn:
-    column = ShapeColumn(**{name: data[name] for name in ShapeColumn.__dataclass_fields__})
+def _parse_column(data: Mapping[str, Any]) -> SchemaColumn:
+    column = SchemaColumn(**{name: data[name] for name in SchemaColumn.__dataclass_fields__})
     texts = (column.name, column.type, column.inner_shape)
     if not all(isinstance(text, str) for text in texts) or not isinstance(column.not_null, bool):
         raise TypeError(f"of another kind: {column!r:.200}")
     return column
 
 
-def _changes(now: ShapeColumn, then: ShapeColumn) -> Iterator[str]:
+def _list_changes(now: SchemaColumn, then: SchemaColumn) -> Iterator[str]:
     name = spell(now.name)
     if now.type != then.type:
         yield f"{name} was {then.type}, is {now.type}"

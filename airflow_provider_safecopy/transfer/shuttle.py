@@ -25,12 +25,19 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.transfer import load as loading
 from airflow_provider_safecopy.transfer import statements
-from airflow_provider_safecopy.transfer.driver import Driver
+from airflow_provider_safecopy.transfer.driver import PersistentPsql
 from airflow_provider_safecopy.transfer.export import Exported, require_meaning, require_snapshot
 from airflow_provider_safecopy.transfer.load import Loaded
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.psql import Psql, PsqlBinary, end, memory_file, new_nonce, pipe
+from airflow_provider_safecopy.transfer.psql import (
+    Psql,
+    PsqlBinary,
+    end_children,
+    make_memory_file,
+    make_nonce,
+    open_pipe,
+)
 from airflow_provider_safecopy.transfer.report import StageReport
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
@@ -38,10 +45,10 @@ log = logging.getLogger(__name__)
 
 _TICK_MS = 100
 _READ_BYTES = 256 * 1024
-_LEAVE_SECONDS = 1.0
+_EXIT_SECONDS = 1.0
 _ASK_SECONDS = 1.0
 
-Starting = Callable[[], AbstractContextManager[None]]
+StartGuard = Callable[[], AbstractContextManager[None]]
 """Around the start of a psql, when it is its turn to connect and no thread of ours lives."""
 
 
@@ -49,11 +56,11 @@ class TooLargeError(Exception):
     """The table has more bytes than a shuttle carries. Internal: it is copied in another way."""
 
 
-class Shuttle:
+class PsqlPair:
     """Carries tables of at most `limit` bytes each, all as of `snapshot`. Main thread only; `close` always.
 
-    `starting` is entered around the start of each psql; `moved` is told whenever a byte or a table has moved, `waiting`
-    once a second that an export stands still, by its backend, and `look` of either side for how long none has. Raises
+    `start_guards` is entered around the start of each psql; `on_move` is told whenever a byte or a table has moved, `on_silence`
+    once a second that an export stands still, by its backend, and `on_idle` of either side for how long none has. Raises
     `StageError` and its kinds, `VerifyError`, `AbortedError`, and of a table that is too large `TooLargeError`.
     """
 
@@ -67,10 +74,10 @@ class Shuttle:
         timeouts: Timeouts,
         limit: int,
         abort: AbortSwitch,
-        starting: tuple[Starting, Starting],
-        moved: Callable[[], None],
-        waiting: Callable[[Sequence[int]], None],
-        look: tuple[Callable[[float], None], Callable[[float], None]],
+        start_guards: tuple[StartGuard, StartGuard],
+        on_move: Callable[[], None],
+        on_silence: Callable[[Sequence[int]], None],
+        on_idle: tuple[Callable[[float], None], Callable[[float], None]],
     ) -> None:
         self._binary = binary
         self._source, self._target = endpoints
@@ -79,54 +86,54 @@ class Shuttle:
         self._timeouts = timeouts
         self._limit = limit
         self._abort = abort
-        self._starting = starting
-        self._moved = moved
-        self._waiting = waiting
-        self._look = look
-        self._data, self._into = pipe()
+        self._starting = start_guards
+        self._moved = on_move
+        self._waiting = on_silence
+        self._look = on_idle
+        self._data, self._into = open_pipe()
         os.set_blocking(self._data, False)
-        self._file = memory_file("")
-        self._export: Driver | None = None
-        self._load: Driver | None = None
+        self._file = make_memory_file("")
+        self._export: PersistentPsql | None = None
+        self._load: PersistentPsql | None = None
         self._asked: CopyPlan | None = None
         self._asked_why = 0.0
         self._size, self._digest = 0, xxhash.xxh3_128()
 
-    def ask(self, plan: CopyPlan) -> None:
+    def begin_export(self, plan: CopyPlan) -> None:
         """Have the source's psql begin with a table, before it is its turn to be fetched: one ahead at most."""
         if self._asked is plan:
             return
         if self._export is None:
-            self._export = self._started("export", inherit=self._into)
-        nonce, output = new_nonce(), f"/proc/self/fd/{self._into}"
+            self._export = self._start("export", inherit=self._into)
+        nonce, output = make_nonce(), f"/proc/self/fd/{self._into}"
         query = statements.export_next(
-            plan.read(), format=plan.format, output=output, nonce=nonce, snapshot=self._snapshot
+            plan.build_copy_source(), format=plan.format, output=output, nonce=nonce, snapshot=self._snapshot
         )
         self._asked = plan
-        self._export.tell(nonce, query)
+        self._export.start_table(nonce, query)
 
     def fetch(self, plan: CopyPlan) -> Exported:
         """The rows of a table, which wait here for `load`, and what proves them."""
-        self.ask(plan)
+        self.begin_export(plan)
         driver = self._export
         assert driver is not None  # noqa: S101 -- it has just been asked
         driver.began = driver.moved = time.monotonic()  # whatever we did meanwhile is no stall of its own
         self._size, self._digest = 0, xxhash.xxh3_128()
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
-        self._wait(driver, "keeper", also=self._data)
+        self._wait(driver, "keeper", data=self._data)
         self._read()  # all that it wrote before the mark is in the pipe by now
         self._asked = None
-        return self._exported(driver)
+        return self._prove_export(driver)
 
     def load(self, plan: CopyPlan, staging: TableName, exported: Exported) -> Loaded:
         """Make the staging table, and load into it what was fetched. Committed once both sides agree."""
         if self._load is None:
-            self._load = self._started("import", inherit=self._file)
-        driver, nonce = self._load, new_nonce()
+            self._load = self._start("import", inherit=self._file)
+        driver, nonce = self._load, make_nonce()
         columns = [(taken.name, taken.type) for _, taken in plan.pairs]
         data, seconds = f"/proc/self/fd/{self._file}", self._timeouts.import_
-        driver.tell(
+        driver.start_table(
             nonce,
             statements.load_next(
                 staging,
@@ -140,11 +147,11 @@ class Shuttle:
             ),
         )
         self._wait(driver, "changed")
-        size, digest = self._read_again()
+        size, digest = self._digest_file()
         rows = driver.psql.transcript.number("rows")
-        loading.demand_agreement(exported, rows=rows, size=size, digest=digest, where=f"{plan.target_name}: ")
+        loading.require_agreement(exported, rows=rows, size=size, digest=digest, prefix=f"{plan.target_name}: ")
         require_meaning(driver.psql)
-        driver.add(statements.load_commit(nonce))
+        driver.write_script(statements.load_commit(nonce))
         self._wait(driver, "committed")
         seconds = time.monotonic() - driver.began
         report = StageReport("import", seconds, driver.psql.pid, rows=exported.rows, bytes=size)
@@ -163,20 +170,20 @@ class Shuttle:
             if descriptor >= 0:
                 os.close(descriptor)
         self._data = self._into = self._file = -1
-        deadline = time.monotonic() + _LEAVE_SECONDS
+        deadline = time.monotonic() + _EXIT_SECONDS
         for driver in drivers:
             if not at_once:
                 driver.let_end(deadline)
-            end([driver.psql], at_once=at_once and driver.psql.stage == "import")
+            end_children([driver.psql], at_once=at_once and driver.psql.stage == "import")
 
     @contextmanager
-    def obeying(self) -> Iterator[None]:
+    def interrupt_on_abort(self) -> Iterator[None]:
         """Interrupt what both psqls do when the switch is thrown inside the block."""
         with self._abort.hang(self._interrupt):
             yield
 
-    def _started(self, stage: Literal["export", "import"], *, inherit: int) -> Driver:
-        nonce, (stdin, script) = new_nonce(), pipe()
+    def _start(self, stage: Literal["export", "import"], *, inherit: int) -> PersistentPsql:
+        nonce, (stdin, script) = make_nonce(), open_pipe()
         try:
             with self._starting[0 if stage == "export" else 1]():
                 psql = Psql.start(
@@ -196,43 +203,43 @@ class Shuttle:
         finally:
             os.close(stdin)
         log.info("%s started (PID %d): for one table after the other", stage, psql.pid)
-        driver = Driver(psql, script)
+        driver = PersistentPsql(psql, script)
         if stage == "export":
             seconds, lock_wait = self._timeouts.export, self._timeouts.lock_wait
             opening = statements.export_opening(
                 snapshot=self._snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait
             )
-            driver.tell(nonce, opening)
+            driver.start_table(nonce, opening)
         else:
-            driver.tell(nonce, statements.load_opening(nonce))
+            driver.start_table(nonce, statements.load_opening(nonce))
         try:
             self._wait(driver, "backend")
             driver.backend = psql.transcript.number("backend") or 0
         except BaseException:
             os.close(script)
-            end([psql])
+            end_children([psql])
             raise
         return driver
 
-    def _wait(self, driver: Driver, mark: str, *, also: int | None = None) -> None:
-        """Until psql has said `mark`; meanwhile read what comes from `also`."""
+    def _wait(self, driver: PersistentPsql, mark: str, *, data: int | None = None) -> None:
+        """Until psql has said `mark`; meanwhile read what comes from `data`."""
         poll, psql = select.poll(), driver.psql
-        for descriptor in (psql.stderr, self._abort.fileno(), *(() if also is None else (also,))):
+        for descriptor in (psql.stderr, self._abort.fileno(), *(() if data is None else (data,))):
             poll.register(descriptor, select.POLLIN)
         while not psql.transcript.values(mark):
             self._abort.check()
             ready = {descriptor for descriptor, _ in poll.poll(_TICK_MS)}
-            if also in ready and self._read():
+            if data in ready and self._read():
                 driver.moved = time.monotonic()
-            if psql.stderr in ready and not psql.listen():
+            if psql.stderr in ready and not psql.read_stderr():
                 poll.unregister(psql.stderr)  # it is ending
             if not psql.transcript.values(mark):
                 self._look[0 if psql.stage == "export" else 1](time.monotonic() - driver.moved)
-                driver.demand_life(self._timeouts)
-                self._ask_why(driver)
+                driver.require_life(self._timeouts)
+                self._check_silence(driver)
         self._moved()
 
-    def _ask_why(self, driver: Driver) -> None:
+    def _check_silence(self, driver: PersistentPsql) -> None:
         """Have the lookout check what a silent export waits for."""
         now = time.monotonic()
         if driver.psql.stage == "export" and driver.backend and now - max(driver.moved, self._asked_why) > _ASK_SECONDS:
@@ -256,7 +263,7 @@ class Shuttle:
             self._moved()
         return self._size > before
 
-    def _read_again(self) -> tuple[int, str]:
+    def _digest_file(self) -> tuple[int, str]:
         """Size and digest of what the import was given."""
         size, digest = 0, xxhash.xxh3_128()
         while data := os.pread(self._file, _READ_BYTES, size):
@@ -264,15 +271,15 @@ class Shuttle:
             size += len(data)
         return size, digest.hexdigest()
 
-    def _exported(self, driver: Driver) -> Exported:
+    def _prove_export(self, driver: PersistentPsql) -> Exported:
         psql, size = driver.psql, self._size
         require_meaning(psql)
         require_snapshot(psql)
         rows = psql.transcript.number("rows")
         if rows is None:
-            raise psql.failure("did not give the server's row count", retryable=True)
+            raise psql.build_error("did not give the server's row count", retryable=True)
         if rows > 0 and size == 0:  # even a row without columns is a line, or two bytes
-            raise psql.failure(f"reports {rows} rows, and not a single byte came", retryable=True)
+            raise psql.build_error(f"reports {rows} rows, and not a single byte came", retryable=True)
         report = StageReport("export", time.monotonic() - driver.began, psql.pid, rows=rows, bytes=size)
         return Exported(rows, size, self._digest.hexdigest(), (report,))
 

@@ -15,7 +15,7 @@ HINT = (
 )
 
 
-def require_none(target: Session, plan: CopyPlan, contender: Contender) -> None:
+def require_no_sibling(target: Session, plan: CopyPlan, contender: Contender) -> None:
     """Raise `PlanError` if a sibling in this run has replaced the rows of the same target."""
     if contender.task is None or plan.spec.write_mode != "replace":
         return
@@ -25,7 +25,7 @@ def require_none(target: Session, plan: CopyPlan, contender: Contender) -> None:
         "task": contender.task,
         "member": contender.member,
     }
-    if row := target.one(_RECEIPT["of_sibling"], asked):
+    if row := target.fetch_one(_RECEIPT["of_sibling"], asked):
         message = (
             f"{plan.target_name}: {row['member']} of this run has already replaced its rows, at {row['published_at']}; "
             f"{contender.member} would overwrite them"

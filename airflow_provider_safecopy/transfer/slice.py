@@ -16,14 +16,14 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import PlanError, Refusal
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.origin import Origin
+from airflow_provider_safecopy.transfer.origin import SourceIdentity
 from airflow_provider_safecopy.transfer.session import Session
 
 _RECEIPT = sql.load("receipt")
 
 
 @dataclass(frozen=True)
-class Appended:
+class AppendRecord:
     """That a slice has been appended: by which run, when (ISO 8601), and how many rows it has."""
 
     lock: str
@@ -36,87 +36,93 @@ class Appended:
 
 
 @dataclass(frozen=True)
-class VanishedSlice:
+class VanishedAppend:
     """A slice whose rows are certainly gone: the `receipt` that the next one follows, and `why`.
 
-    `empty`: because the whole table is empty.
+    `is_empty`: because the whole table is empty.
     """
 
     receipt: int
     why: str
-    empty: bool = False
+    is_empty: bool = False
 
 
-def find(
-    target: Session, table: TableName, oid: int, name: str, origin: Origin, *, kin: Sequence[TableName] = ()
-) -> Appended | VanishedSlice | Refusal | None:
+def find_append(
+    target: Session,
+    table: TableName,
+    oid: int,
+    append_key: str,
+    source_identity: SourceIdentity,
+    *,
+    kin: Sequence[TableName] = (),
+) -> AppendRecord | VanishedAppend | Refusal | None:
     """Return what became of the slice in `table` (`oid`, 0 if it does not exist); None if never appended.
 
     `kin` are the partitions and parents of the table.
     """
-    asked = {"target": str(table), "slice": name, "oid": oid, "kin": [str(each) for each in kin]}
-    row = target.one(_RECEIPT["of_slice"], asked)
+    asked = {"target": str(table), "slice": append_key, "oid": oid, "kin": [str(each) for each in kin]}
+    row = target.fetch_one(_RECEIPT["of_slice"], asked)
     if row is None:
         return None
-    if (vanished := _vanished(table, oid, row)) is not None:
+    if (vanished := _find_vanished(table, oid, row)) is not None:
         return vanished
     if row["inserted"] != 0:
-        seen = _look(target, table, row)
-        if (vanished := _emptied(table, row, seen)) is not None:
+        seen = _read_target_rows(target, table, row)
+        if (vanished := _find_emptied(table, row, seen)) is not None:
             return vanished
-        if (doubt := _doubt(row, seen)) is not None:
-            return _doubt_refusal(table, name, row, doubt)
-    if row["origin"] != origin.digest:
-        return _taken(table, name, row, str(origin))
-    return Appended(
+        if (doubt := _find_doubt(row, seen)) is not None:
+            return _refuse_doubt(table, append_key, row, doubt)
+    if row["origin"] != source_identity.digest:
+        return _refuse_other_rows(table, append_key, row, str(source_identity))
+    return AppendRecord(
         row["lock"], row["token"], row["attempt"], row["published_at"], row["inserted"], row["bytes"], row["digest"]
     )
 
 
-def require_unchanged(target: Session, table: TableName, name: str, follows: int) -> None:
+def require_unchanged_append(target: Session, table: TableName, append_key: str, previous_receipt: int) -> None:
     """Raise a retryable `PlanError`, inside the publish, if the slice was appended since planning."""
-    row = target.one(_RECEIPT["last_of_slice"], {"target": str(table), "slice": name})
-    if row is not None and row["id"] != follows:
-        raise already(table, name, f"token {row['token']} did, at {row['published_at']}")
+    row = target.fetch_one(_RECEIPT["last_of_slice"], {"target": str(table), "slice": append_key})
+    if row is not None and row["id"] != previous_receipt:
+        raise already_appended_error(table, append_key, f"token {row['token']} did, at {row['published_at']}")
 
 
 @dataclass(frozen=True)
 class _Leaf:
-    """The table itself or a partition of it. `rows`: whether it holds any; None if this role may not read it."""
+    """The table itself or a partition of it. `has_rows`: whether it holds any; None if this role may not read it."""
 
     name: TableName
     fate: str
-    rows: bool | None
+    has_rows: bool | None
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _TargetRows:
     """What a look at the target shows: whether it holds rows at all, and which of its leaves do."""
 
-    rows: bool
+    has_rows: bool
     leaves: tuple[_Leaf, ...] = ()
 
-    def of(self, *fates: str) -> list[_Leaf]:
+    def list_leaves(self, *fates: str) -> list[_Leaf]:
         """Return the leaves with one of these fates that hold rows, or may hold some."""
-        return [leaf for leaf in self.leaves if leaf.fate in fates and leaf.rows is not False]
+        return [leaf for leaf in self.leaves if leaf.fate in fates and leaf.has_rows is not False]
 
     def has_empty(self, *fates: str) -> bool:
         """Return whether a leaf with one of these fates is empty."""
-        return any(leaf.fate in fates and leaf.rows is False for leaf in self.leaves)
+        return any(leaf.fate in fates and leaf.has_rows is False for leaf in self.leaves)
 
 
-def _look(target: Session, table: TableName, row: dict[str, Any]) -> _Seen:
+def _read_target_rows(target: Session, table: TableName, row: dict[str, Any]) -> _TargetRows:
     """Return what the target holds now, asked in one statement."""
     names = [TableName(*each) for each in zip(row["schemas"], row["names"], strict=True)]
     readable = [name for name, may_read in zip(names, row["readable"], strict=True) if may_read]
-    with target.reading():
-        whole, *each = target.value(statements.any_rows(table, readable))
+    with target.run_user_sql():
+        whole, *each = target.fetch_value(statements.any_rows(table, readable))
     rows = dict(zip(readable, each, strict=True))
     leaves = (_Leaf(name, fate, rows.get(name)) for name, fate in zip(names, row["fates"], strict=True))
-    return _Seen(whole, tuple(leaves))
+    return _TargetRows(whole, tuple(leaves))
 
 
-def _vanished(table: TableName, oid: int, row: dict[str, Any]) -> VanishedSlice | None:
+def _find_vanished(table: TableName, oid: int, row: dict[str, Any]) -> VanishedAppend | None:
     """Return why the ledger proves that none of the rows can be there any more, or None."""
     events = {"replaced": "has been replaced"}
     if row["inserted"] != 0:  # a slice without rows can miss none
@@ -124,20 +130,24 @@ def _vanished(table: TableName, oid: int, row: dict[str, Any]) -> VanishedSlice 
     if row["another"] and (oid == 0 or row["inserted"] == 0):
         events["another"] = "has been made anew"
     why = next((what for event, what in events.items() if row[event]), "does not exist" if oid == 0 else None)
-    return None if why is None else VanishedSlice(row["last"], f"{table} {why}")
+    return None if why is None else VanishedAppend(row["last"], f"{table} {why}")
 
 
-def _emptied(table: TableName, row: dict[str, Any], seen: _Seen) -> VanishedSlice | None:
+def _find_emptied(table: TableName, row: dict[str, Any], target_rows: _TargetRows) -> VanishedAppend | None:
     """Return why the target shows that none of the rows can be there any more, or None."""
-    if not seen.rows:
-        return VanishedSlice(row["last"], f"{table} is empty", empty=True)
-    put = row["gone"] or seen.has_empty("kept", "rewritten")
-    if put and not row["another"] and not seen.of("kept", "rewritten", *(["later"] if row["elsewhere"] else [])):
-        return VanishedSlice(row["last"], f"the partitions of {table} it was added to are empty or gone")
+    if not target_rows.has_rows:
+        return VanishedAppend(row["last"], f"{table} is empty", is_empty=True)
+    put = row["gone"] or target_rows.has_empty("kept", "rewritten")
+    if (
+        put
+        and not row["another"]
+        and not target_rows.list_leaves("kept", "rewritten", *(["later"] if row["elsewhere"] else []))
+    ):
+        return VanishedAppend(row["last"], f"the partitions of {table} it was added to are empty or gone")
     return None
 
 
-def _doubt(row: dict[str, Any], seen: _Seen) -> str | None:
+def _find_doubt(row: dict[str, Any], target_rows: _TargetRows) -> str | None:
     """Return why some rows may be missing; None if all or none are there."""
     if row["another"]:
         return "the table has been made anew since, and holds rows"
@@ -145,31 +155,31 @@ def _doubt(row: dict[str, Any], seen: _Seen) -> str | None:
         return "a copy with missing=delete has deleted rows since"
     if row["overwritten"]:
         return "a copy into one of its partitions or parents has replaced or deleted rows since"
-    return _rewritten(seen) or _lost(row, seen)
+    return _find_rewritten(target_rows) or _find_lost(row, target_rows)
 
 
-def _rewritten(seen: _Seen) -> str | None:
+def _find_rewritten(target_rows: _TargetRows) -> str | None:
     """Return which tables have a new file and hold rows, of which none can say where they come from."""
-    suspects = seen.of("rewritten")
-    if filled := ", ".join(str(leaf.name) for leaf in suspects if leaf.rows):
+    suspects = target_rows.list_leaves("rewritten")
+    if filled := ", ".join(str(leaf.name) for leaf in suspects if leaf.has_rows):
         return f"{filled} has been truncated or rewritten since (TRUNCATE, VACUUM FULL, CLUSTER, ALTER TABLE), and holds rows"
     return "a partition that this role may not read has been truncated or rewritten since" if suspects else None
 
 
-def _lost(row: dict[str, Any], seen: _Seen) -> str | None:
+def _find_lost(row: dict[str, Any], target_rows: _TargetRows) -> str | None:
     """Return which rows may be missing with a partition that is empty or gone."""
     # A server that does not count rows lists partitions that never got any: that one of them is empty says nothing.
-    if not row["gone"] and not seen.has_empty("rewritten", *(["kept"] if row["counted"] else [])):
+    if not row["gone"] and not target_rows.has_empty("rewritten", *(["kept"] if row["counted"] else [])):
         return None
-    if row["elsewhere"] and (named := ", ".join(str(leaf.name) for leaf in seen.of("later"))):
+    if row["elsewhere"] and (named := ", ".join(str(leaf.name) for leaf in target_rows.list_leaves("later"))):
         return f"partitions it was added to are empty, dropped or detached, and its rows may be in {named}"
     return "some of the partitions it was added to are empty or gone, and others are not"
 
 
-def _doubt_refusal(table: TableName, name: str, row: dict[str, Any], doubt: str) -> Refusal:
+def _refuse_doubt(table: TableName, append_key: str, row: dict[str, Any], doubt: str) -> Refusal:
     return Refusal(
         "slice_unsure",
-        f"{table}: slice {name} was appended at {row['published_at']} (token {row['token']}), but it is unclear whether "
+        f"{table}: slice {append_key} was appended at {row['published_at']} (token {row['token']}), but it is unclear whether "
         f"its rows are still there: {doubt}",
         table=str(table),
         hint="look for its rows: if they are there, there is nothing to copy; if not, remove what is left of them and give "
@@ -177,18 +187,20 @@ def _doubt_refusal(table: TableName, name: str, row: dict[str, Any], doubt: str)
     )
 
 
-def already(table: TableName, name: str, who: str) -> PlanError:
+def already_appended_error(table: TableName, append_key: str, detail: str) -> PlanError:
     """Return the error of the second run; its next try finds out whether the first appended the same."""
-    message = f"{table}: slice {name} has been appended since this copy was planned: {who}; nothing was changed"
+    message = (
+        f"{table}: slice {append_key} has been appended since this copy was planned: {detail}; nothing was changed"
+    )
     return PlanError((Refusal("slice_taken", message, str(table), hint="run the copy again"),), retryable=True)
 
 
-def _taken(table: TableName, name: str, row: dict[str, Any], asked: str) -> Refusal:
+def _refuse_other_rows(table: TableName, append_key: str, row: dict[str, Any], requested: str) -> Refusal:
     first = row["read"] or row["source"]
     return Refusal(
         "slice_taken",
-        f"{table}: slice {name} was appended at {row['published_at']} (token {row['token']}) from {first}, "
-        f"and would now be of other rows: {asked}",
+        f"{table}: slice {append_key} was appended at {row['published_at']} (token {row['token']}) from {first}, "
+        f"and would now be of other rows: {requested}",
         table=str(table),
         hint="give this one another append_key",
     )

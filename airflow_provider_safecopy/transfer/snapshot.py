@@ -16,12 +16,12 @@ READ_AGAIN = "run the copy again: it takes a new snapshot"
 
 
 @contextmanager
-def snapshot(source: Session) -> Iterator[str]:
+def hold_snapshot(source: Session) -> Iterator[str]:
     """A transaction on the source, and the name under which psql sees just what it sees. Raises `StageError`."""
     connection = source.connection
     try:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        name: str = source.value(sql.load("catalog")["export_snapshot"])
+        name: str = source.fetch_value(sql.load("catalog")["export_snapshot"])
     except psycopg.Error as error:
         raise StageError(f"export: {source.endpoint}: {error}", stage="export", sqlstate=error.sqlstate) from error
     try:
@@ -30,15 +30,15 @@ def snapshot(source: Session) -> Iterator[str]:
         source.end_transaction()
 
 
-def require_whole(source: Session, *, refused: int = 0) -> None:
+def require_unreplaced(source: Session, *, refused_oid: int = 0) -> None:
     """Raise a retryable `StageError` if what `source` has locked is not what its snapshot saw.
 
-    Called after planning; each export checks the same again for what it has read itself. `refused` is the OID of a table
+    Called after planning; each export checks the same again for what it has read itself. `refused_oid` is the OID of a table
     whose plan has refusals: planning has not locked it, and a replaced table is refused for reasons that mislead.
     """
-    names = source.value(_SNAPSHOT["replaced"])
-    if names or (refused and (names := source.value(_SNAPSHOT["planned"], {"table": refused}))):
-        message = f"export: {replacement(names)}; nothing was changed"
+    names = source.fetch_value(_SNAPSHOT["replaced"])
+    if names or (refused_oid and (names := source.fetch_value(_SNAPSHOT["planned"], {"table": refused_oid}))):
+        message = f"export: {describe_replacement(names)}; nothing was changed"
         raise StageError(message, stage="export", retryable=True, hint=READ_AGAIN)
 
 
@@ -49,7 +49,7 @@ def require_no_deadlock(source: Session, *, readers: Sequence[int]) -> None:
     that TRUNCATE. Likewise behind a TRUNCATE that waits for another lane. Ending the copy is the way out that harms no
     other session.
     """
-    if (found := source.one(_SNAPSHOT["waits_for_us"], {"readers": list(readers)})) is None:
+    if (found := source.fetch_one(_SNAPSHOT["waits_for_us"], {"readers": list(readers)})) is None:
         return
     facts = ", ".join(str(found[key]) for key in ("role", "application") if found[key])
     who = f"pid {found['pid']}" + (f" ({facts})" if facts else "")
@@ -63,6 +63,6 @@ def require_no_deadlock(source: Session, *, readers: Sequence[int]) -> None:
     )
 
 
-def replacement(names: str) -> str:
+def describe_replacement(names: str) -> str:
     """Return a message about relations that are not what the snapshot saw."""
     return f"emptied, rewritten or replaced after the snapshot was taken: {names}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from airflow_provider_safecopy.transfer import kind
-from airflow_provider_safecopy.transfer.demand import demand_kind
+from airflow_provider_safecopy.transfer.demand import require_kind
 from airflow_provider_safecopy.transfer.model import Drift, Format, Missing, Publish, Transfer, Verify, WriteMode
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.option import (
@@ -15,13 +15,13 @@ from airflow_provider_safecopy.transfer.option import (
     Alias,
     Option,
     check_options,
-    declared,
-    fields_of,
-    nested,
+    declare,
+    nest_options,
     option,
-    options_of,
+    read_fields,
+    read_options,
 )
-from airflow_provider_safecopy.transfer.relation import demand_consistent
+from airflow_provider_safecopy.transfer.relation import require_consistent
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 
 ROWS = "What is copied"
@@ -60,7 +60,7 @@ class CopySpec:
         stand_in=LATER,
     )
     target_table: TableName = field(
-        metadata=declared(
+        metadata=declare(
             kind.TABLE,
             "Table to publish into. It must exist unless `create_target` is given.",
             group=ROWS,
@@ -147,7 +147,7 @@ class CopySpec:
         "Refuse fewer rows from the source; 0 allows an empty source.",
         group=GUARDS,
         default_text="1 where rows may be lost, else 0",
-        aliases=(Alias("allow_empty", kind.FLAG, {True: 0, False: None}, instead="min_rows=0"),),
+        aliases=(Alias("allow_empty", kind.FLAG, {True: 0, False: None}, replacement="min_rows=0"),),
     )
     max_shrink: float | None = option(
         None,
@@ -193,7 +193,7 @@ class CopySpec:
         "Compare counts and digest, or the content of both sides as well (full).",
         group=TRANSFER,
     )
-    timeouts: Timeouts = nested(Timeouts)
+    timeouts: Timeouts = nest_options(Timeouts)
     parallel: int | Literal["auto"] = option(
         1,
         kind.STREAMS,
@@ -270,8 +270,8 @@ class CopySpec:
 
     def __post_init__(self) -> None:
         check_options(self)
-        demand_kind("timeouts", self.timeouts, Timeouts)
-        demand_consistent(self)
+        require_kind("timeouts", self.timeouts, Timeouts)
+        require_consistent(self)
 
     @property
     def patience(self) -> float:
@@ -288,7 +288,7 @@ class CopySpec:
     @classmethod
     def options(cls) -> tuple[Option, ...]:
         """Return the options of a copy, each as it is declared."""
-        return options_of(cls)
+        return read_options(cls)
 
     @classmethod
     def of(cls, **values: Any) -> Self:
@@ -296,4 +296,4 @@ class CopySpec:
 
         Timeouts are given one by one, as ``stall_timeout=60``, or as `timeouts`. Raises `ConfigError`.
         """
-        return cls(**fields_of(cls, values))
+        return cls(**read_fields(cls, values))

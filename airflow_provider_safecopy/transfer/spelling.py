@@ -10,18 +10,18 @@ from airflow_provider_safecopy.transfer.session import Session
 _CATALOG = sql.load("catalog")
 
 
-def spells(session: Session, *texts: str) -> tuple[bool, ...]:
+def check_spelling(session: Session, *texts: str) -> tuple[bool, ...]:
     """Return whether the server can spell each of the texts."""
-    return tuple(bytes_of(session, text) is not None for text in texts)
+    return tuple(count_bytes(session, text) is not None for text in texts)
 
 
-def bytes_of(session: Session, identifier: str) -> int | None:
+def count_bytes(session: Session, identifier: str) -> int | None:
     """Return how many bytes the identifier has in the server's encoding; None if it cannot be spelled there."""
     if session.server.encoding == "UTF8" or identifier.isascii():
         return len(identifier.encode())
     try:
         with session.connection.transaction():
-            length: int = session.value(_CATALOG["spelling"], {"name": identifier})
+            length: int = session.fetch_value(_CATALOG["spelling"], {"name": identifier})
     except (psycopg.errors.UntranslatableCharacter, psycopg.errors.CharacterNotInRepertoire):
         return None
     return length

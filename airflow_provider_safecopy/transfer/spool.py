@@ -52,7 +52,7 @@ class _ChunkFile:
         self.growing.update(data)
         self.pieces.append((self.growing.intdigest(), size + len(data)))
 
-    def next(self) -> bytes:
+    def read_piece(self) -> bytes:
         """The next piece. Raises OSError for one that is not what was written."""
         digest, size = self.pieces.popleft()
         data = os.pread(self.file.fileno(), size, self.read)
@@ -75,7 +75,7 @@ class Spool:
     directory: str
     limit: int
     memory: int
-    most_on_disk: int = 0
+    peak_disk_bytes: int = 0
     _queue: deque[bytes | memoryview | _ChunkFile] = field(default_factory=deque)
     _in_memory: int = 0
     _on_disk: int = 0
@@ -84,11 +84,11 @@ class Spool:
         return bool(self._queue)
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether one more read would not fit."""
         return self._goes_to_disk() and self._on_disk + READ_BYTES > self.limit
 
-    def put(self, data: bytes | memoryview) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         """Append; what `data` views may change afterwards.
 
         Raises `SpoolFullError` where the limit is reached, OSError where the disk refuses.
@@ -99,11 +99,11 @@ class Spool:
             return
         if self._on_disk + len(data) > self.limit:
             raise SpoolFullError
-        self._tail().add(data)
+        self._open_tail().add(data)
         self._on_disk += len(data)
-        self.most_on_disk = max(self.most_on_disk, self._on_disk)
+        self.peak_disk_bytes = max(self.peak_disk_bytes, self._on_disk)
 
-    def head(self) -> bytes | memoryview:
+    def read_head(self) -> bytes | memoryview:
         """The next bytes, at most `READ_BYTES`, left in place until `advance`.
 
         Raises IndexError when empty, OSError where the disk does not give back what it took.
@@ -111,11 +111,11 @@ class Spool:
         first = self._queue[0]
         if not isinstance(first, _ChunkFile):
             return first
-        data = first.next()
+        data = first.read_piece()
         self._in_memory += len(data)
         if first.read == first.written:
             self._queue.popleft()
-            self._give_back(first)
+            self._close_chunk(first)
         self._queue.appendleft(data)
         return data
 
@@ -131,17 +131,17 @@ class Spool:
         """Give back memory and disk. Twice is harmless."""
         for item in self._queue:
             if isinstance(item, _ChunkFile):
-                self._give_back(item)
+                self._close_chunk(item)
         self._queue.clear()
 
     def _goes_to_disk(self) -> bool:
         return self._on_disk > 0 or self._in_memory + READ_BYTES > self.memory
 
-    def _give_back(self, chunk: _ChunkFile) -> None:
+    def _close_chunk(self, chunk: _ChunkFile) -> None:
         chunk.file.close()
         self._on_disk -= chunk.written
 
-    def _tail(self) -> _ChunkFile:
+    def _open_tail(self) -> _ChunkFile:
         last = self._queue[-1] if self._queue else None
         if isinstance(last, _ChunkFile) and last.written < max(CHUNK_BYTES, self._on_disk // MANY_CHUNKS):
             return last
@@ -156,14 +156,14 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def directory_of(given: str | None) -> str:
-    """Where chunk files go: `given`, else the system's temporary directory (`TMPDIR`)."""
-    return given or tempfile.gettempdir()
+def choose_directory(spool_dir: str | None) -> str:
+    """Where chunk files go: `spool_dir`, else the system's temporary directory (`TMPDIR`)."""
+    return spool_dir or tempfile.gettempdir()
 
 
-def refusals(given: str | None, *, needed: int, limit: int | None) -> list[Refusal]:
+def find_refusals(spool_dir: str | None, *, needed: int, limit: int | None) -> list[Refusal]:
     """Why the spool directory will not do: not there, not writable, or without room for `needed` bytes."""
-    directory = directory_of(given)
+    directory = choose_directory(spool_dir)
     try:
         with tempfile.TemporaryFile(prefix="safecopy-", dir=directory) as probe:
             probe.write(b"?")

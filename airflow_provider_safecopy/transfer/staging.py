@@ -37,7 +37,7 @@ _PSQL_SIGNS = "\\;:"
 _CODECS = {"EUC_KR": "euc_kr"}
 
 
-def name_of(target: TableName, *, token: int, attempt: UUID, encoding: str) -> TableName:
+def build_name(target: TableName, *, token: int, attempt: UUID, encoding: str) -> TableName:
     """``<target>…__safecopy_<token>_<attempt>``, within 63 bytes of the server's encoding.
 
     The target's name is shortened at a letter's border and told apart by a hash when it does not fit, or
@@ -46,22 +46,22 @@ def name_of(target: TableName, *, token: int, attempt: UUID, encoding: str) -> T
     suffix = f"__safecopy_{token}_{attempt.hex[:8]}"
     room = _NAME_BYTES - len(suffix)
     codec = _CODECS.get(encoding, "utf-8")
-    readable = all(map(_is_readable, target.name)) and _length(target.name, codec) <= room
+    readable = all(map(_is_readable, target.name)) and _count_bytes(target.name, codec) <= room
     if readable:
         return TableName(_SCHEMA, target.name + suffix)
     digest = hashlib.sha256(str(target).encode()).hexdigest()[:6]
     kept = "".join(letter for letter in target.name if _is_readable(letter))
-    while kept and _length(kept, codec) + len(digest) + 1 > room:
+    while kept and _count_bytes(kept, codec) + len(digest) + 1 > room:
         kept = kept[:-1]
     return TableName(_SCHEMA, f"{kept}_{digest}{suffix}")
 
 
 @contextmanager
-def staging(plan: CopyPlan, target: Session, *, token: int, attempt: UUID) -> Iterator[TableName]:
+def hold_staging(plan: CopyPlan, target: Session, *, token: int, attempt: UUID) -> Iterator[TableName]:
     """The attempt's staging table, for the time of the block. Raises `StageError` when it cannot be made."""
-    name = name_of(plan.target_name, token=token, attempt=attempt, encoding=target.server.encoding)
+    name = build_name(plan.target_name, token=token, attempt=attempt, encoding=target.server.encoding)
     try:
-        _create(plan, target, name)
+        _create_table(plan, target, name)
     except psycopg.errors.LockNotAvailable as error:
         raise lock_wait_error(
             error, "import", f"a table that staging table {name} is made from", target.lookout
@@ -75,61 +75,61 @@ def staging(plan: CopyPlan, target: Session, *, token: int, attempt: UUID) -> It
     try:
         yield name
     except BaseException:
-        drop_failed(target, name)
+        drop_after_failure(target, name)
         raise
-    drop(target, name)
+    drop_tables(target, name)
 
 
-def drop_failed(target: Session, name: TableName) -> None:
-    """As `drop`, of a copy that has failed: whoever waits for its end does not wait long for this."""
-    with target.within(_DROP_SECONDS):
-        drop(target, name)
+def drop_after_failure(target: Session, name: TableName) -> None:
+    """As `drop_tables`, of a copy that has failed: whoever waits for its end does not wait long for this."""
+    with target.limit_answer(_DROP_SECONDS):
+        drop_tables(target, name)
 
 
-def drop(target: Session, *names: TableName) -> None:
+def drop_tables(target: Session, *names: TableName) -> None:
     """Drop our staging tables; where the session is lost, or somebody reads them, the next run's sweep does it."""
     left: dict[TableName, psycopg.Error] = {}
     if names and target.connection.is_own:  # a forked child may leave the block that its parent entered
         try:
-            _drop(target, names, lock_timeout=_DROP_LOCK)
+            _drop_now(target, names, lock_timeout=_DROP_LOCK)
         except psycopg.Error as error:
-            left = {names[0]: error} if len(names) == 1 else _undropped(target, names)
+            left = {names[0]: error} if len(names) == 1 else _drop_each(target, names)
     for name, why in left.items():
         log.warning("left behind: %s: %s; the next run drops it", name, str(why).strip())
 
 
-def _undropped(target: Session, names: Iterable[TableName]) -> dict[TableName, psycopg.Error]:
+def _drop_each(target: Session, names: Iterable[TableName]) -> dict[TableName, psycopg.Error]:
     """Drop each by itself. Those that could not be, and why."""
     left = {}
     for name in names:
         try:
-            _drop(target, [name], lock_timeout=_SWEEP_LOCK)
+            _drop_now(target, [name], lock_timeout=_SWEEP_LOCK)
         except psycopg.Error as error:
             left[name] = error
     return left
 
 
-def _drop(target: Session, names: Sequence[TableName], *, lock_timeout: str) -> None:
+def _drop_now(target: Session, names: Sequence[TableName], *, lock_timeout: str) -> None:
     with target.connection.transaction():
         target.connection.execute(statements.set_local("lock_timeout", lock_timeout))
         target.connection.execute(statements.drop_staging(*names))
 
 
-def leftovers(target: Session, *, gone: Iterable[str] = ()) -> tuple[TableName, ...]:
-    """The staging tables of runs that are gone; the attempts in `gone` count as such whatever session they have."""
-    rows = target.all(_CATALOG["leftovers"], {"gone": [attempt[:8] for attempt in gone]})
+def find_leftovers(target: Session, *, gone_attempts: Iterable[str] = ()) -> tuple[TableName, ...]:
+    """The staging tables of runs that are gone; the attempts in `gone_attempts` count as such whatever session they have."""
+    rows = target.fetch_all(_CATALOG["leftovers"], {"gone": [attempt[:8] for attempt in gone_attempts]})
     return tuple(TableName(_SCHEMA, row["relname"]) for row in rows)
 
 
-def sweep(target: Session, *, gone: Iterable[str] = ()) -> tuple[str, ...]:
+def drop_leftovers(target: Session, *, gone_attempts: Iterable[str] = ()) -> tuple[str, ...]:
     """Drop the staging tables of runs that are gone, never those of a living one. Returns their names.
 
-    The attempts in `gone` have lost their locks: one that comes back to find that out needs its table no more.
+    The attempts in `gone_attempts` have lost their locks: one that comes back to find that out needs its table no more.
     """
     swept = []
-    for name in leftovers(target, gone=gone):
+    for name in find_leftovers(target, gone_attempts=gone_attempts):
         try:
-            _drop(target, [name], lock_timeout=_SWEEP_LOCK)
+            _drop_now(target, [name], lock_timeout=_SWEEP_LOCK)
         except psycopg.errors.LockNotAvailable:
             log.info("%s: left alone, somebody is still using it", name)
             continue
@@ -138,11 +138,11 @@ def sweep(target: Session, *, gone: Iterable[str] = ()) -> tuple[str, ...]:
     return tuple(swept)
 
 
-def _create(plan: CopyPlan, target: Session, name: TableName) -> None:
+def _create_table(plan: CopyPlan, target: Session, name: TableName) -> None:
     """Of the columns that are copied; for a swap of all that the target has, whose place it is to take."""
     if plan.publish == "swap" and plan.target_relation is not None:
         build.create(target, plan.target_relation, name, frozenset(plan.target_columns))
-        for statement in drift.added_to(plan, name):
+        for statement in drift.add_columns(plan, name):
             target.connection.execute(statement)
         return
     columns = [(taken.name, taken.type) for _, taken in plan.pairs]
@@ -154,5 +154,5 @@ def _is_readable(letter: str) -> bool:
     return letter.isprintable() and letter not in _PSQL_SIGNS
 
 
-def _length(text: str, codec: str) -> int:
+def _count_bytes(text: str, codec: str) -> int:
     return len(text.encode(codec, "replace"))

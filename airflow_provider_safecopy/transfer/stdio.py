@@ -12,11 +12,11 @@ from functools import cache
 from pathlib import Path
 
 _BUFFER_BYTES = 256 * 1024
-_PLACES = ("usr/libexec/coreutils", "usr/lib/coreutils", "usr/lib64/coreutils", "usr/lib/*/coreutils")
+_LIBRARY_PATHS = ("usr/libexec/coreutils", "usr/lib/coreutils", "usr/lib64/coreutils", "usr/lib/*/coreutils")
 
 
 @cache
-def buffered_input() -> Mapping[str, str]:
+def build_buffer_environment() -> Mapping[str, str]:
     """What a process's environment needs for it; nothing where the library is not there."""
-    found = next((path for place in _PLACES for path in Path("/").glob(f"{place}/libstdbuf.so")), None)
+    found = next((path for place in _LIBRARY_PATHS for path in Path("/").glob(f"{place}/libstdbuf.so")), None)
     return {} if found is None else {"LD_PRELOAD": str(found), "_STDBUF_I": str(_BUFFER_BYTES)}

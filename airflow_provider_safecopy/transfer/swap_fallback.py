@@ -14,8 +14,8 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.blocker import Blocker, list_blockers
 from airflow_provider_safecopy.transfer import choice, drift
 from airflow_provider_safecopy.transfer.blockers import Blockers
-from airflow_provider_safecopy.transfer.job import Job
-from airflow_provider_safecopy.transfer.target_table import TargetTable, paired_by
+from airflow_provider_safecopy.transfer.job import PublishContext
+from airflow_provider_safecopy.transfer.target_table import TargetTable, find_pairing_key
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _BLOCKERS = sql.load("blockers")
 class LeaveSwapError(Exception):
     """Raised to go on with `job` instead of the swap. Internal: it never leaves the publish."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: PublishContext) -> None:
         super().__init__(job.plan.publish)
         self.job = job
 
@@ -33,10 +33,10 @@ class LeaveSwapError(Exception):
 class SwapPatience:
     """Decides when a waiting swap gives way. Called after each step without a lock."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: PublishContext) -> None:
         self._job = job
         self._seconds = job.plan.spec.swap_patience
-        self._due = self._seconds if may_leave(job) else float("inf")
+        self._due = self._seconds if can_leave_swap(job) else float("inf")
 
     def check(self, seconds: float, found: tuple[Blocker, ...] | str) -> None:
         """Raise `LeaveSwapError` if `seconds` of waiting are enough and another way need not wait."""
@@ -53,19 +53,19 @@ class SwapPatience:
             self.check(blockers.seconds, blockers.read_latest())
 
 
-def may_leave(job: Job) -> bool:
+def can_leave_swap(job: PublishContext) -> bool:
     """Whether `auto` chose the swap, and another way needs no lock that waits for readers."""
     return job.plan.publish == "swap" and job.plan.spec.publish == "auto" and not drift.adds_columns(job.plan)
 
 
-def _replan(job: Job, blockers: str, seconds: float) -> Job | None:
+def _replan(job: PublishContext, blockers: str, seconds: float) -> PublishContext | None:
     """Return the job with the best way that waits for no reader; None if it would wait as well."""
     plan, relation = job.plan, job.plan.target_relation
     asked = {"target": plan.target_oid, "exclusive": False}
-    if relation is None or job.target.all(_BLOCKERS["holders"], asked):
+    if relation is None or job.target.fetch_all(_BLOCKERS["holders"], asked):
         return None  # a writer holds the table: any other way would wait for it too
     staging = job.verification.staging
-    if job.target.value(_BLOCKERS["rows_may_change"], {"schema": staging.schema, "name": staging.name}):
+    if job.target.fetch_value(_BLOCKERS["rows_may_change"], {"schema": staging.schema, "name": staging.name}):
         return None  # rows in staging may have changed since they were proven
     table = TargetTable(job.target, relation)
     way = choice.choose_instead_of_swap(plan.spec, table)
@@ -73,5 +73,5 @@ def _replan(job: Job, blockers: str, seconds: float) -> Job | None:
         return None
     why = f"publish {way} instead of swap: it waits for no reader; swap had waited {seconds:g} s for {blockers}"
     log.warning("%s: %s", plan.target_name, why)
-    found = paired_by(plan.spec, table, way)
+    found = find_pairing_key(plan.spec, table, way)
     return replace(job, plan=replace(plan, publish=way, key=found, reasons=(*plan.reasons, why)))

@@ -11,8 +11,8 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.transfer import key
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.key import Candidate, Key
-from airflow_provider_safecopy.transfer.model import Way
-from airflow_provider_safecopy.transfer.reference import Reference, references
+from airflow_provider_safecopy.transfer.model import Strategy
+from airflow_provider_safecopy.transfer.reference import Reference, read_references
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 
@@ -30,7 +30,7 @@ class TableFacts:
     may_lock: bool
 
     @classmethod
-    def of(
+    def from_row(
         cls, candidates: tuple[Candidate, ...], references: tuple[Reference, ...], pairing: Mapping[str, Any]
     ) -> TableFacts:
         """Return the facts, with those that the row of `PAIRING` holds."""
@@ -40,26 +40,26 @@ class TableFacts:
 def read_facts(session: Session, oid: int) -> TableFacts:
     """Ask the target for the facts of the table `oid`."""
     candidates = key.read_candidates(session, oid)
-    pairing = session.one(PAIRING, {"oid": oid})
+    pairing = session.fetch_one(PAIRING, {"oid": oid})
     assert pairing is not None  # noqa: S101 -- a SELECT without FROM has one row
-    return TableFacts.of(candidates, references(session, oid) if candidates else (), pairing)
+    return TableFacts.from_row(candidates, read_references(session, oid) if candidates else (), pairing)
 
 
 @dataclass(frozen=True)
 class TargetTable:
-    """The target as it is now. `known` are facts that a batch has read; without, they are read when first needed."""
+    """The target as it is now. `known_facts` are facts that a batch has read; without, they are read when first needed."""
 
     session: Session
     relation: Relation
-    known: TableFacts | None = None
+    known_facts: TableFacts | None = None
 
     @cached_property
     def facts(self) -> TableFacts:
         """The facts, asked for at most once."""
-        return self.known or read_facts(self.session, self.relation.oid)
+        return self.known_facts or read_facts(self.session, self.relation.oid)
 
 
-def paired_by(spec: CopySpec, table: TargetTable | None, publish: Way) -> Key | None:
+def find_pairing_key(spec: CopySpec, table: TargetTable | None, publish: Strategy) -> Key | None:
     """Return the key of a strategy that pairs rows. That there is none, that strategy has refused."""
     if table is None or publish not in {"delta", "upsert"}:
         return None

@@ -40,14 +40,14 @@ class Transcript:
     _tail: bytes = b""
     _line: bytes = b""
 
-    def next(self, nonce: str) -> Transcript:
+    def with_nonce(self, nonce: str) -> Transcript:
         """A new one of the same psql, whose marks carry `nonce` from now on."""
         return Transcript(nonce, self.colour, self.bare)
 
     @property
     def tail(self) -> str:
         """The last words, without our own lines; bytes that are not UTF-8 are escaped."""
-        return (self._tail + self._plain(self._line))[-TAIL_BYTES:].decode("utf-8", "backslashreplace").strip()
+        return (self._tail + self._strip_colour(self._line))[-TAIL_BYTES:].decode("utf-8", "backslashreplace").strip()
 
     def values(self, mark: str) -> list[str]:
         """Every value reported under `mark`, in order (of the first 32 marks in all)."""
@@ -61,25 +61,27 @@ class Transcript:
     def feed(self, data: bytes) -> None:
         """Take the next piece of stderr."""
         *lines, rest = (self._line + data).split(b"\n")
-        self._line = _shortened(rest)
+        self._line = _shorten(rest)
         ours = f"safecopy {self.nonce} ".encode()
         # Put together once: of a flood of short lines, each would copy all that is kept.
-        said = b"".join(self._plain(line) + b"\n" for line in map(_shortened, lines) if self._is_said(line, ours))
+        said = b"".join(
+            self._strip_colour(line) + b"\n" for line in map(_shorten, lines) if self._is_output(line, ours)
+        )
         self._tail = (self._tail + said)[-TAIL_BYTES:]
 
-    def _is_said(self, line: bytes, ours: bytes) -> bool:
+    def _is_output(self, line: bytes, own_prefix: bytes) -> bool:
         """Whether a line is psql's; of ours the mark is taken."""
-        if line.startswith(ours):
-            mark, _, value = line[len(ours) :].decode("ascii", "replace").partition(" ")
+        if line.startswith(own_prefix):
+            mark, _, value = line[len(own_prefix) :].decode("ascii", "replace").partition(" ")
             if len(self._marks) < _MARKS_KEPT:
                 self._marks.append((mark, value))
             return False
-        self._code(line)
+        self._read_code(line)
         return True
 
-    def _code(self, line: bytes) -> None:
+    def _read_code(self, line: bytes) -> None:
         """Of messages with a place the last counts: psql stops at an error, and a NOTICE may have any code."""
-        plain = self._plain(line)
+        plain = self._strip_colour(line)
         placed = plain != line
         if not placed and (not self.bare or self._inside):
             self._inside = self._inside and not line.startswith(_ENDS_A_MESSAGE)
@@ -89,13 +91,13 @@ class Transcript:
             if not match[1].startswith(_NO_ERRORS) and (placed or self.sqlstate is None):
                 self.sqlstate = match[1].decode()
 
-    def _plain(self, line: bytes) -> bytes:
+    def _strip_colour(self, line: bytes) -> bytes:
         """Without the colour of its place: as a person is to see it."""
         if self.colour is None or not line.startswith(begins := f"\x1b[{self.colour}m".encode()):
             return line
         return line.removeprefix(begins).replace(_PLACE_ENDS, b"", 1)
 
 
-def _shortened(line: bytes) -> bytes:
+def _shorten(line: bytes) -> bytes:
     """Both ends of a long line: it begins with its SQLSTATE. In whatever pieces it came, it ends up the same."""
     return line if len(line) <= 2 * TAIL_BYTES else line[:TAIL_BYTES] + line[-TAIL_BYTES:]

@@ -44,16 +44,16 @@ def verify(plan: CopyPlan, exported: Exported, loaded: Loaded, *, source: Sessio
     `VerifyError` when proofs differ or a guard refuses, `StageTimeoutError` past `verify_timeout`.
     """
     started = time.monotonic()
-    guard.demand_rows(plan, exported.rows)
-    guard.demand_size(plan, previous=_previous(plan, target), held=exported.rows)
+    guard.require_rows(plan, exported.rows)
+    guard.require_size(plan, previous=_count_previous(plan, target), held=exported.rows)
     columns, guarded = plan.target_columns, list(plan.spec.max_null_share or {})
     staged, filled, here, content_hash = 0, [], None, None
     if plan.spec.verify == "full":
-        there = _hash(plan, target, columns, statements.select(columns, loaded.staging, None))
-        here = _hash(plan, source, plan.source_columns, plan.query())
+        there = _hash_content(plan, target, columns, statements.select(columns, loaded.staging, None))
+        here = _hash_content(plan, source, plan.source_columns, plan.build_query())
         staged, content_hash = there["rows"], there["hash"]
     if guarded or plan.spec.verify == "counts":
-        counted = _ask(plan, target, upkeep.filled(loaded.staging, guarded))
+        counted = _read_row(plan, target, upkeep.count_filled(loaded.staging, guarded))
         staged, filled = counted["rows"], counted["filled"]
     proofs: dict[str, Any] = {
         "rows": {"exported": exported.rows, "imported": loaded.rows, "staging": staged},
@@ -63,14 +63,14 @@ def verify(plan: CopyPlan, exported: Exported, loaded: Loaded, *, source: Sessio
     if here is not None:
         proofs["source rows"] = {"exported": exported.rows, "counted": here["rows"]}
         proofs["content hash"] = {"source": here["hash"], "staging": content_hash}
-    _demand_agreement(proofs, plan)
-    guard.demand_values(plan, rows=staged, filled=filled)
+    _require_agreement(proofs, plan)
+    guard.require_values(plan, rows=staged, filled=filled)
     seconds = time.monotonic() - started
     log.info("verify done: %d rows agree (%s), %.2f s", staged, plan.spec.verify, seconds)
     return Verification(loaded.staging, staged, proofs, content_hash, StageReport("verify", seconds, rows=staged))
 
 
-def _previous(plan: CopyPlan, target: Session) -> int | None:
+def _count_previous(plan: CopyPlan, target: Session) -> int | None:
     """How many rows the target holds, if a guard wants to know; the publish will count again, and under its lock.
 
     None where there is no table yet, where others have it locked, or where rows may be marked already as missing.
@@ -78,13 +78,13 @@ def _previous(plan: CopyPlan, target: Session) -> int | None:
     if plan.spec.max_shrink is None or not plan.target_oid or plan.spec.missing == "mark":
         return None
     try:
-        return int(_ask(plan, target, statements.count(plan.target_name), lock_timeout=_LOCK_SECONDS)["count"])
+        return int(_read_row(plan, target, statements.count(plan.target_name), lock_timeout=_LOCK_SECONDS)["count"])
     except psycopg.errors.LockNotAvailable:
         log.info("%s is locked: max_shrink is left to the publish", plan.target_name)
         return None
 
 
-def _demand_agreement(proofs: dict[str, Any], plan: CopyPlan) -> None:
+def _require_agreement(proofs: dict[str, Any], plan: CopyPlan) -> None:
     for proof, sides in proofs.items():
         if len(set(sides.values())) != 1:
             told = ", ".join(f"{side} {value}" for side, value in sides.items())
@@ -93,11 +93,13 @@ def _demand_agreement(proofs: dict[str, Any], plan: CopyPlan) -> None:
             )
 
 
-def _hash(plan: CopyPlan, session: Session, columns: tuple[str, ...], rows: psycopg.sql.Composed) -> dict[str, Any]:
-    return _ask(plan, session, statements.content_hash(columns, rows))
+def _hash_content(
+    plan: CopyPlan, session: Session, columns: tuple[str, ...], rows: psycopg.sql.Composed
+) -> dict[str, Any]:
+    return _read_row(plan, session, statements.content_hash(columns, rows))
 
 
-def _ask(
+def _read_row(
     plan: CopyPlan, session: Session, query: psycopg.sql.Composed, *, lock_timeout: float | None = None
 ) -> dict[str, Any]:
     """One row, within `verify_timeout`. A savepoint keeps the source's snapshot as it is.
@@ -106,13 +108,13 @@ def _ask(
     """
     began, limit = time.monotonic(), plan.spec.timeouts.verify
     try:
-        with session.within(limit + SILENT_SECONDS), session.reading(keeps_locks=False):
+        with session.limit_answer(limit + SILENT_SECONDS), session.run_user_sql(keeps_locks=False):
             session.connection.execute(statements.set_timeout("statement_timeout", limit))
             if lock_timeout is not None:
                 session.connection.execute(statements.set_timeout("lock_timeout", lock_timeout))
-            row = session.one(query)
+            row = session.fetch_one(query)
     except psycopg.errors.QueryCanceled as error:
-        raise _cancelled(session, error, limit=limit, late=time.monotonic() - began >= limit) from error
+        raise _cancelled_error(session, error, limit=limit, is_late=time.monotonic() - began >= limit) from error
     except psycopg.errors.LockNotAvailable as error:
         if lock_timeout is not None:
             raise
@@ -127,9 +129,9 @@ def _ask(
     return row
 
 
-def _cancelled(session: Session, error: psycopg.Error, *, limit: float, late: bool) -> StageError:
+def _cancelled_error(session: Session, error: psycopg.Error, *, limit: float, is_late: bool) -> StageError:
     """By its timeout; or else by somebody there, or by a server whose clock jumped."""
-    if late:
+    if is_late:
         return StageTimeoutError(
             f"verify on {session.endpoint} took longer than its timeout of {limit:g} s",
             stage="verify",

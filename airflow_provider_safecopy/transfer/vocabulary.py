@@ -22,11 +22,11 @@ _UNSPELLABLE = (psycopg.errors.UntranslatableCharacter, psycopg.errors.Character
 class TargetType:
     """A type that the target has. `facts` are what a `Column` says of its type.
 
-    `obeyed`: a domain whose NOT NULL, default or CHECK rows that are there already would have to obey.
+    `is_constrained`: a domain whose NOT NULL, default or CHECK rows that are there already would have to obey.
     """
 
-    pseudo: bool
-    obeyed: bool
+    is_pseudo: bool
+    is_constrained: bool
     facts: Mapping[str, Any]
 
 
@@ -44,19 +44,19 @@ def read_vocabulary(
 ) -> Vocabulary:
     """Ask the target for types and collations, all at once, and for each default by itself."""
     return Vocabulary(
-        _types(target, sorted(set(types))),
-        frozenset(each for each in sorted(set(defaults)) if _understands(target, each)),
-        frozenset(_answered(target, "collation_there", "name", sorted(set(collations)), "exists")),
+        _read_types(target, sorted(set(types))),
+        frozenset(each for each in sorted(set(defaults)) if _can_evaluate(target, each)),
+        frozenset(_read_known(target, "collation_there", "name", sorted(set(collations)), "exists")),
     )
 
 
-def _types(target: Session, names: Collection[str]) -> dict[str, TargetType]:
-    rows = _answered(target, "type_there", "type", names, "oid")
+def _read_types(target: Session, names: Collection[str]) -> dict[str, TargetType]:
+    rows = _read_known(target, "type_there", "type", names, "oid")
     facts = catalog.type_facts(target, [row["oid"] for row in rows.values()]) if rows else {}
     return {name: TargetType(bool(row["pseudo"]), bool(row["obeyed"]), facts[row["oid"]]) for name, row in rows.items()}
 
 
-def _answered(
+def _read_known(
     target: Session, question: str, parameter: str, values: Collection[str], sign: str
 ) -> dict[str, Mapping[str, Any]]:
     """Return the row for each value that the target knows: whose column `sign` is not empty."""
@@ -69,15 +69,15 @@ def _answered(
     except _UNSPELLABLE:
         if len(values) == 1:
             return {}  # what cannot be spelled there is not there
-        single = (_answered(target, question, parameter, [value], sign) for value in values)
+        single = (_read_known(target, question, parameter, [value], sign) for value in values)
         return {value: row for found in single for value, row in found.items()}
     return {value: rows[0] for value, rows in zip(values, answers, strict=True) if rows and rows[0][sign]}
 
 
-def _understands(target: Session, expression: str) -> bool:
+def _can_evaluate(target: Session, expression: str) -> bool:
     try:
-        with target.reading():
-            target.one(statements.explain(define.some_value(expression)))
+        with target.run_user_sql():
+            target.fetch_one(statements.explain(define.some_value(expression)))
     except SettingsChangedError:
         return False
     except psycopg.Error as error:

@@ -32,7 +32,7 @@ class WalFlush:
     """Has the target flush its log, over its control session while nobody asks it anything: one at a time.
 
     Half of the time at most: where the disk is slow, it is left to the import, which flushes more at once.
-    `settle` before the session is asked again. Nothing depends on it but time: where a server refuses it, or the session
+    `wait_for_answer` before the session is asked again. Nothing depends on it but time: where a server refuses it, or the session
     is lost, it is not asked for again, and whoever needs the session next finds out.
     """
 
@@ -45,12 +45,12 @@ class WalFlush:
         self._refused = False
 
     @property
-    def waiting(self) -> int | None:
+    def answer_descriptor(self) -> int | None:
         """The descriptor on which an answer comes; None where none is to come."""
         usable = self._connection.is_own and not self._connection.closed
         return self._connection.fileno() if self._asked and usable else None
 
-    def taken(self, size: int) -> None:
+    def request_flush(self, size: int) -> None:
         """So many bytes have been taken by the import: flush, if they are enough."""
         now = time.monotonic()
         if self._asked or self._refused or size - self._flushed < _EVERY_BYTES or now < self._rested:
@@ -62,9 +62,9 @@ class WalFlush:
                 wire.flush()
                 self._asked, self._flushed, self._began = True, size, now
         except psycopg.Error as error:
-            self._refuse(str(error))
+            self._give_up(str(error))
 
-    def answer(self) -> None:
+    def read_answer(self) -> None:
         """Take what has come of the answer. Never waits."""
         wire = self._connection.pgconn
         try:
@@ -74,23 +74,23 @@ class WalFlush:
                     self._asked = False
                     self._rested = 2 * time.monotonic() - self._began
                 elif result.status not in _DONE:
-                    self._refuse(result.error_message.decode(errors="replace"))
+                    self._give_up(result.error_message.decode(errors="replace"))
         except psycopg.Error as error:
             self._asked = False
-            self._refuse(str(error))
+            self._give_up(str(error))
 
-    def settle(self) -> None:
+    def wait_for_answer(self) -> None:
         """Wait for an answer that is still to come; the session of a server that gives none is closed."""
         deadline = time.monotonic() + _ANSWER_SECONDS
-        while (descriptor := self.waiting) is not None:
+        while (descriptor := self.answer_descriptor) is not None:
             poll = select.poll()
             poll.register(descriptor, select.POLLIN)
             poll.poll(max(0, round((deadline - time.monotonic()) * 1000)))
-            self.answer()
+            self.read_answer()
             if self._asked and time.monotonic() > deadline:
-                self._refuse(f"no answer within {_ANSWER_SECONDS:g} s")
+                self._give_up(f"no answer within {_ANSWER_SECONDS:g} s")
                 self._connection.close()
 
-    def _refuse(self, why: str) -> None:
+    def _give_up(self, why: str) -> None:
         self._refused = True
         log.debug("the log is not flushed ahead of the import any more: %s", why.strip())

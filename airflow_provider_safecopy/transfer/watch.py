@@ -23,10 +23,10 @@ class _Connection(wire.PromptConnection):
     patience = _ANSWER_SECONDS
 
 
-class Watch:
-    """Looks at the sessions named `application_name` on one server, from a connection of its own, made when needed.
+class ActivityWatch:
+    """Looks at the sessions named `format_application_name` on one server, from a connection of its own, made when needed.
 
-    `turn` says, for the block that opens it, whether it may be opened now.
+    `enter_gate` says, for the block that opens it, whether it may be opened now.
     """
 
     def __init__(
@@ -34,20 +34,20 @@ class Watch:
         endpoint: Endpoint,
         *,
         application_name: str,
-        turn: Callable[[], AbstractContextManager[bool]] = lambda: nullcontext(enter_result=True),
+        enter_gate: Callable[[], AbstractContextManager[bool]] = lambda: nullcontext(enter_result=True),
     ) -> None:
         self._endpoint = endpoint
         self._name = application_name
-        self._turn = turn
+        self._turn = enter_gate
         self._connection: psycopg.Connection[Any] | None = None
 
-    def works(self) -> bool:
+    def is_working(self) -> bool:
         """Whether one of them runs a statement, and waits neither for a lock nor for its client. False if unknown.
 
         A session of the watched name that only asks about the others does not count. Never raises.
         """
         try:
-            connection = self._connected()
+            connection = self._connect()
             if connection is None:
                 return False
             row = connection.execute(_CATALOG["working"], {"application": self._name}).fetchone()
@@ -61,7 +61,7 @@ class Watch:
         if self._connection is not None:
             self._connection.close()
 
-    def _connected(self) -> psycopg.Connection[Any] | None:
+    def _connect(self) -> psycopg.Connection[Any] | None:
         """The connection; None when there is none and none may be opened now."""
         if self._connection is None or self._connection.closed:
             self._connection = None

@@ -13,8 +13,8 @@ from typing import Literal
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.transfer import statements
-from airflow_provider_safecopy.transfer.job import Job
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.job import PublishContext
+from airflow_provider_safecopy.transfer.written import WrittenRows
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _WATERMARK = sql.load("watermark")
 
 
 @dataclass(frozen=True)
-class Move:
+class WatermarkChange:
     """What becomes of the watermark in one publish: put at `new`, kept, or forgotten (`new` is None)."""
 
     old: str | None
@@ -40,26 +40,26 @@ class Move:
         )
 
 
-def decide(job: Job) -> Move | None:
+def decide_change(job: PublishContext) -> WatermarkChange | None:
     """Where the watermark goes once the rows in staging are published; None where there is none to speak of.
 
     Asked before the publish gives the role its own settings back, which spell values differently.
     """
-    ledger = job.plan.ledger
-    if ledger is None or ledger.bounds is None:
+    ledger = job.plan.history
+    if ledger is None or ledger.read_range is None:
         return None
-    bounds, old = ledger.bounds, ledger.mark
+    bounds, old = ledger.read_range, ledger.watermark
     cursor = bounds.cursor
-    query = statements.reached(job.verification.staging, cursor.target_column, cursor.kind.type, old)
-    row = job.target.one(query) or {}
+    query = statements.read_greatest(job.verification.staging, cursor.target_column, cursor.kind.type, old)
+    row = job.target.fetch_one(query) or {}
     if bounds.end is None and row["behind"]:
-        return Move(old, None, "forget")
+        return WatermarkChange(old, None, "forget")
     if bounds.follows and row["beyond"]:
-        return Move(old, row["value"], "put")
-    return Move(old, old, "keep")
+        return WatermarkChange(old, row["value"], "put")
+    return WatermarkChange(old, old, "keep")
 
 
-def carry_out(job: Job, move: Move | None, written: Written) -> None:
+def apply_change(job: PublishContext, change: WatermarkChange | None, written: WrittenRows) -> None:
     """Apply the change, in the publishing transaction.
 
     A copy that removes rows, or finds the target empty, forgets the watermarks of all origins: otherwise the next copy of
@@ -67,26 +67,26 @@ def carry_out(job: Job, move: Move | None, written: Written) -> None:
     """
     plan, execute = job.plan, job.connection.execute
     target = {"target": str(plan.target_name)}
-    was_empty = written.was_empty or bool(plan.ledger and plan.ledger.was_empty)
+    was_empty = written.was_empty or bool(plan.history and plan.history.was_empty)
     removed = plan.spec.write_mode == "upsert" and written.deleted
     if plan.spec.write_mode == "replace" or removed or was_empty:
         execute(_WATERMARK["forget_target"], target)
-    if move is None or move.action == "keep" or plan.ledger is None or plan.ledger.bounds is None:
+    if change is None or change.action == "keep" or plan.history is None or plan.history.read_range is None:
         return
-    asked = target | {"origin": plan.ledger.origin.digest}
-    if move.action == "forget":
+    asked = target | {"origin": plan.history.source_identity.digest}
+    if change.action == "forget":
         execute(_WATERMARK["forget_origin"], asked)
         return
-    cursor = plan.ledger.bounds.cursor
+    cursor = plan.history.read_range.cursor
     row = {
-        "source": plan.ledger.told,
+        "source": plan.history.source_label,
         "cursor_column": cursor.column,
         "type": cursor.kind.type,
-        "value": move.new,
-        "basis": plan.ledger.basis,
+        "value": change.new,
+        "basis": plan.history.basis,
         "schema": plan.target_name.schema,
         "name": plan.target_name.name,
-        "stored": plan.ledger.stored.value if plan.ledger.stored and not was_empty else None,
+        "stored": plan.history.stored_watermark.value if plan.history.stored_watermark and not was_empty else None,
         "token": job.lease.token,
     }
     if not execute(_WATERMARK["put"], asked | row).rowcount:

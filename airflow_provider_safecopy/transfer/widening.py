@@ -26,7 +26,7 @@ _SPELLED = re.compile(
 )
 _DIGITS = {"smallint": 5, "integer": 10, "bigint": 19}
 _TIMES = ("timestamp", "time", "interval")
-_FINEST = 6
+_MAX_PRECISION = 6
 _UNLIMITED = 1 << 40
 _TEXTS = ("character varying", "text")
 
@@ -45,10 +45,10 @@ class _Type:
         return self.limits[0] if self.limits else unlimited
 
 
-def widens(given: str, taken: str) -> bool:
+def can_widen(source_type: str, target_type: str) -> bool:
     """Whether `taken` is wider than `given`, both as the server spells them under ``search_path = pg_catalog``."""
-    one, other = _parsed(given), _parsed(taken)
-    if given == taken or one is None or other is None or one.array != other.array or one.zone != other.zone:
+    one, other = _parse_type(source_type), _parse_type(target_type)
+    if source_type == target_type or one is None or other is None or one.array != other.array or one.zone != other.zone:
         return False
     if one.name in _DIGITS:
         return _holds_integers(_DIGITS[one.name], other)
@@ -56,26 +56,26 @@ def widens(given: str, taken: str) -> bool:
         return other.name == "numeric" and _holds_digits(one.limits, other.limits)
     if one.name in _TEXTS and other.name in _TEXTS:
         return one.limit(_UNLIMITED) <= other.limit(_UNLIMITED)
-    unlimited = {"bit varying": _UNLIMITED, **dict.fromkeys(_TIMES, _FINEST)}.get(one.name)
+    unlimited = {"bit varying": _UNLIMITED, **dict.fromkeys(_TIMES, _MAX_PRECISION)}.get(one.name)
     return one.name == other.name and unlimited is not None and one.limit(unlimited) <= other.limit(unlimited)
 
 
-def _holds_integers(digits: int, other: _Type) -> bool:
-    if other.name == "numeric":
-        return not other.limits or (other.limits[1] == 0 and other.limits[0] >= digits)
-    return digits < _DIGITS.get(other.name, 0)
+def _holds_integers(digits: int, target: _Type) -> bool:
+    if target.name == "numeric":
+        return not target.limits or (target.limits[1] == 0 and target.limits[0] >= digits)
+    return digits < _DIGITS.get(target.name, 0)
 
 
-def _holds_digits(given: tuple[int, ...], taken: tuple[int, ...]) -> bool:
+def _holds_digits(source_limits: tuple[int, ...], target_limits: tuple[int, ...]) -> bool:
     """Of a numeric: the same scale, so that 1.50 stays 1.50."""
-    if not taken:
+    if not target_limits:
         return True
-    return bool(given) and given[1] == taken[1] and given[0] <= taken[0]
+    return bool(source_limits) and source_limits[1] == target_limits[1] and source_limits[0] <= target_limits[0]
 
 
-def _parsed(spelled: str) -> _Type | None:
+def _parse_type(text: str) -> _Type | None:
     """None for a type of somebody's own: those are spelled with their schema."""
-    found = _SPELLED.fullmatch(spelled)
+    found = _SPELLED.fullmatch(text)
     if found is None:
         return None
     limits = tuple(int(number) for number in (found["limits"] or "").split(",") if number)

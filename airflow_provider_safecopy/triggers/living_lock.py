@@ -14,8 +14,8 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.hooks.judge import is_over
-from airflow_provider_safecopy.hooks.safecopy import endpoint_of
+from airflow_provider_safecopy.hooks.judge import is_finished
+from airflow_provider_safecopy.hooks.safecopy import build_endpoint
 from airflow_provider_safecopy.lock.model import Holder
 from airflow_provider_safecopy.lock.over import is_gone
 from airflow_provider_safecopy.lock.postgres import PostgresStore
@@ -65,30 +65,30 @@ class LivingLockTrigger(BaseTrigger):
         try:
             if self._endpoint is None:
                 # A thread of asgiref's, from which Airflow 3 finds its way back to the triggerer's event loop.
-                self._endpoint = await sync_to_async(self._resolved)()
+                self._endpoint = await sync_to_async(self._resolve_endpoint)()
             loop = asyncio.get_running_loop()
-            status, holder = await loop.run_in_executor(_LOOKS, _looked, self._endpoint, self.lock)
+            status, holder = await loop.run_in_executor(_LOOKS, _look_at, self._endpoint, self.lock)
         except Exception as error:  # noqa: BLE001 -- a database, or Airflow's own API: either may come back
             self.log.warning("lock %s: cannot be looked at: %s", self.lock, error)
             return None, None
-        if holder is not None and status is None and await sync_to_async(is_over)(holder):
+        if holder is not None and status is None and await sync_to_async(is_finished)(holder):
             status = "over"
         return status, holder
 
-    def _resolved(self) -> Endpoint:
-        return endpoint_of(BaseHook.get_connection(self.conn_id))
+    def _resolve_endpoint(self) -> Endpoint:
+        return build_endpoint(BaseHook.get_connection(self.conn_id))
 
 
-def _looked(endpoint: Endpoint, lock: str) -> tuple[str | None, Holder | None]:
+def _look_at(endpoint: Endpoint, lock: str) -> tuple[str | None, Holder | None]:
     """Whether the store may well give the lock away, and who holds it: asked in earnest, it decides by more than this."""
     store = PostgresStore(endpoint)
     try:
-        holder = store.holder(lock)
+        holder = store.read_holder(lock)
         if holder is None:
             return "free", None
-        if holder.stale:
+        if holder.is_stale:
             return "stale", holder
-        crashed = holder.is_quiet and not store.connected(holder)
+        crashed = holder.is_quiet and not store.has_session(holder)
         return "quiet" if crashed or is_gone(holder) else None, holder
     finally:
         store.close()

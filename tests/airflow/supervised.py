@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow.dag_processing.dagbag import DagBag
 
-from airflow_provider_safecopy.hooks.in_process import _SpelledPaths
+from airflow_provider_safecopy.hooks.in_process import _EncodedPaths
 
 
 def main(folder: str, dag_id: str) -> None:
@@ -25,7 +25,7 @@ def main(folder: str, dag_id: str) -> None:
         ti.set_state("queued")
         words = ("id", "task_id", "dag_id", "run_id", "try_number", "map_index", "dag_version_id")
         client = supervisor.InProcessTestSupervisor._api_client(task.dag)
-        client._transport.app = _SpelledPaths(client._transport.app)
+        client._transport.app = _EncodedPaths(client._transport.app)
         supervise = getattr(supervisor, "supervise_task", None) or supervisor.supervise  # its name before 3.3
         supervise(
             ti=generated.TaskInstance(**{word: getattr(ti, word) for word in words}),

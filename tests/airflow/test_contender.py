@@ -19,11 +19,11 @@ STARTED = datetime(2026, 3, 1, 9, 0, 0, 123456, tzinfo=timezone(timedelta(hours=
 
 
 def _contender(*, detached: bool = False, context: Mapping[str, Any] | None = None, **others: Any) -> Contender:
-    from airflow_provider_safecopy.operators.contender import contender_of
+    from airflow_provider_safecopy.operators.contender import build_contender
 
     ti = {"dag_id": "영업_복사", "run_id": "수동_1", "task_id": "고객_복사", "map_index": -1, "try_number": 2}
     known: Any = {"ti": SimpleNamespace(**ti | others), "dag_run": SimpleNamespace(start_date=STARTED)}
-    return contender_of(known | (context or {}), detached=detached)
+    return build_contender(known | (context or {}), detached=detached)
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +37,8 @@ def test_the_owner_is_the_run_with_its_start_and_the_member_its_task() -> None:
     assert contender.owner_key == f"운영|영업_복사|수동_1|{started}"
     assert contender.owner == {"dag": "영업_복사", "run": "수동_1", "deployment": "운영", "started": started}
     assert (contender.member, contender.try_number) == ("고객_복사", 2)
-    assert contender.place is not None
-    assert contender.place.pid == os.getpid()
+    assert contender.process is not None
+    assert contender.process.pid == os.getpid()
 
 
 def test_mapped_tasks_are_members_apart() -> None:
@@ -48,16 +48,16 @@ def test_mapped_tasks_are_members_apart() -> None:
 
 def test_a_detached_member_has_no_place() -> None:
     contender = _contender(detached=True)
-    assert (contender.detached, contender.place) == (True, None)
+    assert (contender.is_detached, contender.process) == (True, None)
 
 
 @pytest.mark.parametrize("run", [None, SimpleNamespace(start_date=None)])
 def test_a_run_that_was_never_started_still_has_an_owner(run: Any) -> None:
-    from airflow_provider_safecopy.operators.contender import contender_of
+    from airflow_provider_safecopy.operators.contender import build_contender
 
     ti = SimpleNamespace(dag_id="가", run_id="나", task_id="다", map_index=-1, try_number=1)
     context: Any = {"ti": ti, "dag_run": run}
-    assert contender_of(context).owner_key == "운영|가|나|not started"
+    assert build_contender(context).owner_key == "운영|가|나|not started"
 
 
 @pytest.mark.parametrize("sign", ["environment", "command", "context"])

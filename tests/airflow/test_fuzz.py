@@ -32,14 +32,14 @@ HELD = {
 def _endpoint(**fields: Any) -> Endpoint | ConfigError:
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_safecopy.hooks.safecopy import endpoint_of
+    from airflow_provider_safecopy.hooks.safecopy import build_endpoint
 
     given_ = {"conn_id": "erp", "conn_type": "postgres", "host": "db"} | fields
     try:
         connection = Connection(**given_)
     except (RecursionError, UnicodeError):  # Airflow 2 reads the extra itself, and refuses in its own way
         reject()
-    return tried(ConfigError, lambda: endpoint_of(connection))
+    return tried(ConfigError, lambda: build_endpoint(connection))
 
 
 @looking()
@@ -106,7 +106,7 @@ def test_whatever_a_trigger_told_nobody_waits_longer_than_was_asked(event: dict[
     """Found: KeyError, and OverflowError where the deadline was beyond the calendar."""
     from airflow_provider_safecopy.operators.busy import OnBusy
 
-    assert 0 < OnBusy("wait", 60).deadline(event) <= time.time() + 60
+    assert 0 < OnBusy("wait", 60).find_deadline(event) <= time.time() + 60
 
 
 @looking()
@@ -118,10 +118,10 @@ def test_whatever_a_trigger_told_nobody_waits_longer_than_was_asked(event: dict[
 @example(done=100, expected=10**100, seconds=1.0)
 def test_whatever_a_planner_expects_progress_is_told(done: int, expected: int | None, seconds: float) -> None:
     """Found: OverflowError, which ended the copy, where a query's plan expected more than could be read in any time."""
-    from airflow_provider_safecopy.operators.journal import _progress
+    from airflow_provider_safecopy.operators.journal import _describe_progress
     from airflow_provider_safecopy.transfer.model import Progress
 
-    told = list(_progress(Progress("export", bytes=done, expected_bytes=expected), seconds))
+    told = list(_describe_progress(Progress("export", bytes=done, expected_bytes=expected), seconds))
     assert told
     assert not any("-" in word for word in told)
 

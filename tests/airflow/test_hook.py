@@ -20,11 +20,11 @@ SECRET = "p@ss:w/o%rd\\ 비밀"
 def _endpoint(**fields: Any) -> Endpoint:
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_safecopy.hooks.safecopy import endpoint_of
+    from airflow_provider_safecopy.hooks.safecopy import build_endpoint
 
     extra = fields.pop("extra", None)
     given = {"conn_id": "erp", "conn_type": "postgres", "host": "db", "extra": json.dumps(extra) if extra else None}
-    return endpoint_of(Connection(**given | fields))
+    return build_endpoint(Connection(**given | fields))
 
 
 def test_a_connection_s_fields_become_libpq_s_parameters() -> None:

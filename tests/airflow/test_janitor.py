@@ -81,7 +81,7 @@ def test_it_warns_of_locks_that_refuse_again_and_again(dw: Database, clean: Any)
     held = _hold(dw, "붙잡은 것", dag="가", run="1", deployment="airflow")
     _hold(dw, "조용한 것", dag="가", run="2", deployment="airflow")
     for _ in range(3):
-        held.store.refused("붙잡은 것", Contender.alone("다음"))
+        held.store.record_refusal("붙잡은 것", Contender.alone("다음"))
     held.store.close()
     assert clean(warn_after=4).results["경고"] == []
     assert clean(warn_after=3).results["경고"] == ["붙잡은 것"]

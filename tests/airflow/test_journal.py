@@ -25,9 +25,9 @@ def lines() -> Lines:
 
 
 def _journal(lines: Lines, seconds: Iterator[float]) -> Any:
-    from airflow_provider_safecopy.operators.journal import Journal
+    from airflow_provider_safecopy.operators.journal import TaskLog
 
-    return Journal(lines, every=10, clock=lambda: next(seconds))
+    return TaskLog(lines, every=10, clock=lambda: next(seconds))
 
 
 def test_progress_is_told_every_ten_seconds_with_rate_and_time_left(lines: Lines) -> None:

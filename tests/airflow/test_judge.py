@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from pytest_mock import MockerFixture
 
-from airflow_provider_safecopy.lock.model import Holder, Seen
+from airflow_provider_safecopy.lock.model import Holder, Member
 from tests.airflow.conftest import RunCopy, RunDag
 from tests.conftest import NothingLeft
 from tests.ground.database import Database
@@ -35,15 +35,15 @@ hold()"""
 
 
 def _holder(**owner: str) -> Holder:
-    members = tuple(Seen("고객_복사", attempt, 1, None, 0, 0, NOW) for attempt in ATTEMPTS)
+    members = tuple(Member("고객_복사", attempt, 1, None, 0, 0, NOW) for attempt in ATTEMPTS)
     due = NOW + timedelta(minutes=10)
     return Holder("분석.고객", 1, "|".join(owner.values()), owner, members, NOW, NOW, NOW, due, NOW)
 
 
 def _judged(holder: Holder, own: Mapping[str, str] = OWN, *, cleared: bool | None = True) -> list[str]:
-    from airflow_provider_safecopy.hooks.judge import judge_for
+    from airflow_provider_safecopy.hooks.judge import build_liveness_check
 
-    return list(judge_for(own, cleared=cleared)(holder))
+    return list(build_liveness_check(own, cleared=cleared)(holder))
 
 
 @pytest.fixture
@@ -96,11 +96,11 @@ def test_a_run_of_the_same_ids_that_started_at_another_time_is_another_airflows(
     state: Any, monkeypatch: pytest.MonkeyPatch, name: str, said: str
 ) -> None:
     """Two Airflows of one name have runs of the same ids: what is over here says nothing of the run over there."""
-    from airflow_provider_safecopy.hooks.judge import deployment
+    from airflow_provider_safecopy.hooks.judge import name_deployment
 
     monkeypatch.setenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", name)
     state.return_value = _run(said, "2026-03-01T00:00:07.000000+00:00")
-    theirs = OWN | {"run": "수동_0", "deployment": deployment()}
+    theirs = OWN | {"run": "수동_0", "deployment": name_deployment()}
     assert _judged(_holder(**theirs)) == []
     state.return_value = _run(said)
     assert _judged(_holder(**theirs)) == ATTEMPTS
@@ -110,11 +110,11 @@ def test_a_run_of_the_same_ids_that_started_at_another_time_is_another_airflows(
 def test_where_airflow_does_not_say_when_a_run_started_only_a_given_name_tells_whose_it_is(
     state: Any, monkeypatch: pytest.MonkeyPatch, name: str, gone: list[str]
 ) -> None:
-    from airflow_provider_safecopy.hooks.judge import deployment
+    from airflow_provider_safecopy.hooks.judge import name_deployment
 
     monkeypatch.setenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", name)
     state.return_value = _run("success", None)
-    assert _judged(_holder(**OWN | {"run": "수동_0", "deployment": deployment()})) == gone
+    assert _judged(_holder(**OWN | {"run": "수동_0", "deployment": name_deployment()})) == gone
 
 
 @pytest.mark.parametrize("cleared, gone", [(True, ATTEMPTS), (False, []), (None, ATTEMPTS)])
@@ -130,11 +130,11 @@ def test_a_run_that_was_never_cleared_has_no_former_incarnation(
 def test_whether_a_former_incarnation_is_ours_is_not_known_under_a_default_name(
     state: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow_provider_safecopy.hooks.judge import deployment
+    from airflow_provider_safecopy.hooks.judge import name_deployment
 
     del state
     monkeypatch.setenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", "")
-    own = OWN | {"deployment": deployment()}
+    own = OWN | {"deployment": name_deployment()}
     earlier = own | {"started": "2026-02-28T23:59:59.999999+00:00"}
     assert _judged(_holder(**earlier), own, cleared=None) == []
 

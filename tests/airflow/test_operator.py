@@ -242,9 +242,9 @@ def test_an_error_is_translated_once_and_keeps_its_cause_and_its_data(
 ) -> None:
     from airflow.providers.common.compat import sdk
 
-    from airflow_provider_safecopy.operators.told import told_to_airflow
+    from airflow_provider_safecopy.operators.told import translate_errors
 
-    with pytest.raises(sdk.AirflowException) as raised, told_to_airflow():
+    with pytest.raises(sdk.AirflowException) as raised, translate_errors():
         raise error
     assert type(raised.value) is getattr(sdk, kind)
     assert raised.value.__cause__ is error
@@ -254,9 +254,9 @@ def test_an_error_is_translated_once_and_keeps_its_cause_and_its_data(
 
 @pytest.mark.parametrize("other", [KeyboardInterrupt(), SystemExit(3), ValueError("not ours")])
 def test_what_is_not_ours_passes_untouched(other: BaseException) -> None:
-    from airflow_provider_safecopy.operators.told import told_to_airflow
+    from airflow_provider_safecopy.operators.told import translate_errors
 
-    with pytest.raises(type(other)) as raised, told_to_airflow():
+    with pytest.raises(type(other)) as raised, translate_errors():
         raise other
     assert raised.value is other
 

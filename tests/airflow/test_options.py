@@ -30,13 +30,13 @@ def dag(**parameters: Any) -> Any:
 
 def dummy() -> Any:
     """Return an operator that takes the options of `DummySpec`."""
-    from airflow_provider_safecopy.operators.option import takes, templates_of
+    from airflow_provider_safecopy.operators.option import list_templates, with_options
 
     class DummyOperator(operator()):  # type: ignore[misc]
         spec_type = DummySpec
-        template_fields = (*operator().template_fields, *templates_of(DummySpec))
+        template_fields = (*operator().template_fields, *list_templates(DummySpec))
 
-        @takes(DummySpec)
+        @with_options(DummySpec)
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
 

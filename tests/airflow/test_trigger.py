@@ -137,7 +137,7 @@ def test_it_fires_when_the_holder_is_quiet_and_has_no_session_any_more(held: Liv
 @pytest.mark.usefixtures("counting")
 def test_a_group_is_quiet_by_nature(target: Database, held: LivingLock) -> None:
     held.release()
-    setup = Contender("영업_복사|수동_1", member="acquire_lock", place=None, detached=True)
+    setup = Contender("영업_복사|수동_1", member="acquire_lock", process=None, is_detached=True)
     LivingLock(LOCK, target.conninfo, contender=setup, promise=Promise(3600, None)).acquire().store.close()
     target.execute("UPDATE safecopy.lock SET alive_at = clock_timestamp() - interval '31 s'")
     trigger = _trigger()
@@ -151,7 +151,7 @@ def test_a_group_is_quiet_by_nature(target: Database, held: LivingLock) -> None:
 
 
 def test_it_fires_when_the_holder_s_process_is_gone(held: LivingLock, target: Database) -> None:
-    presence.withdraw(held.contender)  # a living process has left a note, which counts for more than the row
+    presence.remove_note(held.contender)  # a living process has left a note, which counts for more than the row
     target.execute("UPDATE safecopy.member SET place = jsonb_set(place, '{started}', '1')")
     assert _fired(_trigger())["status"] == "quiet"
 
@@ -159,7 +159,7 @@ def test_it_fires_when_the_holder_s_process_is_gone(held: LivingLock, target: Da
 def test_it_fires_when_the_holder_s_run_is_over(held: LivingLock, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow_provider_safecopy.triggers import living_lock
 
-    monkeypatch.setattr(living_lock, "is_over", lambda holder: holder.name == LOCK)
+    monkeypatch.setattr(living_lock, "is_finished", lambda holder: holder.name == LOCK)
     assert _fired(_trigger())["status"] == "over"
 
 

@@ -12,7 +12,7 @@ from rich.progress import Progress as RichProgress
 from airflow_provider_safecopy.cli.demo_screen import Bars, Lines, comparison, open_screen, sights
 from airflow_provider_safecopy.demo.scenes import Check, Scene
 from airflow_provider_safecopy.demo.tables import Content, Position
-from airflow_provider_safecopy.demo.tour import Compared
+from airflow_provider_safecopy.demo.tour import Comparison
 
 
 def test_lines_have_the_time_they_came_at(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,7 +42,7 @@ def test_a_bar_follows_the_rows_that_have_reached_the_target() -> None:
 
 def test_the_comparison_names_what_differs() -> None:
     same, other = Content(10, "a"), Content(10, "b")
-    text = comparison([Compared("고객", 1, same, same), Compared("주문_내역", 2, same, other)])
+    text = comparison([Comparison("고객", 1, same, same), Comparison("주문_내역", 2, same, other)])
     assert [line.split()[-1] for line in text.splitlines()[1:]] == ["yes", "NO"]
     assert text.splitlines()[1].split() == ["고객", "1", "10", "10", "yes"]
 

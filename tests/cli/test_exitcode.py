@@ -35,8 +35,13 @@ def kinds(root: type[SafeCopyError] = SafeCopyError) -> Iterator[type[SafeCopyEr
 @pytest.mark.parametrize("kind", list(kinds()))
 def test_every_error_of_ours_has_its_code(kind: type[SafeCopyError]) -> None:
     if kind.__module__ == errors.__name__:
-        assert exitcode.of(kind.__new__(kind)) == EXPECTED[kind.__name__]
+        assert exitcode.find_code(kind.__new__(kind)) == EXPECTED[kind.__name__]
 
 
 def test_what_is_no_error_of_ours_is_a_mistake() -> None:
-    assert exitcode.of(ValueError()) == exitcode.of(SafeCopyError("the demo failed")) == exitcode.INTERNAL == 1
+    assert (
+        exitcode.find_code(ValueError())
+        == exitcode.find_code(SafeCopyError("the demo failed"))
+        == exitcode.INTERNAL
+        == 1
+    )

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from airflow_provider_safecopy.cli.failure import block
+from airflow_provider_safecopy.cli.failure import format_error
 from airflow_provider_safecopy.errors import (
     AbortedError,
     ConfigError,
@@ -34,7 +34,7 @@ def test_a_failed_stage() -> None:
         stderr_tail="ERROR:  57014: 취소\nLINE 1\n",
         hint="ask the administrator",
     )
-    assert block(error, subject=COPY) == (
+    assert format_error(error, subject=COPY) == (
         "safecopy: export failed: export: ended too early\n"
         "  copy    영업.고객 -> 분석.고객\n"
         "  stage   export (psql exit code 3, SQLSTATE 57014)\n"
@@ -50,7 +50,7 @@ def test_a_refused_plan_gives_each_reason_with_its_next_step() -> None:
         Refusal("no_such_table", "분석.고객: no such table", hint="check the spelling"),
         Refusal("type_differs", "분석.고객.이름 is text", hint="cast it"),
     )
-    assert block(PlanError(refusals), subject=COPY) == (
+    assert format_error(PlanError(refusals), subject=COPY) == (
         "safecopy: refused: nothing was touched, for 2 reasons\n"
         "  copy     영업.고객 -> 분석.고객\n"
         "  because  분석.고객: no such table [no_such_table]\n"
@@ -76,14 +76,14 @@ def test_a_refused_plan_gives_each_reason_with_its_next_step() -> None:
     ],
 )
 def test_each_error_has_a_title_and_a_next_step(error: SafeCopyError, title: str, words: str) -> None:
-    text = block(error)
+    text = format_error(error)
     assert text.startswith(f"safecopy: {title}")
     assert words in text
     assert "target  " not in text
 
 
 def test_an_unknown_outcome_does_not_claim_that_nothing_was_published() -> None:
-    text = block(PublishUnknownError("lost", table="분석.고객", token=7, attempt="a-b"), subject=COPY)
+    text = format_error(PublishUnknownError("lost", table="분석.고객", token=7, attempt="a-b"), subject=COPY)
     assert "target  old rows or new rows, whole in either case; which of them is not known" in text
     assert "look in safecopy.receipt for token 7, attempt a-b" in text
 
@@ -91,13 +91,13 @@ def test_an_unknown_outcome_does_not_claim_that_nothing_was_published() -> None:
 def test_notes_are_told() -> None:
     error = AbortedError("SIGTERM")
     error.add_note("and the server sessions could not be ended")
-    assert "and the server sessions could not be ended" in block(error)
+    assert "and the server sessions could not be ended" in format_error(error)
 
 
 def test_what_would_steer_a_terminal_is_escaped() -> None:
     error = StageError("table \x1b[2J\x07 \u202e", stage="export", stderr_tail="bad \x1b]0;title\x07\r name")
-    assert not set(block(error)) & set("\x1b\x07\r\u202e")
-    assert "\\x1b[2J" in block(error)
+    assert not set(format_error(error)) & set("\x1b\x07\r\u202e")
+    assert "\\x1b[2J" in format_error(error)
 
 
 HOLDER = {
@@ -124,7 +124,7 @@ def test_a_busy_lock_names_its_holder(monkeypatch: pytest.MonkeyPatch) -> None:
     time.tzset()
     error = LockBusyError("a long sentence of all this", lock="분석.고객", holder=HOLDER, hint="wait for it")
     try:
-        told = block(error, subject=COPY)
+        told = format_error(error, subject=COPY)
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -145,7 +145,7 @@ def test_a_busy_lock_names_its_holder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_stale_holder_and_a_lock_that_only_rests_are_told_as_such() -> None:
     stale = HOLDER | {"stale": True, "asked": "2026-01-01T00:12:00+00:00", "takeable_in": 0.0}
-    assert "  will be taken  stale since 60 s\n" in block(LockBusyError("m", lock="l", holder=stale))
+    assert "  will be taken  stale since 60 s\n" in format_error(LockBusyError("m", lock="l", holder=stale))
     rests = LockBusyError("it rests for 2 s more", lock="l", holder=HOLDER | {"owner_key": None})
-    assert block(rests).startswith("safecopy: busy: it rests for 2 s more\n")
-    assert "held by" not in block(rests)
+    assert format_error(rests).startswith("safecopy: busy: it rests for 2 s more\n")
+    assert "held by" not in format_error(rests)

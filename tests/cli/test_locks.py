@@ -10,7 +10,7 @@ from subprocess import Popen
 
 import pytest
 
-from airflow_provider_safecopy.display import width
+from airflow_provider_safecopy.display import count_places
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from tests.cli.conftest import Command, Said, ended, wait_for_line
@@ -69,9 +69,9 @@ def test_columns_are_aligned_by_what_they_take_on_a_terminal(
     for name, owner in (("분석.고객", "밤"), ("a", "아주 긴 이름의 야간 적재"), ("월별지역별", "b")):
         granted(store, name, owner)
     lines = said("locks").out.splitlines()
-    starts = {width(line[: line.index(", host")]) - width(owner) for line, owner in _owners(lines)}
+    starts = {count_places(line[: line.index(", host")]) - count_places(owner) for line, owner in _owners(lines)}
     assert len(starts) == 1
-    places = {width(line[: match.start()]) for line in lines if (match := re.search(r"\d{4}-\d\d-\d\d", line))}
+    places = {count_places(line[: match.start()]) for line in lines if (match := re.search(r"\d{4}-\d\d-\d\d", line))}
     assert len(places) == 1
 
 
@@ -117,7 +117,7 @@ def test_a_role_that_may_only_read_sees_the_locks_and_releases_none(
     assert "grant" in said("locks", "history", SAFECOPY_TARGET=watcher.conninfo).out
     words = ("locks", "release", "집계", "--reason", "해 보기")
     assert said(*words, SAFECOPY_TARGET=watcher.conninfo).code == 5
-    assert len(store.holders()) == 1
+    assert len(store.read_holders()) == 1
 
 
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8"])
@@ -204,7 +204,7 @@ def test_a_release_demands_a_reason(safecopy: Command, said: Said, store: Postgr
     for words in ((), ("--reason", ""), ("--reason", "  ")):
         ran = said("locks", "release", "집계", *words)
         assert (ran.code, "--reason" in ran.err) == (2, True)
-    assert len(store.holders()) == 1
+    assert len(store.read_holders()) == 1
 
 
 def test_a_release_of_what_nobody_holds_is_2(safecopy: Command, said: Said, store: PostgresStore) -> None:
@@ -215,7 +215,7 @@ def test_a_release_of_what_nobody_holds_is_2(safecopy: Command, said: Said, stor
     assert wrong.code == 2
     assert "there is no lock 분석.고개 in " in wrong.err
     assert re.search(r"next +there is 분석\.고객; give the name exactly as it is", wrong.err)
-    assert [event.kind for event in store.history()] == ["release", "grant"]
+    assert [event.kind for event in store.read_history()] == ["release", "grant"]
 
 
 def test_a_release_where_nothing_was_ever_made_is_2(safecopy: Command, said: Said) -> None:

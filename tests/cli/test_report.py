@@ -8,7 +8,7 @@ from airflow_provider_safecopy.doctor import Check
 
 def test_findings_have_their_next_step_below_them() -> None:
     checks = (Check("psql", "ok", "psql 18"), Check("대상", "failed", "no\nsuch", "make it"))
-    assert report.of_checks(checks).splitlines() == [
+    assert report.format_checks(checks).splitlines() == [
         "ok      psql  psql 18",
         "failed  대상  no such",
         "         next: make it",
@@ -18,4 +18,4 @@ def test_findings_have_their_next_step_below_them() -> None:
 
 
 def test_names_cannot_steer_the_terminal() -> None:
-    assert "\x1b" not in report.of_checks((Check("a", "ok", "\x1b[2J", "\x1b"),))
+    assert "\x1b" not in report.format_checks((Check("a", "ok", "\x1b[2J", "\x1b"),))

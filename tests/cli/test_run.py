@@ -227,8 +227,8 @@ def test_without_a_store_the_lock_lies_in_a_directory_of_the_user(bare: Callable
     """Below XDG_STATE_HOME, its default in the home, or the temporary directory without a home."""
     words = ("run", "--lock", LOCK, "--", "true")
     assert bare(*words, XDG_STATE_HOME=str(tmp_path / "state")).code == 0
-    assert FileStore(tmp_path / "state" / "safecopy" / "locks").history(LOCK)
+    assert FileStore(tmp_path / "state" / "safecopy" / "locks").read_history(LOCK)
     assert bare(*words, HOME=str(tmp_path / "home")).code == 0
-    assert FileStore(tmp_path / "home" / ".local" / "state" / "safecopy" / "locks").history(LOCK)
+    assert FileStore(tmp_path / "home" / ".local" / "state" / "safecopy" / "locks").read_history(LOCK)
     assert bare(*words, HOME="", TMPDIR=str(tmp_path)).code == 0
-    assert FileStore(tmp_path / f"safecopy-{os.getuid()}").history(LOCK)
+    assert FileStore(tmp_path / f"safecopy-{os.getuid()}").read_history(LOCK)

@@ -10,7 +10,7 @@ import pytest
 from airflow_provider_safecopy.cli import tables
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.roster import specs_of
+from airflow_provider_safecopy.transfer.roster import build_specs
 
 Pairs = list[tuple[str | None, str, str | None, str]]
 
@@ -20,7 +20,7 @@ def read(folder: Path, text: str, name: str = "목록.txt") -> Pairs:
     file = folder / name
     file.write_text(text, "utf-8")
     found = []
-    for spec in specs_of(tables.read(str(file)), {}):
+    for spec in build_specs(tables.read(str(file)), {}):
         source = spec.source_table or TableName(None, "?")
         found.append((source.schema, source.name, spec.target_table.schema, spec.target_table.name))
     return found
@@ -65,7 +65,7 @@ def test_json_may_say_more_of_a_table(tmp_path: Path) -> None:
         '["영업.고객", {"source_table": ["영업", "주문.내역"], "target_table": "분석.주문", "where": "금액 > 0"},'
         ' {"source_sql": "select 1 as a", "target_table": "하나", "write_mode": "append", "append_key": "오늘"}]'
     )
-    one, other, query = specs_of(tables.read(str(file)), {"where": "참", "verify": "full"})
+    one, other, query = build_specs(tables.read(str(file)), {"where": "참", "verify": "full"})
     assert (one.source_table, one.where, one.verify) == (TableName("영업", "고객"), "참", "full")
     assert (other.source_table, other.where, other.verify) == (TableName("영업", "주문.내역"), "금액 > 0", "full")
     assert (query.source_sql, query.append_key, query.source_table) == ("select 1 as a", "오늘", None)
@@ -91,7 +91,7 @@ def test_json_that_cannot_be_meant(tmp_path: Path, text: str, message: str) -> N
 @pytest.mark.parametrize("text", ["하나 둘\n", '[{"source_table": "하나", "target_table": "둘"}]'])
 def test_standard_input_is_either(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-    (spec,) = specs_of(tables.read("-"), {})
+    (spec,) = build_specs(tables.read("-"), {})
     assert (str(spec.source_table), str(spec.target_table)) == ("하나", "둘")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.cli import waiting
-from airflow_provider_safecopy.cli.waiting import Patience
+from airflow_provider_safecopy.cli.waiting import LockWait
 from airflow_provider_safecopy.errors import AbortedError, LockBusyError
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.living import LivingLock
@@ -39,8 +39,8 @@ def store(target: Database) -> Iterator[PostgresStore]:
 
 def patience(
     store: PostgresStore, said: list[str], *, seconds: float = 20, abort: AbortSwitch | None = None
-) -> Patience:
-    return Patience(store, seconds=seconds, abort=abort or AbortSwitch(), telling=lambda: nullcontext(said.append))
+) -> LockWait:
+    return LockWait(store, seconds=seconds, abort=abort or AbortSwitch(), telling=lambda: nullcontext(said.append))
 
 
 class Attempts:
@@ -101,7 +101,7 @@ def test_a_store_that_is_away_for_a_while_is_waited_for_too(
         if len(said) == 4:
             target.execute("UPDATE safecopy.lock SET due_at = now() - interval '1 second'")
 
-    impatient = Patience(away, seconds=1, abort=AbortSwitch(), telling=lambda: nullcontext(tell))
+    impatient = LockWait(away, seconds=1, abort=AbortSwitch(), telling=lambda: nullcontext(tell))
     with pytest.raises(LockBusyError):
         impatient.until_free(attempts)
     assert len(said) > 4, "it went on waiting, and did not fail"
@@ -115,4 +115,4 @@ def test_an_abort_ends_the_waiting(target: Database, store: PostgresStore) -> No
         abort.throw("SIGINT")
 
     with pytest.raises(AbortedError, match="SIGINT"):
-        Patience(store, seconds=600, abort=abort, telling=lambda: nullcontext(tell)).until_free(Attempts(target))
+        LockWait(store, seconds=600, abort=abort, telling=lambda: nullcontext(tell)).until_free(Attempts(target))

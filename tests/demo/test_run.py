@@ -63,7 +63,7 @@ def test_what_matters_is_said_and_the_rest_is_detail() -> None:
     told = Told()
     lines = ["connected", "lock 분석.고객: token 1 (grant)", "  indented", "safecopy: busy: held", "  held by  누구"]
     code = f"for line in {lines!r}: print(line)"
-    with Run.of("first run", ["-c", code], {}, told) as run:
+    with Run.start("first run", ["-c", code], {}, told) as run:
         assert run.ends() == 0
     assert run.said == lines
     assert told.said == [
@@ -76,7 +76,7 @@ def test_what_matters_is_said_and_the_rest_is_detail() -> None:
 
 
 def test_it_is_waited_for_by_what_it_says() -> None:
-    with Run.of("run", ["-c", WORKS], {}, Told()) as run:
+    with Run.start("run", ["-c", WORKS], {}, Told()) as run:
         run.wait_for("works")
         assert run.process.poll() is None
         run.kill()
@@ -85,7 +85,7 @@ def test_it_is_waited_for_by_what_it_says() -> None:
 
 def test_one_that_never_says_it_is_an_error_with_its_last_words() -> None:
     with (
-        Run.of("lost run", ["-c", "print('그만둡니다'); raise SystemExit(7)"], {}, Told()) as run,
+        Run.start("lost run", ["-c", "print('그만둡니다'); raise SystemExit(7)"], {}, Told()) as run,
         pytest.raises(SafeCopyError, match="lost run ended with exit code 7, and never said 'verify done'") as caught,
     ):
         run.wait_for("verify done")
@@ -95,7 +95,7 @@ def test_one_that_never_says_it_is_an_error_with_its_last_words() -> None:
 def test_one_that_says_nothing_for_too_long_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow_provider_safecopy.demo.run._PATIENCE_SECONDS", 0.2)
     with (
-        Run.of("silent run", ["-c", WORKS], {}, Told()) as run,
+        Run.start("silent run", ["-c", WORKS], {}, Told()) as run,
         pytest.raises(SafeCopyError, match=r"silent run has said nothing new for 0\.2 s"),
     ):
         run.wait_for("verify done")
@@ -107,7 +107,7 @@ def test_it_ends_with_its_block_paused_or_not(paused: bool) -> None:
     runs: list[Run] = []
 
     def interrupted() -> None:
-        with Run.of("run", ["-c", WORKS], {}, Told()) as run:
+        with Run.start("run", ["-c", WORKS], {}, Told()) as run:
             runs.append(run)
             run.wait_for("works")
             if paused:
@@ -120,7 +120,7 @@ def test_it_ends_with_its_block_paused_or_not(paused: bool) -> None:
 
 
 def test_it_stands_still_while_paused_and_then_goes_on() -> None:
-    with Run.of("run", ["-c", "print('works'); print('on')"], {}, Told()) as run:
+    with Run.start("run", ["-c", "print('works'); print('on')"], {}, Told()) as run:
         run.pause()
         status, deadline = psutil.Process(run.process.pid).status, time.monotonic() + PATIENCE
         while status() != psutil.STATUS_STOPPED:
@@ -147,6 +147,6 @@ def test_nothing_of_another_environment_turns_it_elsewhere(monkeypatch: pytest.M
     monkeypatch.setenv("PGHOST", "somebody else's")
     monkeypatch.setenv("SAFECOPY_TARGET", "somebody else's")
     code = "import os; print([os.environ.get(name) for name in ('PGHOST', 'SAFECOPY_SOURCE', 'SAFECOPY_TARGET')])"
-    with Run.of("run", ["-c", code], {"SAFECOPY_SOURCE": "ours"}, Told()) as run:
+    with Run.start("run", ["-c", code], {"SAFECOPY_SOURCE": "ours"}, Told()) as run:
         run.ends()
     assert run.said == ["[None, 'ours', None]"]

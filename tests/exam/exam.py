@@ -28,7 +28,7 @@ import psycopg
 
 from airflow_provider_safecopy.demo.servers import Installation, Server, installations
 from airflow_provider_safecopy.transfer.model import Publish
-from airflow_provider_safecopy.transfer.ways import WAYS
+from airflow_provider_safecopy.transfer.ways import STRATEGIES
 from tests.exam import report
 from tests.exam.load import load
 from tests.exam.subject import Subject, families, one_of_each_shape, subjects
@@ -37,7 +37,7 @@ from tests.exam.trial import SHAPES, Examiner, Trial
 from tests.ground.fingerprint import Fingerprint, differences, present
 from tests.ground.place import place
 
-MODES = tuple(mode for mode in get_args(Publish) if mode == "auto" or mode in WAYS)
+MODES = tuple(mode for mode in get_args(Publish) if mode == "auto" or mode in STRATEGIES)
 DATABASE = "regression"
 # No autovacuum: what ANALYZE found is part of the fingerprint. Locks: one for each of thousands of relations.
 _SETTINGS = {"wal_level": "logical", "autovacuum": "off", "max_locks_per_transaction": "512"}

@@ -47,7 +47,7 @@ def said(by: CopyReport | BaseException | int) -> Said:
     if by < 0:
         return "nothing"
     assert by != exitcode.INTERNAL, "a run ended with a mistake of ours: exit code 1"
-    if by == exitcode.OF_ERRORS[PublishUnknownError]:
+    if by == exitcode.ERROR_CODES[PublishUnknownError]:
         return "unknown"
     return "published" if by == exitcode.DONE else "unchanged"
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from airflow_provider_safecopy.lock.presence import Presence
+from airflow_provider_safecopy.lock.presence import PresenceNote
 from airflow_provider_safecopy.transfer.report import CopyReport
 from tests.faults.conftest import TABLE, Ground
 from tests.faults.invariant import Held, Invariant, said
@@ -166,6 +166,6 @@ def make_overdue(line: Line) -> None:
     """As if `stale_after` had passed: by the lock's own clock, and by what its holder has noted on this machine."""
     attempts = "SELECT m.value ->> 'id' FROM safecopy.lock, jsonb_each(members) AS m"
     for (attempt,) in line.ground.target.rows(attempts):
-        if (note := Presence.read(attempt)) is not None:
-            replace(note, due=0.0).show()
+        if (note := PresenceNote.read(attempt)) is not None:
+            replace(note, due=0.0).write()
     line.ground.target.execute("UPDATE safecopy.lock SET due_at = clock_timestamp() - interval '1 second'")

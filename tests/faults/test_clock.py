@@ -103,7 +103,7 @@ def held(database: Database, promise: Promise) -> Iterator[PostgresStore]:
 
 
 def elsewhere(owner: str) -> Contender:
-    return replace(Contender.alone(owner), place=None)
+    return replace(Contender.alone(owner), process=None)
 
 
 def last_kind(database: Database) -> str:
@@ -136,7 +136,7 @@ def test_who_may_take_a_lock_is_decided_by_the_servers_clock(ground: Ground, clo
     with held(ground.target, Promise(stale_after=600)):
         with started(ground, *copying(ground), clock=clock) as process:
             code, told = ended(process)
-        assert code == exitcode.OF_ERRORS[LockBusyError]
+        assert code == exitcode.ERROR_CODES[LockBusyError]
         assert 500 < told["error"]["holder"]["takeable_in"] <= 600, "counted by the server"
         assert invariant.hold(said(code)) == "old"
         ground.target.execute("UPDATE safecopy.lock SET due_at = clock_timestamp() - interval '1 s'")
@@ -162,7 +162,7 @@ def test_a_run_whose_clock_jumps_keeps_its_lock_as_long_as_it_works(ground: Grou
             answers = [store.acquire(NAME, elsewhere("경쟁자"), Promise()) for _ in while_running(process)]
         code, told = ended(process)
     assert len(answers) > 5
-    assert all(isinstance(answer, Holder) and 0 < answer.takeable_in <= 1 for answer in answers), answers
+    assert all(isinstance(answer, Holder) and 0 < answer.seconds_to_takeover <= 1 for answer in answers), answers
     assert code == exitcode.DONE, told
     demand_true_times(told, began)
     assert invariant.hold(said(code)) == "new"
@@ -233,7 +233,7 @@ def test_a_run_that_stood_still_with_its_server_sessions_publishes_nothing(groun
             assert (report.token, last_kind(ground.target)) == (2, "takeover-stale")
             assert invariant.hold("published") == "new", "the newer run's, while the other stands"
         code, told = ended(process)
-    assert code == exitcode.OF_ERRORS[LockLostError], told
+    assert code == exitcode.ERROR_CODES[LockLostError], told
     assert ground.target.rows("SELECT token FROM safecopy.receipt") == [(2,)]
     assert invariant.hold("published") == "new"
     invariant.recovered(ground.copy)
@@ -253,7 +253,7 @@ def test_a_run_that_stood_still_in_its_publish_publishes_nothing(ground: Ground)
                 still.enter_context(standing_still(tree(process)))
             assert taken_over(ground).token == 2
         code, told = ended(process)
-    assert code in {exitcode.OF_ERRORS[LockLostError], exitcode.OF_ERRORS[FencedOutError]}, told
+    assert code in {exitcode.ERROR_CODES[LockLostError], exitcode.ERROR_CODES[FencedOutError]}, told
     assert ground.target.rows("SELECT token FROM safecopy.receipt") == [(2,)]
     assert invariant.hold("published") == "new"
     invariant.recovered(ground.copy)

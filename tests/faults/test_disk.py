@@ -233,11 +233,11 @@ def test_a_large_spool_is_not_a_file_for_every_16_mib(tmp_path: Path, monkeypatc
     monkeypatch.setattr(spooling, "CHUNK_BYTES", 1024)
     spool, pieces = Spool(str(tmp_path), limit=1 << 40, memory=0), [b"%04d" % number * 256 for number in range(4096)]
     for piece in pieces:
-        spool.put(piece)
+        spool.append(piece)
     assert len(chunks(tmp_path)) < 400
     taken = bytearray()
     while spool:
-        taken += (head := bytes(spool.head()))
+        taken += (head := bytes(spool.read_head()))
         spool.advance(len(head))
     assert taken == b"".join(pieces)
     assert chunks(tmp_path) == []

@@ -89,7 +89,7 @@ def test_it_sings_where_the_protocol_lets_several_statements_through(
     with pytest.raises(PlanError):
         nest.copy(where=second, min_rows=0)
     nest.demand_silence()
-    monkeypatch.setattr(Session, "one", one)
+    monkeypatch.setattr(Session, "fetch_one", one)
     with suppress(SafeCopyError):
         nest.copy(where=second, min_rows=0)
     with pytest.raises(AssertionError):
@@ -266,12 +266,14 @@ def test_names_owners_and_reasons_of_locks_come_back_as_they_were_given(nest: Ne
     @given(words, words, words)
     def kept(name: str, owner: str, reason: str) -> None:
         try:
-            with LivingLock(name, nest.target.endpoint, contender=replace(Contender.alone(owner), place=None)) as lock:
-                lock.beat(phase=1, count=1)
-                (held,) = [holder for holder in lock.store.holders() if holder.name == name]
+            with LivingLock(
+                name, nest.target.endpoint, contender=replace(Contender.alone(owner), process=None)
+            ) as lock:
+                lock.send_heartbeat(phase=1, count=1)
+                (held,) = [holder for holder in lock.store.read_holders() if holder.name == name]
                 assert owner in held.as_dict()["owner"].values() or not owner.strip()
                 assert lock.store.force_release(name, reason=reason) is not None
-                (event,) = lock.store.history(name, limit=1)
+                (event,) = lock.store.read_history(name, limit=1)
                 assert (event.kind, (event.detail or {})["reason"]) == ("force-release", reason)
         except SafeCopyError as error:
             if error.retryable:  # the same text would be met again
@@ -318,7 +320,7 @@ def test_a_list_of_tables_is_read_as_names_or_refused(nest: Nest, tmp_path: Path
         content = json.dumps([{"source_table": text, "target_table": text, "where": text}]) if as_json else text
         path.write_text(content, "utf-8")
         with suppress(ConfigError, PlanError):
-            specs = roster.specs_of(read(str(path)), {})
+            specs = roster.build_specs(read(str(path)), {})
             pipeline.plan_tables(specs, nest.source.endpoint, nest.target.endpoint)
         nest.demand_silence()
 
@@ -333,7 +335,7 @@ def test_what_is_told_of_a_release_is_told_by_the_store_as_well(nest: Nest) -> N
         for word in (*SIGNS, *STATEMENTS):
             name = f"이름{word}"
             lease = store.acquire(
-                name, replace(Contender.alone(word + "주인"), place=None), LivingLock(name, store).promise
+                name, replace(Contender.alone(word + "주인"), process=None), LivingLock(name, store).terms
             )
             assert store.force_release(name, reason=f"{word}까닭") is not None, lease
     nest.demand_silence()

@@ -72,7 +72,7 @@ def test_a_commit_nobody_can_ask_about_is_reported_as_unknown(
 
         return settle
 
-    monkeypatch.setattr(commit, "_settled", cut_for_good(commit._settled))
+    monkeypatch.setattr(commit, "_settle_commit", cut_for_good(commit._settle_commit))
     with pytest.raises(PublishUnknownError) as caught:
         pipeline.copy(
             ground.spec(publish="delta"),

@@ -220,7 +220,7 @@ def test_a_role_that_may_not_connect_is_told_so(pair: Pair, command: Command, si
     invariant = pair.invariant()
     code, told = command.copy("publish=delete_insert")
     assert (code, told["error"]["type"], told["error"]["retryable"]) == (
-        exitcode.OF_ERRORS[StageError],
+        exitcode.ERROR_CODES[StageError],
         "StageError",
         False,
     )

@@ -84,7 +84,7 @@ def before(trial: Trial) -> Invariant:
 
 def elsewhere(owner: str) -> Contender:
     """On another machine: nobody here can tell whether it lives."""
-    return replace(Contender.alone(owner), place=None)
+    return replace(Contender.alone(owner), process=None)
 
 
 def rival(trial: Trial) -> CopyReport:
@@ -187,7 +187,7 @@ def test_a_copy_in_which_nothing_moves_says_that_it_lost_its_lock_when_the_clock
         """All there was to tell has been told when the clock jumps; and nothing more is done until it is noticed."""
         beats(trial, 2)
         clocked.target.move(HOURS)
-        until(lambda: abort.thrown)
+        until(lambda: abort.is_thrown)
 
     ways = trial.source.endpoint, trial.target.endpoint
     end = ended(lambda: pipeline.copy(spec(stale_after=2), *ways, abort=abort, progress=at("verify", stand)))

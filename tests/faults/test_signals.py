@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.cli.signals import interrupting, throwing
+from airflow_provider_safecopy.cli.signals import raise_on_signals, throw_on_signals
 from airflow_provider_safecopy.errors import LockBusyError
 from airflow_provider_safecopy.lock import process as lock_process
 from tests.faults.conftest import Ground
@@ -183,8 +183,8 @@ def test_a_signal_after_the_word_was_said_does_not_take_it_back(line: Line) -> N
 @pytest.mark.parametrize("error", [None, ValueError], ids=["done", "failed"])
 def test_a_signal_between_the_run_and_its_exit_code_changes_nothing(error: type[Exception] | None) -> None:
     try:
-        with interrupting():
-            with suppress(ValueError), throwing(AbortSwitch()):
+        with raise_on_signals():
+            with suppress(ValueError), throw_on_signals(AbortSwitch()):
                 if error is not None:
                     raise error
             signal.raise_signal(signal.SIGTERM)
@@ -240,7 +240,7 @@ def test_a_stopped_run_that_was_taken_over_cannot_publish_when_it_goes_on(
     line: Line, monkeypatch: pytest.MonkeyPatch, when: Callable[[Line], Step] | str, codes: set[int]
 ) -> None:
     """By a rival on another machine, which cannot end it. Or it had published before; or it had no lock yet."""
-    monkeypatch.setattr(lock_process, "_here", lambda: ("다른 기계", 1))
+    monkeypatch.setattr(lock_process, "_read_boot_and_namespace", lambda: ("다른 기계", 1))
     line.ground.put_old_rows_back()
     first = line.before()
     with between(line.ground.source, line.ground.target) as run:

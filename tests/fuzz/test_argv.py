@@ -22,7 +22,7 @@ from tests.fuzz.depth import looking
 from tests.fuzz.material import AWKWARD, broken, numbers, spoiled
 
 NOWHERE = ("--source", "host=/nowhere dbname=a", "--target", "host=/nowhere dbname=b")
-CODES = {exitcode.DONE, exitcode.REFUSED, exitcode.ABORTED, *exitcode.OF_ERRORS.values()}
+CODES = {exitcode.DONE, exitcode.REFUSED, exitcode.ABORTED, *exitcode.ERROR_CODES.values()}
 
 
 def _options(command: click.Command) -> Iterator[str]:

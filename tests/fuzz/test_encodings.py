@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_safecopy import display
 from airflow_provider_safecopy.cli import encoding
-from airflow_provider_safecopy.display import aligned, width
+from airflow_provider_safecopy.display import align_columns, count_places
 from tests.fuzz.depth import looking
 from tests.fuzz.material import broken, clean
 
@@ -35,11 +35,11 @@ def test_what_was_typed_in_utf_8_with_hangul_in_it_is_read_as_it_was(text: str, 
 @looking(3)
 @given(broken)
 def test_what_is_shown_steers_no_terminal(text: str) -> None:
-    shown = display.shown(text)
+    shown = display.escape(text)
     shown.encode()
     assert not [letter for letter in shown if unicodedata.category(letter) in {"Cc", "Cs"} and letter not in "\t\n"]
     assert not [letter for letter in shown if unicodedata.bidirectional(letter) in {"LRE", "RLE", "LRO", "RLO", "PDF"}]
-    assert display.shown(shown) == shown
+    assert display.escape(shown) == shown
 
 
 @looking(3)
@@ -61,6 +61,9 @@ def _spelled(letter: str) -> bool:
 @looking(2)
 @given(st.lists(st.tuples(broken, broken), min_size=1, max_size=4))
 def test_any_cells_are_aligned(rows: list[tuple[str, str]]) -> None:
-    lines = aligned(rows, right=frozenset({1}))
+    lines = align_columns(rows, right=frozenset({1}))
     assert len(lines) == len(rows)
-    assert all(width(line) <= 4 + max(width(a) for a, _ in rows) + max(width(b) for _, b in rows) for line in lines)
+    assert all(
+        count_places(line) <= 4 + max(count_places(a) for a, _ in rows) + max(count_places(b) for _, b in rows)
+        for line in lines
+    )

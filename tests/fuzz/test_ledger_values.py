@@ -13,26 +13,28 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PlanError
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.shape import Seen, Shape, ShapeColumn
+from airflow_provider_safecopy.transfer.shape import EarlierSchema, SchemaColumn, SourceSchema
 from tests.fuzz.depth import looking
 from tests.fuzz.material import broken, clean, identifiers, json_values, spoiled
 from tests.fuzz.tried import tried
 from tests.ground.customers import spec
 from tests.ground.database import Database
 
-columns = st.builds(ShapeColumn, identifiers, clean, clean, st.booleans())
-shapes = st.lists(columns, max_size=4).map(tuple).map(Shape)
-KEPT = Shape((ShapeColumn("번호", "bigint", "", not_null=True), ShapeColumn("이름", "text", "", not_null=False)))
+columns = st.builds(SchemaColumn, identifiers, clean, clean, st.booleans())
+shapes = st.lists(columns, max_size=4).map(tuple).map(SourceSchema)
+KEPT = SourceSchema(
+    (SchemaColumn("번호", "bigint", "", not_null=True), SchemaColumn("이름", "text", "", not_null=False))
+)
 PIECES = ("null", "1e999", "NaN", "[" * 3000, "{", '"', '"columns": 5, ', "\\ud800", "true", "9" * 5000)
 
 
 @looking(2)
 @given(shapes, st.sampled_from(("UTF8", "EUC_KR")))
-def test_a_shape_is_read_as_it_was_kept(shape: Shape, encoding: str) -> None:
+def test_a_shape_is_read_as_it_was_kept(shape: SourceSchema, encoding: str) -> None:
     kept = shape.as_dict(encoding=encoding)
-    assert Shape.from_dict(json.loads(json.dumps(kept))) == shape
-    assert Shape.from_dict(kept).fingerprint == kept["fingerprint"]
-    assert shape.differences(shape) == ()
+    assert SourceSchema.from_dict(json.loads(json.dumps(kept))) == shape
+    assert SourceSchema.from_dict(kept).fingerprint == kept["fingerprint"]
+    assert shape.list_differences(shape) == ()
 
 
 @st.composite
@@ -55,10 +57,10 @@ def strange(draw: st.DrawFn) -> Any:
 )
 @example({"columns": "[" * 200_000})
 def test_a_strange_shape_is_a_shape_or_refused_with_a_value_error(kept: Any) -> None:
-    shape = tried(ValueError, lambda: Shape.from_dict(kept))
+    shape = tried(ValueError, lambda: SourceSchema.from_dict(kept))
     if isinstance(shape, ValueError):
         return
-    told = list(Seen(shape, 7, "2026-01-01").told(KEPT, TableName("분석", "고객")))
+    told = list(EarlierSchema(shape, 7, "2026-01-01").list_warnings(KEPT, TableName("분석", "고객")))
     assert all(isinstance(line, str) for line in told)
     assert len(shape.fingerprint) == 32
 

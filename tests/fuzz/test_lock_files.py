@@ -25,23 +25,23 @@ from airflow_provider_safecopy.lock import file_history
 from airflow_provider_safecopy.lock.file import FileStore
 from airflow_provider_safecopy.lock.file_history import FileHistory
 from airflow_provider_safecopy.lock.file_record import FileRecord
-from airflow_provider_safecopy.lock.file_state import Member, State
-from airflow_provider_safecopy.lock.file_turn import boottime
+from airflow_provider_safecopy.lock.file_state import LockState, MemberState
+from airflow_provider_safecopy.lock.file_turn import read_boot_clock
 from airflow_provider_safecopy.lock.model import Contender, Event, Lease, Promise
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 from tests.fuzz.depth import looking
 from tests.fuzz.material import broken, json_values, spoiled
 from tests.fuzz.tried import tried
 
 NAME = "분석.고객"
-NOW = boottime()
-PLACE = Place("호스트", 2**22 + 1, "부팅 1", 5, 99)
+NOW = read_boot_clock()
+PLACE = ProcessIdentity("호스트", 2**22 + 1, "부팅 1", 5, 99)
 ATTEMPT = UUID("0f" * 16)
-MINE = Contender("r1", {"dag": "야간"}, "하나", attempt=ATTEMPT, place=PLACE)
+MINE = Contender("r1", {"dag": "야간"}, "하나", attempt=ATTEMPT, process=PLACE)
 HELD = replace(
-    State(NAME, token=3, boot=Place.here().boot_id, written_at=NOW, written_wall=5000.0)
-    .taken(MINE, Promise(600, 60), "grant", NOW)
-    .taken(Contender("r1", {"dag": "야간"}, "둘", place=None, detached=True), Promise(600, 60), "join", NOW),
+    LockState(NAME, token=3, boot=ProcessIdentity.read_current().boot_id, written_at=NOW, written_wall=5000.0)
+    .grant(MINE, Promise(600, 60), "grant", NOW)
+    .grant(Contender("r1", {"dag": "야간"}, "둘", process=None, is_detached=True), Promise(600, 60), "join", NOW),
     lease_id=str(UUID("0a" * 16)),
 )
 LEASE = Lease(NAME, HELD.token, UUID("0a" * 16), MINE)
@@ -51,12 +51,14 @@ PIECES = (
 )
 
 seconds = st.floats(0, 1e9)
-places = st.builds(Place, broken, st.integers(1, 1 << 22), st.none() | broken, st.none() | st.integers(0, 1 << 32))
+places = st.builds(
+    ProcessIdentity, broken, st.integers(1, 1 << 22), st.none() | broken, st.none() | st.integers(0, 1 << 32)
+)
 members = st.builds(
-    Member, st.uuids().map(str), st.integers(0, 99), st.booleans(), st.none() | places, st.none() | broken, seconds
+    MemberState, st.uuids().map(str), st.integers(0, 99), st.booleans(), st.none() | places, st.none() | broken, seconds
 )
 free = st.builds(
-    State,
+    LockState,
     st.just(NAME),
     token=st.integers(0, (1 << 63) - 1),
     granted_at=seconds,
@@ -100,10 +102,10 @@ ASKED: dict[str, Callable[[FileStore], Any]] = {
     "revoke": lambda store: store.revoke(LEASE),
     "force_release": lambda store: store.force_release(NAME, reason="퍼즈"),
     "reap": lambda store: store.reap(NAME, overdue=1),
-    "holder": lambda store: store.holder(NAME),
-    "holders": lambda store: [holder.as_dict() for holder in store.holders()],
-    "refused": lambda store: store.refused(NAME, Contender("r9")),
-    "history": lambda store: store.history(),
+    "holder": lambda store: store.read_holder(NAME),
+    "holders": lambda store: [holder.as_dict() for holder in store.read_holders()],
+    "refused": lambda store: store.record_refusal(NAME, Contender("r9")),
+    "history": lambda store: store.read_history(),
     "forget": lambda store: store.forget(keep=60),
 }
 
@@ -125,8 +127,8 @@ def twisted(draw: st.DrawFn) -> bytes:
 
 @looking(2)
 @given(states)
-def test_a_state_is_read_as_it_was_written(state: State) -> None:
-    assert State.of(state.as_json()) == state
+def test_a_state_is_read_as_it_was_written(state: LockState) -> None:
+    assert LockState.from_json(state.as_json()) == state
 
 
 @looking(2)
@@ -135,24 +137,24 @@ def test_a_history_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFa
     history = FileHistory(tmp_path_factory.getbasetemp() / "기록.history")
     history.path.unlink(missing_ok=True)
     for event in told:
-        history.add(event)
-    assert history.events() == told
+        history.append(event)
+    assert history.read_events() == told
 
 
 @looking(2)
 @given(broken, st.uuids())
 def test_any_name_has_files_of_its_own_that_a_disk_can_hold(name: str, attempt: UUID) -> None:
-    record = FileRecord.of(Path("/tmp"), name)
-    longest = os.fsencode(record._life(str(attempt)).name)
+    record = FileRecord.for_lock(Path("/tmp"), name)
+    longest = os.fsencode(record._flock_path(str(attempt)).name)
     assert len(longest) <= 255
     assert b"/" not in longest
     assert b"\0" not in longest
-    assert FileRecord.of(Path("/tmp"), f"{name}x") != record
+    assert FileRecord.for_lock(Path("/tmp"), f"{name}x") != record
 
 
 def answers(directory: Path, raw: bytes, ask: str, *, history: bytes = b"") -> bool:
     """Ask a store about a lock whose state is `raw`. Whether it could; else it named the file, and granted nothing."""
-    record = FileRecord.of(directory, NAME)
+    record = FileRecord.for_lock(directory, NAME)
     directory.mkdir(exist_ok=True)
     (directory / f"{record.stem}.state").write_bytes(raw)
     (directory / f"{record.stem}.history").write_bytes(history)
@@ -210,7 +212,7 @@ def test_spoiled_lines_of_a_history_are_left_out(
 ) -> None:
     directory = tmp_path_factory.getbasetemp() / "잠금의 기록"
     assert answers(directory, HELD.as_json(), ask, history=lines)
-    for event in FileStore(directory).history():
+    for event in FileStore(directory).read_history():
         assert event.at.tzinfo is not None
         assert isinstance(event.name, str)
         assert isinstance(event.token, int)
@@ -239,7 +241,7 @@ def test_an_attempt_that_is_no_uuid_names_no_file(tmp_path: Path) -> None:
     raw = HELD.as_json().replace(str(ATTEMPT).encode(), b"x/../../precious")
     directory = tmp_path / "잠금"
     directory.mkdir()
-    (directory / f"{FileRecord.of(directory, NAME).stem}.x").mkdir()
+    (directory / f"{FileRecord.for_lock(directory, NAME).stem}.x").mkdir()
     (tmp_path / "precious.life").write_text("그대로")
     assert not answers(directory, raw, "force_release")
     assert (tmp_path / "precious.life").read_text() == "그대로"
@@ -252,7 +254,7 @@ def test_a_state_nested_beyond_measure_is_refused(tmp_path: Path) -> None:
 
 def test_a_place_of_a_later_version_is_read(tmp_path: Path) -> None:
     """Found: TypeError, in whoever met a holder whose place said more than this version knows."""
-    assert Place.of(PLACE.as_dict() | {"container": "3f"}) == PLACE
+    assert ProcessIdentity.from_dict(PLACE.as_dict() | {"container": "3f"}) == PLACE
 
 
 def test_a_moment_without_a_zone_spoils_no_history(tmp_path: Path) -> None:
@@ -263,9 +265,9 @@ def test_a_moment_without_a_zone_spoils_no_history(tmp_path: Path) -> None:
 
 def test_a_history_keeps_its_bound_when_its_lines_are_of_something_else(tmp_path: Path) -> None:
     history = FileHistory(tmp_path / "기록")
-    history.path.write_bytes((b"?" * 127 + b"\n") * (file_history.MOST_BYTES // 100))
-    history.add(SOME)
-    assert history.events() == [SOME]
+    history.path.write_bytes((b"?" * 127 + b"\n") * (file_history.MAX_BYTES // 100))
+    history.append(SOME)
+    assert history.read_events() == [SOME]
     assert history.path.stat().st_size < 1000
 
 

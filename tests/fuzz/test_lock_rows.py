@@ -18,19 +18,19 @@ from hypothesis import strategies as st
 
 from airflow_provider_safecopy.cli import main
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError, SafeCopyError
-from airflow_provider_safecopy.lock.fence import fence
+from airflow_provider_safecopy.lock.fence import check_fence
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.process import Place
-from airflow_provider_safecopy.lock.several import SeveralStore
+from airflow_provider_safecopy.lock.process import ProcessIdentity
+from airflow_provider_safecopy.lock.several import BulkStore
 from tests.fuzz.depth import looking
 from tests.fuzz.material import json_values
 from tests.fuzz.tried import tried
 from tests.ground.database import Database, Servers
 
 NAME = "분석.고객's"
-MINE = Contender("r1", {"dag": "야간"}, "하나", 2, attempt=UUID("0f" * 16), place=Place.here())
-OTHER = Contender("r9", {"dag": "주간"}, "둘", place=None)
+MINE = Contender("r1", {"dag": "야간"}, "하나", 2, attempt=UUID("0f" * 16), process=ProcessIdentity.read_current())
+OTHER = Contender("r9", {"dag": "주간"}, "둘", process=None)
 MEMBERS = {"하나": {"id": str(MINE.attempt), "try": 2, "detached": False}}
 
 # What a hand can do to the row of a lock that is held.
@@ -59,20 +59,20 @@ STRANGE_MEMBERS = (
     *(f"place = '{value}'" for value in ("5", "[]", '{"host": 5}', "null")),
     *("count = -5", "phase = -1", "try_number = -3", "progressed_at = 'infinity'", "member_key = ''", "token = -1"),
 )
-ASKED: dict[str, Callable[[SeveralStore, Lease], Any]] = {
+ASKED: dict[str, Callable[[BulkStore, Lease], Any]] = {
     "acquire": lambda store, _: store.acquire(NAME, OTHER, Promise()),
     "acquire_all": lambda store, _: store.acquire_all([NAME], OTHER, Promise()),
-    "join": lambda store, _: store.acquire(NAME, Contender("r1", {}, "셋", place=None), Promise()),
-    "supersede": lambda store, _: store.acquire(NAME, Contender("r1", {}, "하나", 3, place=None), Promise()),
+    "join": lambda store, _: store.acquire(NAME, Contender("r1", {}, "셋", process=None), Promise()),
+    "supersede": lambda store, _: store.acquire(NAME, Contender("r1", {}, "하나", 3, process=None), Promise()),
     "heartbeat": lambda store, lease: store.heartbeat(lease, phase=1, count=1),
     "heartbeat_all": lambda store, lease: store.heartbeat_all([lease], phase=1, count=1),
     "release": lambda store, lease: store.release(lease, at_least=1),
     "revoke": lambda store, lease: store.revoke(lease),
     "reap": lambda store, _: store.reap(NAME, overdue=1),
-    "holder": lambda store, _: store.holder(NAME),
-    "holders": lambda store, _: [holder.as_dict() for holder in store.holders()],
-    "refused": lambda store, _: store.refused(NAME, OTHER),
-    "history": lambda store, _: store.history(),
+    "holder": lambda store, _: store.read_holder(NAME),
+    "holders": lambda store, _: [holder.as_dict() for holder in store.read_holders()],
+    "refused": lambda store, _: store.record_refusal(NAME, OTHER),
+    "history": lambda store, _: store.read_history(),
     "forget": lambda store, _: store.forget(keep=60),
 }
 GRANTS = ("acquire", "join", "supersede")
@@ -81,7 +81,7 @@ GRANTS = ("acquire", "join", "supersede")
 class Row:
     """A lock held by `MINE` anew each time, and a hand in its row."""
 
-    def __init__(self, database: Database, store: SeveralStore, hand: psycopg.Connection[Any]) -> None:
+    def __init__(self, database: Database, store: BulkStore, hand: psycopg.Connection[Any]) -> None:
         self.database, self.store, self.hand = database, store, hand
 
     def held(self) -> Lease:
@@ -113,7 +113,7 @@ class Row:
     def demand_fence(self, lease: Lease) -> None:
         """What was granted can publish, and nothing else can."""
         with self.hand.transaction():
-            fence(self.hand, lease)
+            check_fence(self.hand, lease)
 
     def state(self) -> Any:
         """All that is known of the lock, but when it was last heard of."""
@@ -125,7 +125,7 @@ def row(servers: Servers) -> Iterator[Row]:
     database = servers.create(18, "UTF8", None)
     with closing(PostgresStore(database.endpoint)) as first:
         first.acquire("다른 것", OTHER, Promise())
-    with closing(SeveralStore(database.endpoint)) as store, database.connect() as hand:
+    with closing(BulkStore(database.endpoint)) as store, database.connect() as hand:
         yield Row(database, store, hand)
     servers.drop(database)
 
@@ -174,7 +174,7 @@ def test_a_time_at_the_end_of_the_calendar_is_refused(row: Row) -> None:
     row.held()
     row.change("due_at = '9999-12-31 23:59:59+00'")
     with pytest.raises(LockStoreError, match=r"9999-12-31.* is no time that can be told"):
-        row.store.holders()
+        row.store.read_holders()
 
 
 @pytest.mark.parametrize("overdue", [False, True])
@@ -192,10 +192,10 @@ def test_events_that_cannot_be_read_are_left_out(row: Row, caplog: pytest.LogCap
     """Found: a history with one of them could not be shown at all."""
     for change in ("owner = '5'", "detail = '[5]'", "at = 'infinity'", "token = -1", "owner = '{\"dag\": []}'"):
         row.held()
-        row.store.refused(NAME, OTHER)
+        row.store.record_refusal(NAME, OTHER)
         row.database.execute(f"UPDATE safecopy.lock_event SET {change} WHERE kind = 'refused'")
         caplog.clear()
-        assert [event.kind for event in row.store.history()] == ["grant"], change
+        assert [event.kind for event in row.store.read_history()] == ["grant"], change
         assert f"lock {NAME}: an event of its history is left out" in caplog.text
 
 

@@ -72,7 +72,7 @@ def test_shares_are_numbers_by_name(values: list[str]) -> None:
 @looking(2)
 @given(st.floats(0, 1e13, allow_subnormal=False))
 def test_what_is_shown_of_a_size_is_near_to_it(size: float) -> None:
-    found = quantity.parse_bytes(display.show_bytes(size).replace(",", ""))
+    found = quantity.parse_bytes(display.format_bytes(size).replace(",", ""))
     assert found is not None
     assert abs(found - size) <= max(1, 0.06 * size)
 
@@ -80,7 +80,7 @@ def test_what_is_shown_of_a_size_is_near_to_it(size: float) -> None:
 @looking(2)
 @given(st.floats(0, 1e8, allow_subnormal=False))
 def test_what_is_shown_of_a_time_is_near_to_it(seconds: float) -> None:
-    found = quantity.parse_seconds(display.show_seconds(seconds))
+    found = quantity.parse_seconds(display.format_seconds(seconds))
     assert found is not None
     assert abs(found - seconds) <= max(0.051, 0.3 * seconds)
 

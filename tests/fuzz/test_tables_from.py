@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from airflow_provider_safecopy.cli import main, tables
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.roster import options_of_one, specs_of
+from airflow_provider_safecopy.transfer.roster import build_specs, read_table_options
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.fuzz.depth import looking
 from tests.fuzz.material import AWKWARD, BROKEN, broken, identifiers, json_values, spoiled
@@ -53,7 +53,7 @@ def written(name: TableName) -> str:
 def read(folder: Path, raw: bytes, name: str) -> tuple[CopySpec, ...]:
     file = folder / name
     file.write_bytes(raw)
-    return specs_of(tables.read(str(file)), {})
+    return build_specs(tables.read(str(file)), {})
 
 
 @looking(2)
@@ -98,7 +98,8 @@ def test_spoiled_lines_are_tables_or_refused_by_their_place(
 @given(
     spoiled(st.just(LISTED), PIECES).map(lambda text: text.encode("utf-8", "surrogatepass"))
     | st.lists(
-        broken | st.dictionaries(st.sampled_from(sorted(options_of_one())) | broken, json_values | broken, max_size=5),
+        broken
+        | st.dictionaries(st.sampled_from(sorted(read_table_options())) | broken, json_values | broken, max_size=5),
         max_size=3,
     ).map(lambda listed: json.dumps(listed).encode())
     | json_values.map(lambda value: json.dumps(value).encode())
@@ -114,7 +115,7 @@ def test_spoiled_json_is_tables_or_refused_by_its_place(tmp_path_factory: pytest
 
 
 @looking(3)
-@given(st.dictionaries(st.sampled_from(sorted(options_of_one())), json_values | broken, max_size=4))
+@given(st.dictionaries(st.sampled_from(sorted(read_table_options())), json_values | broken, max_size=4))
 @example({"max_null_share": [5]})
 @example({"max_null_share": "가=5"})
 @example({"write_mode": "upsert", "missing": "mark", "missing_column": 5})

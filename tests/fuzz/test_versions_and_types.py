@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.transfer.cursor import kind_of
-from airflow_provider_safecopy.transfer.psql import OLDEST_MAJOR, find
-from airflow_provider_safecopy.transfer.widening import widens
+from airflow_provider_safecopy.transfer.psql import OLDEST_MAJOR, find_psql
+from airflow_provider_safecopy.transfer.widening import can_widen
 from tests.fuzz.depth import looking
 from tests.fuzz.material import AWKWARD, spoiled
 from tests.fuzz.tried import tried
@@ -41,7 +41,7 @@ def test_a_program_is_a_psql_of_some_major_or_refused_by_its_path(folder: Path, 
     answer.write_bytes(said)
     program.write_text(f'#!/bin/sh\nexec cat "{answer}"\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    found = tried(ConfigError, lambda: find(str(program)))
+    found = tried(ConfigError, lambda: find_psql(str(program)))
     if isinstance(found, ConfigError):
         assert str(program) in found.message
         return
@@ -53,15 +53,18 @@ def test_a_program_is_a_psql_of_some_major_or_refused_by_its_path(folder: Path, 
 def test_a_path_that_can_be_none_is_refused(path: str) -> None:
     """Found: ValueError and UnicodeEncodeError."""
     with pytest.raises(ConfigError, match="does not answer --version"):
-        find(path)
+        find_psql(path)
 
 
 @looking(3)
 @given(spoiled(st.sampled_from(SPELLED), TYPES), spoiled(st.sampled_from(SPELLED), TYPES))
 def test_any_type_widens_another_or_does_not(given_: str, taken: str) -> None:
-    assert widens(given_, taken) in (True, False)
-    assert not widens(given_, given_)
-    assert not (widens(given_, taken) and widens(taken, given_)) or {given_, taken} == {"text", "character varying"}
+    assert can_widen(given_, taken) in (True, False)
+    assert not can_widen(given_, given_)
+    assert not (can_widen(given_, taken) and can_widen(taken, given_)) or {given_, taken} == {
+        "text",
+        "character varying",
+    }
 
 
 @looking(3)
@@ -73,4 +76,4 @@ def test_any_type_is_a_cursors_or_is_not(spelled: str) -> None:
 
 def test_a_type_of_more_digits_than_python_reads_is_no_wider_one() -> None:
     """Found: ValueError. No server spells one so today; the parser had no bound of its own."""
-    assert not widens("numeric(3,0)", f"numeric({'9' * 5000},0)")
+    assert not can_widen("numeric(3,0)", f"numeric({'9' * 5000},0)")

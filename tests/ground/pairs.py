@@ -23,7 +23,7 @@ from airflow_provider_safecopy.transfer.session import Session, open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements import table
 from airflow_provider_safecopy.transfer.verify import Verification
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.written import WrittenRows
 from tests.ground.content import rows_of
 from tests.ground.database import Database
 
@@ -72,22 +72,22 @@ class Pair:
         with self._session(self.database) as session:
             return draft(self.spec(**options), session, session)
 
-    def copied(self, *, by: Database | None = None, **options: Any) -> Written:
+    def copied(self, *, by: Database | None = None, **options: Any) -> WrittenRows:
         """Publish, and demand that the target then holds what the source does."""
         written = self.copy(by=by, **options)
         assert self.same()
         return written
 
-    def copy(self, *, by: Database | None = None, **options: Any) -> Written:
+    def copy(self, *, by: Database | None = None, **options: Any) -> WrittenRows:
         """Plan, stage the source's rows by the shortest way, and publish them."""
         with self._session(by or self.database) as session:
             plan = draft(self.spec(**options), session, session)
-            plan.require()
+            plan.require_accepted()
             schema.init(session.connection)
             attempt, token = uuid4(), secrets.randbelow(1 << 40)
             lease = Lease("시험", token, uuid4(), Contender("시험", {"owner": "시험"}, attempt=attempt))
-            with staging.staging(plan, session, token=token, attempt=attempt) as name:
-                filled = SQL("INSERT INTO {} {}").format(table(name), plan.query())
+            with staging.hold_staging(plan, session, token=token, attempt=attempt) as name:
+                filled = SQL("INSERT INTO {} {}").format(table(name), plan.build_query())
                 rows = session.connection.execute(filled).rowcount
                 verification = Verification(name, rows, {}, None, StageReport("verify", 0.0, rows=rows))
                 return publish(

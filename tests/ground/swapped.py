@@ -81,10 +81,10 @@ def swap(session: Session, left_out: int | None = None) -> None:
             f"INSERT INTO safecopy.새것 SELECT * FROM {QUOTED}",
         ),
     )
-    carried = carry.carried(session, old, NEW)
+    carried = carry.read_statements(session, old, NEW)
     _all(session, carried.first)
     session.connection.execute(f"LOCK TABLE {QUOTED} IN ACCESS EXCLUSIVE MODE".encode())
-    assert carry.carried(session, relation(session), NEW) == carried
+    assert carry.read_statements(session, relation(session), NEW) == carried
     _all(session, carried.before)
     _exchange(session, old.oid)
     _all(session, (each for position, each in enumerate(carried.after) if position != left_out))
@@ -92,8 +92,8 @@ def swap(session: Session, left_out: int | None = None) -> None:
 
 
 def _exchange(session: Session, oid: int) -> None:
-    names = [row["name"] for row in session.all(_INDEXES, {"oid": oid})]
-    foreign_keys = [row["made"] for row in session.all(_FOREIGN_KEYS, {"oid": oid})]
+    names = [row["name"] for row in session.fetch_all(_INDEXES, {"oid": oid})]
+    foreign_keys = [row["made"] for row in session.fetch_all(_FOREIGN_KEYS, {"oid": oid})]
     _all(
         session,
         (
@@ -103,7 +103,7 @@ def _exchange(session: Session, oid: int) -> None:
             'ALTER TABLE 영업.새것 RENAME TO "고객 표"',
         ),
     )
-    made = [row["name"] for row in session.all(_INDEXES, {"oid": relation(session).oid})]
+    made = [row["name"] for row in session.fetch_all(_INDEXES, {"oid": relation(session).oid})]
     rename = SQL("ALTER INDEX 영업.{} RENAME TO {}")
     _all(session, (rename.format(Identifier(now), Identifier(then)) for now, then in zip(made, names, strict=True)))
     _all(session, foreign_keys)

@@ -16,7 +16,7 @@ from psycopg.sql import SQL
 
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.psql import Psql, PsqlBinary, memory_file, pipe
+from airflow_provider_safecopy.transfer.psql import Psql, PsqlBinary, make_memory_file, open_pipe
 from tests.conftest import MakePsql
 from tests.ground.database import Database
 from tests.ground.fake_psql import Behaviour
@@ -60,10 +60,10 @@ class Outcome:
 
 def start_export(path: str, database: Database, snapshot: str) -> tuple[Psql, int]:
     """As the export stage does it: the psql, and the read end of its pipe."""
-    reading, writing = pipe()
+    reading, writing = open_pipe()
     query = SQL("SELECT * FROM public.고객 ORDER BY 1")
     output = f"/proc/self/fd/{writing}"
-    script = memory_file(
+    script = make_memory_file(
         statements.export_script(
             statements.subquery(query), format="text", snapshot=snapshot, output=output, nonce=NONCE, seconds=60
         )
@@ -76,10 +76,10 @@ def start_export(path: str, database: Database, snapshot: str) -> tuple[Psql, in
 
 def start_import(path: str, database: Database) -> tuple[Psql, int, int]:
     """As the import stage does it: the psql, and the write ends of its data and of its gate."""
-    stdin, data = pipe()
-    told, gate = pipe()
-    prologue = memory_file(statements.load_prologue(nonce=NONCE, seconds=60))
-    epilogue = memory_file(statements.load_end(NONCE))
+    stdin, data = open_pipe()
+    told, gate = open_pipe()
+    prologue = make_memory_file(statements.load_prologue(nonce=NONCE, seconds=60))
+    epilogue = make_memory_file(statements.load_end(NONCE))
     copy = statements.load_copy(TableName("public", "고객"), ["번호", "이름"], format="text")
     arguments = [
         *("-f", f"/proc/self/fd/{prologue}", "-c", copy, "-f", f"/proc/self/fd/{epilogue}"),
@@ -107,7 +107,7 @@ def start(path: str, database: Database, *, arguments: list[str], stdin: int, in
 
 def ended(psql: Psql, data: bytes = b"") -> Outcome:
     """Hear psql out."""
-    while psql.listen():
+    while psql.read_stderr():
         select.select([psql.stderr], [], [], 30)
     code = psql.process.wait(100)
     psql.close()
@@ -128,7 +128,7 @@ def load(path: str, database: Database, data: bytes = STREAM) -> Outcome:
     psql, stdin, gate = start_import(path, database)
     sender = Thread(target=send, args=(stdin, data))
     sender.start()
-    while psql.listen() and not psql.transcript.values("rows"):
+    while psql.read_stderr() and not psql.transcript.values("rows"):
         select.select([psql.stderr], [], [], 30)
     send(gate, statements.load_commit(NONCE).encode())
     sender.join()
@@ -228,7 +228,7 @@ def test_an_import_hangs_on_the_end_of_the_data(fake_psql: MakePsql, empty: Data
     send(stdin, STREAM)
     with pytest.raises(subprocess.TimeoutExpired):
         psql.process.wait(0.5)
-    psql.listen()
+    psql.read_stderr()
     assert psql.transcript.values("rows") == []
     psql.send(signal.SIGTERM)
     os.close(gate)
@@ -240,7 +240,7 @@ def test_a_killed_fake_takes_the_real_one_with_it(fake_psql: MakePsql, empty: Da
     psql, stdin, gate = start_import(fake_psql(Behaviour("import")), empty)
     while not psql.transcript.values("backend"):
         select.select([psql.stderr], [], [], 30)
-        psql.listen()
+        psql.read_stderr()
     assert len(children()) == 2
     psql.send(signal.SIGKILL)
     os.close(stdin)

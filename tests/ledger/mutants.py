@@ -11,13 +11,13 @@ from psycopg.sql import SQL, Composed
 
 from airflow_provider_safecopy.transfer import bounds, ledger, statements, watermark
 from airflow_provider_safecopy.transfer import slice as slices
-from airflow_provider_safecopy.transfer.bounds import Bounds
+from airflow_provider_safecopy.transfer.bounds import ReadRange
 from airflow_provider_safecopy.transfer.finding import Finding
-from airflow_provider_safecopy.transfer.job import Job
-from airflow_provider_safecopy.transfer.ledger import Stored
-from airflow_provider_safecopy.transfer.origin import Origin
-from airflow_provider_safecopy.transfer.watermark import Move
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.job import PublishContext
+from airflow_provider_safecopy.transfer.ledger import StoredWatermark
+from airflow_provider_safecopy.transfer.origin import SourceIdentity
+from airflow_provider_safecopy.transfer.watermark import WatermarkChange
+from airflow_provider_safecopy.transfer.written import WrittenRows
 from tests.ledger.machine import LedgerMachine
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -25,13 +25,13 @@ Scene = Callable[[LedgerMachine], None]
 
 
 def ties_are_not_read_again(patch: pytest.MonkeyPatch) -> None:
-    original = statements.within
+    original = statements.match_range
 
     def within(*words: Any, **limits: Any) -> Composed | None:
         found = original(*words, **limits)
         return found and SQL("{}").format(SQL(found.as_string(None).replace(">=", ">")))
 
-    patch.setattr(statements, "within", within)
+    patch.setattr(statements, "match_range", within)
 
 
 def late_rows_are_not_read(patch: pytest.MonkeyPatch) -> None:
@@ -39,14 +39,14 @@ def late_rows_are_not_read(patch: pytest.MonkeyPatch) -> None:
 
 
 def rows_without_a_cursor_are_not_read(patch: pytest.MonkeyPatch) -> None:
-    original = statements.within
-    patch.setattr(statements, "within", lambda *words, **limits: original(*words, **limits | {"nulls": False}))
+    original = statements.match_range
+    patch.setattr(statements, "match_range", lambda *words, **limits: original(*words, **limits | {"nulls": False}))
 
 
 def an_interval_moves_the_watermark_over_a_gap(patch: pytest.MonkeyPatch) -> None:
     original = bounds._interval
 
-    def interval(*words: Any) -> Finding[Bounds]:
+    def interval(*words: Any) -> Finding[ReadRange]:
         found = original(*words)
         return replace(found, value=replace(found.value, follows=True))
 
@@ -54,58 +54,58 @@ def an_interval_moves_the_watermark_over_a_gap(patch: pytest.MonkeyPatch) -> Non
 
 
 def what_was_made_anew_is_taken_for_the_old(patch: pytest.MonkeyPatch) -> None:
-    original = ledger._stored
+    original = ledger._read_watermark
 
-    def stored(*words: Any) -> Stored | None:
+    def stored(*words: Any) -> StoredWatermark | None:
         found = original(*words)
-        return found and replace(found, stale=None)
+        return found and replace(found, stale_reason=None)
 
-    patch.setattr(ledger, "_stored", stored)
+    patch.setattr(ledger, "_read_watermark", stored)
 
 
 def a_replace_keeps_the_watermark(patch: pytest.MonkeyPatch) -> None:
     """Neither the replace forgets it, nor does the next copy notice the receipt of the replace."""
-    original = watermark.carry_out
+    original = watermark.apply_change
 
-    def carry_out(job: Job, move: Move | None, written: Written) -> None:
+    def carry_out(job: PublishContext, move: WatermarkChange | None, written: WrittenRows) -> None:
         if job.plan.spec.write_mode != "replace":
             original(job, move, written)
 
-    patch.setattr(watermark, "carry_out", carry_out)
+    patch.setattr(watermark, "apply_change", carry_out)
     unaware = ledger._WATERMARK["of_origin"].replace("since.changed", "false AS changed")
     patch.setattr(ledger, "_WATERMARK", {**ledger._WATERMARK, "of_origin": unaware})
 
 
 def the_watermark_is_committed_before_the_rows(patch: pytest.MonkeyPatch) -> None:
-    original = watermark.decide
+    original = watermark.decide_change
 
-    def decide(job: Job) -> Move | None:
+    def decide(job: PublishContext) -> WatermarkChange | None:
         move = original(job)
-        watermark.carry_out(job, move, Written(0, 0, 0, 0, 0, 0))
+        watermark.apply_change(job, move, WrittenRows(0, 0, 0, 0, 0, 0))
         return move
 
-    patch.setattr(watermark, "decide", decide)
+    patch.setattr(watermark, "decide_change", decide)
 
 
 def the_watermark_is_what_was_asked_for(patch: pytest.MonkeyPatch) -> None:
     """Not what has arrived: the end of an interval, as many would write it."""
-    original = watermark.decide
+    original = watermark.decide_change
 
-    def decide(job: Job) -> Move | None:
-        move, found = original(job), job.plan.ledger
-        end = found and found.bounds and found.bounds.end
-        return Move(move.old, end, "put") if move and end else move
+    def decide(job: PublishContext) -> WatermarkChange | None:
+        move, found = original(job), job.plan.history
+        end = found and found.read_range and found.read_range.end
+        return WatermarkChange(move.old, end, "put") if move and end else move
 
-    patch.setattr(watermark, "decide", decide)
+    patch.setattr(watermark, "decide_change", decide)
 
 
 def a_slice_is_not_looked_for(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(slices, "find", lambda *_, **__: None)
-    patch.setattr(slices, "require_unchanged", lambda *_, **__: None)
+    patch.setattr(slices, "find_append", lambda *_, **__: None)
+    patch.setattr(slices, "require_unchanged_append", lambda *_, **__: None)
 
 
 def any_rows_are_the_same_slice(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Origin, "digest", "any")
+    patch.setattr(SourceIdentity, "digest", "any")
 
 
 def _tie(machine: LedgerMachine) -> None:

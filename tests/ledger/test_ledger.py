@@ -30,7 +30,7 @@ def _trusted_faults() -> Iterator[None]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trust, "CHECK", trust.CHECK.replace(suspicions, allowed))
-        patch.setattr(schema, "_PRESENT", schema._PRESENT.replace(suspicions, allowed))
+        patch.setattr(schema, "_PRESENT_WITH_SUSPICIONS", schema._PRESENT_WITH_SUSPICIONS.replace(suspicions, allowed))
         yield
 
 

@@ -17,7 +17,7 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PlanError, SafeCopyError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.model import Contender, Lease, application_name
+from airflow_provider_safecopy.lock.model import Contender, Lease, format_application_name
 from airflow_provider_safecopy.transfer import staging
 from airflow_provider_safecopy.transfer.draft import draft
 from airflow_provider_safecopy.transfer.model import Progress
@@ -26,7 +26,7 @@ from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.publish import publish
 from airflow_provider_safecopy.transfer.report import StageReport
 from airflow_provider_safecopy.transfer.session import Session, open_session
-from airflow_provider_safecopy.transfer.snapshot import snapshot
+from airflow_provider_safecopy.transfer.snapshot import hold_snapshot
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.verify import Verification
 from tests.ground.database import Database
@@ -132,7 +132,7 @@ def whole(world: World, spec: CopySpec, fault: Fault | None, attempt: UUID) -> s
             world.wire.lose_answer_after(b"COMMIT\0")
 
     there = world.target.through(world.wire.port).endpoint
-    contender = Contender(str(attempt), attempt=attempt, place=None)
+    contender = Contender(str(attempt), attempt=attempt, process=None)
     report = pipeline.copy(spec, world.source.endpoint, there, contender=contender, progress=progress)
     if fault == "after" and report.status == "published":
         raise Crash(fault)
@@ -141,20 +141,20 @@ def whole(world: World, spec: CopySpec, fault: Fault | None, attempt: UUID) -> s
 
 def direct(world: World, spec: CopySpec, fault: Fault | None, attempt: UUID) -> str:
     """Plan, staging and publish without locks and psql, which take most of the time: staging is filled by this process."""
-    name = application_name(attempt)
+    name = format_application_name(attempt)
     there: Endpoint = world.target.through(world.wire.port).endpoint
     with (
         open_session(world.source.endpoint, application_name=name, connect_timeout=10, read_only=True) as ours,
         open_session(there, application_name=name, connect_timeout=10) as theirs,
-        snapshot(ours),
+        hold_snapshot(ours),
     ):
         plan = draft(spec, ours, theirs)
-        plan.require()
-        if plan.already_published():
+        plan.require_accepted()
+        if plan.find_earlier_report():
             return "already_published"
         world.copies += 1
         _end(fault, "export")
-        with staging.staging(plan, theirs, token=world.copies, attempt=attempt) as table:
+        with staging.hold_staging(plan, theirs, token=world.copies, attempt=attempt) as table:
             verification = _filled(plan, ours, theirs, table)
             _end(fault, "loaded")
             lease = Lease("시험", world.copies, uuid4(), Contender("시험", {"owner": "시험"}, attempt=attempt))
@@ -192,7 +192,7 @@ def _end(fault: Fault | None, here: Fault) -> None:
 
 
 def _filled(plan: CopyPlan, ours: Session, theirs: Session, table: TableName) -> Verification:
-    rows = ours.connection.execute(plan.query()).fetchall()
+    rows = ours.connection.execute(plan.build_query()).fetchall()
     columns = sql.SQL(", ").join(map(sql.Identifier, plan.target_columns))
     into = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table.schema or "", table.name), columns)
     with theirs.connection.cursor() as cursor, cursor.copy(into) as copy:

@@ -15,7 +15,7 @@ import pytest
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.file import FileStore
-from airflow_provider_safecopy.lock.file_turn import boottime
+from airflow_provider_safecopy.lock.file_turn import read_boot_clock
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.store import Store
 from tests.conftest import MakeDatabase
@@ -80,7 +80,7 @@ class FileGround:
         self._ahead, self._stack = 0.0, stack
 
     def store(self, attempt: UUID | None = None) -> FileStore:  # noqa: ARG002 -- its flock says whose it is
-        store = FileStore(self.directory, clock=lambda: boottime() + self._ahead)
+        store = FileStore(self.directory, clock=lambda: read_boot_clock() + self._ahead)
         self._stack.callback(store.close)
         return store
 

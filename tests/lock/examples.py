@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_safecopy.errors import LockLostError
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
-from airflow_provider_safecopy.lock.rows import asked_by
+from airflow_provider_safecopy.lock.rows import build_contender_parameters
 from tests.lock.world import World
 
 
@@ -71,12 +71,16 @@ def who_has_just_revived_is_spared(world: World) -> None:
     """Between the look and the kill, the holder made progress."""
     lease = took(world, "가동", promise=Promise(250, 150))
     session = world.session(lease.attempt)
-    rival = asked_by(Contender("후임", place=None)) | {"name": lease.name, "dead": [], "whoever": False}
+    rival = build_contender_parameters(Contender("후임", process=None)) | {
+        "name": lease.name,
+        "dead": [],
+        "whoever": False,
+    }
     world.clock.seconds += 300
     world.store.heartbeat(lease, phase=1, count=1)
-    assert world.store._all("terminate", rival) == []
+    assert world.store._ask("terminate", rival) == []
     world.clock.seconds += 300
-    assert [row["ended"] for row in world.store._all("terminate", rival)] == [True]
+    assert [row["ended"] for row in world.store._ask("terminate", rival)] == [True]
     session.close()
 
 
@@ -98,10 +102,10 @@ def after_a_release_the_lock_rests_as_long_as_was_asked(world: World) -> None:
     lease = took(world, "가동")
     assert world.store.release(lease, at_least=150)
     world.clock.seconds += 100
-    answer = world.store.acquire(lease.name, Contender("후임", place=None), Promise())
+    answer = world.store.acquire(lease.name, Contender("후임", process=None), Promise())
     assert isinstance(answer, Holder)
     assert answer.owner_key is None
-    assert 0 < answer.takeable_in < 60
+    assert 0 < answer.seconds_to_takeover < 60
     world.clock.seconds += 100
     assert took(world, "후임", lease.name).kind == "grant"
 
@@ -113,7 +117,7 @@ def members_sessions_speak_for_all_of_them(world: World) -> None:
     load = took(world, "가동", extract.name, promise=promise, member="적재")
     session = world.session(load.attempt)
     world.clock.seconds += 200
-    assert isinstance(world.store.acquire(extract.name, Contender("후임", place=None), promise), Holder)
+    assert isinstance(world.store.acquire(extract.name, Contender("후임", process=None), promise), Holder)
     world.hide(session)
     assert took(world, "후임", extract.name).kind == "takeover-crash"
 
@@ -122,7 +126,7 @@ def a_detached_member_needs_no_session(world: World) -> None:
     promise = Promise(850, 150)
     lease = took(world, "가동", promise=promise, detached=True)
     world.clock.seconds += 200
-    assert isinstance(world.store.acquire(lease.name, Contender("후임", place=None), promise), Holder)
+    assert isinstance(world.store.acquire(lease.name, Contender("후임", process=None), promise), Holder)
     world.clock.seconds += 700
     assert took(world, "후임", lease.name).kind == "takeover-stale"
 
@@ -139,7 +143,7 @@ def took(
 ) -> Lease:
     """A lease of a lock, or of a new one."""
     given = attempt.attempt if attempt else uuid4()
-    contender = Contender(owner, {"owner": owner}, member, attempt=given, place=None, detached=detached)
+    contender = Contender(owner, {"owner": owner}, member, attempt=given, process=None, is_detached=detached)
     lease = world.store.acquire(name or world.new_name(), contender, promise or Promise(250, 150))
     assert isinstance(lease, Lease), lease
     return lease

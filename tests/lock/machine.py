@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from airflow_provider_safecopy.errors import LockLostError
-from airflow_provider_safecopy.lock.model import Contender, Displaced, Holder, Lease, Promise
+from airflow_provider_safecopy.lock.model import Contender, DisplacedHolder, Holder, Lease, Promise
 from tests.lock.world import World, blocked
 
 _STEP = 100
@@ -145,7 +145,7 @@ class LockMachine(RuleBasedStateMachine):
         ends: bool,
     ) -> None:
         self.world.clock.seconds += after * _STEP
-        contender = Contender(owner, {"owner": owner}, member, number, place=None, detached=detached)
+        contender = Contender(owner, {"owner": owner}, member, number, process=None, is_detached=detached)
         gone = self._gone(dead)
         kind = self.model.kind_for(contender, gone, set(self.sessions), self.now)
         in_way = self._in_way(kind, member)
@@ -329,7 +329,7 @@ class LockMachine(RuleBasedStateMachine):
             model.token, model.lease_id, model.owner = lease.token, lease.lease_id, contender.owner_key
             model.granted, model.due, model.stale_after = self.now, self.now + promise.stale_after, promise.stale_after
         model.alive, model.grace = self.now, promise.crash_grace
-        member = Member(str(lease.attempt), contender.try_number, contender.detached)
+        member = Member(str(lease.attempt), contender.try_number, contender.is_detached)
         model.members[contender.member] = member
         assert abs(lease.remaining - (model.due - self.now)) < _STEP / 3
         self.leases.append(lease)
@@ -339,7 +339,7 @@ class LockMachine(RuleBasedStateMachine):
         for attempt in attempts & set(self.sessions) if ended else ():
             self.sessions.pop(attempt).close()
 
-    def _forced(self, ask: Callable[[], Displaced | None], *, may: bool, ends: bool) -> None:
+    def _forced(self, ask: Callable[[], DisplacedHolder | None], *, may: bool, ends: bool) -> None:
         in_way = list(self.publishing) if may else []
         answer = self._asked(ask, ends=ends)
         if in_way and not ends:

@@ -22,7 +22,7 @@ from airflow_provider_safecopy.lock import file_record, file_turn
 from airflow_provider_safecopy.lock.file import FileStore
 from airflow_provider_safecopy.lock.file_record import FileRecord
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 
 NAME = "분석.고객"
 PROMISE = Promise(stale_after=600, crash_grace=None)
@@ -80,16 +80,16 @@ print(json.dumps(Place.here().as_dict()))
 """
 
 
-def ended() -> Place:
+def ended() -> ProcessIdentity:
     """A process of this machine that has ended."""
-    place = Place.of(json.loads(subprocess.check_output([sys.executable, "-c", ENDED])))
+    place = ProcessIdentity.from_dict(json.loads(subprocess.check_output([sys.executable, "-c", ENDED])))
     assert place is not None
-    assert place.gone
+    assert place.is_gone
     return place
 
 
 def test_who_is_gone_and_holds_no_flock_is_taken_over_at_once(store: FileStore, rival: FileStore) -> None:
-    lease = taken(store, Contender("r1", place=ended()))
+    lease = taken(store, Contender("r1", process=ended()))
     store.close()
     took = taken(rival, Contender("r2"))
     assert took.kind == "takeover-dead"
@@ -98,7 +98,7 @@ def test_who_is_gone_and_holds_no_flock_is_taken_over_at_once(store: FileStore, 
 
 
 def test_whose_flock_is_held_is_not_gone_whatever_pid_and_start_time_say(store: FileStore, rival: FileStore) -> None:
-    taken(store, Contender("r1", place=ended()))
+    taken(store, Contender("r1", process=ended()))
     refused(rival, Contender("r2"))
 
 
@@ -110,7 +110,7 @@ def test_whose_process_lives_is_not_gone_though_its_flock_is_free(store: FileSto
 
 def test_of_several_members_all_must_be_gone(store: FileStore, rival: FileStore, directory: Path) -> None:
     living = FileStore(directory)
-    taken(store, Contender("r1", member="하나", place=ended()))
+    taken(store, Contender("r1", member="하나", process=ended()))
     taken(living, Contender("r1", member="둘"))
     store.close()
     refused(rival, Contender("r2"))
@@ -121,7 +121,7 @@ def test_of_several_members_all_must_be_gone(store: FileStore, rival: FileStore,
 
 def test_a_store_that_nobody_knows_any_more_holds_no_flock(directory: Path, rival: FileStore) -> None:
     store = FileStore(directory)
-    taken(store, Contender("r1", place=ended()))
+    taken(store, Contender("r1", process=ended()))
     del store
     assert taken(rival, Contender("r2")).kind == "takeover-dead"
 
@@ -135,9 +135,9 @@ def test_after_a_reboot_every_holder_is_gone(directory: Path, store: FileStore, 
     data = json.loads(state_file(directory).read_text())
     members = {key: each | {"boot": "부팅 0"} for key, each in data["members"].items()}
     rewrite(directory, boot="부팅 0", written_at=9e9, due_at=9e9 + 600, members=members)
-    holder = rival.holder(NAME)
+    holder = rival.read_holder(NAME)
     assert holder is not None
-    assert holder.takeable_in == pytest.approx(600, abs=60)
+    assert holder.seconds_to_takeover == pytest.approx(600, abs=60)
     took = taken(rival, Contender("r2"))
     assert (took.kind, took.token) == ("takeover-dead", 2)
 
@@ -145,11 +145,11 @@ def test_after_a_reboot_every_holder_is_gone(directory: Path, store: FileStore, 
 def test_after_a_reboot_a_detached_member_holds_until_it_is_due(
     directory: Path, store: FileStore, rival: FileStore
 ) -> None:
-    taken(store, Contender("r1", place=None, detached=True))
+    taken(store, Contender("r1", process=None, is_detached=True))
     data = json.loads(state_file(directory).read_text())
     members = {key: each | {"boot": "부팅 0"} for key, each in data["members"].items()}
     rewrite(directory, boot="부팅 0", written_at=9e9, due_at=9e9 + 600, members=members)
-    assert refused(rival, Contender("r2")).takeable_in == pytest.approx(600, abs=60)
+    assert refused(rival, Contender("r2")).seconds_to_takeover == pytest.approx(600, abs=60)
     rewrite(directory, written_wall=data["written_wall"] - 1000)
     assert taken(rival, Contender("r2")).kind == "takeover-stale"
 
@@ -172,19 +172,19 @@ def test_suspended_time_counts_and_the_walls_clock_does_not(
     for years in (-30, 30):
         wall.now.return_value = datetime.now(UTC) + timedelta(days=365 * years)
         holder = refused(rival, Contender("r2"))
-        assert holder.takeable_in == pytest.approx(600, abs=60)
+        assert holder.seconds_to_takeover == pytest.approx(600, abs=60)
         assert abs(holder.asked_at - wall.now.return_value) < timedelta(minutes=1)
         assert store.heartbeat(lease, phase=1, count=1) == pytest.approx(600, abs=60)
-    assert abs(file_turn.boottime() - float(Path("/proc/uptime").read_text().split()[0])) < 1
+    assert abs(file_turn.read_boot_clock() - float(Path("/proc/uptime").read_text().split()[0])) < 1
 
 
 def test_a_wall_clock_that_is_set_back_does_not_turn_the_history_round(store: FileStore, mocker: MockerFixture) -> None:
     wall = mocker.patch.object(file_turn, "datetime", wraps=datetime)
     wall.now.side_effect = [datetime.now(UTC) - timedelta(hours=hours) for hours in range(100)]
     lease = taken(store, Contender("r1"))
-    store.refused(NAME, Contender("r2"))
+    store.record_refusal(NAME, Contender("r2"))
     store.release(lease)
-    assert [event.kind for event in store.history()] == ["release", "refused", "grant"]
+    assert [event.kind for event in store.read_history()] == ["release", "refused", "grant"]
 
 
 # Killed at any instruction
@@ -269,8 +269,8 @@ def test_a_state_that_cannot_be_read_is_told_and_never_taken_for_a_free_lock(
     state_file(directory).write_bytes(content)
     for ask in (
         lambda: store.acquire(NAME, Contender("r2"), PROMISE),
-        lambda: store.holder(NAME),
-        store.holders,
+        lambda: store.read_holder(NAME),
+        store.read_holders,
         lambda: store.forget(keep=0),
     ):
         with pytest.raises(LockStoreError, match=r"\.state: ") as caught:
@@ -408,7 +408,7 @@ def test_who_does_not_let_go_of_the_guard_is_told_of_and_others_get_it_once_it_i
         assert process.stdout is not None
         assert process.stdout.readline() == b"guarded\n"
         assert taken(store, Contender("r1"), "다른 잠금").token == 1  # no other lock's business
-        mocker.patch.object(file_record, "_PATIENCE_SECONDS", 0.05)
+        mocker.patch.object(file_record, "_GUARD_WAIT_SECONDS", 0.05)
         with pytest.raises(LockStoreError, match=r"\.guard: another process") as caught:
             store.acquire(NAME, Contender("r1"), PROMISE)
         assert caught.value.retryable
@@ -424,7 +424,7 @@ def test_all_of_it_is_for_this_user_alone(directory: Path, store: FileStore) -> 
     former = os.umask(0)
     try:
         lease = taken(store, Contender("r1"))
-        store.refused(NAME, Contender("r2"))
+        store.record_refusal(NAME, Contender("r2"))
         assert directory.stat().st_mode & 0o777 == 0o700
         modes = {path.suffix: path.stat().st_mode & 0o777 for path in directory.iterdir()}
         assert modes == dict.fromkeys((".guard", ".history", ".life", ".state"), 0o600)
@@ -467,7 +467,7 @@ def test_any_name_is_a_file_in_the_directory(tmp_path: Path, name: str) -> None:
     assert json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))["name"] == name
     assert not path.name.startswith((".", "-", "~"))
     assert max(len(os.fsencode(each.name)) for each in directory.iterdir()) < 255
-    assert FileRecord.of(directory, name).lives() == {str(attempt)}
+    assert FileRecord.for_lock(directory, name).list_attempts() == {str(attempt)}
     assert list(directory.parent.iterdir()) == [directory]
     store.close()
 
@@ -478,9 +478,9 @@ def test_the_files_say_whose_they_are(directory: Path, store: FileStore) -> None
 
 
 def test_nothing_is_made_by_looking(directory: Path, store: FileStore) -> None:
-    assert store.holder(NAME) is None
-    assert store.holders() == ()
-    assert store.history() == ()
+    assert store.read_holder(NAME) is None
+    assert store.read_holders() == ()
+    assert store.read_history() == ()
     assert store.forget(keep=0) == 0
     assert not directory.exists()
 
@@ -543,7 +543,7 @@ def test_a_full_disk_changes_nothing(
 def test_a_history_that_cannot_be_written_stops_nobody(
     directory: Path, store: FileStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    record = FileRecord.of(directory, NAME)
+    record = FileRecord.for_lock(directory, NAME)
     record.history.path.mkdir(parents=True)
     lease = taken(store, Contender("r1"))
     assert "history could not be written" in caplog.text
@@ -575,7 +575,7 @@ def test_a_lock_that_others_share_is_not_removed(directory: Path) -> None:
     assert all(isinstance(each, Lease) for each in leases)
     assert isinstance(leases[0], Lease)
     assert not store.release(leases[0])
-    assert store.holder(NAME) is not None
+    assert store.read_holder(NAME) is not None
     store.close()
 
 

@@ -52,26 +52,26 @@ for turn in turns:
 
 def test_one_takes_it_at_a_time(tmp_path: Path) -> None:
     one, two = Flock(tmp_path / "a"), Flock(tmp_path / "a")
-    assert [one.take(), one.take(), two.take()] == [True, True, False]
+    assert [one.try_lock(), one.try_lock(), two.try_lock()] == [True, True, False]
     one.close()
     one.close()
-    assert not one.take()
-    assert two.take()
+    assert not one.try_lock()
+    assert two.try_lock()
     two.close()
 
 
 def test_whoever_is_forgotten_lets_go(tmp_path: Path) -> None:
     one = Flock(tmp_path / "a")
-    assert one.take()
+    assert one.try_lock()
     del one
     gc.collect()
     with Flock(tmp_path / "a") as two:
-        assert two.take()
+        assert two.try_lock()
 
 
 def test_it_is_made_for_this_user_alone_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        Flock(tmp_path / "a", make=False)
+        Flock(tmp_path / "a", create=False)
     with Flock(tmp_path / "a"):
         assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
 
@@ -90,11 +90,11 @@ def test_whoever_outlives_the_holder_does_not_hold_it(tmp_path: Path, program: s
     child = int(holder.stdout.readline())
     try:
         with Flock(tmp_path / "a") as other:
-            assert not other.take()
+            assert not other.try_lock()
             holder.kill()
             holder.wait(100)
             assert Path(f"/proc/{child}").exists()
-            assert other.take()
+            assert other.try_lock()
     finally:
         subprocess.run(["kill", "-KILL", str(child)], check=True)
         holder.communicate()

@@ -91,7 +91,7 @@ with warnings.catch_warnings():
                 process = context.Process(target=abort.throw, args=["ended"])
                 process.start()
                 process.join()
-                assert not abort.thrown and not abort.wait(0)
+                assert not abort.is_thrown and not abort.wait(0)
             else:
                 child = os.fork()
                 if child == 0:

@@ -26,10 +26,10 @@ from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import AbortedError, LockStoreError, StageError
 from airflow_provider_safecopy.lock import gate as module
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.gate import Gate
+from airflow_provider_safecopy.lock.gate import ConnectionGate
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.transfer.watch import Watch
+from airflow_provider_safecopy.transfer.watch import ActivityWatch
 from tests.conftest import NothingLeft
 from tests.ground.customers import SHAPE, TABLE, fill
 from tests.ground.database import Database
@@ -53,12 +53,12 @@ def made(target: Database) -> Database:
 @contextmanager
 def gate(
     database: Database, *, interval: float | None = 0.1, opening: float = 60, contender: Contender | None = None
-) -> Iterator[Gate]:
+) -> Iterator[ConnectionGate]:
     """The gate, as a starter with a store of its own sees it."""
     contender = contender or Contender.alone("시험")
     store = PostgresStore(database.endpoint, attempt=contender.attempt)
     try:
-        yield Gate(store, SOURCE, interval, contender, opening)
+        yield ConnectionGate(store, SOURCE, interval, contender, opening)
     finally:
         store.close()
 
@@ -192,7 +192,7 @@ def through(database: Database, interval: float, start: threading.Barrier) -> tu
     with gate(database, interval=interval) as ours:
         start.wait(PATIENCE)
         came = time.monotonic()
-        with ours.turn(AbortSwitch()):
+        with ours.wait_turn(AbortSwitch()):
             entered = time.monotonic()
         return came, entered, time.monotonic()
 
@@ -218,7 +218,7 @@ def test_nobody_starves_where_starters_keep_coming(made: Database) -> None:
     def keep_coming(number: int) -> None:
         with gate(made, interval=0.01) as ours:
             while not stop.is_set():
-                with ours.turn(AbortSwitch()):
+                with ours.wait_turn(AbortSwitch()):
                     passed.append(number)
 
     with ThreadPoolExecutor(6) as executor:
@@ -242,23 +242,23 @@ def test_tasks_of_one_run_take_turns_as_all_do(made: Database) -> None:
     run = Contender("배치|dag|run", member="고객_복사", attempt=Contender.alone().attempt)
     sibling = Contender("배치|dag|run", member="주문_복사", attempt=Contender.alone().attempt)
     with gate(made, contender=run) as one, gate(made, contender=sibling) as other:
-        with one.turn(AbortSwitch()), other.glance() as mine:
+        with one.wait_turn(AbortSwitch()), other.try_enter() as mine:
             assert not mine
-        with other.glance() as mine:
+        with other.try_enter() as mine:
             assert not mine  # it rests
 
 
 def test_the_interval_counts_from_when_the_connection_is_open(made: Database) -> None:
     with gate(made, interval=0.3) as one, gate(made, interval=0.3) as other:
-        with one.turn(AbortSwitch()):
+        with one.wait_turn(AbortSwitch()):
             threading.Event().wait(0.5)  # an opening slower than the interval
             opened = time.monotonic()
-        with other.turn(AbortSwitch()):
+        with other.wait_turn(AbortSwitch()):
             assert time.monotonic() - opened >= 0.3
 
 
 def test_without_an_interval_there_is_no_gate(target: Database) -> None:
-    with gate(target, interval=None) as one, one.turn(AbortSwitch()), one.glance() as mine:
+    with gate(target, interval=None) as one, one.wait_turn(AbortSwitch()), one.try_enter() as mine:
         assert mine
     assert target.value("SELECT to_regnamespace('safecopy') IS NULL")
 
@@ -266,9 +266,9 @@ def test_without_an_interval_there_is_no_gate(target: Database) -> None:
 def test_what_happens_is_told_in_the_log(made: Database, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "airflow_provider_safecopy.lock.gate")
     with gate(made) as one, gate(made) as other:
-        with one.turn(AbortSwitch()):
+        with one.wait_turn(AbortSwitch()):
             pass
-        with other.turn(AbortSwitch()):
+        with other.wait_turn(AbortSwitch()):
             pass
     told = [record.getMessage().removeprefix(f"launch gate of {SOURCE}: ") for record in caplog.records]
     passing = ["acquired", "opened", "released"]
@@ -282,9 +282,9 @@ def test_who_waits_for_a_long_time_is_called_now_and_then(made: Database, monkey
     monkeypatch.setattr(module, "_POLL_SECONDS", (0.02, 0.2))
     calls: list[float] = []
     with gate(made, interval=1.5) as one, gate(made, interval=1.5) as other:
-        with one.turn(AbortSwitch()):
+        with one.wait_turn(AbortSwitch()):
             pass
-        with other.turn(AbortSwitch(), waiting=lambda: calls.append(time.monotonic())):
+        with other.wait_turn(AbortSwitch(), on_wait=lambda: calls.append(time.monotonic())):
             pass
     assert calls[-1] - calls[0] > 1
     assert len(calls) >= 3, "not only at the beginning and in the end"
@@ -296,11 +296,11 @@ def test_who_waits_for_a_long_time_is_called_now_and_then(made: Database, monkey
 def test_a_source_that_cannot_be_reached_releases_the_gate(made: Database, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "airflow_provider_safecopy.lock.gate")
     nowhere = Endpoint.from_conninfo("host=127.0.0.1 port=1 dbname=erp")
-    with gate(made) as one, pytest.raises(StageError, match="cannot connect"), one.turn(AbortSwitch()):
+    with gate(made) as one, pytest.raises(StageError, match="cannot connect"), one.wait_turn(AbortSwitch()):
         nowhere.connect(application_name="safecopy:시험", connect_timeout=2)
     assert [record.getMessage().split()[-1] for record in caplog.records][-1] == "released"
     assert not [record for record in caplog.records if record.getMessage().endswith("opened")]
-    with gate(made) as other, other.turn(AbortSwitch()):
+    with gate(made) as other, other.wait_turn(AbortSwitch()):
         pass
 
 
@@ -309,10 +309,10 @@ def test_an_abort_ends_the_waiting_at_once(made: Database, monkeypatch: pytest.M
     abort, waits = AbortSwitch(), threading.Event()
 
     def wait() -> None:
-        with gate(made) as other, other.turn(abort, waiting=waits.set):
+        with gate(made) as other, other.wait_turn(abort, on_wait=waits.set):
             pytest.fail("let in beside another")
 
-    with gate(made) as one, one.turn(AbortSwitch()), ThreadPoolExecutor(1) as executor:
+    with gate(made) as one, one.wait_turn(AbortSwitch()), ThreadPoolExecutor(1) as executor:
         waiting = executor.submit(wait)
         assert waits.wait(PATIENCE)
         abort.throw("시험")
@@ -349,12 +349,12 @@ def inside(database: Database, opening: float) -> Iterator[subprocess.Popen[str]
 
 def test_who_was_killed_inside_is_displaced_at_once(made: Database) -> None:
     with inside(made, opening=60) as process, gate(made) as other:
-        with other.glance() as mine:
+        with other.try_enter() as mine:
             assert not mine
         process.kill()
         process.wait()
         began = time.monotonic()
-        with other.turn(AbortSwitch()):
+        with other.wait_turn(AbortSwitch()):
             assert time.monotonic() - began < 40  # a look, and not the minute it might have taken to open
     kinds = made.rows("SELECT kind, owner->>'owner' FROM safecopy.lock_event WHERE name = %s", [LOCK])
     assert kinds == [("takeover-dead", "시험")]
@@ -364,7 +364,7 @@ def test_starters_already_waiting_notice_a_killed_one_within_a_second_or_so(made
     waits = threading.Event()
 
     def wait() -> float:
-        with gate(made, interval=30) as other, other.turn(AbortSwitch(), waiting=waits.set):
+        with gate(made, interval=30) as other, other.wait_turn(AbortSwitch(), on_wait=waits.set):
             return time.monotonic()
 
     with inside(made, opening=60) as process, ThreadPoolExecutor(1) as executor:
@@ -380,41 +380,41 @@ def test_who_hangs_inside_is_displaced_when_opening_should_have_ended_and_keeps_
     with inside(made, opening=1) as process, gate(made) as other:
         process.send_signal(signal.SIGSTOP)
         began = time.monotonic()
-        with other.turn(AbortSwitch()):
+        with other.wait_turn(AbortSwitch()):
             assert time.monotonic() - began < 50
             process.send_signal(signal.SIGCONT)
             out, _ = process.communicate("\n", timeout=PATIENCE)
             assert (out, process.returncode) == ("outside\n", 0)
-            with gate(made) as third, third.glance() as mine:
+            with gate(made) as third, third.try_enter() as mine:
                 assert not mine  # its release has not released ours
     assert made.value("SELECT kind FROM safecopy.lock_event WHERE name = %s", [LOCK]) == "takeover-stale"
 
 
 def test_who_is_elsewhere_blocks_no_longer_than_opening_may_take(made: Database) -> None:
-    elsewhere = Contender("멀리|있는", {"owner": "멀리 있는 시작"}, place=None)
+    elsewhere = Contender("멀리|있는", {"owner": "멀리 있는 시작"}, process=None)
     with gate(made, opening=0.7, contender=elsewhere) as one:
         assert isinstance(one.store.acquire(LOCK, elsewhere, Promise(stale_after=0.7, crash_grace=None)), Lease)
         began = time.monotonic()
-        with gate(made) as other, other.turn(AbortSwitch()):
+        with gate(made) as other, other.wait_turn(AbortSwitch()):
             assert 0.5 < time.monotonic() - began < 50
 
 
 def test_nobody_ends_a_copy_because_of_its_gate(made: Database) -> None:
     """The gate's holder has neither the copy's name nor leave to end its process."""
     contender = Contender.alone("시험")
-    with gate(made, contender=contender) as one, one.turn(AbortSwitch()):
-        holder = one.store.holder(LOCK)
+    with gate(made, contender=contender) as one, one.wait_turn(AbortSwitch()):
+        holder = one.store.read_holder(LOCK)
         assert holder is not None
         (seen,) = holder.members
         assert seen.attempt != str(contender.attempt)
-        assert seen.place is not None
-        assert (seen.place.pid, seen.place.may_end) == (os.getpid(), False)
+        assert seen.process is not None
+        assert (seen.process.pid, seen.process.may_end) == (os.getpid(), False)
 
 
 def test_a_target_lost_while_a_connection_opens_costs_the_spacing_and_not_the_copy(
     made: Database, caplog: pytest.LogCaptureFixture, mocker: MockerFixture
 ) -> None:
-    with gate(made) as one, one.turn(AbortSwitch()):
+    with gate(made) as one, one.wait_turn(AbortSwitch()):
         mocker.patch.object(one.store, "release", side_effect=LockStoreError("gone"))
     assert "could not be released, and opens by itself: gone" in caplog.text
 
@@ -425,15 +425,15 @@ def test_a_target_lost_while_a_connection_opens_costs_the_spacing_and_not_the_co
 def test_the_watch_of_a_copy_goes_through_the_gate_or_does_without(made: Database, source: Database) -> None:
     asked = "safecopy:watch"
     with gate(made) as one, gate(made) as other:
-        watch = Watch(source.endpoint, application_name=asked, turn=other.glance)
+        watch = ActivityWatch(source.endpoint, application_name=asked, enter_gate=other.try_enter)
         connected = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{asked}'"
         try:
-            with one.turn(AbortSwitch()):
-                assert not watch.works()
+            with one.wait_turn(AbortSwitch()):
+                assert not watch.is_working()
                 assert source.value(connected) == 0
             deadline = time.monotonic() + PATIENCE
             while source.value(connected) == 0 and time.monotonic() < deadline:
-                watch.works()
+                watch.is_working()
             assert source.value(connected) == 1
         finally:
             watch.close()

@@ -18,8 +18,8 @@ from airflow_provider_safecopy.errors import LockBusyError, LockStoreError
 from airflow_provider_safecopy.lock import over, schema
 from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
-from airflow_provider_safecopy.lock.process import Place
-from airflow_provider_safecopy.lock.several import SeveralStore, TableLocks
+from airflow_provider_safecopy.lock.process import ProcessIdentity
+from airflow_provider_safecopy.lock.several import BulkStore, TableLocks
 from airflow_provider_safecopy.lock.store import Store
 from tests.ground.database import Database
 from tests.ground.interruption import PACKAGE, Interruption, interrupt_at_each_call
@@ -27,7 +27,7 @@ from tests.lock.conftest import Ground
 
 NAMES = ("가", "나")
 OVERDUE = Promise(stale_after=0.01)
-ELSEWHERE = Place("elsewhere", 1, may_end=True)
+ELSEWHERE = ProcessIdentity("elsewhere", 1, may_end=True)
 # Not of the file that closes the guard of a lock: no program can do what it is kept from beginning.
 LOCK = tuple(
     f"{PACKAGE}/lock/{each}"
@@ -47,19 +47,19 @@ ERRORS: tuple[Callable[[], BaseException], ...] = (
 @pytest.fixture(autouse=True)
 def _nobody_is_known_to_be_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """What this very process knows of its own attempts is no help to any other."""
-    monkeypatch.setattr(over, "_OVER", set())
+    monkeypatch.setattr(over, "_FINISHED", set())
 
 
 def _held_by_an_overdue_one(ground: Ground, name: str) -> None:
     with closing(ground.store()) as store:
-        contender = replace(Contender.alone("밤샘"), place=ELSEWHERE, member="main")
+        contender = replace(Contender.alone("밤샘"), process=ELSEWHERE, member="main")
         assert isinstance(store.acquire(name, contender, OVERDUE), Lease)
     ground.move(1)
 
 
 def _demand_free(store: Store, told: str) -> None:
     """Another process asks."""
-    assert [str(holder) for holder in store.holders() if not holder.stale] == [], told
+    assert [str(holder) for holder in store.read_holders() if not holder.is_stale] == [], told
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,8 @@ def tables(target: Database) -> Iterator[Callable[[], TableLocks]]:
 
     def make() -> TableLocks:
         contender = Contender.alone("한꺼번에")
-        store = SeveralStore(target.endpoint, attempt=contender.attempt)
-        made.append(TableLocks(None, store, contender=contender, promise=Promise(), judge=None))
+        store = BulkStore(target.endpoint, attempt=contender.attempt)
+        made.append(TableLocks(None, store, contender=contender, terms=Promise(), liveness_check=None))
         return made[-1]
 
     yield make
@@ -148,7 +148,7 @@ def test_whatever_interrupts_taking_many_none_of_them_is_held_unless_it_is_answe
         overdue.store.close()
         target.execute("UPDATE safecopy.lock SET due_at = now() - interval '1 s' WHERE name = %s", [NAMES[1]])
         locks, answers = tables(), list[object]()
-        interrupter.run(lambda locks=locks, answers=answers: answers.extend(locks.take(NAMES).values()))  # type: ignore[misc]
+        interrupter.run(lambda locks=locks, answers=answers: answers.extend(locks.acquire_tables(NAMES).values()))  # type: ignore[misc]
         held = "SELECT count(*) FROM safecopy.lock WHERE owner_key = %s"
         owner = locks.contender.owner_key
         assert target.value(held, [owner]) == len(locks.leases) == len(answers), interrupter.struck
@@ -164,9 +164,9 @@ def test_a_run_that_was_granted_unheard_does_not_end_its_own_sessions(target: Da
         target.endpoint.connect(application_name=name, connect_timeout=10) as session,
         closing(LivingLock(NAMES[0], target.endpoint, contender=contender).acquire().store),
     ):
-        over.leave(contender.attempt)
+        over.mark_finished(contender.attempt)
         again = LivingLock(NAMES[0], target.endpoint, contender=contender).acquire()
         assert again.leases[0].kind == "supersede"
-        assert again.displaced == ()
+        assert again.displaced_attempts == ()
         assert session.execute("SELECT 1").fetchone() == (1,)
         again.release()

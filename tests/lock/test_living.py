@@ -29,10 +29,10 @@ from airflow_provider_safecopy.errors import (
 )
 from airflow_provider_safecopy.lock import living, schema
 from airflow_provider_safecopy.lock.file import FileStore
-from airflow_provider_safecopy.lock.living import Judge, LivingLock
+from airflow_provider_safecopy.lock.living import LivenessCheck, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 from tests.ground.database import Database
 from tests.ground.proxy import Proxy
 from tests.ground.until import until
@@ -110,7 +110,7 @@ def test_they_are_held_together_or_not_at_all(locks: Locks) -> None:
         lock.acquire()
     assert caught.value.lock == "다"
     assert lock.leases == ()
-    assert [holder.name for holder in other.store.holders()] == ["다"]
+    assert [holder.name for holder in other.store.read_holders()] == ["다"]
     other.release()
     assert [lease.name for lease in lock.acquire().leases] == ["가", "나", "다"]
 
@@ -128,7 +128,7 @@ def test_what_was_taken_is_given_back_whatever_goes_wrong(locks: Locks, mocker: 
     with pytest.raises(KeyboardInterrupt):
         lock.acquire()
     mocker.stopall()
-    assert lock.store.holders() == ()
+    assert lock.store.read_holders() == ()
 
 
 @pytest.mark.parametrize("name", ["", "  ", "\n", "a\0b"])
@@ -251,7 +251,7 @@ def test_who_makes_no_progress_stops_itself_before_others_may_take_it(locks: Loc
     with pytest.raises(LockBusyError) as busy:
         rival.acquire()
     assert busy.value.holder["takeable_in"] == pytest.approx(PROMISE.margin - 1)
-    assert lock.lost is caught.value
+    assert lock.lost_error is caught.value
     for call in (lock.check, lock.heartbeat):
         with pytest.raises(LockLostError) as again:
             call()
@@ -276,23 +276,23 @@ def test_the_promise_counts_from_before_the_store_was_asked(locks: Locks, clock:
 
 def test_a_lock_that_is_somebody_elses_is_told_at_the_next_heartbeat(locks: Locks, clock: Clock) -> None:
     lock, other = locks().acquire(), locks(owner="r2")
-    assert lock.lost is None
+    assert lock.lost_error is None
     assert other.store.force_release(NAME, reason="시험") is not None
     other.acquire()
     lock.check()  # asks nobody
     clock.now += 10
     with pytest.raises(LockLostError, match="token 1 was taken") as caught:
         lock.heartbeat()
-    assert lock.lost is caught.value
+    assert lock.lost_error is caught.value
     with pytest.raises(LockLostError):
         lock.check()
     lock.release()
     lock.release()
-    assert [seen.attempt for seen in (other.store.holder(NAME) or pytest.fail("free")).members] == [
+    assert [seen.attempt for seen in (other.store.read_holder(NAME) or pytest.fail("free")).members] == [
         str(other.contender.attempt)
     ]
     other.release()
-    assert lock.acquire().lost is None
+    assert lock.acquire().lost_error is None
     lock.heartbeat()
 
 
@@ -302,14 +302,14 @@ def test_release_is_idempotent_and_lets_others_in(locks: Locks) -> None:
     lock.release()
     other = locks(owner="r2").acquire()
     lock.release()
-    other.beat(phase=1, count=1)
+    other.send_heartbeat(phase=1, count=1)
 
 
 def test_a_block_is_left_with_the_lock_released_whatever_happens(locks: Locks) -> None:
     lock = locks()
     with pytest.raises(ZeroDivisionError), lock:
         raise ZeroDivisionError
-    assert lock.store.holder(NAME) is None
+    assert lock.store.read_holder(NAME) is None
 
 
 # When the store cannot be asked
@@ -323,12 +323,12 @@ def test_a_store_that_is_unreachable_and_back_loses_nobody(
     (lease,) = lock.leases
     wire.cut()
     with caplog.at_level(logging.WARNING):
-        lock.beat(phase=1, count=1)
+        lock.send_heartbeat(phase=1, count=1)
     assert "no heartbeat: " in caplog.text
-    assert lock.lost is None
+    assert lock.lost_error is None
     lock.check()
     wire.mend()
-    lock.beat(phase=1, count=2)
+    lock.send_heartbeat(phase=1, count=2)
     assert target.value("SELECT count FROM safecopy.member") == 2
     lock.release()
     assert target.value("SELECT lease_id IS NULL AND token = %s FROM safecopy.lock", [lease.token])
@@ -435,7 +435,7 @@ def test_a_displaced_process_is_ended_only_where_that_is_allowed(
     with subprocess.Popen([sys.executable, "-c", HOLD_AND_SLEEP, given], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
-        judge: Judge = lambda holder: [seen.attempt for seen in holder.members]  # noqa: E731 -- short, and typed
+        judge: LivenessCheck = lambda holder: [seen.attempt for seen in holder.members]  # noqa: E731 -- short, and typed
         with caplog.at_level(logging.WARNING), LivingLock(NAME, directory, judge=judge) as lock:
             assert lock.takeovers
         if may_end:
@@ -456,7 +456,7 @@ def test_server_sessions_of_the_displaced_are_ended(target: Database) -> None:
     assert NAME in takeover
     assert "takeover-dead" in takeover
     with pytest.raises(LockLostError):
-        first.beat(phase=1, count=1)
+        first.send_heartbeat(phase=1, count=1)
     first.release()
     second.release()
 
@@ -473,8 +473,8 @@ def test_a_busy_answer_names_holder_members_host_since_progress_and_when_it_will
     clock.now += 60
     with pytest.raises(LockBusyError) as caught:
         locks(owner="r2").acquire()
-    error, here = caught.value, Place.here()
-    since = (lock.store.holder(NAME) or pytest.fail("free")).since
+    error, here = caught.value, ProcessIdentity.read_current()
+    since = (lock.store.read_holder(NAME) or pytest.fail("free")).granted_at
     told = str(error)
     for part in (
         f"lock {NAME} is held by dag 야간 집계, run r1",
@@ -510,7 +510,7 @@ def test_whoever_was_sent_away_is_noted(locks: Locks) -> None:
     with pytest.raises(LockBusyError) as caught:
         locks(owner="r3").peek()
     assert caught.value.holder["refused"] == 2
-    assert [event.owner_key for event in lock.store.history() if event.kind == "refused"] == ["r3", "r2", "r2"]
+    assert [event.owner_key for event in lock.store.read_history() if event.kind == "refused"] == ["r3", "r2", "r2"]
 
 
 def test_peek_tells_only_of_who_lives_and_changes_nothing(locks: Locks, clock: Clock, tmp_path: Path) -> None:
@@ -529,7 +529,7 @@ def test_peek_tells_only_of_who_lives_and_changes_nothing(locks: Locks, clock: C
     locks(owner="r2").peek()
     LivingLock(NAME, tmp_path / "없음" / "잠금").peek()
     assert [lease.token for lease in lock.leases] == [1]
-    assert (lock.store.holder(NAME) or pytest.fail("free")).token == 1
+    assert (lock.store.read_holder(NAME) or pytest.fail("free")).token == 1
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))

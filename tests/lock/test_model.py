@@ -17,26 +17,26 @@ from hypothesis import strategies as st
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.lock.model import (
     Contender,
-    Displaced,
+    DisplacedHolder,
     Holder,
     Lease,
+    Member,
     Promise,
-    Seen,
-    application_name,
-    told_owner,
+    describe_owner,
+    format_application_name,
 )
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-PLACE = Place("작업기-1", 4321, "부팅", 5, 99)
-SEEN = Seen("복사[3]", "0f" * 16, 2, PLACE, 1, 42, NOON + timedelta(minutes=1))
+PLACE = ProcessIdentity("작업기-1", 4321, "부팅", 5, 99)
+SEEN = Member("복사[3]", "0f" * 16, 2, PLACE, 1, 42, NOON + timedelta(minutes=1))
 HOLDER = Holder(
     name="분석.고객",
     token=7,
     owner_key="배치|야간|run1",
     owner={"deployment": "운영", "dag": "야간 집계", "run": "run1", "started": "2026-01-01"},
     members=(SEEN,),
-    since=NOON,
+    granted_at=NOON,
     alive_at=NOON + timedelta(minutes=2),
     progressed_at=NOON + timedelta(minutes=1),
     due_at=NOON + timedelta(minutes=11),
@@ -85,9 +85,9 @@ def test_who_is_alone_shares_with_nobody() -> None:
     assert one.owner_key != two.owner_key
     assert one.attempt != two.attempt
     assert one.owner == {"owner": "집계", "host": socket.gethostname()}
-    assert one.place is not None
-    assert one.place.pid == os.getpid()
-    assert (one.member, one.try_number, one.detached) == ("main", 1, False)
+    assert one.process is not None
+    assert one.process.pid == os.getpid()
+    assert (one.member, one.try_number, one.is_detached) == ("main", 1, False)
     assert Contender.alone().label == "unnamed"
 
 
@@ -102,8 +102,8 @@ def test_a_label_is_the_owner_or_its_key_member_and_try() -> None:
 
 def test_sessions_are_called_by_their_attempt() -> None:
     attempt = UUID("0" * 31 + "1")
-    assert application_name(attempt) == f"safecopy:{attempt}"
-    assert len(application_name(uuid4())) < 64  # what the server keeps of it
+    assert format_application_name(attempt) == f"safecopy:{attempt}"
+    assert len(format_application_name(uuid4())) < 64  # what the server keeps of it
 
 
 def test_a_lease_is_its_contenders() -> None:
@@ -125,18 +125,18 @@ def test_a_lease_is_its_contenders() -> None:
     ],
 )
 def test_owners_are_told_without_what_only_tells_machines_apart(owner: dict[str, str], told: str) -> None:
-    assert told_owner(owner, "열쇠") == told
-    assert str(Displaced("열쇠", owner, 1, (), ())) == told
+    assert describe_owner(owner, "열쇠") == told
+    assert str(DisplacedHolder("열쇠", owner, 1, (), ())) == told
     assert str(replace(HOLDER, owner=owner, owner_key="열쇠")) == told
 
 
 def test_a_holder_knows_when_it_may_be_taken() -> None:
-    assert HOLDER.takeable_in == 480
-    assert replace(HOLDER, asked_at=NOON + timedelta(hours=1)).takeable_in == 0
+    assert HOLDER.seconds_to_takeover == 480
+    assert replace(HOLDER, asked_at=NOON + timedelta(hours=1)).seconds_to_takeover == 0
     free = replace(HOLDER, owner_key=None, owner={}, members=())
-    assert free.takeable_in == 0
-    assert replace(free, not_before=NOON + timedelta(minutes=4)).takeable_in == 60
-    assert replace(HOLDER, not_before=NOON + timedelta(hours=4)).takeable_in == 480
+    assert free.seconds_to_takeover == 0
+    assert replace(free, not_before=NOON + timedelta(minutes=4)).seconds_to_takeover == 60
+    assert replace(HOLDER, not_before=NOON + timedelta(hours=4)).seconds_to_takeover == 480
     assert str(free) == "nobody"
 
 
@@ -146,10 +146,10 @@ def test_a_holder_is_plain_json() -> None:
     assert told["owner"] == dict(HOLDER.owner)
     assert told["takeable_in"] == 480
     assert (told["stale"], told["refused"], told["token"]) == (False, 0, 7)
-    for key, at in (("since", HOLDER.since), ("last_progress", HOLDER.progressed_at), ("due", HOLDER.due_at)):
+    for key, at in (("since", HOLDER.granted_at), ("last_progress", HOLDER.progressed_at), ("due", HOLDER.due_at)):
         assert datetime.fromisoformat(told[key]) == at
     (member,) = told["members"]
     assert (member["member"], member["try"], member["attempt"]) == ("복사[3]", 2, "0f" * 16)
     assert (member["host"], member["pid"]) == ("작업기-1", 4321)
-    (placeless,) = replace(HOLDER, members=(replace(SEEN, place=None),)).as_dict()["members"]
+    (placeless,) = replace(HOLDER, members=(replace(SEEN, process=None),)).as_dict()["members"]
     assert (placeless["host"], placeless["pid"]) == (None, None)

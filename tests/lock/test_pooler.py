@@ -19,9 +19,9 @@ import pytest
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.fence import fence
+from airflow_provider_safecopy.lock.fence import check_fence
 from airflow_provider_safecopy.lock.living import LivingLock
-from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise, application_name
+from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise, format_application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from tests.ground.database import Database
 from tests.ground.pooler import Pooler
@@ -53,7 +53,7 @@ class Ground:
 
     def publisher(self, contender: Contender) -> psycopg.Connection[Any]:
         """What a contender publishes by, through the pooler."""
-        return self.session(application_name(contender.attempt))
+        return self.session(format_application_name(contender.attempt))
 
     def session(self, name: str = "stranger") -> psycopg.Connection[Any]:
         """Somebody's own, through the pooler. Nothing is prepared by name."""
@@ -122,11 +122,11 @@ def test_granted_busy_beating_released_granted(crowded: Ground) -> None:
         holder = theirs.acquire(NAME, other, Promise())
         assert isinstance(holder, Holder)
         assert (holder.owner_key, holder.members[0].count) == (one.owner_key, count)
-    assert [holder.name for holder in theirs.holders() if not holder.name.startswith("이웃")] == [NAME]
+    assert [holder.name for holder in theirs.read_holders() if not holder.name.startswith("이웃")] == [NAME]
     assert ours.release(lease)
     assert not ours.release(lease)
     assert leased(theirs.acquire(NAME, other, Promise())).token == 2
-    assert [event.kind for event in ours.history(NAME)] == ["grant", "release", "grant"]
+    assert [event.kind for event in ours.read_history(NAME)] == ["grant", "release", "grant"]
 
 
 def test_attempts_of_one_run_join_and_supersede(crowded: Ground) -> None:
@@ -142,21 +142,21 @@ def test_attempts_of_one_run_join_and_supersede(crowded: Ground) -> None:
         ours.heartbeat(lease, phase=1, count=1)
     assert later.revoke(superseding)
     with crowded.publisher(again) as session, pytest.raises(FencedOutError), session.transaction():
-        fence(session, superseding)
+        check_fence(session, superseding)
 
 
 def test_a_stale_holder_is_taken_over_and_cannot_publish(crowded: Ground) -> None:
     one, other = Contender.alone("하나"), Contender.alone("둘")
     ours, theirs = crowded.store(one), crowded.store(other)
     lease = leased(ours.acquire(NAME, one, Promise(stale_after=0.2)))
-    until(lambda: (holder := theirs.holder(NAME)) and holder.stale, told="never stale")
+    until(lambda: (holder := theirs.read_holder(NAME)) and holder.is_stale, told="never stale")
     taken = leased(theirs.acquire(NAME, other, Promise()))
     assert (taken.token, taken.kind) == (2, "takeover-stale")
     with crowded.publisher(one) as session, pytest.raises(FencedOutError), session.transaction():
-        fence(session, lease)
+        check_fence(session, lease)
     assert not ours.release(lease)
     with crowded.publisher(other) as session, session.transaction():
-        fence(session, taken)
+        check_fence(session, taken)
         session.execute(WRITE, [taken.token, taken.attempt])
     assert crowded.direct.rows("SELECT token FROM public.ledger") == [(2,)]
 
@@ -170,7 +170,7 @@ def test_an_operator_frees_a_lock_and_reaping_spares_the_living(crowded: Ground)
     displaced = other.force_release(NAME, reason="시험")
     assert displaced is not None
     assert displaced.attempts == (str(one.attempt),)
-    assert other.holder(NAME) is None
+    assert other.read_holder(NAME) is None
     assert other.forget(keep=0) > 0
 
 
@@ -222,9 +222,7 @@ def quiet_holder(ground: Ground, promise: Promise, **options: Any) -> Lease:
     contender = Contender.alone("조용한")
     store = ground.store(contender, **options)
     lease = leased(store.acquire(NAME, contender, promise))
-    named = (
-        f"SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = '{application_name(contender.attempt)}'"
-    )
+    named = f"SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = '{format_application_name(contender.attempt)}'"
     one, other = ground.session(), ground.session()
     with one.transaction(), other.transaction():  # both of the pool's sessions serve others
         one.execute("SELECT 1")
@@ -275,10 +273,10 @@ def test_a_publisher_ended_in_its_open_transaction_frees_the_lock_for_the_taker(
     lease = leased(ground.store(one).acquire(NAME, one, Promise(stale_after=0.2)))
     session = ground.publisher(one)
     session.execute("BEGIN")
-    fence(session, lease)
+    check_fence(session, lease)
     session.execute(WRITE, [lease.token, lease.attempt])
     theirs = ground.store(other)
-    until(lambda: (holder := theirs.holder(NAME)) and holder.stale, told="never stale")
+    until(lambda: (holder := theirs.read_holder(NAME)) and holder.is_stale, told="never stale")
     taken = leased(theirs.acquire(NAME, other, Promise()))
     assert (taken.kind, taken.token) == ("takeover-stale", 2)
     with pytest.raises(psycopg.Error):
@@ -310,7 +308,7 @@ def test_a_session_ended_under_the_store_s_hands_is_told_as_a_failure_of_the_sto
             for count in range(40):
                 told += refusals(lambda count=count: store.heartbeat(lease, phase=1, count=count))  # type: ignore[misc]
                 told += refusals(lambda: store.acquire("다른", contender, Promise()))
-                told += refusals(store.holders)
+                told += refusals(store.read_holders)
         finally:
             stop.set()
         assert ending.result(PATIENCE) > 0
@@ -375,12 +373,12 @@ class Racer:
             store.release(lease)
 
     def _publish(self, lease: Lease, dice: random.Random, stop: threading.Event) -> None:
-        named = application_name(lease.attempt)
+        named = format_application_name(lease.attempt)
         with (
             self.ground.pooled.endpoint.connect(application_name=named, connect_timeout=10) as session,
             session.transaction(),
         ):
-            fence(session, lease)
+            check_fence(session, lease)
             session.execute(WRITE, [lease.token, lease.attempt])
             self._dawdle(dice, stop)
             session.execute(WRITE, [lease.token, lease.attempt])

@@ -21,10 +21,10 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.demo.servers import Server, installations
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.fence import fence
+from airflow_provider_safecopy.lock.fence import check_fence
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.rows import asked_by, lease_of
+from airflow_provider_safecopy.lock.rows import build_contender_parameters, parse_lease
 from tests.conftest import MakeDatabase, MakeRole
 from tests.ground.database import PRESENT, Database, Servers
 from tests.ground.proxy import Proxy
@@ -118,7 +118,7 @@ def test_whoever_changes_nothing_passes_a_publish(world: World) -> None:
         assert isinstance(world.store.acquire(lease.name, run("후임"), PROMISE), Holder)
         assert isinstance(world.store.acquire(lease.name, run(), PROMISE), Holder)
         assert world.store.release(sibling) is False
-        assert world.store.holder(lease.name) is not None
+        assert world.store.read_holder(lease.name) is not None
         assert taken(world.store, world.new_name(), run("남")).token == 1
     session.execute("COMMIT")
     world.hide(session)
@@ -137,10 +137,10 @@ def test_two_members_publish_under_one_lock_at_once(world: World) -> None:
 def test_who_is_fenced_out_is_told_of_lock_and_token(world: World) -> None:
     lease = taken(world.store, world.new_name(), run())
     with world.session(lease.attempt) as session:
-        fence(session, lease)
+        check_fence(session, lease)
         world.store.force_release(lease.name, reason="시험")
         with pytest.raises(FencedOutError, match=lease.name) as caught:
-            fence(session, lease)
+            check_fence(session, lease)
         assert (caught.value.lock, caught.value.token, caught.value.retryable) == (lease.name, 1, False)
 
 
@@ -164,7 +164,7 @@ def test_progress_saves_a_stale_holder_from_a_takeover_that_waits_for_its_publis
     rival = PostgresStore(world.store.endpoint, statements=clock)
     world.clock.seconds += 300
     clock.seconds = world.clock.seconds
-    rival.holder(lease.name)
+    rival.read_holder(lease.name)
     with ThreadPoolExecutor(1) as executor:
         waiting = executor.submit(rival.acquire, lease.name, run("후임"), PROMISE)
         until(lambda: is_waiting(world, rival.backends[0]))
@@ -270,7 +270,7 @@ def test_a_publish_of_somebody_it_may_not_end_is_waited_for_and_left_alone(
     lease = taken(store, NAME, run())
     rival = opened(loader, patience=0.3)
     with psycopg.connect(made.conninfo, application_name=f"safecopy:{lease.attempt}") as session:
-        fence(session, lease)
+        check_fence(session, lease)
         answer = rival.acquire(NAME, run("후임"), PROMISE, dead=[str(lease.attempt)])
         assert isinstance(answer, Holder)
         assert answer.owner_key == "가동"
@@ -286,7 +286,7 @@ def test_of_the_same_role_it_may(loader: Database, opened: Open) -> None:
     holder, rival = opened(loader), opened(loader)
     lease = taken(holder, NAME, run())
     with psycopg.connect(loader.conninfo, application_name=f"safecopy:{lease.attempt}") as session:
-        fence(session, lease)
+        check_fence(session, lease)
         assert taken(rival, NAME, run("후임"), (lease.attempt,)).kind == "takeover-dead"
         with pytest.raises(psycopg.OperationalError):
             session.execute("SELECT 1")
@@ -321,17 +321,17 @@ def everything(store: PostgresStore, name: str = NAME) -> None:
     """Every call once, with the answer it must have."""
     lease = taken(store, name, run())
     assert isinstance(store.acquire(name, run("후임"), PROMISE), Holder)
-    store.refused(name, run("후임"))
+    store.record_refusal(name, run("후임"))
     assert store.heartbeat(lease, phase=1, count=1) > 200
     assert taken(store, name, run(number=2)).kind == "supersede"
     sibling = taken(store, name, run(member="검증"))
     assert (store.revoke(sibling), store.release(sibling)) == (True, False)
     assert store.reap(name) is None
-    assert [holder.name for holder in store.holders()] == [name]
+    assert [holder.name for holder in store.read_holders()] == [name]
     assert store.force_release(name, reason="it's 100 %s") is not None
-    assert len(store.history(name)) == 7
+    assert len(store.read_history(name)) == 7
     assert store.forget(keep=0) == 7
-    assert store.holder(name) is None
+    assert store.read_holder(name) is None
 
 
 ODD_SETTINGS = [
@@ -378,7 +378,7 @@ def test_a_roles_short_statement_timeout_ends_no_wait_for_a_lock(
     store = opened(loader)
     lease = taken(store, NAME, run())
     with made.connect() as session, session.transaction():
-        fence(session, lease)
+        check_fence(session, lease)
         with pytest.raises(LockStoreError) as caught:
             store.release(lease)
     assert caught.value.sqlstate == "55P03", "after its own 200 ms"
@@ -414,7 +414,7 @@ def test_nothing_but_the_schema_is_touched_and_nothing_left_in_the_session(
 @pytest.mark.parametrize("text", ['it\'s "그"', "%s %(name)s %%", "한글\n줄", "\\' \\", "가" * 10_000])
 def test_owners_members_and_reasons_may_be_any_text(world: World, text: str) -> None:
     name, owner = world.new_name(), {"owner": text, text[:50]: text}
-    first = world.store.acquire(name, Contender(text, owner, text[:100], place=None), PROMISE)
+    first = world.store.acquire(name, Contender(text, owner, text[:100], process=None), PROMISE)
     assert isinstance(first, Lease)
     busy = world.store.acquire(name, run("후임"), PROMISE)
     assert isinstance(busy, Holder)
@@ -424,7 +424,7 @@ def test_owners_members_and_reasons_may_be_any_text(world: World, text: str) -> 
     assert after.displaced is not None
     assert (after.displaced.owner_key, after.displaced.owner) == (text, owner)
     world.store.force_release(name, reason=text)
-    assert world.store.history(name)[0].detail["reason"] == text
+    assert world.store.read_history(name)[0].detail["reason"] == text
 
 
 def test_a_name_too_long_for_an_index_is_an_error_that_no_retry_mends(store: PostgresStore) -> None:
@@ -460,7 +460,7 @@ def contended(made: Database, rivals: int, names: list[str]) -> dict[str, list[L
 
     def contend(number: int) -> list[Lease | Holder]:
         with closing(PostgresStore(made.endpoint)) as store:
-            store.holders()
+            store.read_holders()
             found = []
             for name in names:
                 start.wait(100)
@@ -487,7 +487,7 @@ def test_an_ended_session_is_made_anew_and_the_lock_is_still_held(made: Database
 
 def test_an_acquire_on_an_ended_session_is_told_and_may_be_tried_again(made: Database, store: PostgresStore) -> None:
     """Not asked again by itself: its answer may have been lost on the way, and the lock be held."""
-    assert store.holders() == ()
+    assert store.read_holders() == ()
     made.execute("SELECT pg_terminate_backend(%s, 5000)", [store.backends[0]])
     with pytest.raises(LockStoreError) as caught:
         store.acquire(NAME, run(), PROMISE)
@@ -508,7 +508,7 @@ def test_what_was_done_though_its_answer_got_lost_is_done_once(
         assert caught.value.retryable
         assert line.met.is_set()
         line.mend()
-    until(lambda: store.holder(NAME) is None)
+    until(lambda: store.read_holder(NAME) is None)
     assert store.release(lease) is False
     assert taken(store, NAME, run("후임")).token == 2
 
@@ -550,7 +550,13 @@ def test_who_was_displaced_while_being_granted_has_nothing_to_revoke(made: Datab
     store, person = opened(made), opened(made)
     former = taken(store, NAME, run())
     contender = run("후임")
-    asked = asked_by(contender) | {"name": NAME, "lease_id": uuid4(), "place": None, "detached": False, "backend": 0}
+    asked = build_contender_parameters(contender) | {
+        "name": NAME,
+        "lease_id": uuid4(),
+        "place": None,
+        "detached": False,
+        "backend": 0,
+    }
     asked |= {"stale_after": "250 s", "crash_grace": None, "dead": [str(former.attempt)]}
     with made.connect() as session, ThreadPoolExecutor(1) as executor:
         session.execute("BEGIN")
@@ -564,8 +570,8 @@ def test_who_was_displaced_while_being_granted_has_nothing_to_revoke(made: Datab
         displaced = forced.result(100)
     assert displaced is not None
     assert displaced.owner_key == contender.owner_key
-    assert not store.revoke(lease_of(NAME, contender, row))
-    assert "revoke" not in [event.kind for event in store.history(NAME)]
+    assert not store.revoke(parse_lease(NAME, contender, row))
+    assert "revoke" not in [event.kind for event in store.read_history(NAME)]
 
 
 def answers(database: Database) -> bool:

@@ -19,10 +19,10 @@ from airflow_provider_safecopy.errors import LockBusyError, LockStoreError
 from airflow_provider_safecopy.lock import presence, schema
 from airflow_provider_safecopy.lock.file import FileStore
 from airflow_provider_safecopy.lock.living import LivingLock
-from airflow_provider_safecopy.lock.model import Contender, Displaced, Lease, Promise
+from airflow_provider_safecopy.lock.model import Contender, DisplacedHolder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.presence import Displacement, Presence, clear_away
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.presence import Displacement, PresenceNote, end_displaced
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 from airflow_provider_safecopy.pipeline.reap import reap
 from tests.conftest import MakeRole
 from tests.ground.database import Database
@@ -125,7 +125,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 def place_of(pid: int) -> dict[str, object]:
     started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    return replace(Place.here(may_end=True), pid=pid, started=started).as_dict()
+    return replace(ProcessIdentity.read_current(may_end=True), pid=pid, started=started).as_dict()
 
 
 def take_over(target: Database, name: str, **contender: object) -> Lease:
@@ -159,7 +159,7 @@ def release_by_hand(target: Database, name: str) -> tuple[int, tuple[int, ...]]:
     with closing(PostgresStore(target.endpoint)) as store:
         displaced = store.force_release(name, reason="시험")
         assert displaced is not None
-        return clear_away(store, displaced, Displacement("force-release", store.label, name))
+        return end_displaced(store, displaced, Displacement("force-release", store.label, name))
 
 
 def test_a_row_that_names_a_living_copy_does_not_end_it(
@@ -254,10 +254,12 @@ def test_a_judge_is_believed_of_the_run_it_was_asked_about_alone(
 # The note
 
 
-def shown(**more: object) -> Presence:
-    made = Presence(str(uuid4()), Place.here(), "곳", (NAME,), "r1", "복사", due=1.0, beaten=1.0, owner=OWNER)
+def shown(**more: object) -> PresenceNote:
+    made = PresenceNote(
+        str(uuid4()), ProcessIdentity.read_current(), "곳", (NAME,), "r1", "복사", due=1.0, beaten=1.0, owner=OWNER
+    )
     found = replace(made, **more)  # type: ignore[arg-type]
-    found.show()
+    found.write()
     return found
 
 
@@ -265,15 +267,15 @@ def shown(**more: object) -> Presence:
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the notes lie in this test: a directory that all users share."""
     tmp_path.chmod(0o1777)
-    monkeypatch.setattr(presence, "_MEMORY", tmp_path)
+    monkeypatch.setattr(presence, "_SHARED_MEMORY", tmp_path)
     return tmp_path / f"safecopy-{os.geteuid()}"
 
 
 def test_a_note_is_read_as_it_was_left_and_is_its_users_alone(memory: Path) -> None:
     one = shown()
-    assert Presence.read(one.attempt) == one
+    assert PresenceNote.read(one.attempt) == one
     assert memory.stat().st_mode & 0o777 == 0o700
-    assert Presence.read(str(uuid4())) is None
+    assert PresenceNote.read(str(uuid4())) is None
 
 
 @pytest.mark.parametrize(
@@ -282,14 +284,14 @@ def test_a_note_is_read_as_it_was_left_and_is_its_users_alone(memory: Path) -> N
 def test_a_note_that_cannot_be_read_says_nothing(memory: Path, content: str) -> None:
     one = shown()
     (memory / f"{one.attempt}.json").write_text(content)
-    assert Presence.read(one.attempt) is None
-    assert not presence.lives(one.attempt)
+    assert PresenceNote.read(one.attempt) is None
+    assert not presence.is_alive(one.attempt)
 
 
 @pytest.mark.parametrize("attempt", ["../x", "", "no uuid"])
 def test_an_attempt_that_is_no_uuid_has_no_note(memory: Path, attempt: str) -> None:
     shown()
-    assert Presence.read(attempt) is None
+    assert PresenceNote.read(attempt) is None
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
@@ -306,44 +308,46 @@ def test_a_directory_that_others_made_or_may_write_to_is_not_believed(
     else:
         memory.rename(memory.with_name("elsewhere"))
         memory.symlink_to(memory.with_name("elsewhere"))
-    assert Presence.read(one.attempt) is None
-    assert not presence.lives(one.attempt)
+    assert PresenceNote.read(one.attempt) is None
+    assert not presence.is_alive(one.attempt)
     shown()
     assert "is open to other users" in caplog.text
     assert note
 
 
 def test_notes_of_processes_that_have_ended_are_swept(memory: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    left = shown(place=Place.of(place_of(sleeper.pid)))
+    left = shown(place=ProcessIdentity.from_dict(place_of(sleeper.pid)))
     sleeper.kill()
     sleeper.wait()
     mine = Contender("r1")
-    presence.show(mine, store="곳", names=(NAME,), left=1, crash_grace=None)
+    presence.write_note(mine, store="곳", names=(NAME,), seconds_left=1, crash_grace=None)
     assert len(list(memory.glob("*.json"))) == 2
-    presence.withdraw(mine)
+    presence.remove_note(mine)
     assert list(memory.iterdir()) == []
-    assert Presence.read(left.attempt) is None
+    assert PresenceNote.read(left.attempt) is None
 
 
 def test_a_forked_child_neither_leaves_a_note_nor_removes_its_parents(memory: Path) -> None:
     mine = Contender("r1")
-    presence.show(mine, store="곳", names=(NAME,), left=1, crash_grace=None)
+    presence.write_note(mine, store="곳", names=(NAME,), seconds_left=1, crash_grace=None)
     child = os.fork()
     if child == 0:
-        presence.withdraw(mine)
+        presence.remove_note(mine)
         os._exit(0)
     os.waitpid(child, 0)
-    assert Presence.read(str(mine.attempt)) is not None
+    assert PresenceNote.read(str(mine.attempt)) is not None
     assert memory.exists()
 
 
 def test_where_no_note_can_be_left_everything_else_goes_on(
     memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presence, "_note", lambda *_, **__: (_ for _ in ()).throw(OSError("no room")))
+    monkeypatch.setattr(presence, "_note_path", lambda *_, **__: (_ for _ in ()).throw(OSError("no room")))
     with LivingLock(NAME, tmp_path / "잠금") as lock:
         assert (
-            presence.end(Displaced("r1", {}, 1, (str(lock.contender.attempt),), ()), Displacement("stale", "", ""))
+            presence.end_processes(
+                DisplacedHolder("r1", {}, 1, (str(lock.contender.attempt),), ()), Displacement("stale", "", "")
+            )
             == ()
         )
     assert not memory.exists()
@@ -411,16 +415,16 @@ def test_a_record_of_another_user_in_a_directory_of_ours_is_not_believed(tmp_pat
         (state,) = (tmp_path / "잠금").glob("*.state")
         os.chown(state, 65534, 65534)
         with pytest.raises(LockStoreError, match="it belongs to another user"):
-            store.holder(NAME)
+            store.read_holder(NAME)
 
 
 def every_use(directory: Path) -> list[Callable[[], object]]:
     store = FileStore(directory)
     return [
         lambda: store.acquire(NAME, Contender("r1"), Promise()),
-        store.holders,
-        lambda: store.holder(NAME),
-        store.history,
+        store.read_holders,
+        lambda: store.read_holder(NAME),
+        store.read_history,
         lambda: store.force_release(NAME, reason="시험"),
         lambda: store.forget(keep=1),
     ]

@@ -16,7 +16,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy.lock import process as process_module
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 from tests.ground.until import until
 
 LIVE = """
@@ -35,7 +35,7 @@ class Living:
     def __init__(self, *arguments: str) -> None:
         self.process = subprocess.Popen([sys.executable, "-c", LIVE, *arguments], stdout=subprocess.PIPE)
         assert self.process.stdout is not None
-        place = Place.of(json.loads(self.process.stdout.readline()))
+        place = ProcessIdentity.from_dict(json.loads(self.process.stdout.readline()))
         assert place is not None
         self.place = place
 
@@ -61,22 +61,22 @@ Live = Callable[..., Living]
 
 
 def test_a_place_is_this_process_and_survives_json() -> None:
-    here = Place.here()
+    here = ProcessIdentity.read_current()
     assert here.pid == os.getpid()
     assert here.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    assert Place.of(json.loads(json.dumps(here.as_dict()))) == here
-    assert Place.of(None) is None
+    assert ProcessIdentity.from_dict(json.loads(json.dumps(here.as_dict()))) == here
+    assert ProcessIdentity.from_dict(None) is None
     assert not here.may_end
-    assert Place.here(may_end=True) == replace(here, may_end=True)
-    assert not here.gone
+    assert ProcessIdentity.read_current(may_end=True) == replace(here, may_end=True)
+    assert not here.is_gone
 
 
 def test_who_lives_is_not_gone_and_who_was_killed_is(living: Live) -> None:
     one = living()
-    assert not one.place.gone
+    assert not one.place.is_gone
     one.process.kill()
     one.process.wait(100)
-    assert one.place.gone
+    assert one.place.is_gone
 
 
 def test_a_zombie_is_gone(living: Live) -> None:
@@ -84,22 +84,22 @@ def test_a_zombie_is_gone(living: Live) -> None:
     one.process.kill()
     os.waitid(os.P_PID, one.place.pid, os.WEXITED | os.WNOWAIT)  # ended, and not yet forgotten
     assert Path(f"/proc/{one.place.pid}").exists()
-    assert one.place.gone
+    assert one.place.is_gone
 
 
 def test_a_stopped_process_is_not_gone(living: Live) -> None:
     one = living()
     one.process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, one.place.pid, os.WSTOPPED | os.WNOWAIT)
-    assert not one.place.gone
+    assert not one.place.is_gone
 
 
 def test_another_process_with_the_same_pid_is_not_the_one_meant(living: Live) -> None:
     one = living()
     former = replace(one.place, started=(one.place.started or 0) - 1)
-    assert former.gone
+    assert former.is_gone
     assert not former.end()
-    assert not one.place.gone
+    assert not one.place.is_gone
 
 
 @pytest.mark.parametrize(
@@ -111,12 +111,12 @@ def test_of_another_boot_or_namespace_nothing_is_known_and_nobody_is_ended(
     living: Live, elsewhere: dict[str, object]
 ) -> None:
     one = living()
-    there = Place(**(one.place.as_dict() | elsewhere))
-    assert not there.gone
+    there = ProcessIdentity(**(one.place.as_dict() | elsewhere))
+    assert not there.is_gone
     assert not there.end()
     one.process.kill()
     one.process.wait(100)
-    assert not there.gone
+    assert not there.is_gone
     assert not there.end()
 
 
@@ -125,25 +125,29 @@ def test_another_host_name_is_no_other_machine(living: Live) -> None:
     renamed = replace(one.place, host="새-이름")
     one.process.kill()
     one.process.wait(100)
-    assert renamed.gone
+    assert renamed.is_gone
 
 
 def test_who_is_hidden_by_proc_is_not_gone(living: Live, mocker: MockerFixture) -> None:
     one = living()
-    mocker.patch.object(process_module, "_stat", return_value=[])  # as with hidepid, of another user's process
-    assert not one.place.gone
+    mocker.patch.object(process_module, "_read_stat", return_value=[])  # as with hidepid, of another user's process
+    assert not one.place.is_gone
     one.process.kill()
     one.process.wait(100)
-    assert one.place.gone
+    assert one.place.is_gone
 
 
 def test_where_there_is_no_proc_nothing_is_known(living: Live, mocker: MockerFixture) -> None:
     one = living()
-    mocker.patch.object(process_module, "_here", return_value=(None, None))
-    mocker.patch.object(process_module, "_stat", return_value=[])
-    assert (Place.here().boot_id, Place.here().namespace, Place.here().started) == (None, None, None)
-    assert not Place.here().gone
-    assert not one.place.gone
+    mocker.patch.object(process_module, "_read_boot_and_namespace", return_value=(None, None))
+    mocker.patch.object(process_module, "_read_stat", return_value=[])
+    assert (
+        ProcessIdentity.read_current().boot_id,
+        ProcessIdentity.read_current().namespace,
+        ProcessIdentity.read_current().started,
+    ) == (None, None, None)
+    assert not ProcessIdentity.read_current().is_gone
+    assert not one.place.is_gone
     assert not one.place.end()
 
 
@@ -179,7 +183,7 @@ def test_only_who_may_be_ended_is(living: Live) -> None:
 
 
 def test_nobody_ends_itself() -> None:
-    assert not Place.here(may_end=True).end()
+    assert not ProcessIdentity.read_current(may_end=True).end()
 
 
 DENIED = """
@@ -208,7 +212,7 @@ def test_a_name_with_brackets_and_blanks_is_read_past(tmp_path: Path) -> None:
     with subprocess.Popen([program, "100"]) as process:
         started: list[int | None] = []
         until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "a) S 1 (b\n")
-        started.append(process_module._started(process.pid))
+        started.append(process_module._read_start_time(process.pid))
         process.kill()
     uptime = float(Path("/proc/uptime").read_text().split()[0]) * os.sysconf("SC_CLK_TCK")
     assert started[0] is not None

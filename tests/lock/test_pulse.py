@@ -17,7 +17,7 @@ from airflow_provider_safecopy.errors import LockLostError
 from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.pulse import Pulse
+from airflow_provider_safecopy.lock.pulse import Heartbeat
 from tests.ground.database import Database
 from tests.ground.until import until
 
@@ -38,7 +38,7 @@ def row(target: Database, column: str) -> Any:
 
 def test_progress_is_carried_to_the_store_and_extends_the_promise(lock: LivingLock, target: Database) -> None:
     due = target.value("SELECT due_at FROM safecopy.lock")
-    with Pulse(lock, AbortSwitch()) as pulse:
+    with Heartbeat(lock, AbortSwitch()) as pulse:
         pulse.advance(1, 100)
         until(lambda: bool(row(target, "count") == 100))
         pulse.advance(2, 5)
@@ -47,7 +47,7 @@ def test_progress_is_carried_to_the_store_and_extends_the_promise(lock: LivingLo
 
 
 def test_what_goes_back_is_no_progress(lock: LivingLock, target: Database) -> None:
-    with Pulse(lock, AbortSwitch()) as pulse:
+    with Heartbeat(lock, AbortSwitch()) as pulse:
         pulse.advance(2, 100)
         pulse.advance(2, 7)
         pulse.advance(1, 1000)
@@ -59,11 +59,11 @@ def test_without_progress_it_lives_but_stops_the_run_before_its_promise_ends(
     lock: LivingLock, target: Database
 ) -> None:
     abort, started = AbortSwitch(), time.monotonic()
-    with Pulse(lock, abort) as pulse:
-        until(lambda: abort.thrown)
+    with Heartbeat(lock, abort) as pulse:
+        until(lambda: abort.is_thrown)
         assert time.monotonic() - started < 30
-        assert isinstance(lock.lost, LockLostError)
-        assert pulse.lost is lock.lost
+        assert isinstance(lock.lost_error, LockLostError)
+        assert pulse.lost_error is lock.lost_error
     assert "stopped itself" in str(abort.reason)
     alive, due, now = target.rows("SELECT alive_at > granted_at, due_at, granted_at FROM safecopy.lock")[0]
     assert alive, "it beat all the same"
@@ -72,11 +72,11 @@ def test_without_progress_it_lives_but_stops_the_run_before_its_promise_ends(
 
 def test_each_step_counts(lock: LivingLock) -> None:
     abort = AbortSwitch()
-    with Pulse(lock, abort) as pulse:
+    with Heartbeat(lock, abort) as pulse:
         deadline = time.monotonic() + 2.5
         while time.monotonic() < deadline:
-            pulse.step()
-            assert not abort.thrown
+            pulse.count_step()
+            assert not abort.is_thrown
             time.sleep(0.05)
 
 
@@ -88,7 +88,7 @@ def test_a_server_at_work_counts_and_is_asked_only_when_nothing_else_moves(lock:
         asked.append(time.monotonic())
         return True
 
-    with Pulse(lock, abort, working=working) as pulse:
+    with Heartbeat(lock, abort, is_working=working) as pulse:
         deadline, count = time.monotonic() + 1, 0
         while time.monotonic() < deadline:
             count += 1
@@ -96,25 +96,25 @@ def test_a_server_at_work_counts_and_is_asked_only_when_nothing_else_moves(lock:
             time.sleep(0.005)
         while_moving = len(asked)
         until(lambda: len(asked) > while_moving + 8)
-        assert not abort.thrown
+        assert not abort.is_thrown
     assert while_moving <= 1
 
 
 def test_a_lock_taken_away_stops_the_run(lock: LivingLock, target: Database) -> None:
     abort = AbortSwitch()
-    with Pulse(lock, abort) as pulse:
+    with Heartbeat(lock, abort) as pulse:
         rival = PostgresStore(target.endpoint)
         rival.force_release(NAME, reason="시험")
         rival.close()
-        until(lambda: abort.thrown)
-        assert pulse.lost is not None
-        assert pulse.lost.lock == NAME
+        until(lambda: abort.is_thrown)
+        assert pulse.lost_error is not None
+        assert pulse.lost_error.lock == NAME
     assert "taken from this run" in str(abort.reason)
 
 
 def test_a_store_that_is_away_for_a_moment_does_not_stop_the_run(lock: LivingLock, target: Database) -> None:
     abort, count = AbortSwitch(), 0
-    with Pulse(lock, abort) as pulse:
+    with Heartbeat(lock, abort) as pulse:
         for _ in range(3):
             target.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE starts_with(application_name, 'safecopy:')"
@@ -122,7 +122,7 @@ def test_a_store_that_is_away_for_a_moment_does_not_stop_the_run(lock: LivingLoc
             count += 10
             pulse.advance(1, count)
             until(lambda: bool(row(target, "count") == count))  # noqa: B023 -- called before the next round
-        assert not abort.thrown
+        assert not abort.is_thrown
 
 
 def test_a_store_that_stays_away_stops_the_run_in_time(lock: LivingLock, mocker: MockerFixture) -> None:
@@ -131,15 +131,15 @@ def test_a_store_that_stays_away_stops_the_run_in_time(lock: LivingLock, mocker:
 
     abort, started = AbortSwitch(), time.monotonic()
     mocker.patch.object(lock.store, "heartbeat", side_effect=LockStoreError("no answer"))
-    with Pulse(lock, abort) as pulse:
+    with Heartbeat(lock, abort) as pulse:
         deadline = started + 60
         count = 0
-        while not abort.thrown:
+        while not abort.is_thrown:
             assert time.monotonic() < deadline
             count += 1
             pulse.advance(1, count)
             time.sleep(0.01)
-    assert isinstance(pulse.lost, LockLostError)
+    assert isinstance(pulse.lost_error, LockLostError)
     assert time.monotonic() - started < 30
 
 
@@ -147,17 +147,17 @@ def test_there_is_no_thread_of_it_while_psql_is_forked_nor_afterwards(lock: Livi
     def beating() -> bool:
         return any(thread.name == "safecopy heartbeat" for thread in threading.enumerate())
 
-    with Pulse(lock, AbortSwitch()) as pulse:
+    with Heartbeat(lock, AbortSwitch()) as pulse:
         assert beating()
-        with pulse.resting():
+        with pulse.pause():
             assert not beating()
         assert beating()
     assert not beating()
 
 
 def test_it_does_not_hold_up_whoever_leaves(lock: LivingLock) -> None:
-    lock.promise = Promise(stale_after=600)
-    with Pulse(lock, AbortSwitch()):
+    lock.terms = Promise(stale_after=600)
+    with Heartbeat(lock, AbortSwitch()):
         started = time.monotonic()
     assert time.monotonic() - started < 30  # a beat is minutes away
 
@@ -166,7 +166,7 @@ def test_a_signal_in_the_work_is_not_the_threads_to_handle(lock: LivingLock) -> 
     heard: list[str] = []
     before = signal.signal(signal.SIGUSR1, lambda *_: heard.append(threading.current_thread().name))
     try:
-        with Pulse(lock, AbortSwitch()):
+        with Heartbeat(lock, AbortSwitch()):
             os.kill(os.getpid(), signal.SIGUSR1)
             until(lambda: bool(heard))
     finally:

@@ -16,11 +16,11 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.demo.servers import Server
 from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.fence import fence
+from airflow_provider_safecopy.lock.fence import check_fence
 from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.several import SeveralStore, TableLocks
+from airflow_provider_safecopy.lock.several import BulkStore, TableLocks
 from tests.conftest import NothingLeft
 from tests.ground.customers import same, spec
 from tests.ground.database import Database
@@ -64,7 +64,7 @@ def holding(database: Database, *statements: str) -> Iterator[int]:
 
 
 def run(owner: str) -> Contender:
-    return Contender(owner, {"owner": owner}, "적재", 1, place=None)
+    return Contender(owner, {"owner": owner}, "적재", 1, process=None)
 
 
 def granted(store: PostgresStore) -> Lease:
@@ -159,7 +159,7 @@ def test_another_sessions_row_is_not_blamed(made: Database, store: PostgresStore
     ):
         third = store.acquire(f"{NAME} 3", run("남"), PROMISE)
         assert isinstance(third, Lease)
-        fence(publishing, third)
+        check_fence(publishing, third)
         with pytest.raises(LockStoreError) as caught:
             store.heartbeat(lease, phase=1, count=1)
     require_named(caught.value, holder)
@@ -175,7 +175,7 @@ def test_beside_a_publish_that_shares_the_row_the_stranger_is_named(made: Databa
     ):
         lease = store.acquire(NAME, contender, PROMISE)
         assert isinstance(lease, Lease)
-        fence(publishing, lease)
+        check_fence(publishing, lease)
         with holding(made, LOCKED_BY["update"][0]) as holder, pytest.raises(LockStoreError) as caught:
             store.heartbeat(lease, phase=1, count=1)
     require_named(caught.value, holder)
@@ -203,7 +203,7 @@ def test_a_living_lock_logs_who_kept_its_heartbeat_and_its_release_from_it(
 ) -> None:
     lock = LivingLock(NAME, made.endpoint)
     with lock, holding(made, *LOCKED_BY["for update"]) as holder:
-        lock.beat(phase=1, count=1)
+        lock.send_heartbeat(phase=1, count=1)
         lock.release()
     told = [each.getMessage() for each in caplog.records if f"pid {holder} (" in each.getMessage()]
     assert [line for line in told if line.startswith("no heartbeat: ")]
@@ -214,18 +214,18 @@ def test_of_many_locks_only_the_one_whose_row_is_locked_is_not_had(
     made: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     contender = Contender.alone("시험")
-    store = SeveralStore(made.endpoint, attempt=contender.attempt, patience=1.5)
-    locks = TableLocks(None, store, contender=contender, promise=Promise(), judge=None)
+    store = BulkStore(made.endpoint, attempt=contender.attempt, patience=1.5)
+    locks = TableLocks(None, store, contender=contender, terms=Promise(), liveness_check=None)
     with closing(store), closing(PostgresStore(made.endpoint)) as first:
         first.release(granted(first))
         with holding(made, *LOCKED_BY["for update"]) as holder:
-            found = locks.take([NAME, "하나", "둘"])
+            found = locks.acquire_tables([NAME, "하나", "둘"])
             error = found.pop(NAME)
             assert isinstance(error, LockStoreError)
             require_named(error, holder)
             assert all(isinstance(each, Lease) for each in found.values())
         with holding(made, "SELECT FROM safecopy.lock WHERE name = '하나' FOR UPDATE") as holder:
-            locks.beat(phase=1, count=1)
+            locks.send_heartbeat(phase=1, count=1)
         assert f"pid {holder} (postgres, migration" in caplog.text
         locks.release()
 

@@ -16,7 +16,7 @@ from psycopg import sql as compose
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import FencedOutError, LockStoreError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.fence import fence
+from airflow_provider_safecopy.lock.fence import check_fence
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -38,7 +38,7 @@ def made(target: Database) -> Database:
 def grant(database: Database, owner: str = "시험") -> Lease:
     """One more token, whoever holds the lock."""
     with closing(PostgresStore(database.endpoint)) as store:
-        contender = Contender(f"{owner}|{uuid4()}", place=None)
+        contender = Contender(f"{owner}|{uuid4()}", process=None)
         answer = store.acquire(NAME, contender, Promise())
         if isinstance(answer, Holder):
             answer = store.acquire(NAME, contender, Promise(), dead=[seen.attempt for seen in answer.members])
@@ -73,9 +73,9 @@ def test_init_mends_what_is_missing(made: Database, table: str) -> None:
     lease = grant(made)
     made.execute(f"DROP TABLE safecopy.{table}")
     with made.connect() as session:
-        assert not schema.made(session)
+        assert not schema.is_ready(session)
         schema.init(session)
-        assert schema.made(session)
+        assert schema.is_ready(session)
     with closing(PostgresStore(made.endpoint)) as store:
         store.force_release(NAME, reason="시험")
     assert grant(made).token == lease.token + 2
@@ -84,7 +84,7 @@ def test_init_mends_what_is_missing(made: Database, table: str) -> None:
 def test_whoever_acquires_first_makes_it(target: Database) -> None:
     assert grant(target).token == 1
     with target.connect() as session:
-        assert schema.made(session)
+        assert schema.is_ready(session)
 
 
 def test_many_threads_at_once_make_it_once(target: Database) -> None:
@@ -94,7 +94,7 @@ def test_many_threads_at_once_make_it_once(target: Database) -> None:
         with target.connect() as session, closing(PostgresStore(target.endpoint)) as store:
             start.wait(100)
             schema.init(session)
-            lease = store.acquire(f"{NAME} {number}", Contender("시험", place=None), Promise())
+            lease = store.acquire(f"{NAME} {number}", Contender("시험", process=None), Promise())
             assert isinstance(lease, Lease)
             return lease.token
 
@@ -108,7 +108,7 @@ def test_many_threads_at_once_acquire_without_it(target: Database) -> None:
     def acquire(number: int) -> Lease | Holder:
         with closing(PostgresStore(target.endpoint)) as store:
             start.wait(100)
-            return store.acquire(NAME, Contender(f"시험 {number}", place=None), Promise())
+            return store.acquire(NAME, Contender(f"시험 {number}", process=None), Promise())
 
     with ThreadPoolExecutor(4) as executor:
         answers = list(executor.map(acquire, range(4)))
@@ -166,7 +166,7 @@ def test_grant_gives_what_a_copy_needs_and_no_more(target: Database, role: MakeR
     lease = grant(loader)
     with loader.connect() as session:
         with session.transaction():
-            fence(session, lease)
+            check_fence(session, lease)
         for forbidden in (
             "DELETE FROM safecopy.lock",
             "TRUNCATE safecopy.lock",
@@ -178,7 +178,7 @@ def test_grant_gives_what_a_copy_needs_and_no_more(target: Database, role: MakeR
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 session.execute(forbidden)
-        assert schema.refusals(session, role=str(loader.role), may_create=False) == ()
+        assert schema.find_refusals(session, role=str(loader.role), may_create=False) == ()
 
 
 @pytest.mark.parametrize("publish", ["delete_insert", "truncate_insert"])
@@ -257,7 +257,7 @@ def test_a_role_that_finds_it_and_may_not_use_it_is_refused(made: Database, role
 def codes(loader: Database, *, may_create: bool) -> list[str]:
     """Why this role is refused; each reason with the command that helps."""
     with loader.connect() as session:
-        found = schema.refusals(session, role=str(loader.role), may_create=may_create)
+        found = schema.find_refusals(session, role=str(loader.role), may_create=may_create)
     assert all(f"safecopy init --target … --grant {loader.role}" in each.hint for each in found)
     return [each.code for each in found]
 
@@ -290,7 +290,7 @@ def test_every_right_that_is_granted_is_needed_and_asked_for(
 
 def test_who_may_not_use_the_lock_is_told_whom_to_ask(made: Database, role: MakeRole) -> None:
     with closing(PostgresStore(role(made).endpoint)) as store, pytest.raises(LockStoreError) as caught:
-        store.acquire(NAME, Contender("시험", place=None), Promise())
+        store.acquire(NAME, Contender("시험", process=None), Promise())
     assert (caught.value.sqlstate, caught.value.retryable) == ("42501", False)
     assert "--grant" in caught.value.hint
 
@@ -416,9 +416,9 @@ def former(target: Database) -> Database:
 def test_a_former_layout_is_brought_up_and_its_tokens_and_receipts_stay(former: Database) -> None:
     receipts = former.rows(FORMER_RECEIPT)
     with former.connect() as session:
-        assert not schema.made(session)
+        assert not schema.is_ready(session)
         schema.init(session)
-        assert schema.made(session)
+        assert schema.is_ready(session)
     assert former.rows(FORMER_RECEIPT) == receipts
     free = "SELECT name, token FROM safecopy.lock WHERE lease_id IS NULL AND owner_key IS NULL ORDER BY 2"
     assert former.rows(free) == [("분석.빈 잠금", 7), (NAME, 42)], "whoever held one by the former rules is fenced out"
@@ -482,7 +482,7 @@ def test_grants_of_the_former_layout_do_not_reach_the_new_tables(former: Databas
     )
     assert codes(loader, may_create=True) == ["not_initialised"]
     with closing(PostgresStore(loader.endpoint)) as store, pytest.raises(LockStoreError) as caught:
-        store.acquire(NAME, Contender("시험", place=None), Promise())
+        store.acquire(NAME, Contender("시험", process=None), Promise())
     assert (caught.value.sqlstate, caught.value.retryable) == ("42501", False)
     with former.connect() as session:
         schema.init(session)
@@ -498,9 +498,9 @@ def test_layout_2_is_brought_up_beside_its_runs_and_its_receipts_stay(target: Da
     target.execute(LAYOUT_2)
     receipts, locks = target.rows(FORMER_RECEIPT), target.rows("SELECT to_jsonb(l) FROM safecopy.lock l")
     with target.connect() as session:
-        assert not schema.made(session)
+        assert not schema.is_ready(session)
         schema.init(session)
-        assert schema.made(session)
+        assert schema.is_ready(session)
     assert (target.rows(FORMER_RECEIPT), target.rows("SELECT to_jsonb(l) FROM safecopy.lock l")) == (receipts, locks)
     target.execute(
         "INSERT INTO safecopy.receipt (lock, token, lease_id, attempt, owner_key, source, target, row_count, "
@@ -545,7 +545,7 @@ def test_who_does_not_own_a_former_layout_is_told_who_may(target: Database, role
 
 def test_a_store_without_the_schema_says_so(target: Database) -> None:
     with closing(PostgresStore(target.endpoint)) as store, pytest.raises(LockStoreError) as caught:
-        store.holders()
+        store.read_holders()
     assert (caught.value.sqlstate, caught.value.retryable) == ("42P01", False)
     assert "safecopy init" in caught.value.hint
 
@@ -556,7 +556,7 @@ def test_who_is_fenced_out_of_a_schema_made_anew(made: Database) -> None:
     made.execute("DROP SCHEMA safecopy CASCADE")
     assert grant(made).token == lease.token
     with made.connect() as session, pytest.raises(FencedOutError):
-        fence(session, lease)
+        check_fence(session, lease)
 
 
 # Receipts

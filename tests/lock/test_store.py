@@ -15,8 +15,8 @@ import pytest
 
 from airflow_provider_safecopy.errors import LockBusyError, LockLostError
 from airflow_provider_safecopy.lock.living import LivingLock
-from airflow_provider_safecopy.lock.model import Contender, Displaced, Holder, Lease, Promise
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.model import Contender, DisplacedHolder, Holder, Lease, Promise
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 from airflow_provider_safecopy.lock.store import Store
 from tests.ground.until import until
 from tests.lock.conftest import Ground, Hold
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.sweep(2)
 NAME = "분석.고객"
 PROMISE = Promise(stale_after=600, crash_grace=None)
 GRACE = Promise(stale_after=600, crash_grace=60)
-ELSEWHERE = Place("다른-호스트", 4321, "다른 부팅", 1, 99)
+ELSEWHERE = ProcessIdentity("다른-호스트", 4321, "다른 부팅", 1, 99)
 STEP = 100
 """Seconds; what really passes meanwhile is far less than half of it."""
 
@@ -51,7 +51,7 @@ def refused(store: Store, contender: Contender, *, name: str = NAME, dead: Colle
     return answer
 
 
-def displaced(lease: Lease) -> Displaced:
+def displaced(lease: Lease) -> DisplacedHolder:
     assert lease.displaced is not None
     return lease.displaced
 
@@ -83,7 +83,7 @@ def test_killed_holders_lock_recovered_at_once(ground: Ground, rival: Store, hol
     lock = LivingLock(NAME, rival, contender=run("r2")).acquire()
     (lease,) = lock.leases
     assert (lease.kind, lease.token) == ("takeover-dead", 2)
-    assert [place.pid for place in displaced(lease).places] == [process.pid]
+    assert [place.pid for place in displaced(lease).processes] == [process.pid]
 
 
 def test_paused_holders_lock_is_not_recovered_at_once(ground: Ground, rival: Store, holding: Hold) -> None:
@@ -110,12 +110,12 @@ def test_stuck_run_taken_after_stale_after(ground: Ground, store: Store, rival: 
     for _ in range(5):
         ground.move(STEP)
         store.heartbeat(lease, phase=1, count=7)
-        assert not refused(rival, run("r2")).stale
+        assert not refused(rival, run("r2")).is_stale
     ground.move(STEP + 1)
     store.heartbeat(lease, phase=1, count=7)
-    holder = store.holder(NAME)
+    holder = store.read_holder(NAME)
     assert holder is not None
-    assert (holder.stale, holder.takeable_in) == (True, 0)
+    assert (holder.is_stale, holder.seconds_to_takeover) == (True, 0)
     took = taken(rival, run("r2"))
     assert (took.kind, took.token) == ("takeover-stale", 2)
     with pytest.raises(LockLostError) as caught:
@@ -143,7 +143,7 @@ def test_release_after_takeover_harmless(ground: Ground, store: Store, rival: St
     took = taken(rival, run("r2"))
     assert not store.release(lease)
     assert rival.heartbeat(took, phase=1, count=1) > 0
-    holder = rival.holder(NAME)
+    holder = rival.read_holder(NAME)
     assert holder is not None
     assert (holder.owner_key, holder.token) == ("r2", 2)
 
@@ -155,13 +155,13 @@ def test_expired_rows_cleaned(ground: Ground, store: Store, rival: Store) -> Non
     reaped = rival.reap(NAME, overdue=STEP / 2, reason="아무도 없음")
     assert reaped is not None
     assert (reaped.owner_key, reaped.token, reaped.attempts) == ("r1", 1, (str(lease.attempt),))
-    assert rival.holders() == ()
-    assert rival.holder(NAME) is None
+    assert rival.read_holders() == ()
+    assert rival.read_holder(NAME) is None
     assert rival.reap(NAME) is None
     assert rival.forget(keep=10 * STEP) == 0
     ground.move(20 * STEP)
     assert rival.forget(keep=10 * STEP) == 2
-    assert rival.history() == ()
+    assert rival.read_history() == ()
     assert rival.forget(keep=10 * STEP) == 0
     assert taken(rival, run("r2")).token == 3
 
@@ -226,7 +226,7 @@ def test_attempts_proven_dead_are_taken_over_at_once_when_they_are_all(store: St
     former = displaced(took)
     assert (former.owner_key, former.owner, former.token) == ("r1", {"dag": "r1", "run": "r1"}, 1)
     assert set(former.attempts) == {str(one.attempt), str(two.attempt)}
-    assert set(former.places) == {ELSEWHERE, replace(ELSEWHERE, pid=5)}
+    assert set(former.processes) == {ELSEWHERE, replace(ELSEWHERE, pid=5)}
 
 
 def test_tasks_of_one_run_join(store: Store, rival: Store) -> None:
@@ -243,7 +243,7 @@ def test_a_higher_try_supersedes_and_the_older_one_has_lost(store: Store, rival:
     second = taken(rival, run(try_number=2, place=None))
     assert (second.kind, second.token, second.lease_id) == ("supersede", first.token, first.lease_id)
     former = displaced(second)
-    assert (former.attempts, former.places) == ((str(first.attempt),), (ELSEWHERE,))
+    assert (former.attempts, former.processes) == ((str(first.attempt),), (ELSEWHERE,))
     with pytest.raises(LockLostError):
         store.heartbeat(first, phase=1, count=1)
     assert not store.release(first)
@@ -291,7 +291,7 @@ def test_threads_take_turns_at_one_store(store: Store) -> None:
         left = [each for some in executor.map(beat, [0, 100, 200, 300]) for each in some]
     assert len(left) == 40
     assert min(left) > 0
-    holder = store.holder(NAME)
+    holder = store.read_holder(NAME)
     assert holder is not None
     assert holder.members[0].count == 309
 
@@ -323,7 +323,7 @@ def test_a_lock_is_no_other_locks_business(store: Store, rival: Store) -> None:
     other = taken(rival, run("r2"), name="분석.주문")
     assert rival.release(other)
     assert store.heartbeat(lease, phase=1, count=1) > 0
-    assert [holder.name for holder in rival.holders()] == [NAME]
+    assert [holder.name for holder in rival.read_holders()] == [NAME]
 
 
 # The promise
@@ -339,7 +339,7 @@ def test_heartbeat_extends_only_when_phase_and_count_grew(ground: Ground, store:
     full = PROMISE.stale_after
     expected = [500, full, 500, 400, full, 500, 400, full, 500, 400, full]
     assert told == [pytest.approx(seconds, abs=STEP / 2) for seconds in expected]
-    holder = store.holder(NAME)
+    holder = store.read_holder(NAME)
     assert holder is not None
     assert [(seen.phase, seen.count) for seen in holder.members] == [(2, 4)]
 
@@ -349,7 +349,7 @@ def test_each_members_progress_is_its_own(ground: Ground, store: Store) -> None:
     store.heartbeat(one, phase=3, count=1000)
     ground.move(STEP)
     assert store.heartbeat(two, phase=0, count=1) == pytest.approx(600, abs=50)
-    holder = store.holder(NAME)
+    holder = store.read_holder(NAME)
     assert holder is not None
     assert [(seen.member, seen.phase, seen.count) for seen in holder.members] == [("둘", 0, 1), ("하나", 3, 1000)]
     since = holder.members[0].progressed_at - holder.members[1].progressed_at
@@ -372,7 +372,7 @@ def test_the_holders_promise_counts_and_not_the_contenders(ground: Ground, store
     holder = rival.acquire(NAME, run("r2"), hasty)
     assert isinstance(holder, Holder)
     assert holder.stale_after == 1000
-    assert holder.takeable_in == pytest.approx(100, abs=50)
+    assert holder.seconds_to_takeover == pytest.approx(100, abs=50)
 
 
 def test_a_joining_member_does_not_shorten_the_promise(ground: Ground, store: Store) -> None:
@@ -407,7 +407,7 @@ def test_partial_release_leaves_the_lock_with_the_others(ground: Ground, store: 
     assert not store.release(one)
     holder = refused(rival, run("r2"))
     assert [seen.member for seen in holder.members] == ["둘"]
-    assert holder.takeable_in == pytest.approx(600, abs=50)  # who leaves has done something
+    assert holder.seconds_to_takeover == pytest.approx(600, abs=50)  # who leaves has done something
     assert store.release(two)
     assert taken(rival, run("r2")).kind == "grant"
 
@@ -415,17 +415,17 @@ def test_partial_release_leaves_the_lock_with_the_others(ground: Ground, store: 
 def test_another_store_may_release(store: Store, rival: Store) -> None:
     lease = taken(store, run("r1", "준비", place=None, detached=True))
     assert rival.release(lease)
-    assert rival.holders() == ()
+    assert rival.read_holders() == ()
 
 
 def test_at_least_keeps_grants_apart(ground: Ground, store: Store, rival: Store) -> None:
     store.release(taken(store, run("r1")), at_least=3 * STEP)
     ground.move(STEP)
     holder = refused(rival, run("r2"))
-    assert (holder.owner_key, holder.members, holder.stale) == (None, (), False)
-    assert holder.takeable_in == pytest.approx(2 * STEP, abs=STEP / 2)
-    assert rival.holder(NAME) is None
-    assert rival.holders() == ()
+    assert (holder.owner_key, holder.members, holder.is_stale) == (None, (), False)
+    assert holder.seconds_to_takeover == pytest.approx(2 * STEP, abs=STEP / 2)
+    assert rival.read_holder(NAME) is None
+    assert rival.read_holders() == ()
     refused(store, run("r1"))
     ground.move(2 * STEP)
     assert taken(rival, run("r2")).token == 2
@@ -442,7 +442,7 @@ def test_a_revoked_attempt_has_lost_its_lock_and_its_siblings_have_not(store: St
     assert not store.release(lease)
     assert store.release(other)
     assert not store.revoke(other)
-    assert [event.kind for event in store.history(NAME)][:3] == ["release", "leave", "revoke"]
+    assert [event.kind for event in store.read_history(NAME)][:3] == ["release", "leave", "revoke"]
 
 
 def test_force_release_with_a_reason(store: Store, rival: Store) -> None:
@@ -456,11 +456,11 @@ def test_force_release_with_a_reason(store: Store, rival: Store) -> None:
         lease.token,
     )
     assert str(lease.attempt) in forced.attempts
-    assert (len(forced.attempts), forced.places) == (2, (ELSEWHERE,))
+    assert (len(forced.attempts), forced.processes) == (2, (ELSEWHERE,))
     with pytest.raises(LockLostError):
         store.heartbeat(lease, phase=1, count=1)
     assert rival.force_release(NAME, reason="다시") is None
-    event = rival.history(NAME, limit=1)[0]
+    event = rival.read_history(NAME, limit=1)[0]
     assert (event.kind, event.token, event.owner_key, event.prev_owner_key) == (
         "force-release",
         2,
@@ -473,7 +473,7 @@ def test_force_release_with_a_reason(store: Store, rival: Store) -> None:
 def test_force_release_and_reap_of_what_never_was_do_nothing(store: Store) -> None:
     assert store.force_release("없음", reason="시험") is None
     assert store.reap("없음") is None
-    assert store.history() == ()
+    assert store.read_history() == ()
 
 
 def test_reap_spares_the_living(ground: Ground, store: Store, rival: Store) -> None:
@@ -484,13 +484,13 @@ def test_reap_spares_the_living(ground: Ground, store: Store, rival: Store) -> N
     assert store.heartbeat(lease, phase=1, count=1) > 0
     reaped = rival.reap(NAME, dead={str(lease.attempt)}, reason="실행이 끝났음")
     assert reaped is not None
-    assert reaped.places == (ELSEWHERE,)
-    event = rival.history(NAME, limit=1)[0]
+    assert reaped.processes == (ELSEWHERE,)
+    event = rival.read_history(NAME, limit=1)[0]
     assert (event.kind, event.prev_owner_key, event.detail["reason"]) == ("reap", "r1", "실행이 끝났음")
 
 
 def test_no_session_is_left_of_whom_nobody_knows(store: Store) -> None:
-    assert store.end_sessions(Displaced("r1", {}, 1, (str(uuid4()),), (ELSEWHERE,))) == 0
+    assert store.end_sessions(DisplacedHolder("r1", {}, 1, (str(uuid4()),), (ELSEWHERE,))) == 0
 
 
 # What is told
@@ -507,20 +507,20 @@ def test_a_busy_answer_says_who_since_when_and_until_when(ground: Ground, store:
     assert holder.owner == {"dag": "배치", "run": "run1"}
     (seen,) = holder.members
     assert (seen.member, seen.attempt, seen.try_number) == ("복사[3]", str(contender.attempt), 2)
-    assert (seen.place, seen.phase, seen.count) == (ELSEWHERE, 1, 42)
-    assert (holder.asked_at - holder.since).total_seconds() == pytest.approx(2 * STEP, abs=STEP / 2)
+    assert (seen.process, seen.phase, seen.count) == (ELSEWHERE, 1, 42)
+    assert (holder.asked_at - holder.granted_at).total_seconds() == pytest.approx(2 * STEP, abs=STEP / 2)
     for at in (holder.progressed_at, holder.alive_at, seen.progressed_at):
         assert (holder.asked_at - at).total_seconds() == pytest.approx(STEP, abs=STEP / 2)
-    assert holder.takeable_in == pytest.approx(500, abs=50)
+    assert holder.seconds_to_takeover == pytest.approx(500, abs=50)
     assert holder.asked_at.utcoffset() is not None
-    assert (holder.stale_after, holder.stale, holder.refused) == (600, False, 0)
+    assert (holder.stale_after, holder.is_stale, holder.refused_count) == (600, False, 0)
 
 
 def test_the_owner_for_people_round_trips(store: Store, rival: Store) -> None:
     owner = {"dag": "야간 집계", "run": "scheduled__2026-01-01T00:00:00+00:00", "따옴표": "\"'\\\n%s", "빈": ""}
     taken(store, replace(run(), owner=owner))
     assert refused(rival, run("r2")).owner == owner
-    assert rival.history(NAME)[0].owner == owner
+    assert rival.read_history(NAME)[0].owner == owner
     forced = rival.force_release(NAME, reason="%s '\"")
     assert forced is not None
     assert forced.owner == owner
@@ -548,55 +548,55 @@ def test_any_text_is_a_name(store: Store, rival: Store, name: str) -> None:
     lease = taken(store, run("r1"), name=name)
     assert lease.name == name
     assert refused(rival, run("r2"), name=name).name == name
-    assert [holder.name for holder in rival.holders()] == [name]
+    assert [holder.name for holder in rival.read_holders()] == [name]
     assert store.heartbeat(lease, phase=1, count=1) > 0
     assert store.release(lease)
-    assert [event.name for event in rival.history(name)] == [name, name]
+    assert [event.name for event in rival.read_history(name)] == [name, name]
 
 
 def test_names_that_look_alike_are_not_the_same(store: Store) -> None:
     names = ["a/b", "a_b", "a.b", "A/B", "a b", " a_b", "각", "\u1100\u1161\u11a8"]
     assert [taken(store, run(str(index)), name=name).token for index, name in enumerate(names)] == [1] * len(names)
-    assert sorted(holder.name for holder in store.holders()) == sorted(names)
+    assert sorted(holder.name for holder in store.read_holders()) == sorted(names)
 
 
 def test_holders_are_all_that_is_held_and_no_more(ground: Ground, store: Store, rival: Store) -> None:
-    assert rival.holders() == ()
+    assert rival.read_holders() == ()
     leases = {name: taken(store, run(f"r {name}"), name=name) for name in ("가", "나", "다")}
     store.release(leases["나"])
     ground.move(PROMISE.stale_after + 1)
     store.heartbeat(leases["다"], phase=1, count=1)
-    held = {holder.name: holder for holder in rival.holders()}
+    held = {holder.name: holder for holder in rival.read_holders()}
     assert set(held) == {"가", "다"}
-    assert (held["가"].stale, held["다"].stale) == (True, False)
-    assert rival.holder("나") is None
-    assert rival.holder("라") is None
+    assert (held["가"].is_stale, held["다"].is_stale) == (True, False)
+    assert rival.read_holder("나") is None
+    assert rival.read_holder("라") is None
 
 
 def test_refusals_are_counted_since_the_grant(store: Store, rival: Store) -> None:
-    rival.refused(NAME, run("r0"))  # of what nobody has ever held, nothing is kept
+    rival.record_refusal(NAME, run("r0"))  # of what nobody has ever held, nothing is kept
     first = taken(store, run("r1"))
     for _ in range(3):
-        rival.refused(NAME, run("r2"))
+        rival.record_refusal(NAME, run("r2"))
     holder = refused(rival, run("r2"))
-    assert holder.refused == 3
-    event = rival.history(NAME)[0]
+    assert holder.refused_count == 3
+    event = rival.read_history(NAME)[0]
     assert (event.kind, event.token, event.owner_key) == ("refused", 1, "r2")
     store.release(first)
     taken(store, run("r3"))
-    assert refused(rival, run("r2")).refused == 0
+    assert refused(rival, run("r2")).refused_count == 0
 
 
 def test_history_tells_what_happened_the_newest_first(ground: Ground, store: Store, rival: Store) -> None:
     one = taken(store, run("r1", "하나"))
     two = taken(store, run("r1", "둘"))
     again = taken(store, run("r1", "둘", 2))
-    rival.refused(NAME, run("r2"))
+    rival.record_refusal(NAME, run("r2"))
     store.release(one)
     ground.move(PROMISE.stale_after + 1)
     took = taken(rival, run("r2"))
     rival.release(took)
-    events = rival.history(NAME)
+    events = rival.read_history(NAME)
     assert [(event.kind, event.token, event.owner_key, event.member) for event in reversed(events)] == [
         ("grant", 1, "r1", "하나"),
         ("join", 1, "r1", "둘"),
@@ -613,33 +613,33 @@ def test_history_tells_what_happened_the_newest_first(ground: Ground, store: Sto
     assert takeover.detail == {"from": {"dag": "r1", "run": "r1"}}
     assert [event.prev_owner_key for event in events if event.kind != "takeover-stale"] == [None] * 6
     assert all(event.at.utcoffset() is not None for event in events)
-    assert [event.kind for event in rival.history(NAME, limit=2)] == ["release", "takeover-stale"]
+    assert [event.kind for event in rival.read_history(NAME, limit=2)] == ["release", "takeover-stale"]
 
 
 def test_the_history_of_all_locks_is_one(store: Store) -> None:
     for name in ("가", "나", "가"):
         store.release(taken(store, run("r1"), name=name))
-    told = [(event.name, event.kind) for event in store.history()]
+    told = [(event.name, event.kind) for event in store.read_history()]
     assert told == [(name, kind) for name in ("가", "나", "가") for kind in ("release", "grant")]
-    assert [event.name for event in store.history("나")] == ["나", "나"]
-    assert store.history("다") == ()
-    assert len(store.history(limit=3)) == 3
+    assert [event.name for event in store.read_history("나")] == ["나", "나"]
+    assert store.read_history("다") == ()
+    assert len(store.read_history(limit=3)) == 3
 
 
 def test_of_who_only_passes_the_history_keeps_takeovers_alone(ground: Ground, store: Store, rival: Store) -> None:
     store.release(taken(store, run("r1", passing=True)))
     taken(store, run("r2", passing=True))
-    assert rival.history(NAME) == ()
+    assert rival.read_history(NAME) == ()
     ground.move(PROMISE.stale_after + 1)
     rival.release(taken(rival, run("r3", passing=True)))
-    assert [event.kind for event in rival.history(NAME)] == ["takeover-stale"]
+    assert [event.kind for event in rival.read_history(NAME)] == ["takeover-stale"]
 
 
 def test_forget_leaves_what_is_recent_and_whoever_holds(ground: Ground, store: Store, rival: Store) -> None:
     lease = taken(store, run("r1"))
     store.release(taken(store, run("r2"), name="다른 잠금"))
     assert rival.forget(keep=STEP) == 0
-    assert len(rival.history()) == 3
+    assert len(rival.read_history()) == 3
     ground.move(2 * STEP)
     assert rival.forget(keep=STEP) == 3
     assert refused(rival, run("r2")).members[0].attempt == str(lease.attempt)
@@ -658,12 +658,12 @@ def test_close_leaves_the_locks_as_they_are(ground: Ground, store: Store, rival:
 
 def test_what_a_process_released_is_free(ground: Ground, rival: Store, holding: Hold) -> None:
     process = holding(ground, NAME)
-    holder = rival.holder(NAME)
+    holder = rival.read_holder(NAME)
     assert holder is not None
-    assert [seen.place.pid for seen in holder.members if seen.place] == [process.pid]
+    assert [seen.process.pid for seen in holder.members if seen.process] == [process.pid]
     out, _ = process.communicate(b"\n", timeout=100)
     assert out == b"released\n"
-    until(lambda: rival.holder(NAME) is None)
+    until(lambda: rival.read_holder(NAME) is None)
     assert taken(rival, run("r2")).kind == "grant"
 
 
@@ -673,6 +673,6 @@ def test_times_of_the_store_are_not_those_of_its_users(ground: Ground, store: St
     before = refused(rival, run("r2"))
     ground.move(STEP)
     after = refused(rival, run("r2"))
-    assert abs(after.since - before.since) < timedelta(seconds=1)
+    assert abs(after.granted_at - before.granted_at) < timedelta(seconds=1)
     assert after.asked_at - before.asked_at > timedelta(seconds=STEP / 2)
     assert lease.remaining == pytest.approx(600, abs=50)

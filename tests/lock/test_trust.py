@@ -13,7 +13,7 @@ from airflow_provider_safecopy.lock import schema, trust
 from airflow_provider_safecopy.lock.living import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.several import SeveralStore
+from airflow_provider_safecopy.lock.several import BulkStore
 from airflow_provider_safecopy.pipeline.reap import reap
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import MakeDatabase, MakeRole
@@ -98,11 +98,11 @@ def every_use(source: Database, target: Database) -> dict[str, Exception | None]
 
     def acquire() -> object:
         with closing(PostgresStore(target.endpoint)) as store:
-            return store.acquire("야간", Contender("시험", place=None), Promise())
+            return store.acquire("야간", Contender("시험", process=None), Promise())
 
     def acquire_all() -> object:
-        with closing(SeveralStore(target.endpoint)) as store:
-            return store.acquire_all(["야간"], Contender("시험", place=None), Promise())
+        with closing(BulkStore(target.endpoint)) as store:
+            return store.acquire_all(["야간"], Contender("시험", process=None), Promise())
 
     def release() -> object:
         with closing(PostgresStore(target.endpoint)) as store:
@@ -204,7 +204,7 @@ def test_who_may_make_triggers_is_as_good_as_an_owner(
     with target.connect() as session:
         told = schema.init(session, take_over=True)
         assert told == ("now only its owner may make triggers on its tables",)
-        assert schema.made(session)
+        assert schema.is_ready(session)
     if maker == "role":
         assert target.value(f"SELECT has_table_privilege('{loader.role}', 'safecopy.lock', 'INSERT')")
 
@@ -219,10 +219,10 @@ def test_members_of_the_owners_role_do_not_trust_it_but_who_it_may_become_does(
         schema.init(session)
     target.execute(f'GRANT "{group.role}" TO "{member.role}"')
     with member.connect() as session:
-        assert [each.kind for each in schema.state(session).suspicions] == ["owner"] * 6
+        assert [each.kind for each in schema.read_state(session).suspicions] == ["owner"] * 6
     target.execute(f'REVOKE "{group.role}" FROM "{member.role}"; GRANT "{member.role}" TO "{group.role}"')
     with member.connect() as session:
-        assert schema.state(session).suspicions == ()
+        assert schema.read_state(session).suspicions == ()
 
 
 def test_the_owner_of_the_database_is_trusted(source: Database, database: MakeDatabase, role: MakeRole) -> None:
@@ -234,7 +234,7 @@ def test_the_owner_of_the_database_is_trusted(source: Database, database: MakeDa
             schema.init(session, grant=loader.role)
         for each in (owner, loader, target):
             with each.connect() as session:
-                assert schema.made(session)
+                assert schema.is_ready(session)
     finally:
         target.execute(f'ALTER DATABASE "{target.name}" OWNER TO CURRENT_USER')
 
@@ -267,8 +267,8 @@ def test_functions_of_the_same_names_in_the_search_path_are_not_called(
     target.execute(f'ALTER DATABASE "{target.name}" SET search_path = public, pg_catalog')
     with target.connect() as session:
         schema.init(session)
-        assert schema.made(session)
-        assert schema.refusals(session, role="postgres", may_create=True) == ()
+        assert schema.is_ready(session)
+        assert schema.find_refusals(session, role="postgres", may_create=True) == ()
     assert not is_superuser(target, hostile)
 
 
@@ -282,7 +282,7 @@ def test_init_makes_anew_what_was_a_trap_and_keeps_the_rows(
     """Taking a schema over runs nothing of what its former owner left; tokens go on growing, receipts are kept."""
     source, target = tables
     with closing(PostgresStore(hostile.endpoint)) as store:
-        lease = store.acquire("야간", Contender("옛", place=None), Promise())
+        lease = store.acquire("야간", Contender("옛", process=None), Promise())
     assert isinstance(lease, Lease)
     hostile.execute(
         "INSERT INTO safecopy.receipt (lock, token, lease_id, attempt, owner_key, source, target, proof) "
@@ -291,13 +291,13 @@ def test_init_makes_anew_what_was_a_trap_and_keeps_the_rows(
     hostile.execute(TRAPS[trap])
     with target.connect() as session:
         told = schema.init(session, take_over=True)
-        assert schema.made(session)
+        assert schema.is_ready(session)
     assert "the former one is now the schema safecopy_" in told[0]
     assert not is_superuser(target, hostile)
     assert set(every_use(source, target).values()) == {None}
     assert target.value("SELECT count(*) FROM safecopy.receipt WHERE owner_key = '옛'") == 1
     with closing(PostgresStore(target.endpoint)) as store:
-        after = store.acquire("야간", Contender("새", place=None), Promise())
+        after = store.acquire("야간", Contender("새", process=None), Promise())
     assert isinstance(after, Lease)
     assert after.token > lease.token or trap == "a view"
     assert not is_superuser(target, hostile)
@@ -308,7 +308,7 @@ def test_init_takes_plain_tables_over_as_they_are(tables: tuple[Database, Databa
     source, target = tables
     hostile.execute("GRANT SELECT ON safecopy.lock TO PUBLIC")
     with closing(PostgresStore(hostile.endpoint)) as store:
-        lease = store.acquire("야간", Contender("옛", place=None), Promise())
+        lease = store.acquire("야간", Contender("옛", process=None), Promise())
         assert isinstance(lease, Lease)
         with target.connect() as session:
             (told,) = schema.init(session, take_over=True)
@@ -328,7 +328,7 @@ def test_init_does_not_take_over_tables_without_the_keys_that_the_fence_needs(
     hostile.execute("ALTER TABLE safecopy.lock DROP CONSTRAINT lock_name_token_lease_id_key")
     with target.connect() as session:
         assert "made anew" in schema.init(session, take_over=True)[0]
-        assert schema.made(session)
+        assert schema.is_ready(session)
 
 
 def test_init_by_who_has_no_right_to_it_says_who_has(target: Database, role: MakeRole, hostile: Database) -> None:
@@ -342,7 +342,7 @@ def test_init_by_who_has_no_right_to_it_says_who_has(target: Database, role: Mak
 
 def test_what_is_found_is_told_in_one_line() -> None:
     found = tuple(trust.Suspicion("trap", f"lock has the trigger t{number}") for number in range(9))
-    assert trust.message(found).endswith("; and 4 more")
+    assert trust.describe_suspicions(found).endswith("; and 4 more")
     error = 'invalid input syntax for type integer: "untrusted schema: owner the schema belongs to x; trap lock has it"'
     assert trust.parse_suspicions(error) == (
         trust.Suspicion("owner", "the schema belongs to x"), trust.Suspicion("trap", "lock has it"),

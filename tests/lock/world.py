@@ -15,9 +15,9 @@ import psycopg
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.model import Lease, application_name
+from airflow_provider_safecopy.lock.model import Lease, format_application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.rows import held
+from airflow_provider_safecopy.lock.rows import build_lease_parameters
 from tests.ground.database import Database
 
 Statements = Mapping[str, LiteralString]
@@ -116,7 +116,7 @@ class World:
             self._idle.append(self._database.connect())
             self._made.append(self._idle[-1])
         session = self._idle.pop()
-        session.execute("SELECT set_config('application_name', %s, false)", [application_name(attempt)])
+        session.execute("SELECT set_config('application_name', %s, false)", [format_application_name(attempt)])
         return session
 
     def hide(self, session: psycopg.Connection[Any]) -> None:
@@ -134,7 +134,7 @@ class World:
     def fenced(self, session: psycopg.Connection[Any], lease: Lease) -> bool:
         """Begin to publish: whether the fence lets it. It holds until the transaction ends."""
         session.execute("BEGIN")
-        if session.execute(self.clock["fence"], held(lease)).fetchone() is not None:
+        if session.execute(self.clock["fence"], build_lease_parameters(lease)).fetchone() is not None:
             return True
         session.execute("ROLLBACK")
         return False

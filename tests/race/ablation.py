@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import FencedOutError
 from airflow_provider_safecopy.lock.living import LivingLock
-from airflow_provider_safecopy.lock.rows import held
+from airflow_provider_safecopy.lock.rows import build_lease_parameters
 from tests.race.publish import Session, Way, nothing
 
 _LOCKING = "FOR KEY SHARE OF l, m"
@@ -22,7 +22,7 @@ def _ask_the_store(lock: LivingLock) -> None:
 
 def _read_the_token(lock: LivingLock, session: Session) -> None:
     for lease in lock.leases:
-        if session.execute(_UNLOCKED, held(lease)).fetchone() is None:
+        if session.execute(_UNLOCKED, build_lease_parameters(lease)).fetchone() is None:
             raise FencedOutError("the token was seen to be old", lock=lease.name, token=lease.token)
 
 

@@ -30,7 +30,7 @@ from airflow_provider_safecopy.demo.servers import Server
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import SafeCopyError, VerifyError
 from airflow_provider_safecopy.transfer import build, commit, statements
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.ways import swap
 from tests.race import report
@@ -204,10 +204,10 @@ def _watched(violations: list[Violation], counts: Counter[str]) -> Iterator[None
     """Compare each published table with its receipt, inside the publishing transaction, before its COMMIT."""
     real = commit.commit
 
-    def compared(job: Job) -> None:
+    def compared(job: PublishContext) -> None:
         columns, table = job.plan.target_columns, job.plan.target_name
-        found = job.target.one(statements.content_hash(columns, statements.select(columns, table, None)))
-        receipt = job.target.one("SELECT row_count, proof FROM safecopy.receipt ORDER BY id DESC LIMIT 1")
+        found = job.target.fetch_one(statements.content_hash(columns, statements.select(columns, table, None)))
+        receipt = job.target.fetch_one("SELECT row_count, proof FROM safecopy.receipt ORDER BY id DESC LIMIT 1")
         assert found is not None, "a count is always there"
         assert receipt is not None, "the receipt is written before the COMMIT"
         proven = (receipt["row_count"], receipt["proof"]["content hash"]["source"])
@@ -230,7 +230,7 @@ def _read_keys_on_staging() -> Iterator[None]:
     """Make foreign keys as soon as the new table is built, as it looks natural: a race that finds nothing proves nothing."""
     prepare = swap.prepare
 
-    def with_keys(job: Job) -> swap.Prepared:
+    def with_keys(job: PublishContext) -> swap.PreparedSwap:
         prepared = prepare(job)
         for step in prepared.build.phase("refer"):
             job.connection.execute(step.statement.encode())

@@ -17,9 +17,9 @@ import psycopg
 
 from airflow_provider_safecopy.errors import FencedOutError, LockBusyError, LockLostError, LockStoreError, StageError
 from airflow_provider_safecopy.lock.living import LivingLock
-from airflow_provider_safecopy.lock.model import Contender, Promise, application_name
-from airflow_provider_safecopy.lock.over import gone
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.model import Contender, Promise, format_application_name
+from airflow_provider_safecopy.lock.over import find_gone
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 from tests.race.course import MEMBERS, Course
 from tests.race.publish import REAL, Session, Way, publish
 from tests.race.report import Report
@@ -83,7 +83,7 @@ class Racer:
         try:
             self.acquire(lock)
             self.point("acquired")
-            name = application_name(contender.attempt)
+            name = format_application_name(contender.attempt)
             with closing(where.connect(application_name=name, connect_timeout=10)) as session:
                 for _ in range(self.dice.choice((1, 1, 2, 3))):
                     self.work(lock)
@@ -109,7 +109,7 @@ class Racer:
 
     def contender(self) -> Contender:
         """A lone process, or a task of a run that several processes take part in, with tries that rise in time."""
-        place = Place.here(may_end=self.chance(0.08)) if self.chance(0.7) else None
+        place = ProcessIdentity.read_current(may_end=self.chance(0.08)) if self.chance(0.7) else None
         member, attempt, now = self.dice.choice(MEMBERS), uuid4(), time.monotonic()
         if self.chance(0.3):
             return Contender(f"단독|{attempt}", {"owner": "단독"}, member, 1, attempt, place)
@@ -127,9 +127,9 @@ class Racer:
             if careful:
                 lock.heartbeat(self.progress)
             else:
-                lock.beat(phase=0, count=self.progress)
+                lock.send_heartbeat(phase=0, count=self.progress)
         if stuck:
-            self.pause(lock.promise.stale_after)
+            self.pause(lock.terms.stale_after)
             if careful:
                 lock.check()
 
@@ -148,8 +148,8 @@ class Racer:
         try:
             if self.chance(0.005):
                 store.force_release(error.lock, reason="the race")
-            elif self.chance(0.02) and (holder := store.holder(error.lock)):
-                store.reap(error.lock, dead=gone(holder), overdue=self.dice.choice((0, 3600)))
+            elif self.chance(0.02) and (holder := store.read_holder(error.lock)):
+                store.reap(error.lock, dead=find_gone(holder), overdue=self.dice.choice((0, 3600)))
                 store.forget(keep=3600)
         except LockStoreError as failure:
             self.failed(failure)

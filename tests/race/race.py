@@ -97,7 +97,7 @@ def unrecovered(course: Course) -> tuple[list[Violation], float]:
 
 def had_not(store: PostgresStore, name: str, promise: Promise) -> str:
     """Why a lock cannot be had; empty when it could."""
-    contender = Contender("뒤이은 작업", place=None)
+    contender = Contender("뒤이은 작업", process=None)
     deadline = time.monotonic() + promise.stale_after + _RETRY_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -106,7 +106,7 @@ def had_not(store: PostgresStore, name: str, promise: Promise) -> str:
             return f"{name} is not to be had: {error}"
         if isinstance(answer, Lease):
             return ""
-        if answer.takeable_in > promise.stale_after:
+        if answer.seconds_to_takeover > promise.stale_after:
             return f"{name} is promised for longer than anybody asked: {answer.as_dict()}"
         time.sleep(0.01)
     return f"{name} stays busy"

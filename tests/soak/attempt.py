@@ -242,7 +242,7 @@ class Attempt:
             return None
         took = max(0.0, self.ended_at - scene.struck_at)
         limit = max(_TIMEOUTS.values()) + _MORE_SECONDS
-        if self.code == exitcode.OF_ERRORS[PublishUnknownError]:
+        if self.code == exitcode.ERROR_CODES[PublishUnknownError]:
             limit += commit._SETTLE_SECONDS + _TIMEOUTS["connect"]  # so long it asks for the receipt
         if took > limit:
             self.violations.append(f"the error came {took:.1f} s after the fault, and not within {limit:g} s")

@@ -147,7 +147,7 @@ class Contender:
             return [f"{self.plan}: Airflow says success, and there is no receipt"] if wrong else []
         told: Any = self.run.told
         found = [f"{self.plan}: {each}" for each in self.run.faults()]
-        if code == exitcode.OF_ERRORS[PlanError]:
+        if code == exitcode.ERROR_CODES[PlanError]:
             found.append(f"{self.plan}: refused, so it was no rival: {self.run.said}")
         if not found and (untrue := ledger.untrue(self.plan.owner, code, told, published)):
             found.append(untrue)

@@ -10,7 +10,7 @@ from airflow_provider_safecopy.cli import exitcode
 from airflow_provider_safecopy.errors import PublishUnknownError
 from tests.faults.invariant import Held
 
-_UNKNOWN = exitcode.OF_ERRORS[PublishUnknownError]
+_UNKNOWN = exitcode.ERROR_CODES[PublishUnknownError]
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def test_a_number_is_never_taken_for_a_name(prepared: dict[int, Database], file:
     types = "SELECT parameter_types::text[] FROM pg_prepared_statements WHERE name = 'asked'"
     with prepared[PRESENT[-1]].connect() as session:
         session.execute("SET search_path = pg_catalog")
-        for name, (text, asked) in ((name, sql.numbered(body)) for name, body in sql.load(file).items()):
+        for name, (text, asked) in ((name, sql.number_parameters(body)) for name, body in sql.load(file).items()):
             if "oid" in asked:
                 session.execute(f"PREPARE asked AS {text}".encode())
                 known = session.execute(types).fetchall()[0][0]
@@ -109,7 +109,14 @@ def test_a_number_is_never_taken_for_a_name(prepared: dict[int, Database], file:
 
 def test_of_the_core_only_what_makes_or_sets_something_cannot_be_planned() -> None:
     left = {name for _, name in STATEMENTS} - {name for _, name in EXPLAINED}
-    assert left == {"as_the_role", "own_names", "rows_as_usual", "settings", *schema._MADE, *schema._GRANTS} - {
+    assert left == {
+        "as_the_role",
+        "own_names",
+        "rows_as_usual",
+        "settings",
+        *schema._MAKING_STATEMENTS,
+        *schema._GRANTS,
+    } - {
         "lock_of_layout_1",
         "receipt_texts",
         "watermark_texts",

@@ -23,7 +23,7 @@ from airflow_provider_safecopy.transfer import blockers
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
-from airflow_provider_safecopy.transfer.ways import WAYS
+from airflow_provider_safecopy.transfer.ways import STRATEGIES
 from tests.conftest import MakeRole, NothingLeft
 from tests.ground.customers import OLD, SHAPE, TABLE, fill, spec
 from tests.ground.database import Database
@@ -36,8 +36,8 @@ ALL_WAYS: dict[str, dict[str, Any]] = {
     "insert": {"write_mode": "append", "append_key": "2026-11-20"},
     "upsert": {"write_mode": "upsert"},
 }
-WAYS_HERE = {way: options for way, options in ALL_WAYS.items() if way in WAYS}
-EXCLUSIVE = [way for way in ("truncate_insert", "swap") if way in WAYS]
+WAYS_HERE = {way: options for way, options in ALL_WAYS.items() if way in STRATEGIES}
+EXCLUSIVE = [way for way in ("truncate_insert", "swap") if way in STRATEGIES]
 each_way = pytest.mark.parametrize("way", WAYS_HERE)
 NIGHTLY = "nightly batch"  # the server leaves ASCII alone of an application's name
 

@@ -14,7 +14,7 @@ from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.transfer import build, carry, catalog
-from airflow_provider_safecopy.transfer.build import Build, Step
+from airflow_provider_safecopy.transfer.build import ClonePlan, Step
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.session import Session, open_session
@@ -138,13 +138,13 @@ def swapped(session: Session, keep: Keep = lambda step: step) -> Fingerprint:
         session.connection.execute(FILL.encode())
         run(session, kept(made, keep, "build"))
         run(session, kept(made, keep, "refer"))
-        made, carried = build.statements_of(session, old, STAGING, COPIED), carry.carried(session, old, STAGING)
+        made, carried = build.statements_of(session, old, STAGING, COPIED), carry.read_statements(session, old, STAGING)
         run(session, [*carried.first, *kept(made, keep, "hold"), *carried.before, *kept(made, keep, "rename")])
         run(session, [*carried.after, *kept(made, keep, "finish"), *kept(made, keep, "drop")])
         return look(session.connection, NAME.schema or "", NAME.name)
 
 
-def kept(made: Build, keep: Keep, phase: build.Phase) -> list[str]:
+def kept(made: ClonePlan, keep: Keep, phase: build.Phase) -> list[str]:
     found = []
     for step in map(keep, made.phase(phase)):
         if step is not None:
@@ -165,7 +165,7 @@ def before(session: Session) -> Fingerprint:
 
 def test_what_is_built_is_equal(session: Session) -> None:
     made = build.statements_of(session, relation(session), STAGING, COPIED)
-    assert "버림" not in made.made
+    assert "버림" not in made.table_statement
     assert differences(before(session), swapped(session)) == []
 
 
@@ -206,7 +206,7 @@ def test_each_statement_that_is_left_out_is_noticed(session: Session) -> None:
 )
 @pytest.mark.parametrize("session", [18], indirect=True)
 def test_each_clause_that_is_left_out_is_noticed(session: Session, clause: str) -> None:
-    made = build.statements_of(session, relation(session), STAGING, COPIED).made
+    made = build.statements_of(session, relation(session), STAGING, COPIED).table_statement
     assert re.search(clause, made), made
 
     def without(step: Step) -> Step:

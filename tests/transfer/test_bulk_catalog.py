@@ -11,11 +11,11 @@ import psycopg
 import pytest
 
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.pipeline.drafting import Drafts
+from airflow_provider_safecopy.pipeline.drafting import BatchPlanner
 from airflow_provider_safecopy.transfer.bulk_catalog import read_catalog
 from airflow_provider_safecopy.transfer.draft import draft
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.roster import entries_of, specs_of
+from airflow_provider_safecopy.transfer.roster import build_specs, parse_entries
 from airflow_provider_safecopy.transfer.session import Session, open_session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.ground.database import Database
@@ -45,7 +45,7 @@ def sessions(source: Database, target: Database) -> Iterator[tuple[Session, Sess
 
 def specs() -> tuple[CopySpec, ...]:
     names = [f'public."표 {number}"' for number in range(COUNT)]
-    return specs_of(entries_of([*names, "public.부모", "public.없음", "없음"], "tables"), {"min_rows": 0})
+    return build_specs(parse_entries([*names, "public.부모", "public.없음", "없음"], "tables"), {"min_rows": 0})
 
 
 def test_plans_are_the_same_with_it_and_without(sessions: tuple[Session, Session]) -> None:
@@ -66,7 +66,7 @@ def test_tables_to_be_made_are_planned_alike(source: Database, target: Database,
         "CREATE TABLE 둘 (번호 int, 곱 int GENERATED ALWAYS AS (번호 * 2) STORED); CREATE VIEW 보기 AS SELECT * FROM 둘"
     )
     names = ["public.하나", "public.둘", "public.보기", "하나"]
-    asked = specs_of(entries_of(names, "tables"), {"min_rows": 0, **options})
+    asked = build_specs(parse_entries(names, "tables"), {"min_rows": 0, **options})
     with session_of(source) as ours, session_of(target) as theirs:
         found = read_catalog(ours, theirs, asked)
         for spec in asked:
@@ -132,10 +132,10 @@ def test_a_table_more_in_a_batch_costs_an_estimate_and_its_second_plan_none(
     costs = []
     for count in (2, 6):
         asked = [replace(spec, **options, min_rows=0) for spec in specs()[:count]]
-        drafts = Drafts(ours, theirs)
+        drafts = BatchPlanner(ours, theirs)
         for _ in range(2):
             heard.clear()
-            assert not any(plan.refusals for plan in drafts.of(asked))
+            assert not any(plan.refusals for plan in drafts.plan_all(asked))
             costs.append(len(heard))
     assert (costs[2] - costs[0], costs[3] - costs[1]) == (4 * first, 4 * second)
 
@@ -165,7 +165,7 @@ def test_what_cannot_be_asked_of_all_is_asked_of_each(sessions: tuple[Session, S
         found = read_catalog(ours, theirs, specs())
         assert (found.target.readable, found.target.facts) == (None, {})
         assert sum(each.value is not None for each in found.target.tables.values()) == COUNT + 1
-        assert theirs.value("SELECT 2") == 2, "the transaction stays as it was"
+        assert theirs.fetch_value("SELECT 2") == 2, "the transaction stays as it was"
     assert found.source.bases
 
 
@@ -184,6 +184,6 @@ def test_how_large_a_table_is(target: Database, change: str, extent: str) -> Non
     target.execute("CREATE TABLE 하나 (번호 int PRIMARY KEY)")
     target.execute(change)
     with session_of(target) as theirs:
-        found = read_catalog(theirs, theirs, specs_of(entries_of(["public.하나"], "tables"), {}))
+        found = read_catalog(theirs, theirs, build_specs(parse_entries(["public.하나"], "tables"), {}))
         (there,) = found.target.tables.values()
         assert found.target.extents.get(there.value.oid if there.value else 0, "any") == extent

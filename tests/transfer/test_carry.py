@@ -140,7 +140,7 @@ def test_nothing_is_lost_and_no_statement_is_in_vain(session: Session, kind: str
     before = look(session.connection, "영업", "고객 표")
     assert refused(session) == []
     assert lost(session, before) == []
-    statements = carry.carried(session, relation(session), NEW).after
+    statements = carry.read_statements(session, relation(session), NEW).after
     assert [each for position, each in enumerate(statements) if not lost(session, before, position)] == []
 
 
@@ -171,7 +171,7 @@ DEPENDENTS = {
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS | DEPENDENTS if kind != "default privileges"])
 def test_what_changes_meanwhile_is_seen(session: Session, kind: str) -> None:
-    before = carry.carried(session, relation(session), NEW)
-    assert carry.carried(session, relation(session), NEW) == before
+    before = carry.read_statements(session, relation(session), NEW)
+    assert carry.read_statements(session, relation(session), NEW) == before
     hang(session, (KINDS | DEPENDENTS)[kind] if kind != "owner" else f"ALTER TABLE {QUOTED} OWNER TO 하나")
-    assert carry.carried(session, relation(session), NEW) != before
+    assert carry.read_statements(session, relation(session), NEW) != before

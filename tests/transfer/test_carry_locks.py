@@ -67,29 +67,29 @@ def session(target: Database) -> Iterator[Session]:
 
 def test_no_more_is_locked_than_is_told(session: Session) -> None:
     hang(session, AROUND)
-    there = session.value("SELECT array_agg(oid) AS oids FROM pg_class WHERE relkind IN ('r', 'p', 'v')")
-    told, old = carry.carried(session, relation(session), NEW), relation(session).oid
+    there = session.fetch_value("SELECT array_agg(oid) AS oids FROM pg_class WHERE relkind IN ('r', 'p', 'v')")
+    told, old = carry.read_statements(session, relation(session), NEW), relation(session).oid
     assert sorted(told.locks) == LOCKED
     with session.connection.transaction(force_rollback=True):
         swap(session)
         oids = [oid for oid in there if oid != old]
-        assert sorted(row["lock"] for row in session.all(HELD, {"oids": oids})) == LOCKED
+        assert sorted(row["lock"] for row in session.fetch_all(HELD, {"oids": oids})) == LOCKED
 
 
 def test_all_that_can_be_locked_first_is_and_the_outer_view_before_the_inner(session: Session) -> None:
     hang(session, AROUND)
-    there = session.value("SELECT array_agg(oid) AS oids FROM pg_class WHERE relkind IN ('r', 'p', 'v')")
-    first = carry.carried(session, relation(session), NEW).first
+    there = session.fetch_value("SELECT array_agg(oid) AS oids FROM pg_class WHERE relkind IN ('r', 'p', 'v')")
+    first = carry.read_statements(session, relation(session), NEW).first
     assert [statement.split()[2] for statement in first[:2]] == ['"영업"."겉"', '"영업"."안"']
     with session.connection.transaction(force_rollback=True):
         for statement in first:
             session.connection.execute(statement.encode())
-        assert sorted(row["lock"] for row in session.all(HELD, {"oids": there})) == LOCKED
+        assert sorted(row["lock"] for row in session.fetch_all(HELD, {"oids": there})) == LOCKED
 
 
 def test_who_reads_a_view_neither_stops_the_swap_nor_is_stopped_for_good(target: Database, session: Session) -> None:
     hang(session, AROUND)
-    with reading_meanwhile(target, session, carry.carried(session, relation(session), NEW).first):
+    with reading_meanwhile(target, session, carry.read_statements(session, relation(session), NEW).first):
         swap(session)
 
 
@@ -148,7 +148,7 @@ def reading_meanwhile(target: Database, session: Session, first: Iterable[str]) 
 def test_why_auto_had_rather_not(session: Session, what: str, why: str | None) -> None:
     with session.connection.transaction(force_rollback=True):
         hang(session, what)
-        told = carry.reluctance(session, relation(session))
+        told = carry.find_drawback(session, relation(session))
         assert told == why or (why is not None and told is not None and told.startswith(why))
 
 

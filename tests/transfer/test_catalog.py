@@ -12,7 +12,7 @@ from airflow_provider_safecopy.transfer import catalog, refusal
 from airflow_provider_safecopy.transfer.catalog import Relation
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.session import Session, open_session
-from airflow_provider_safecopy.transfer.spelling import bytes_of
+from airflow_provider_safecopy.transfer.spelling import count_bytes
 from tests.conftest import MakeDatabase, MakeRole
 from tests.ground.database import PRESENT, Database, Servers
 
@@ -98,7 +98,7 @@ def test_kinds(session: Session, definition: str, kind: str) -> None:
 
 
 def test_every_kind_there_is_has_a_word(session: Session) -> None:
-    kinds = session.all("SELECT DISTINCT relkind::text AS kind FROM pg_class")
+    kinds = session.fetch_all("SELECT DISTINCT relkind::text AS kind FROM pg_class")
     assert {row["kind"] for row in kinds} <= set(catalog.KINDS)
 
 
@@ -232,7 +232,7 @@ def test_sql_that_is_no_query_is_an_error_and_the_session_lives_on(session: Sess
     else:
         with pytest.raises(psycopg.Error):
             catalog.describe_query(session, query)
-    assert session.value("SELECT 1") == 1
+    assert session.fetch_value("SELECT 1") == 1
 
 
 # Names
@@ -257,8 +257,8 @@ def test_sql_that_is_no_query_is_an_error_and_the_session_lives_on(session: Sess
 def test_bytes_are_counted_by_the_server(database: MakeDatabase, encoding: str, name: str, length: int | None) -> None:
     endpoint = database(encoding=encoding, locale="C").endpoint
     with open_session(endpoint, application_name="safecopy:test", connect_timeout=10) as session:
-        assert bytes_of(session, name) == length
-        assert bytes_of(session, "x") == 1
+        assert count_bytes(session, name) == length
+        assert count_bytes(session, "x") == 1
 
 
 def test_lookalikes_differ_in_normalisation_case_or_schema_and_the_nearest_comes_first(session: Session) -> None:
@@ -267,14 +267,14 @@ def test_lookalikes_differ_in_normalisation_case_or_schema_and_the_nearest_comes
         f'CREATE SCHEMA 분석; CREATE TABLE 분석.고객 (); CREATE TABLE 영업."{decomposed}" (); '
         'CREATE TABLE 영업."고객 " (); CREATE TABLE 영업.고객들 (); CREATE SEQUENCE 영업.고객'.encode()
     )
-    assert refusal.lookalikes(catalog.read_names(session), TableName("영업", "고객")) == (
+    assert refusal.find_lookalikes(catalog.read_names(session), TableName("영업", "고객")) == (
         TableName("영업", decomposed),
         TableName("분석", "고객"),
     )
-    assert refusal.lookalikes(catalog.read_names(session), TableName("영업", "pg_class")) == ()
+    assert refusal.find_lookalikes(catalog.read_names(session), TableName("영업", "pg_class")) == ()
 
 
 def test_at_most_five_lookalikes_are_told(session: Session) -> None:
     for number in range(7):
         session.connection.execute(f"CREATE SCHEMA 부서{number}; CREATE VIEW 부서{number}.고객 AS SELECT 1".encode())
-    assert len(refusal.lookalikes(catalog.read_names(session), TableName(None, "고객"))) == 5
+    assert len(refusal.find_lookalikes(catalog.read_names(session), TableName(None, "고객"))) == 5

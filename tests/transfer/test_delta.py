@@ -14,10 +14,10 @@ from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy.errors import PlanError, StageError, VerifyError
 from airflow_provider_safecopy.transfer import lock_retry, receipt
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.watermark import Move
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.watermark import WatermarkChange
+from airflow_provider_safecopy.transfer.written import WrittenRows
 from tests.conftest import MakeDatabase, MakeRole, NothingLeft
 from tests.ground.database import ALWAYS, PRESENT, Database, Servers
 from tests.ground.loose import LOOSE
@@ -126,7 +126,7 @@ def test_rows_are_deleted_updated_and_inserted_and_counted(pair: Pair) -> None:
     places = pair.places('"번 호"')
     written = pair.copied()
     assert counts(written) == (2, 1, 2, 1)
-    assert (written.held, written.previous) == (4, 4)
+    assert (written.current_rows, written.previous_rows) == (4, 4)
     assert pair.places('"번 호"')[2] == places[2]
 
 
@@ -323,7 +323,7 @@ def test_rows_exchange_what_must_be_unique(pair: Pair, clash: str, referred: str
     assert pair.database.rows(f"SELECT 번호, 자리 FROM {OLD} ORDER BY 1") == pair.database.rows(
         f"SELECT 번호, 자리 FROM {NEW} ORDER BY 1"
     )
-    assert written.held == written.inserted + written.updated + written.unchanged
+    assert written.current_rows == written.inserted + written.updated + written.unchanged
     if referred:
         assert pair.database.rows("SELECT * FROM 자료.자식 ORDER BY 1") == [(1, 2), (2, 2), (3, 3)]
 
@@ -481,7 +481,7 @@ def test_others_may_refer_to_a_partitioned_target_and_to_a_part_of_it(pair: Pair
 
 def test_a_child_that_comes_meanwhile_is_seen(pair: Pair, mocker: MockerFixture) -> None:
     """It holds its parent, which vanishes, until it is committed: then the publish, which has waited, finds it."""
-    mocker.patch.object(lock_retry, "steps", return_value=itertools.repeat(60.0))
+    mocker.patch.object(lock_retry, "iterate_steps", return_value=itertools.repeat(60.0))
     pair.made(SEAT, old=OLD_SEATS, new="(2, 20), (3, 30)")
     children(pair, "CASCADE", "(1, 2)")
     failed: list[Exception] = []
@@ -702,14 +702,14 @@ def test_a_key_that_changes_meanwhile_is_refused(pair: Pair) -> None:
 def test_readers_never_wait_and_see_the_old_rows_until_it_is_committed(pair: Pair, mocker: MockerFixture) -> None:
     pair.made(SEAT, old=OLD_SEATS, new="(2, 21), (3, 30), (4, 40)", also=f"ALTER TABLE {OLD} ADD UNIQUE (자리)")
     written, go_on = threading.Event(), threading.Event()
-    real = receipt.write
+    real = receipt.write_receipt
 
-    def held(job: Job, done: Written, move: Move | None) -> object:
+    def held(job: PublishContext, done: WrittenRows, move: WatermarkChange | None) -> object:
         written.set()
         assert go_on.wait(100)
         return real(job, done, move)
 
-    mocker.patch.object(receipt, "write", held)
+    mocker.patch.object(receipt, "write_receipt", held)
     running = threading.Thread(target=pair.copy)
     with pair.database.connect() as old, pair.database.connect() as reader:
         old.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")

@@ -18,7 +18,7 @@ from airflow_provider_safecopy.errors import AbortedError, PlanError, StageError
 from airflow_provider_safecopy.transfer import manner, spool
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.psql import find
+from airflow_provider_safecopy.transfer.psql import find_psql
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import MakeDatabase
 from tests.ground.customers import OLD, SHAPE, TABLE, fill, spec
@@ -206,9 +206,9 @@ def test_the_lock_is_the_target_tables_name_unless_another_is_given(plan: Callab
 
 
 def test_the_psql_is_the_one_that_is_found_or_given(plan: Callable[..., CopyPlan]) -> None:
-    assert plan().psql == find()
+    assert plan().psql == find_psql()
     oldest = str(installations()[-1].psql)
-    assert plan(psql=oldest).psql == find(oldest)
+    assert plan(psql=oldest).psql == find_psql(oldest)
 
 
 # Warnings
@@ -276,7 +276,7 @@ def test_a_full_spool_directory_is_worth_a_retry(
     monkeypatch.setattr(spool, "CHUNK_BYTES", 1 << 60)
     for others, retryable in (({}, True), ({"columns": ["없음"]}, False)):
         with pytest.raises(PlanError) as caught:
-            plan(**others).require()
+            plan(**others).require_accepted()
         assert caught.value.retryable == retryable
         assert "free space in" in str(caught.value)
 

@@ -14,7 +14,7 @@ from airflow_provider_safecopy.errors import PlanError, Refusal, SafeCopyError, 
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
-from airflow_provider_safecopy.transfer.ways import WAYS
+from airflow_provider_safecopy.transfer.ways import STRATEGIES
 from tests.conftest import MakeDatabase, MakeRole, NothingLeft
 from tests.ground.customers import TABLE, fill, same, spec
 from tests.ground.database import Database
@@ -125,7 +125,7 @@ def test_what_only_the_source_has_is_added(drifted: tuple[Database, Database], n
     nothing_left(source, target)
 
 
-@pytest.mark.parametrize("way", sorted(set(WAYS) & {"swap", "delta", "delete_insert", "truncate_insert"}))
+@pytest.mark.parametrize("way", sorted(set(STRATEGIES) & {"swap", "delta", "delete_insert", "truncate_insert"}))
 def test_every_way_publishes_into_the_column_that_was_added(drifted: tuple[Database, Database], way: str) -> None:
     source, target = drifted
     target.execute(f'CREATE VIEW "영업"."보기" AS SELECT * FROM {TABLE}; GRANT SELECT ON {TABLE} TO PUBLIC')

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import airflow_provider_safecopy
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer.finding import Finding, join, refused
+from airflow_provider_safecopy.transfer.finding import Finding, join, refuse
 
 PACKAGE = Path(airflow_provider_safecopy.__file__).parent
 
@@ -16,7 +16,7 @@ PACKAGE = Path(airflow_provider_safecopy.__file__).parent
 def test_findings_are_joined_in_their_order_and_without_their_values() -> None:
     one, two = Refusal("bad_sql", "하나"), Refusal("bad_sql", "둘")
     first = Finding(1, (one,), ("because",), ("warning",))
-    joined = join(first, refused([two]), Finding("값", reasons=("too",)))
+    joined = join(first, refuse([two]), Finding("값", reasons=("too",)))
     assert joined == Finding(None, (one, two), ("because", "too"), ("warning",))
     assert join() == Finding(None)
 

@@ -21,7 +21,7 @@ from pytest_mock import MockerFixture
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import SafeCopyError, StageError
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
@@ -73,11 +73,11 @@ def at_once(target: Database, statement: str) -> None:
     target.execute(f"SET lock_timeout = '200ms'; {statement}")
 
 
-def after_prepare(mocker: MockerFixture, act: Callable[[Job], None]) -> None:
+def after_prepare(mocker: MockerFixture, act: Callable[[PublishContext], None]) -> None:
     """Have something done when the new table has all that it is given before the publish."""
     prepare = swap.prepare
 
-    def then(job: Job) -> swap.Prepared:
+    def then(job: PublishContext) -> swap.PreparedSwap:
         prepared = prepare(job)
         act(job)
         return prepared
@@ -199,7 +199,7 @@ def test_staging_that_is_left_is_not_felt(
     lay(source, target)
     abort = AbortSwitch()
 
-    def end_it(job: Job) -> None:
+    def end_it(job: PublishContext) -> None:
         if end == "SIGKILL":
             os.kill(os.getpid(), signal.SIGKILL)
         elif end == "SIGTERM":

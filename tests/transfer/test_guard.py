@@ -11,13 +11,13 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import ConfigError, PlanError, VerifyError
 from airflow_provider_safecopy.transfer import guard
 from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.ways import WAYS
+from airflow_provider_safecopy.transfer.ways import STRATEGIES
 from tests.conftest import MakeDatabase, NothingLeft
 from tests.ground.content import rows_of
 from tests.ground.customers import TABLE, fill, spec
 from tests.ground.database import Database
 
-REPLACING = [way for way in ("delete_insert", "truncate_insert", "delta", "swap") if way in WAYS]
+REPLACING = [way for way in ("delete_insert", "truncate_insert", "delta", "swap") if way in STRATEGIES]
 ALL_ROWS = f"SELECT * FROM {TABLE}"
 COLUMNS = ("번호", "이름", "금액", "가입")
 
@@ -224,9 +224,9 @@ def test_the_plan_tells_the_guards(filled: tuple[Database, Database]) -> None:
 
 
 def test_no_guard_is_told_where_there_is_none() -> None:
-    assert guard.told(spec()) == ("guards on rows: at least 1 from the source (min_rows)",)
-    assert guard.told(spec(min_rows=0)) == ()
-    assert guard.told(spec(write_mode="upsert")) == ()
+    assert guard.describe_checks(spec()) == ("guards on rows: at least 1 from the source (min_rows)",)
+    assert guard.describe_checks(spec(min_rows=0)) == ()
+    assert guard.describe_checks(spec(write_mode="upsert")) == ()
 
 
 def test_staging_is_dropped_by_the_run_that_is_refused(filled: tuple[Database, Database]) -> None:

@@ -12,7 +12,7 @@ from pytest_mock import MockerFixture
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import PlanError, SafeCopyError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.ways import swap
 from tests.conftest import MakeDatabase, MakeRole, NothingLeft
 from tests.ground.customers import OLD, SHAPE, TABLE, fill, spec
@@ -63,11 +63,11 @@ class _Granting(threading.Thread):
         until(lambda: self.done is not None or self._target.value(_WAITING))
 
 
-def _with(act: Callable[[], None], *, at: int) -> Callable[[Job, Sequence[str]], None]:
+def _with(act: Callable[[], None], *, at: int) -> Callable[[PublishContext, Sequence[str]], None]:
     """Run the statements of an exchange, and have something done before the one that is the `at`-th of all."""
     ran = 0
 
-    def run(job: Job, wanted: Sequence[str]) -> None:
+    def run(job: PublishContext, wanted: Sequence[str]) -> None:
         nonlocal ran
         here, ran = at - ran, ran + len(wanted)
         if 0 <= here < len(wanted):

@@ -43,12 +43,14 @@ class Waiter:
             if time.monotonic() > self.end:
                 raise error
 
-        return lock_retry.retry(self.work, abort=abort, until=lambda: self.end, blocked=blocked, meanwhile=lambda: None)
+        return lock_retry.retry(
+            self.work, abort=abort, read_deadline=lambda: self.end, on_blocked=blocked, on_wait=lambda: None
+        )
 
 
 def test_the_steps_are_a_twentieth_of_the_time_at_most_whichever_part_of_the_wait_is_looked_at() -> None:
     """The kind: a session that waits for a lock queues every later reader behind itself for as long as it asks."""
-    pairs = [(step, lock_retry.pause_after(step)) for step in itertools.islice(lock_retry.steps(), 400)]
+    pairs = [(step, lock_retry.compute_pause(step)) for step in itertools.islice(lock_retry.iterate_steps(), 400)]
     for first in range(len(pairs) - 12):
         part = pairs[first : first + 12]
         asked, rested = sum(step for step, _ in part), sum(pause for _, pause in part)

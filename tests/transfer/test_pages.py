@@ -11,7 +11,7 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import ConfigError, PlanError, StageError
 from airflow_provider_safecopy.transfer import pages
 from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.pages import Pages, divided
+from airflow_provider_safecopy.transfer.pages import PageRange, divide_pages
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import NothingLeft
 from tests.ground.database import Database
@@ -35,7 +35,7 @@ def both(source: Database, target: Database) -> tuple[Database, Database]:
 
 @given(st.integers(0, 10_000), st.integers(1, 64))
 def test_ranges_cover_every_page_once(count: int, among: int) -> None:
-    found = list(divided(count, among))
+    found = list(divide_pages(count, among))
     assert len(found) == max(1, min(count, among))
     if len(found) == 1:
         assert found == [None]
@@ -125,7 +125,7 @@ def test_what_stores_no_pages_is_refused_and_auto_goes_alone(both: tuple[Databas
             pipeline.copy(spec(**options), source.endpoint, target.endpoint)
         assert [refusal.code for refusal in caught.value.refusals] == ["parallel"]
         plan = pipeline.plan(spec(**options | {"parallel": "auto"}), source.endpoint, target.endpoint)
-        assert plan.lanes == (None,)
+        assert plan.page_ranges == (None,)
 
 
 @pytest.mark.parametrize("transfer, needed", [("sequential", 2), ("chunked", 4)])
@@ -135,16 +135,16 @@ def test_auto_divides_large_tables_alone_and_only_where_that_is_faster(
     source, target = both
     asked = spec(parallel="auto", transfer=transfer)
     small = pipeline.plan(asked, source.endpoint, target.endpoint)
-    assert small.lanes == (None,)
+    assert small.page_ranges == (None,)
     assert any("parallel 1" in reason for reason in small.reasons)
     source.execute("ANALYZE public.고객")
     monkeypatch.setattr(pages, "LARGE_BYTES", 1000)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(needed)))
     large = pipeline.plan(asked, source.endpoint, target.endpoint)
-    assert [type(each) for each in large.lanes] == [Pages, Pages]
+    assert [type(each) for each in large.page_ranges] == [PageRange, PageRange]
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(needed - 1)))
     alone = pipeline.plan(asked, source.endpoint, target.endpoint)
-    assert alone.lanes == (None,)
+    assert alone.page_ranges == (None,)
     assert any(f"wants {needed} processors" in reason for reason in alone.reasons)
 
 

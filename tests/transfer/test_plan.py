@@ -12,7 +12,7 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import PlanError, Refusal
-from airflow_provider_safecopy.transfer.pages import Pages
+from airflow_provider_safecopy.transfer.pages import PageRange
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.ground.customers import OLD, SHAPE, fill, spec
@@ -44,9 +44,9 @@ def test_it_is_frozen(plan: Callable[..., CopyPlan]) -> None:
 
 def test_only_a_plan_without_refusals_may_be_carried_out(plan: Callable[..., CopyPlan]) -> None:
     made = plan()
-    made.require()
+    made.require_accepted()
     with pytest.raises(PlanError) as caught:
-        replace(made, refusals=REFUSALS).require()
+        replace(made, refusals=REFUSALS).require_accepted()
     assert caught.value.refusals == REFUSALS
     assert "leave it out" in str(caught.value)
 
@@ -182,12 +182,15 @@ def test_identity_columns_keep_the_sources_values(plan: Callable[..., CopyPlan],
 def test_what_is_not_a_whole_table_as_it_stands_is_read_by_a_query(
     source: Database, target: Database, plan: Callable[..., CopyPlan]
 ) -> None:
-    assert plan().read().as_string(None).startswith('"영업"."고객" ("번호", ')
-    assert plan(where='"번호" > 0').read().as_string(None).startswith("(\nSELECT")
+    assert plan().build_copy_source().as_string(None).startswith('"영업"."고객" ("번호", ')
+    assert plan(where='"번호" > 0').build_copy_source().as_string(None).startswith("(\nSELECT")
     assert (
-        plan(source_table=None, source_sql='SELECT * FROM "영업"."고객"').read().as_string(None).startswith("(\nSELECT")
+        plan(source_table=None, source_sql='SELECT * FROM "영업"."고객"')
+        .build_copy_source()
+        .as_string(None)
+        .startswith("(\nSELECT")
     )
-    assert plan().read(Pages(0, None)).as_string(None).startswith("(\nSELECT")
+    assert plan().build_copy_source(PageRange(0, None)).as_string(None).startswith("(\nSELECT")
     for made in (
         'CREATE VIEW "영업"."보기" AS SELECT * FROM "영업"."고객"',
         'CREATE TABLE "영업"."부모" (LIKE "영업"."고객"); CREATE TABLE "영업"."자식" () INHERITS ("영업"."부모")',
@@ -201,7 +204,7 @@ def test_what_is_not_a_whole_table_as_it_stands_is_read_by_a_query(
     for name in ("보기", "부모", "생성", "분할"):
         asked = CopySpec.of(source_table=("영업", name), target_table="영업.고객", min_rows=0)
         found = pipeline.plan(asked, source.endpoint, target.endpoint)
-        assert found.read().as_string(None).startswith("(\nSELECT"), name
+        assert found.build_copy_source().as_string(None).startswith("(\nSELECT"), name
 
 
 def test_it_prints_as_people_read_it(plan: Callable[..., CopyPlan]) -> None:

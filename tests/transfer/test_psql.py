@@ -19,7 +19,15 @@ import pytest
 from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, StageError, StageTimeoutError
 from airflow_provider_safecopy.transfer import psql as module
-from airflow_provider_safecopy.transfer.psql import Psql, PsqlBinary, end, find, memory_file, new_nonce, pipe
+from airflow_provider_safecopy.transfer.psql import (
+    Psql,
+    PsqlBinary,
+    end_children,
+    find_psql,
+    make_memory_file,
+    make_nonce,
+    open_pipe,
+)
 from airflow_provider_safecopy.transfer.transcript import Transcript
 from tests.conftest import NothingLeft
 from tests.ground.database import Database
@@ -65,19 +73,19 @@ def test_the_given_one_comes_before_the_environments(
 ) -> None:
     given, named = script("given", version("16.4")), script("named", version("17beta1"))
     monkeypatch.setenv("SAFECOPY_PSQL", named)
-    assert find(given) == PsqlBinary(given, 16)
-    assert find() == PsqlBinary(named, 17)
+    assert find_psql(given) == PsqlBinary(given, 16)
+    assert find_psql() == PsqlBinary(named, 17)
 
 
 def test_the_one_on_path_is_taken(bare: Path, psql: str) -> None:
     (bare / "bin" / "psql").symlink_to(psql)
-    assert find().path == str(bare / "bin" / "psql")
+    assert find_psql().path == str(bare / "bin" / "psql")
 
 
 def test_a_distributions_wrapper_on_path_is_passed_over(bare: Path, script: Callable[..., str]) -> None:
     script("bin/psql", version("99.0"))
     real = script("16/bin/psql", version("16.4 (Debian 16.4-1)"))
-    assert find() == PsqlBinary(real, 16)
+    assert find_psql() == PsqlBinary(real, 16)
 
 
 def test_the_newest_installed_is_taken_and_those_that_will_not_do_are_no_harm(
@@ -87,12 +95,12 @@ def test_the_newest_installed_is_taken_and_those_that_will_not_do_are_no_harm(
         script(f"{major}/bin/psql", version(f"{major}.3"))
     script("17/bin/psql", "exit 127")
     script("18/bin/psql", "echo something else")
-    assert find().path == str(bare / "16/bin/psql")
+    assert find_psql().path == str(bare / "16/bin/psql")
 
 
 def test_there_is_none(bare: Path) -> None:
     with pytest.raises(ConfigError, match="no psql found") as caught:
-        find()
+        find_psql()
     assert "postgresql-client" in caught.value.hint
     assert "SAFECOPY_PSQL" in caught.value.hint
 
@@ -100,12 +108,12 @@ def test_there_is_none(bare: Path) -> None:
 def test_there_are_only_old_ones(bare: Path, script: Callable[..., str]) -> None:
     script("12/bin/psql", version("12.3"))
     with pytest.raises(ConfigError, match="is psql 12, and 14 is the oldest that will do"):
-        find()
+        find_psql()
 
 
 @pytest.mark.parametrize("text, major", [("14.0", 14), ("18.1 (Debian 18.1-1.pgdg13+2)", 18), ("19devel", 19)])
 def test_versions_that_will_do(script: Callable[..., str], text: str, major: int) -> None:
-    assert find(script("psql", version(text))).major == major
+    assert find_psql(script("psql", version(text))).major == major
 
 
 @pytest.mark.parametrize("text", ["13.22", "12.3", "9.6.24"])
@@ -113,7 +121,7 @@ def test_versions_that_will_not_do(script: Callable[..., str], text: str) -> Non
     with pytest.raises(
         ConfigError, match=rf"psql is psql {text.split('.', maxsplit=1)[0]}, and 14 is the oldest"
     ) as caught:
-        find(script("psql", version(text)))
+        find_psql(script("psql", version(text)))
     assert "newer PostgreSQL client" in caught.value.hint
 
 
@@ -129,7 +137,7 @@ def test_versions_that_will_not_do(script: Callable[..., str], text: str) -> Non
 )
 def test_what_is_no_psql(script: Callable[..., str], line: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        find(script("psql", line))
+        find_psql(script("psql", line))
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "not executable"])
@@ -140,7 +148,7 @@ def test_what_cannot_be_executed(tmp_path: Path, kind: str) -> None:
     if kind == "not executable":
         path.write_text("#!/bin/sh\n")
     with pytest.raises(ConfigError, match="does not answer --version") as caught:
-        find(str(path))
+        find_psql(str(path))
     assert str(path) in str(caught.value)
 
 
@@ -164,7 +172,7 @@ def start(binary: str, endpoint: Endpoint, *arguments: str, inherit: tuple[int, 
 def heard(psql: Psql, word: str = "", seconds: float = 30) -> str:
     """Listen until `word` is said or stderr ends."""
     deadline = time.monotonic() + seconds
-    while psql.listen() and not (word and word in psql.transcript.tail):
+    while psql.read_stderr() and not (word and word in psql.transcript.tail):
         assert time.monotonic() < deadline
         select.select([psql.stderr], [], [], 1)
     return psql.transcript.tail
@@ -175,7 +183,7 @@ def started() -> Iterator[list[Psql]]:
     """What a test starts and puts here is ended with it."""
     children: list[Psql] = []
     yield children
-    end(children, at_once=True)
+    end_children(children, at_once=True)
 
 
 def test_its_environment_is_built_from_nothing(
@@ -211,7 +219,7 @@ def test_its_environment_is_built_from_nothing(
 
 
 def test_it_inherits_what_it_must_and_nothing_else(started: list[Psql], script: Callable[..., str]) -> None:
-    ours, other = memory_file("ours"), os.memfd_create("other", 0)  # inheritable, as by mistake
+    ours, other = make_memory_file("ours"), os.memfd_create("other", 0)  # inheritable, as by mistake
     psql = start(script("psql", "echo ready >&2", "exec sleep 600"), NOWHERE, inherit=(ours,))
     started.append(psql)
     heard(psql, "ready")
@@ -235,12 +243,12 @@ def test_no_psqlrc_is_read_and_no_password_asked_for(
     monkeypatch.setenv("HOME", str(tmp_path))
     child = start(psql, target.endpoint, "-c", "\\warn it works")
     assert heard(child) == "it works"
-    end([child])
+    end_children([child])
     without = {key: value for key, value in target.endpoint.parameters.items() if key != "password"}
     child = start(psql, Endpoint.from_parameters(without), "-c", "SELECT 1")
     assert "no password supplied" in heard(child)
     assert child.process.wait(100) == 2
-    end([child])
+    end_children([child])
 
 
 ASCII_PARENT = """
@@ -295,12 +303,12 @@ def test_it_is_listened_to_without_waiting_and_at_most_a_mebibyte_at_a_time(
         more = True
         while more:
             before = taken
-            more = psql.listen()
+            more = psql.read_stderr()
             calls += 1
             assert taken - before <= 1 << 20
     assert taken == 5_000_005
     assert psql.transcript.tail.endswith("done")
-    assert psql.listen() is False
+    assert psql.read_stderr() is False
 
 
 # Ended
@@ -317,27 +325,27 @@ def test_each_is_asked_then_told_then_killed_and_all_of_them_together(script: Ca
     for child in children:
         heard(child, "ready")
     began = time.monotonic()
-    end(children)
+    end_children(children)
     took = time.monotonic() - began
     codes = [child.process.returncode for child in children]
     assert codes == [-signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL] * 3
     assert 1.4 < took < 7  # one ladder for all: one each would take 7.5
     assert not any(psutil.pid_exists(child.pid) for child in children)
     assert all(child.process.stderr is not None and child.process.stderr.closed for child in children)
-    end(children)  # twice is harmless
+    end_children(children)  # twice is harmless
 
 
 def test_at_once_asks_nobody(script: Callable[..., str]) -> None:
     child = start(script("psql", "echo ready >&2", "exec sleep 600"), NOWHERE)
     heard(child, "ready")
-    end([child], at_once=True)
+    end_children([child], at_once=True)
     assert child.process.returncode == -signal.SIGKILL
 
 
 def test_one_that_has_ended_keeps_its_exit_code_and_its_last_words(script: Callable[..., str]) -> None:
     child = start(script("psql", "echo last words >&2", "exit 3"), NOWHERE)
     child.process.wait(100)
-    end([child])
+    end_children([child])
     assert child.process.returncode == 3
     assert child.transcript.tail == "last words"
     child.interrupt()  # nobody is hit: the number may be somebody else's by now
@@ -347,7 +355,7 @@ def test_a_busy_session_is_cancelled_when_it_is_asked(target: Database, psql: st
     child = start(psql, target.endpoint, "-c", "\\warn ready", "-c", "SELECT pg_sleep(600)")
     heard(child, "ready")
     _await_session(target, "PgSleep")
-    end([child])
+    end_children([child])
     assert child.transcript.sqlstate == "57014"  # cancelled, and not merely cut off
     nothing_left(target)
 
@@ -427,31 +435,31 @@ def failed(said: str, code: int = 3) -> Psql:
     ],
 )
 def test_a_failure_tells_all_and_whether_a_retry_can_help(sqlstate: str, retryable: bool) -> None:
-    error = failed(f"psql:<stdin>:3: 오류:  {sqlstate}: 무언가\n").failure("failed with exit code 3", hint="look")
+    error = failed(f"psql:<stdin>:3: 오류:  {sqlstate}: 무언가\n").build_error("failed with exit code 3", hint="look")
     assert str(error) == f"import failed with exit code 3: psql:<stdin>:3: 오류:  {sqlstate}: 무언가 (look)"
     assert (error.stage, error.exit_code, error.sqlstate, error.retryable) == ("import", 3, sqlstate, retryable)
     assert error.stderr_tail.endswith("무언가")
 
 
 def test_a_failure_without_words_is_retryable_and_its_kind_can_be_chosen() -> None:
-    error = failed("", code=2).failure("took too long", kind=StageTimeoutError)
+    error = failed("", code=2).build_error("took too long", kind=StageTimeoutError)
     assert isinstance(error, StageTimeoutError)
     assert (str(error), error.exit_code, error.sqlstate, error.retryable) == ("import took too long", 2, None, True)
-    assert failed("").failure("x", retryable=False).retryable is False
+    assert failed("").build_error("x", retryable=False).retryable is False
 
 
 # What it is started with
 
 
 def test_a_memory_file_is_read_from_its_start_and_inherited_only_on_purpose() -> None:
-    descriptor = memory_file("SELECT '똠'")
+    descriptor = make_memory_file("SELECT '똠'")
     assert not os.get_inheritable(descriptor)
     with os.fdopen(descriptor, "rb") as file:
         assert file.read() == "SELECT '똠'".encode()
 
 
 def test_a_pipe_holds_a_mebibyte_and_is_inherited_only_on_purpose() -> None:
-    reading, writing = pipe()
+    reading, writing = open_pipe()
     assert fcntl.fcntl(writing, F_GETPIPE_SZ) == 1 << 20
     assert not os.get_inheritable(reading)
     assert not os.get_inheritable(writing)
@@ -464,7 +472,7 @@ def test_a_pipe_of_the_usual_size_serves_too(monkeypatch: pytest.MonkeyPatch) ->
         raise PermissionError
 
     monkeypatch.setattr(fcntl, "fcntl", refuse)
-    reading, writing = pipe()
+    reading, writing = open_pipe()
     os.write(writing, b"x")
     assert os.read(reading, 10) == b"x"
     os.close(reading)
@@ -472,6 +480,6 @@ def test_a_pipe_of_the_usual_size_serves_too(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_nonce_is_new_each_time() -> None:
-    nonces = {new_nonce() for _ in range(100)}
+    nonces = {make_nonce() for _ in range(100)}
     assert len(nonces) == 100
     assert all(len(nonce) == 16 and set(nonce) <= set("0123456789abcdef") for nonce in nonces)

@@ -18,9 +18,9 @@ from airflow_provider_safecopy.errors import (
     VerifyError,
 )
 from airflow_provider_safecopy.transfer import publish as publish_module
-from airflow_provider_safecopy.transfer.model import Progress, Way
+from airflow_provider_safecopy.transfer.model import Progress, Strategy
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
-from airflow_provider_safecopy.transfer.ways import WAYS
+from airflow_provider_safecopy.transfer.ways import STRATEGIES
 from tests.conftest import NothingLeft
 from tests.ground.customers import SHAPE, TABLE, fill, spec
 from tests.ground.database import Database
@@ -133,11 +133,11 @@ def test_a_target_locked_too_long_names_who_holds_it(
 
 def test_the_ways_for_which_the_fence_is_asked_once_do_nothing_before(mocker: MockerFixture) -> None:
     """Whatever a run does before its transaction, one that has lost its lock must not."""
-    at_once = set(get_args(Way)) - publish_module._PREPARED
+    at_once = set(get_args(Strategy)) - publish_module._PREPARING
     assert at_once == {"create", "delete_insert", "insert", "truncate_insert"}
     for way in at_once:
         job = mocker.Mock()
-        assert WAYS[way].prepare(job) is None
+        assert STRATEGIES[way].prepare(job) is None
         assert job.mock_calls == []
 
 

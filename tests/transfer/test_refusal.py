@@ -315,12 +315,12 @@ def test_money_under_another_locale(source: Database, target: Database) -> None:
     with opened(source) as ours, opened(target) as theirs:
         won = replace(ours, server=replace(ours.server, lc_monetary="ko_KR.UTF-8"))
         budget, table = Column("예산", "money", is_money=True), Relation(TableName("영업", "고객"), "r", ())
-        (found,) = mismatch.of_pairs([(budget, budget)], won, theirs, (table, table))
+        (found,) = mismatch.check_pairs([(budget, budget)], won, theirs, (table, table))
         assert (found.code, found.table, found.column) == ("money", TABLE, "예산")
         assert "ko_KR.UTF-8" in found.message
         assert "use numeric" in found.hint
         euc = replace(theirs, server=replace(theirs.server, lc_monetary="ko_KR.eucKR"))
-        assert list(mismatch.of_pairs([(budget, budget)], won, euc, (table, table))) == []
+        assert list(mismatch.check_pairs([(budget, budget)], won, euc, (table, table))) == []
 
 
 @pytest.mark.parametrize("setting", ["DATABASE", "ROLE postgres IN DATABASE"])
@@ -328,7 +328,7 @@ def test_lc_monetary_is_the_databases_or_the_roles_and_not_our_own(target: Datab
     target.execute(f"ALTER {setting} \"{target.name}\" SET lc_monetary = 'POSIX'")
     with opened(target) as session:
         assert session.server.lc_monetary == "POSIX"
-        assert session.value("SELECT current_setting('lc_monetary')") == "C"
+        assert session.fetch_value("SELECT current_setting('lc_monetary')") == "C"
     target.execute(f'ALTER {setting} "{target.name}" RESET lc_monetary')
 
 

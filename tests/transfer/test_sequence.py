@@ -16,11 +16,11 @@ from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.sequence import Sequence
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
-from airflow_provider_safecopy.transfer.ways import WAYS
+from airflow_provider_safecopy.transfer.ways import STRATEGIES
 from tests.conftest import MakeDatabase, MakeRole
 from tests.ground.database import Database
 
-WAYS_HERE = [way for way in ("delete_insert", "truncate_insert", "delta", "swap") if way in WAYS]
+WAYS_HERE = [way for way in ("delete_insert", "truncate_insert", "delta", "swap") if way in STRATEGIES]
 TABLE = '"영업"."회 원.Members"'
 NAME = ("영업", "회 원.Members")
 # A partition has no sequence of its own, a sequence no other name than this.
@@ -94,9 +94,9 @@ def sequence(increment: int = 1, lowest: int = 1, highest: int = 1000, *, cycles
     ],
 )
 def test_where_a_sequence_must_be(made: Sequence, peak: int, state: tuple[int, bool], wanted: Any) -> None:
-    assert made.beyond(peak, state) == wanted
+    assert made.find_value_beyond(peak, state) == wanted
     if wanted is not None:
-        assert made.beyond(peak, wanted) is None
+        assert made.find_value_beyond(peak, wanted) is None
 
 
 # Identity and serial columns, in every way

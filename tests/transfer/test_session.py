@@ -23,7 +23,7 @@ SETTINGS = "SELECT current_setting('search_path') AS path, current_setting('Time
 def test_settings_that_change_what_text_means_are_pinned_whatever_the_database_says(target: Database) -> None:
     target.execute(f"ALTER DATABASE \"{target.name}\" SET TimeZone = 'Asia/Seoul'")
     with open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session:
-        assert session.one(SETTINGS) == {"path": "pg_catalog", "zone": "UTC"}
+        assert session.fetch_one(SETTINGS) == {"path": "pg_catalog", "zone": "UTC"}
         assert session.search_path == ("public",), "what the role itself would have looked through"
 
 
@@ -68,7 +68,7 @@ def test_an_abort_cancels_what_the_session_runs(target: Database) -> None:
     started = time.monotonic()
     with open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session:
         threading.Timer(0.3, abort.throw, ["enough"]).start()
-        with pytest.raises(AbortedError, match="enough"), session.obeys(abort):
+        with pytest.raises(AbortedError, match="enough"), session.cancel_on_abort(abort):
             session.connection.execute("SELECT pg_sleep(60)")
     assert time.monotonic() - started < 10
 
@@ -78,9 +78,9 @@ def test_an_abort_between_two_questions_ends_the_next_that_takes_long(target: Da
     abort, started = AbortSwitch(), time.monotonic()
     with open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session:
         abort.throw("enough")
-        with pytest.raises(AbortedError, match="enough"), session.obeys(abort):
-            session.value("SELECT 1 FROM pg_sleep(60)")
-        assert session.value("SELECT 2 FROM pg_sleep(0.5)") == 2, "after its block nothing is cancelled"
+        with pytest.raises(AbortedError, match="enough"), session.cancel_on_abort(abort):
+            session.fetch_value("SELECT 1 FROM pg_sleep(60)")
+        assert session.fetch_value("SELECT 2 FROM pg_sleep(0.5)") == 2, "after its block nothing is cancelled"
     assert time.monotonic() - started < 10
 
 
@@ -88,7 +88,7 @@ def test_a_cancel_that_is_not_ours_stays_what_it_is(target: Database) -> None:
     with (
         open_session(target.endpoint, application_name="safecopy:test", connect_timeout=5) as session,
         pytest.raises(psycopg.errors.QueryCanceled),
-        session.obeys(AbortSwitch()),
+        session.cancel_on_abort(AbortSwitch()),
     ):
         session.connection.execute("SET statement_timeout = 100; SELECT pg_sleep(60)")
 
@@ -100,7 +100,7 @@ def test_a_server_that_never_answers_is_waited_for_no_longer_than_asked(
     endpoint = target.through(wire.port).endpoint
     with open_session(endpoint, application_name="safecopy:test", connect_timeout=5) as session:
         wire.stall()
-        with pytest.raises(psycopg.OperationalError), session.within(0.5):
+        with pytest.raises(psycopg.OperationalError), session.limit_answer(0.5):
             session.connection.execute("SELECT 1")
         session.end_transaction()
         assert session.connection.closed
@@ -119,7 +119,7 @@ def test_the_sessions_of_a_run_are_ended_and_seen_gone_and_nobody_elses(target: 
         open_session(target.endpoint, application_name=other, connect_timeout=5),
     ):
         assert (pids(name), pids(other)) == (2, 1)
-        end_stage_sessions(own, application_name=name, spared=(own.server.backend,))
+        end_stage_sessions(own, application_name=name, kept_backends=(own.server.backend,))
         assert (pids(name), pids(other)) == (1, 1)
 
 
@@ -130,12 +130,12 @@ def test_an_answer_is_not_waited_for_longer_than_its_patience(
     wire = proxy(target)
     endpoint = target.through(wire.port).endpoint
     with open_session(endpoint, application_name="safecopy:test", connect_timeout=5, patience=0.5) as session:
-        with session.within(30):
-            session.value("SELECT 1 FROM pg_sleep(1)")  # longer, as it was allowed to
+        with session.limit_answer(30):
+            session.fetch_value("SELECT 1 FROM pg_sleep(1)")  # longer, as it was allowed to
         wire.stall()
         started = time.monotonic()
         with pytest.raises(psycopg.OperationalError, match=r"no answer within 0\.5 s"):
-            session.value("SELECT 1")
+            session.fetch_value("SELECT 1")
         assert time.monotonic() - started < 5
         assert session.connection.closed
 

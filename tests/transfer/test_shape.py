@@ -9,7 +9,7 @@ import pytest
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.transfer.catalog import Column, Relation
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.shape import Shape
+from airflow_provider_safecopy.transfer.shape import SourceSchema
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from tests.conftest import MakeDatabase, MakeRole
 from tests.ground.customers import TABLE, spec
@@ -22,8 +22,8 @@ COLUMNS = (
 )
 
 
-def shape(*columns: Column) -> Shape:
-    return Shape.of(Relation(TableName("영업", "고객"), "r", columns))
+def shape(*columns: Column) -> SourceSchema:
+    return SourceSchema.from_relation(Relation(TableName("영업", "고객"), "r", columns))
 
 
 THEN = shape(*COLUMNS)
@@ -49,27 +49,27 @@ THEN = shape(*COLUMNS)
     ],
 )
 def test_every_difference_has_its_words_and_another_fingerprint(now: tuple[Column, ...], told: tuple[str, ...]) -> None:
-    assert shape(*now).differences(THEN) == told
+    assert shape(*now).list_differences(THEN) == told
     assert shape(*now).fingerprint != THEN.fingerprint
 
 
 def test_what_is_no_difference_has_no_words() -> None:
     poorer = tuple(replace(column, may_select=False, has_default=True, binary_safe=True) for column in COLUMNS)
     assert shape(*poorer) == THEN
-    assert shape(*poorer).differences(THEN) == ()
+    assert shape(*poorer).list_differences(THEN) == ()
 
 
 def test_only_chosen_columns_are_of_the_shape() -> None:
     relation = Relation(TableName("영업", "고객"), "r", COLUMNS)
-    assert Shape.of(relation, {"이름": "성명", "번호": "번호"}) == shape(*COLUMNS[:2])
+    assert SourceSchema.from_relation(relation, {"이름": "성명", "번호": "번호"}) == shape(*COLUMNS[:2])
 
 
 @pytest.mark.parametrize("encoding", ["UTF8", "EUC_KR"])
 def test_it_comes_back_as_it_was(encoding: str) -> None:
     odd = shape(*COLUMNS, Column("똠\\u0041'\"", "text"))
     data = odd.as_dict(encoding=encoding)
-    assert Shape.from_dict(data) == odd
-    assert Shape.from_dict(data | {"columns": data["columns"], "since": "a later version"}) == odd
+    assert SourceSchema.from_dict(data) == odd
+    assert SourceSchema.from_dict(data | {"columns": data["columns"], "since": "a later version"}) == odd
     assert len(odd.fingerprint) == 32
     assert encoding == "UTF8" or str(data).isascii()
 

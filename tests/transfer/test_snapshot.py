@@ -19,7 +19,7 @@ from airflow_provider_safecopy.transfer import estimate, export
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.psql import Psql
 from airflow_provider_safecopy.transfer.publish import publish
-from airflow_provider_safecopy.transfer.shuttle import Shuttle
+from airflow_provider_safecopy.transfer.shuttle import PsqlPair
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import MakeDatabase, NothingLeft
@@ -226,16 +226,16 @@ def test_a_batch_reads_what_its_snapshot_saw(database: MakeDatabase, mocker: Moc
         CopySpec(source_table=TableName("public", name), target_table=TableName("public", name), min_rows=0)
         for name in names
     ]
-    ask: Callable[..., None] = Shuttle.ask
+    ask: Callable[..., None] = PsqlPair.begin_export
     emptied: list[str] = []
 
-    def empty_first(self: Shuttle, plan: Any) -> None:
+    def empty_first(self: PsqlPair, plan: Any) -> None:
         if str(plan.target_name) == "public.t1" and not emptied:
             source.execute("TRUNCATE t1")
             emptied.append("t1")
         ask(self, plan)
 
-    mocker.patch.object(Shuttle, "ask", empty_first)
+    mocker.patch.object(PsqlPair, "begin_export", empty_first)
     report = pipeline.copy_tables(specs, source.endpoint, target.endpoint)
     (failed,) = report.failed
     assert "replaced after the snapshot was taken: public.t1" in str(failed.error)

@@ -152,7 +152,7 @@ def test_an_ambiguous_table_name_is_refused_with_the_quoted_spelling(option: str
 
 def test_a_skipped_copy_reports_who_holds_the_lock_and_no_figures() -> None:
     error = LockBusyError("held", lock="분석.고객", holder={"owner": {"dag": "영업_복사"}})
-    told = CopyReport.skipped(spec(), "here", "there", error).as_dict()
+    told = CopyReport.from_busy_error(spec(), "here", "there", error).as_dict()
     assert (told["status"], told["lock"], told["holder"]) == ("skipped", "분석.고객", error.holder)
     assert (told["token"], told["rows"], told["stages"], told["reasons"]) == (None, None, [], ["held"])
 

@@ -22,7 +22,7 @@ from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.transfer import spool as module
 from airflow_provider_safecopy.transfer.model import MiB
 from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.spool import CHUNK_BYTES, READ_BYTES, Spool, SpoolFullError, refusals
+from airflow_provider_safecopy.transfer.spool import CHUNK_BYTES, READ_BYTES, Spool, SpoolFullError, find_refusals
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import NothingLeft
 from tests.ground.database import Database
@@ -57,9 +57,9 @@ class Machine(RuleBasedStateMachine):
     @rule(size=st.integers(1, SMALL_READ))
     def put(self, size: int) -> None:
         data = bytes((self.put_so_far + place) % 251 for place in range(size))
-        full = self.spool.full
+        full = self.spool.is_full
         try:
-            self.spool.put(data)
+            self.spool.append(data)
         except SpoolFullError:
             assert full, "who asks first is never surprised"
             return
@@ -69,11 +69,11 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(share=st.floats(0, 1), look_again=st.booleans())
     def advance(self, share: float, look_again: bool) -> None:
-        head = bytes(self.spool.head())
+        head = bytes(self.spool.read_head())
         assert 0 < len(head) <= SMALL_READ
         assert self.model.startswith(head)
         if look_again:
-            assert bytes(self.spool.head()) == head
+            assert bytes(self.spool.read_head()) == head
         count = max(1, round(share * len(head)))
         self.spool.advance(count)
         del self.model[:count]
@@ -81,7 +81,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def drain(self) -> None:
         while self.spool:
-            head = bytes(self.spool.head())
+            head = bytes(self.spool.read_head())
             self.spool.advance(len(head))
             assert self.model.startswith(head)
             del self.model[: len(head)]
@@ -96,7 +96,7 @@ class Machine(RuleBasedStateMachine):
     def limits_hold(self) -> None:
         real = sum(on_disk(self.spool))
         assert real == self.spool._on_disk
-        assert real <= self.spool.most_on_disk <= self.spool.limit
+        assert real <= self.spool.peak_disk_bytes <= self.spool.limit
         # Beyond `memory` there is at most the one piece that was read back from disk.
         assert self.spool._in_memory <= max(self.spool.memory, SMALL_READ)
 
@@ -121,56 +121,56 @@ def test_with_its_real_sizes_it_spills_in_chunks_and_gives_each_back(tmp_path: P
     spool = Spool(str(tmp_path), limit=64 * MiB, memory=2 * MiB)
     piece, pieces = os.urandom(READ_BYTES), 40 * MiB // READ_BYTES
     for _ in range(pieces):
-        spool.put(piece)
+        spool.append(piece)
     assert on_disk(spool) == [CHUNK_BYTES, CHUNK_BYTES, 6 * MiB]
-    assert spool.most_on_disk == 38 * MiB
+    assert spool.peak_disk_bytes == 38 * MiB
     left = []
     for _ in range(pieces):
-        assert bytes(spool.head()) == piece
+        assert bytes(spool.read_head()) == piece
         spool.advance(READ_BYTES)
         left.append(sum(on_disk(spool)) // MiB)
     # Two MiB were in memory; a chunk goes when its last piece has been read.
     each = MiB // READ_BYTES
     assert left == [38] * (18 * each - 1) + [22] * (16 * each) + [6] * (6 * each) + [0]
-    assert spool.most_on_disk == 38 * MiB
+    assert spool.peak_disk_bytes == 38 * MiB
 
 
 def test_what_comes_after_a_spill_waits_behind_it(tmp_path: Path) -> None:
     spool = Spool(str(tmp_path), limit=64 * MiB, memory=2 * READ_BYTES)
     for letter in (b"a", b"b", b"c"):
-        spool.put(letter * READ_BYTES)
+        spool.append(letter * READ_BYTES)
     spool.advance(READ_BYTES)
-    spool.put(b"d" * READ_BYTES)  # there is room in memory again, but "c" is on disk
+    spool.append(b"d" * READ_BYTES)  # there is room in memory again, but "c" is on disk
     assert on_disk(spool) == [2 * READ_BYTES]
     order = b""
     while spool:
-        order += bytes(spool.head()[:1])
+        order += bytes(spool.read_head()[:1])
         spool.advance(READ_BYTES)
     assert order == b"bcd"
 
 
 def test_what_is_put_may_be_written_over_afterwards(tmp_path: Path) -> None:
     spool, buffer = Spool(str(tmp_path), limit=MiB, memory=MiB), bytearray(b"first")
-    spool.put(memoryview(buffer))
+    spool.append(memoryview(buffer))
     buffer[:] = b"other"
-    assert bytes(spool.head()) == b"first"
+    assert bytes(spool.read_head()) == b"first"
 
 
 def test_full_is_said_before_the_limit_is_broken(tmp_path: Path) -> None:
     spool = Spool(str(tmp_path), limit=3 * READ_BYTES, memory=0)
     for _ in range(3):
-        assert not spool.full
-        spool.put(b"x" * READ_BYTES)
-    assert spool.full
+        assert not spool.is_full
+        spool.append(b"x" * READ_BYTES)
+    assert spool.is_full
     with pytest.raises(SpoolFullError):
-        spool.put(b"x")
+        spool.append(b"x")
     assert on_disk(spool) == [3 * READ_BYTES]
     spool.close()
 
 
 def test_an_empty_spool_has_no_head(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
-        Spool(str(tmp_path), limit=MiB, memory=MiB).head()
+        Spool(str(tmp_path), limit=MiB, memory=MiB).read_head()
 
 
 @pytest.fixture
@@ -184,9 +184,9 @@ def files_end_at() -> Iterator[int]:
 
 def test_a_disk_that_takes_no_more_is_an_os_error_and_leaves_nothing(tmp_path: Path, files_end_at: int) -> None:
     spool = Spool(str(tmp_path), limit=64 * MiB, memory=0)
-    spool.put(b"x" * READ_BYTES)
+    spool.append(b"x" * READ_BYTES)
     with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
-        spool.put(b"y" * READ_BYTES)
+        spool.append(b"y" * READ_BYTES)
     assert on_disk(spool) == [files_end_at]
     spool.close()
     assert on_disk(spool) == []
@@ -198,17 +198,17 @@ def test_a_directory_that_vanished_is_an_os_error(tmp_path: Path) -> None:
     spool = Spool(str(gone), limit=64 * MiB, memory=0)
     gone.rmdir()
     with pytest.raises(FileNotFoundError):
-        spool.put(b"x")
+        spool.append(b"x")
 
 
 def test_a_file_cut_short_by_somebody_is_noticed(tmp_path: Path) -> None:
     spool = Spool(str(tmp_path), limit=64 * MiB, memory=0)
-    spool.put(b"x" * 100)
+    spool.append(b"x" * 100)
     chunk = spool._queue[0]
     assert isinstance(chunk, module._ChunkFile)
     chunk.file.truncate(0)
     with pytest.raises(OSError, match="shorter than what was written"):
-        spool.head()
+        spool.read_head()
     spool.close()
 
 
@@ -226,20 +226,20 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_directory_with_room_is_not_refused_and_left_as_it_was(tmp_path: Path) -> None:
-    assert refusals(str(tmp_path), needed=CHUNK_BYTES, limit=None) == []
-    assert refusals(None, needed=0, limit=None) == []
+    assert find_refusals(str(tmp_path), needed=CHUNK_BYTES, limit=None) == []
+    assert find_refusals(None, needed=0, limit=None) == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_directory_is_refused_with_what_is_free_and_needed(tiny: Path) -> None:
-    (found,) = refusals(str(tiny), needed=100 * MiB, limit=None)
+    (found,) = find_refusals(str(tiny), needed=100 * MiB, limit=None)
     assert found.code == "spool_full"
     assert str(tiny) in found.message
     assert f"{4 * MiB:,} bytes are free" in found.message
     assert f"{100 * MiB:,} are needed" in found.message
     assert found.hint.startswith("free space in ")
     # Even a copy that may need no disk at all wants room for one chunk.
-    (found,) = refusals(str(tiny), needed=0, limit=None)
+    (found,) = find_refusals(str(tiny), needed=0, limit=None)
     assert f"{CHUNK_BYTES:,} are needed" in found.message
 
 
@@ -248,14 +248,14 @@ def test_a_directory_that_cannot_be_written_to_is_refused(tmp_path: Path, place:
     (tmp_path / "file").touch()
     # Permission bits do not bind root; in /proc nobody makes a file.
     directory = {"missing": tmp_path / "없음", "under a file": tmp_path / "file" / "x", "closed to everybody": "/proc"}
-    (found,) = refusals(str(directory[place]), needed=0, limit=None)
+    (found,) = find_refusals(str(directory[place]), needed=0, limit=None)
     assert found.code == "spool_dir"
     assert str(directory[place]) in found.message
     assert "spool_dir" in found.hint
 
 
 def test_a_limit_below_what_is_needed_is_refused(tmp_path: Path) -> None:
-    (found,) = refusals(str(tmp_path), needed=2 * MiB, limit=MiB)
+    (found,) = find_refusals(str(tmp_path), needed=2 * MiB, limit=MiB)
     assert found.code == "spool_limit"
     assert f"{MiB:,}" in found.message
     assert f"{2 * MiB:,}" in found.message

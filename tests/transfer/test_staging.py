@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import StageError
 from airflow_provider_safecopy.lock import schema as lock
-from airflow_provider_safecopy.lock.model import application_name
+from airflow_provider_safecopy.lock.model import format_application_name
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.transfer.name import TableName
 from airflow_provider_safecopy.transfer.plan import CopyPlan
 from airflow_provider_safecopy.transfer.session import Session, open_session
-from airflow_provider_safecopy.transfer.staging import name_of, staging, sweep
+from airflow_provider_safecopy.transfer.staging import build_name, drop_leftovers, hold_staging
 from tests.conftest import MakeDatabase, MakeRole
 from tests.ground.customers import OLD, SHAPE, fill, spec
 from tests.ground.database import Database
@@ -41,7 +41,7 @@ def names(codec: str) -> st.SearchStrategy[str]:
 
 
 def named(name: str, *, token: int = 7, encoding: str = "UTF8", schema: str = "영업") -> str:
-    made = name_of(TableName(schema, name), token=token, attempt=ATTEMPT, encoding=encoding)
+    made = build_name(TableName(schema, name), token=token, attempt=ATTEMPT, encoding=encoding)
     assert made.schema == "safecopy"
     return made.name
 
@@ -101,9 +101,9 @@ def test_a_long_name_is_cut_at_a_letters_border_and_told_apart_by_a_hash() -> No
 )
 def test_the_server_keeps_the_name_as_it_is(database: MakeDatabase, encoding: str, name: str) -> None:
     made = database(encoding=encoding, locale="C")
-    with open_session(made.endpoint, application_name=application_name(ATTEMPT), connect_timeout=10) as session:
+    with open_session(made.endpoint, application_name=format_application_name(ATTEMPT), connect_timeout=10) as session:
         lock.init(session.connection)
-        given = name_of(TableName("영업", name), token=7, attempt=ATTEMPT, encoding=session.server.encoding)
+        given = build_name(TableName("영업", name), token=7, attempt=ATTEMPT, encoding=session.server.encoding)
         session.connection.execute(statements.create_staging(given, [("번호", "integer")]))
     assert made.rows("SELECT relname::text FROM pg_class WHERE strpos(relname, '__safecopy_') > 0") == [(given.name,)]
 
@@ -127,7 +127,7 @@ def opened(target: Database) -> Callable[..., AbstractContextManager[Session]]:
         lock.init(session)
 
     def open_(attempt: UUID = ATTEMPT, database: Database = target) -> AbstractContextManager[Session]:
-        return open_session(database.endpoint, application_name=application_name(attempt), connect_timeout=10)
+        return open_session(database.endpoint, application_name=format_application_name(attempt), connect_timeout=10)
 
     return open_
 
@@ -142,7 +142,7 @@ def test_it_has_the_columns_to_be_copied_and_is_gone_afterwards(
 ) -> None:
     in_place = replace(planned, publish="delete_insert")  # a swap's has all the columns of the target
     with opened() as session:
-        with staging(in_place, session, token=7, attempt=ATTEMPT) as name:
+        with hold_staging(in_place, session, token=7, attempt=ATTEMPT) as name:
             assert tables(target) == [name.name] == ["고객__safecopy_7_0123abcd"]
             columns = target.rows(
                 "SELECT attname::text, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute "
@@ -157,7 +157,7 @@ def test_it_is_gone_when_the_block_fails(
     planned: CopyPlan, target: Database, opened: Callable[..., AbstractContextManager[Session]]
 ) -> None:
     def fail(session: Session) -> None:
-        with staging(planned, session, token=7, attempt=ATTEMPT):
+        with hold_staging(planned, session, token=7, attempt=ATTEMPT):
             raise KeyError("영업")
 
     with opened() as session:
@@ -172,22 +172,22 @@ def test_when_the_session_is_lost_it_stays_and_the_next_run_drops_it(
     opened: Callable[..., AbstractContextManager[Session]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with opened() as session, staging(planned, session, token=7, attempt=ATTEMPT):
+    with opened() as session, hold_staging(planned, session, token=7, attempt=ATTEMPT):
         target.execute("SELECT pg_terminate_backend(%s, 10000)", [session.server.backend])
     assert "left behind: safecopy.고객__safecopy_7_0123abcd: " in caplog.text
     assert tables(target) == ["고객__safecopy_7_0123abcd"]
     with opened(uuid4()) as session:
-        assert sweep(session) == ("safecopy.고객__safecopy_7_0123abcd",)
+        assert drop_leftovers(session) == ("safecopy.고객__safecopy_7_0123abcd",)
     assert tables(target) == []
     assert "dropped, its run is gone" in caplog.text
 
 
 def test_where_it_cannot_be_made_the_import_has_failed(planned: CopyPlan, target: Database) -> None:
-    named = application_name(ATTEMPT)
+    named = format_application_name(ATTEMPT)
     with (
         open_session(target.endpoint, application_name=named, connect_timeout=10) as session,
         pytest.raises(StageError, match="cannot be made") as caught,
-        staging(planned, session, token=7, attempt=ATTEMPT),
+        hold_staging(planned, session, token=7, attempt=ATTEMPT),
     ):
         pass
     assert (caught.value.stage, caught.value.sqlstate) == ("import", "3F000")
@@ -198,7 +198,7 @@ def test_where_it_cannot_be_made_the_import_has_failed(planned: CopyPlan, target
 
 def leave(target: Database, attempt: UUID, *, token: int = 3, name: str = "고객") -> str:
     """A staging table of an attempt, as its run would have made it."""
-    made = name_of(TableName("영업", name), token=token, attempt=attempt, encoding="UTF8")
+    made = build_name(TableName("영업", name), token=token, attempt=attempt, encoding="UTF8")
     with target.connect() as session:
         session.execute(statements.create_staging(made, [("번호", "integer")]))
     return made.name
@@ -211,9 +211,9 @@ def test_a_sweep_drops_what_dead_runs_left_and_nothing_of_a_living_one(
     with opened(living), opened() as ours:
         kept = [leave(target, living), leave(target, living, name=FULL), leave(target, ATTEMPT)]
         gone = [leave(target, dead[0]), leave(target, dead[1], token=2**62, name=FULL)]
-        assert set(sweep(ours)) == {f"safecopy.{name}" for name in gone}
+        assert set(drop_leftovers(ours)) == {f"safecopy.{name}" for name in gone}
         assert tables(target) == sorted(kept)
-        assert sweep(ours) == ()
+        assert drop_leftovers(ours) == ()
 
 
 def test_a_run_lives_as_long_as_any_session_of_it_does(
@@ -221,10 +221,10 @@ def test_a_run_lives_as_long_as_any_session_of_it_does(
 ) -> None:
     attempt = uuid4()
     name = leave(target, attempt)
-    with psycopg.connect(target.conninfo, application_name=application_name(attempt)), opened() as ours:
-        assert sweep(ours) == ()
+    with psycopg.connect(target.conninfo, application_name=format_application_name(attempt)), opened() as ours:
+        assert drop_leftovers(ours) == ()
     with opened() as ours:
-        assert sweep(ours) == (f"safecopy.{name}",)
+        assert drop_leftovers(ours) == (f"safecopy.{name}",)
 
 
 def test_a_run_that_was_displaced_and_comes_back_to_find_that_out_loses_its_table_all_the_same(
@@ -232,8 +232,8 @@ def test_a_run_that_was_displaced_and_comes_back_to_find_that_out_loses_its_tabl
 ) -> None:
     attempt = uuid4()
     name = leave(target, attempt)
-    with psycopg.connect(target.conninfo, application_name=application_name(attempt)), opened() as ours:
-        assert sweep(ours, gone=[str(attempt)]) == (f"safecopy.{name}",)
+    with psycopg.connect(target.conninfo, application_name=format_application_name(attempt)), opened() as ours:
+        assert drop_leftovers(ours, gone_attempts=[str(attempt)]) == (f"safecopy.{name}",)
 
 
 def test_a_sweep_touches_only_what_is_named_and_placed_as_ours(
@@ -251,7 +251,7 @@ def test_a_sweep_touches_only_what_is_named_and_placed_as_ours(
     target.execute('CREATE VIEW safecopy."보기__safecopy_7_0123abce" AS SELECT 1')
     before = tables(target)
     with opened(uuid4()) as ours:
-        assert sweep(ours) == ()
+        assert drop_leftovers(ours) == ()
     assert tables(target) == before
     assert target.value("SELECT count(*) FROM pg_tables WHERE schemaname = 'safecopy' AND tablename = 'lock'") == 1
 
@@ -264,8 +264,8 @@ def test_a_table_somebody_is_looking_at_is_left_alone_for_now(
     with target.connect() as reader, reader.transaction():
         reader.execute(f'TABLE safecopy."{held}"'.encode())
         with opened(uuid4()) as ours:
-            assert sweep(ours) == (f"safecopy.{free}",)
-            assert ours.value("SELECT 1") == 1
+            assert drop_leftovers(ours) == (f"safecopy.{free}",)
+            assert ours.fetch_value("SELECT 1") == 1
     assert f"safecopy.{held}: left alone" in caplog.text
     assert tables(target) == [held]
 
@@ -278,16 +278,18 @@ def test_a_sweep_leaves_to_others_what_is_theirs(
     with target.connect() as session:
         lock.init(session, grant=loader.role)
     with opened(uuid4(), loader) as theirs:
-        assert sweep(theirs) == ()
+        assert drop_leftovers(theirs) == ()
     assert tables(target) == [name]
     target.execute(f'ALTER TABLE safecopy."{name}" OWNER TO "{loader.role}"')
     with opened(uuid4(), loader) as theirs:
-        assert sweep(theirs) == (f"safecopy.{name}",)
+        assert drop_leftovers(theirs) == (f"safecopy.{name}",)
 
 
 def test_without_the_schema_there_is_nothing_to_sweep(target: Database) -> None:
-    with open_session(target.endpoint, application_name=application_name(ATTEMPT), connect_timeout=10) as session:
-        assert sweep(session) == ()
+    with open_session(
+        target.endpoint, application_name=format_application_name(ATTEMPT), connect_timeout=10
+    ) as session:
+        assert drop_leftovers(session) == ()
 
 
 def test_a_copy_sweeps_before_it_stages(planned: CopyPlan, source: Database, target: Database) -> None:

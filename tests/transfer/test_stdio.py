@@ -10,7 +10,7 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.transfer import psql, stdio
-from airflow_provider_safecopy.transfer.stdio import buffered_input
+from airflow_provider_safecopy.transfer.stdio import build_buffer_environment
 from tests.ground.customers import same, spec
 from tests.ground.database import Database
 
@@ -18,7 +18,7 @@ _READS = "import os, sys; sys.stdout.write(os.environ.get('LD_PRELOAD', '') + ' 
 
 
 def test_it_is_the_library_that_stdbuf_itself_uses() -> None:
-    if not (wanted := buffered_input()):
+    if not (wanted := build_buffer_environment()):
         pytest.skip("GNU coreutils are not here")
     ran = subprocess.run(
         ["stdbuf", "-i", wanted["_STDBUF_I"], sys.executable, "-c", _READS], capture_output=True, text=True, check=True
@@ -33,13 +33,13 @@ def test_a_copy_is_the_same_without_it(
     filled: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
 ) -> None:
     source, target = filled
-    monkeypatch.setattr(psql, "buffered_input", lambda: environment)
+    monkeypatch.setattr(psql, "build_buffer_environment", lambda: environment)
     pipeline.copy(spec(), source.endpoint, target.endpoint)
     assert same(source, target)
 
 
 def test_a_system_without_the_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stdio, "_PLACES", ("없는/곳",))
-    buffered_input.cache_clear()
-    assert buffered_input() == {}
-    buffered_input.cache_clear()
+    monkeypatch.setattr(stdio, "_LIBRARY_PATHS", ("없는/곳",))
+    build_buffer_environment.cache_clear()
+    assert build_buffer_environment() == {}
+    build_buffer_environment.cache_clear()

@@ -13,7 +13,7 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import AbortedError, PlanError, StageError, StageTimeoutError
 from airflow_provider_safecopy.transfer import staging
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.model import Progress
 from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from airflow_provider_safecopy.transfer.ways import swap
@@ -58,7 +58,7 @@ def test_a_session_that_ends_between_any_two_statements_leaves_the_old_table(
     for done in range(0, statements + 1, 3):
         left = [done]
 
-        def until(job: Job, wanted: Sequence[str], left: list[int] = left) -> None:
+        def until(job: PublishContext, wanted: Sequence[str], left: list[int] = left) -> None:
             first, left[0] = left[0], left[0] - len(wanted)
             end = ["SELECT pg_terminate_backend(pg_backend_pid())"] if 0 <= first <= len(wanted) else []
             run(job, [*wanted[: max(0, first)], *end, *wanted[max(0, first) :]])
@@ -93,8 +93,8 @@ def test_what_changes_while_the_new_table_is_built_is_refused(
         f'ALTER TABLE {TABLE} RENAME TO "그 고객"; CREATE TABLE {TABLE} (LIKE "영업"."그 고객")',
     ):
 
-        def then(job: Job, change: str = change) -> swap.Prepared:
-            found: swap.Prepared = prepared(job)
+        def then(job: PublishContext, change: str = change) -> swap.PreparedSwap:
+            found: swap.PreparedSwap = prepared(job)
             target.execute(change)
             return found
 
@@ -196,7 +196,7 @@ def test_what_a_killed_swap_has_built_is_swept_by_the_next_run(
     filled: tuple[Database, Database], mocker: MockerFixture, nothing_left: NothingLeft
 ) -> None:
     source, target = filled
-    kept = mocker.patch.object(staging, "_drop")
+    kept = mocker.patch.object(staging, "_drop_now")
     mocker.patch.object(swap, "write", side_effect=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         pipeline.copy(spec(publish="swap"), source.endpoint, target.endpoint)

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_safecopy.demo.servers import Installation, installations
-from airflow_provider_safecopy.transfer.psql import Psql, find
+from airflow_provider_safecopy.transfer.psql import Psql, find_psql
 from airflow_provider_safecopy.transfer.transcript import TAIL_BYTES, Transcript
 from tests.ground.database import PRESENT, Database, Servers
 
@@ -122,7 +122,7 @@ def test_of_messages_with_a_place_the_last_errors_code_counts_and_none_of_those_
         each.feed(said.encode())
         assert each.sqlstate == "40001"
         assert each.tail.startswith("psql:<stdin>:4: NOTICE:  42P01: a\n")
-    assert (transcript.next("beef").colour, transcript.next("beef").bare) == ("beef0123", False)
+    assert (transcript.with_nonce("beef").colour, transcript.with_nonce("beef").bare) == ("beef0123", False)
 
 
 def test_a_line_that_has_not_ended_is_shown_without_its_colour() -> None:
@@ -170,7 +170,7 @@ def _ended(servers: Servers, installed: Installation, notice: str, folder: Path,
     with script.open("rb") as stdin:
         child = Psql.start(
             "export",
-            find(str(installed.psql)),
+            find_psql(str(installed.psql)),
             Database(servers.of(18), "postgres").endpoint,
             nonce=NONCE,
             arguments=["-f", str(first), *arguments],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_safecopy.errors import PlanError, StageError, VerifyError
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.written import WrittenRows
 from tests.conftest import MakeRole
 from tests.ground.database import Database, Servers
 from tests.ground.pairs import NEW, OLD, Pair, counts
@@ -36,11 +36,11 @@ def pair(own: Database, role: MakeRole) -> Iterator[Pair]:
         own.execute(f'DROP PUBLICATION "{name}"')
 
 
-def upserted(pair: Pair, **options: Any) -> Written:
+def upserted(pair: Pair, **options: Any) -> WrittenRows:
     return pair.copy(**UPSERT | options)
 
 
-def marked(pair: Pair, kind: str, **options: Any) -> Written:
+def marked(pair: Pair, kind: str, **options: Any) -> WrittenRows:
     """With a column 없어짐 that says which rows are missing."""
     if not pair.plan(**UPSERT).target_relation.column("없어짐"):  # type: ignore[union-attr]
         pair.database.execute(f"ALTER TABLE {OLD} ADD 없어짐 {kind}")
@@ -57,7 +57,7 @@ def test_rows_are_inserted_and_updated_and_others_stay(pair: Pair) -> None:
     places = pair.places("번호")
     written = upserted(pair)
     assert counts(written) == (1, 1, 0, 1)
-    assert (written.previous, written.held) == (None, None)
+    assert (written.previous_rows, written.current_rows) == (None, None)
     assert rows(pair) == [(1, "a"), (2, "b"), (3, "C"), (4, "d")]
     assert [number for number, place in places.items() if pair.places("번호")[number] == place] == [1, 2]
     with pair.unchanged():
@@ -68,7 +68,7 @@ def test_missing_rows_are_deleted_when_asked_for(pair: Pair) -> None:
     pair.made(COLUMNS, old=OLD_ROWS, new=NEW_ROWS)
     written = upserted(pair, missing="delete")
     assert pair.same()
-    assert (counts(written), written.previous, written.held) == ((1, 1, 1, 1), 3, 3)
+    assert (counts(written), written.previous_rows, written.current_rows) == ((1, 1, 1, 1), 3, 3)
 
 
 @pytest.mark.parametrize("missing", [{"missing": "delete"}, {"missing": "mark", "missing_column": "없어짐"}])
@@ -94,7 +94,7 @@ def test_missing_rows_are_marked_once_and_unmarked_when_they_are_back(pair: Pair
     )
     pair.database.execute(f"ALTER DATABASE \"{pair.database.name}\" SET TimeZone = 'UTC'")
     written = marked(pair, kind)
-    assert (counts(written), written.previous, written.held) == ((1, 1, 1, 1), 3, 4)
+    assert (counts(written), written.previous_rows, written.current_rows) == ((1, 1, 1, 1), 3, 4)
     assert rows(pair, f"번호, 값, COALESCE({is_marked}, false)") == [
         (1, "a", True),
         (2, "b", False),

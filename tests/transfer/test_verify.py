@@ -147,7 +147,7 @@ def test_full_does_not_care_for_order(ends: Callable[..., Ends], source: Databas
 
 def test_full_reads_the_source_in_its_snapshot(ends: Callable[..., Ends], source: Database, target: Database) -> None:
     made = ends(source, target)
-    made.source.value("SELECT 1")  # the snapshot is taken with the first question
+    made.source.fetch_value("SELECT 1")  # the snapshot is taken with the first question
     source.execute("DELETE FROM public.표 WHERE 번호 > 10")
     made.verify(verify="full")
     made.source.connection.rollback()
@@ -279,7 +279,7 @@ def test_the_sources_side_may_be_the_slow_one_and_keeps_its_snapshot(
     ends: Callable[..., Ends], source: Database, target: Database
 ) -> None:
     made = ends(source, target)
-    made.source.value("SELECT 1")  # the snapshot is taken with the first question
+    made.source.fetch_value("SELECT 1")  # the snapshot is taken with the first question
     source.execute("DELETE FROM public.표 WHERE 번호 = 1")
     slow = "번호 = (SELECT 번호 FROM pg_sleep(60))"
     with pytest.raises(StageTimeoutError):

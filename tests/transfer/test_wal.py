@@ -36,8 +36,8 @@ def session_of(database: Database) -> Iterator[Session]:
 def answered(flush: WalFlush) -> None:
     """Answers are taken as the stream takes them, whenever there is something to read."""
     deadline = time.monotonic() + 5
-    while flush.waiting is not None:
-        flush.answer()
+    while flush.answer_descriptor is not None:
+        flush.read_answer()
         assert time.monotonic() < deadline
 
 
@@ -52,29 +52,29 @@ def test_what_is_in_the_log_is_on_disk_afterwards(database: MakeDatabase, major:
     target = database(major=major)
     target.execute("CREATE TABLE t (a text)")
     with session_of(target) as session, target.connect() as other:
-        flush, before = WalFlush(session), session.value(COMMITS)
+        flush, before = WalFlush(session), session.fetch_value(COMMITS)
         other.execute("SET synchronous_commit = off")
         for size in (4 * MiB, 8 * MiB):
             other.execute("INSERT INTO t VALUES ('가')")
             written = other.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
-            flush.taken(size)
+            flush.request_flush(size)
             answered(flush)
             rested(flush)
             on_disk = "SELECT pg_current_wal_flush_lsn() >= %s::pg_lsn AND pg_current_wal_flush_lsn() > '0/0'"
             assert other.execute(on_disk, written).fetchone() == (True,)
-        assert session.value(COMMITS) == before
+        assert session.fetch_value(COMMITS) == before
 
 
 def test_it_is_flushed_once_for_every_four_megabytes_and_never_twice_at_a_time(target: Database) -> None:
     with session_of(target) as session:
         flush = WalFlush(session)
         for size, asks in ((MiB, False), (4 * MiB, True), (7 * MiB, False), (20 * MiB, True), (20 * MiB, False)):
-            flush.taken(size)
-            assert (flush.waiting is not None) == asks, size
-            flush.taken(40 * MiB if asks else size)
+            flush.request_flush(size)
+            assert (flush.answer_descriptor is not None) == asks, size
+            flush.request_flush(40 * MiB if asks else size)
             answered(flush)
             rested(flush)
-        assert session.value("SELECT 1") == 1
+        assert session.fetch_value("SELECT 1") == 1
 
 
 def test_it_rests_as_long_as_it_took(target: Database, proxy: Callable[[Database], Proxy]) -> None:
@@ -83,18 +83,18 @@ def test_it_rests_as_long_as_it_took(target: Database, proxy: Callable[[Database
         flush = WalFlush(session)
         wire.stall()
         began = time.monotonic()
-        flush.taken(4 * MiB)
+        flush.request_flush(4 * MiB)
         threading.Timer(0.2, wire.mend).start()
-        flush.settle()
+        flush.wait_for_answer()
         took = time.monotonic() - began
         assert took >= 0.2
-        flush.taken(8 * MiB)
-        assert flush.waiting is None
+        flush.request_flush(8 * MiB)
+        assert flush.answer_descriptor is None
         rested(flush)
         assert time.monotonic() - began >= 1.9 * took
-        flush.taken(8 * MiB)
-        assert flush.waiting is not None
-        flush.settle()
+        flush.request_flush(8 * MiB)
+        assert flush.answer_descriptor is not None
+        flush.wait_for_answer()
 
 
 def test_a_transaction_of_the_session_is_left_alone(target: Database) -> None:
@@ -103,8 +103,8 @@ def test_a_transaction_of_the_session_is_left_alone(target: Database) -> None:
         flush = WalFlush(session)
         with session.connection.transaction():
             session.connection.execute("CREATE TEMP TABLE t ()")
-            flush.taken(4 * MiB)
-            assert flush.waiting is None
+            flush.request_flush(4 * MiB)
+            assert flush.answer_descriptor is None
 
 
 @pytest.mark.parametrize("major", [16, 18])
@@ -119,11 +119,11 @@ def test_a_copy_does_without_it_where_it_is_refused(
     target.execute(f'GRANT CREATE ON SCHEMA public TO "{least.role}"')
     with session_of(least) as session:
         flush = WalFlush(session)
-        flush.taken(4 * MiB)
-        flush.settle()
-        flush.taken(8 * MiB)
-        assert flush.waiting is None, "it is asked for once"
-        assert session.value("SELECT 1") == 1
+        flush.request_flush(4 * MiB)
+        flush.wait_for_answer()
+        flush.request_flush(8 * MiB)
+        assert flush.answer_descriptor is None, "it is asked for once"
+        assert session.fetch_value("SELECT 1") == 1
     spec = CopySpec.of(source_sql=MANY, target_table="public.t", spool_dir=str(tmp_path))
     assert pipeline.copy(spec, source.endpoint, least.endpoint).rows == 24576
 
@@ -131,7 +131,7 @@ def test_a_copy_does_without_it_where_it_is_refused(
 def test_a_copy_has_it_done_and_uses_its_session_afterwards(
     source: Database, target: Database, nothing_left: NothingLeft, tmp_path: Path, mocker: MockerFixture
 ) -> None:
-    answer = mocker.spy(WalFlush, "answer")
+    answer = mocker.spy(WalFlush, "read_answer")
     target.execute("CREATE TABLE t (n int, x text)")
     spec = CopySpec.of(source_sql=MANY, target_table="public.t", spool_dir=str(tmp_path))
     assert pipeline.copy(spec, source.endpoint, target.endpoint).rows == 24576
@@ -144,8 +144,8 @@ def test_a_session_that_is_lost_meanwhile_is_found_by_who_needs_it_next(target: 
         flush = WalFlush(session)
         target.rows("SELECT pg_terminate_backend(%s, 5000)", [session.server.backend])
         for size in (4 * MiB, 8 * MiB):
-            flush.taken(size)
-            flush.settle()
+            flush.request_flush(size)
+            flush.wait_for_answer()
         with pytest.raises(psycopg.OperationalError):
             session.connection.execute("SELECT 1")
 
@@ -158,11 +158,11 @@ def test_a_server_that_gives_no_answer_is_not_waited_for_for_ever(
     with session_of(target.through(wire.port)) as session:
         flush = WalFlush(session)
         wire.stall()
-        flush.taken(4 * MiB)
+        flush.request_flush(4 * MiB)
         started = time.monotonic()
-        flush.settle()
+        flush.wait_for_answer()
         assert 0.3 <= time.monotonic() - started < 3
-        assert flush.waiting is None
+        assert flush.answer_descriptor is None
         assert session.connection.closed
-        flush.taken(8 * MiB)
-        flush.settle()
+        flush.request_flush(8 * MiB)
+        flush.wait_for_answer()

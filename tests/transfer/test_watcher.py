@@ -112,7 +112,7 @@ def test_what_is_granted_by_default_while_a_copy_is_under_way_shows_no_row(
     """A role that the session knew nothing of when it began finds a table with row security, and no rows."""
     source, target = filled
     found: list[str] = []
-    create = staging._create
+    create = staging._create_table
 
     def late(plan: CopyPlan, session: Session, name: TableName) -> None:
         target.execute(f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {watcher.role}")
@@ -122,6 +122,6 @@ def test_what_is_granted_by_default_while_a_copy_is_under_way_shows_no_row(
         if at.stage == "verify":
             found.extend(seen(target, watcher))
 
-    mocker.patch.object(staging, "_create", side_effect=late)
+    mocker.patch.object(staging, "_create_table", side_effect=late)
     pipeline.copy(spec(**MODES[mode]), source.endpoint, target.endpoint, progress=look)
     assert found == []

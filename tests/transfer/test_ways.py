@@ -9,21 +9,21 @@ from typing import get_args
 import pytest
 
 from airflow_provider_safecopy.transfer import model
-from airflow_provider_safecopy.transfer.ways import WAYS
+from airflow_provider_safecopy.transfer.ways import STRATEGIES
 
 
 def test_each_name_is_a_way() -> None:
-    assert tuple(WAYS) == get_args(model.Way)
-    assert len(WAYS) == len(get_args(model.Way))
-    for name, way in WAYS.items():
-        assert name in WAYS
+    assert tuple(STRATEGIES) == get_args(model.Strategy)
+    assert len(STRATEGIES) == len(get_args(model.Strategy))
+    for name, way in STRATEGIES.items():
+        assert name in STRATEGIES
         assert all(callable(getattr(way, each)) for each in ("refusals", "reluctance", "steps", "prepare", "write"))
 
 
 def test_what_is_none_is_none() -> None:
-    assert "auto" not in WAYS
+    assert "auto" not in STRATEGIES
     with pytest.raises(KeyError):
-        WAYS["auto"]  # type: ignore[index]
+        STRATEGIES["auto"]  # type: ignore[index]
 
 
 def test_one_that_nobody_asks_for_is_not_imported() -> None:

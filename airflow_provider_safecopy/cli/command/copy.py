@@ -10,7 +10,7 @@ import click
 
 from airflow_provider_safecopy.cli import exitcode, guide, option
 from airflow_provider_safecopy.cli.output import Output
-from airflow_provider_safecopy.cli.speaking import endpoints, speaking
+from airflow_provider_safecopy.cli.speaking import endpoints, with_output
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @option.overlap
 @click.option("--dry-run", is_flag=True, help="Only plan, as safecopy plan does; touch nothing.")
 @option.output
-@speaking
+@with_output
 def copy(
     output: Output,
     *,
@@ -55,7 +55,7 @@ def copy(
         specs, both = option.specs_of(output, options, tables_from), endpoints(output, source=source, target=target)
         if dry_run:
             return batch.rehearse(output, specs, *both)
-        manner = batch.Manner(owner, on_busy, wait_timeout, keep_going)
+        manner = batch.BatchMode(owner, on_busy, wait_timeout, keep_going)
         return batch.copy(output, specs, *both, manner=manner)
     if keep_going:
         raise ConfigError("--keep-going means nothing without --tables-from")
@@ -76,21 +76,21 @@ def _copy(
     from airflow_provider_safecopy import pipeline
     from airflow_provider_safecopy.abort import AbortSwitch
     from airflow_provider_safecopy.cli.progress import open_progress
-    from airflow_provider_safecopy.cli.signals import throwing
-    from airflow_provider_safecopy.cli.waiting import patiently
+    from airflow_provider_safecopy.cli.signals import throw_on_signals
+    from airflow_provider_safecopy.cli.waiting import wait_for_lock
     from airflow_provider_safecopy.lock.model import Contender
-    from airflow_provider_safecopy.lock.process import Place
+    from airflow_provider_safecopy.lock.process import ProcessIdentity
 
     # This process does nothing else: whoever takes its lock over may end it.
-    contender = replace(Contender.alone(owner), place=Place.here(may_end=True))
+    contender = replace(Contender.alone(owner), process=ProcessIdentity.read_current(may_end=True))
     switch = AbortSwitch()
 
     def attempt() -> CopyReport:
         with open_progress(sys.stderr, quiet=output.quiet) as progress:
             return pipeline.copy(spec, source, target, contender=contender, abort=switch, progress=progress)
 
-    with throwing(switch):
-        done = attempt() if patience is None else patiently(attempt, target, switch, patience, quiet=output.quiet)
+    with throw_on_signals(switch):
+        done = attempt() if patience is None else wait_for_lock(attempt, target, switch, patience, quiet=output.quiet)
         output.result(done.as_dict(), str(done))
     return exitcode.DONE
 
@@ -99,8 +99,8 @@ def _skip(output: Output, spec: CopySpec, source: Endpoint, target: Endpoint, *,
     from airflow_provider_safecopy.cli import report
     from airflow_provider_safecopy.transfer.report import CopyReport
 
-    skipped = CopyReport.skipped(spec, source, target, error)
-    output.result(skipped.as_dict(), report.of_skip(skipped, error.holder))
+    skipped = CopyReport.from_busy_error(spec, source, target, error)
+    output.result(skipped.as_dict(), report.format_skip(skipped, error.holder))
     return exitcode.DONE
 
 
@@ -108,6 +108,6 @@ def _plan(output: Output, spec: CopySpec, source: Endpoint, target: Endpoint) ->
     from airflow_provider_safecopy import pipeline
 
     plan = pipeline.plan(spec, source, target)
-    plan.require()
+    plan.require_accepted()
     output.result(plan.as_report().as_dict(), str(plan))
     return exitcode.DONE

@@ -14,7 +14,7 @@ import click
 
 from airflow_provider_safecopy.cli import exitcode, guide, option, parameter
 from airflow_provider_safecopy.cli.output import Output
-from airflow_provider_safecopy.cli.speaking import speaking
+from airflow_provider_safecopy.cli.speaking import with_output
 
 if TYPE_CHECKING:
     from airflow_provider_safecopy.demo.tour import Setting
@@ -26,7 +26,7 @@ _TASK = "airflow tasks test 영업_복사 고객_복사"
 @click.option("--run", "line", metavar="COMMAND", callback=parameter.text, help="Run this instead of the example DAG.")
 @click.option("--keep", is_flag=True, help="Keep the servers afterwards, until Ctrl-C, and say how to reach them.")
 @option.verbose
-@speaking
+@with_output
 def demo(output: Output, *, line: str | None, keep: bool) -> int:
     """Run the demo."""
     if line is not None and keep:

@@ -9,7 +9,7 @@ import click
 
 from airflow_provider_safecopy.cli import exitcode, guide, option
 from airflow_provider_safecopy.cli.output import Output
-from airflow_provider_safecopy.cli.speaking import endpoints, speaking
+from airflow_provider_safecopy.cli.speaking import endpoints, with_output
 
 if TYPE_CHECKING:
     from airflow_provider_safecopy.transfer.spec import CopySpec
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @option.table
 @option.manner
 @option.output
-@speaking
+@with_output
 def doctor(output: Output, *, source: str | None, target: str | None, **options: Any) -> int:
     """Print what is found."""
     from airflow_provider_safecopy.cli import report
@@ -43,7 +43,7 @@ def doctor(output: Output, *, source: str | None, target: str | None, **options:
     failed = any(check.outcome == "failed" for check in checks)
     output.result(
         {"status": "failed" if failed else "ok", "checks": [asdict(check) for check in checks]},
-        report.of_checks(checks),
+        report.format_checks(checks),
     )
     return exitcode.REFUSED if failed else exitcode.DONE
 

@@ -6,8 +6,8 @@ import click
 
 from airflow_provider_safecopy.cli import exitcode, guide, option, parameter
 from airflow_provider_safecopy.cli.output import Output
-from airflow_provider_safecopy.cli.speaking import endpoints, speaking
-from airflow_provider_safecopy.display import shown
+from airflow_provider_safecopy.cli.speaking import endpoints, with_output
+from airflow_provider_safecopy.display import escape
 
 
 @click.command(help=guide.INIT, short_help="Prepare the target: create the schema safecopy.", epilog=guide.PASSWORDS)
@@ -21,7 +21,7 @@ from airflow_provider_safecopy.display import shown
 )
 @option.connect_timeout
 @option.output
-@speaking
+@with_output
 def init(output: Output, *, target: str | None, grant: tuple[str, ...], connect_timeout: float) -> int:
     """Make the schema."""
     from airflow_provider_safecopy.lock import schema
@@ -37,9 +37,9 @@ def init(output: Output, *, target: str | None, grant: tuple[str, ...], connect_
         done = schema.init(session.connection, take_over=True)
         for role in grant:
             schema.init(session.connection, grant=role)
-    granted = f", granted to {', '.join(map(shown, grant))}" if grant else ""
+    granted = f", granted to {', '.join(map(escape, grant))}" if grant else ""
     output.result(
         {"status": "initialised", "target": str(endpoint), "grant": list(grant), "taken_over": list(done)},
-        "\n".join([f"schema safecopy is ready in {shown(endpoint)}{granted}", *map(shown, done)]),
+        "\n".join([f"schema safecopy is ready in {escape(endpoint)}{granted}", *map(escape, done)]),
     )
     return exitcode.DONE

@@ -11,8 +11,8 @@ import click
 
 from airflow_provider_safecopy.cli import exitcode, guide, holder, option, parameter
 from airflow_provider_safecopy.cli.output import Output
-from airflow_provider_safecopy.cli.speaking import endpoints, speaking
-from airflow_provider_safecopy.display import shown
+from airflow_provider_safecopy.cli.speaking import endpoints, with_output
+from airflow_provider_safecopy.display import escape
 from airflow_provider_safecopy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,18 +43,18 @@ def locks() -> None:
 @option.endpoint("target")
 @option.connect_timeout
 @option.output
-@speaking
+@with_output
 def list_(output: Output, *, target: str | None, connect_timeout: float) -> int:
     """Print who holds what."""
     (endpoint,) = endpoints(output, target=target)
     with _store(endpoint, connect_timeout) as store:
-        held = [each.as_dict() for each in store.holders()] if store else []
-        text = f"nobody holds a lock in {shown(endpoint)}"
+        held = [each.as_dict() for each in store.read_holders()] if store else []
+        text = f"nobody holds a lock in {escape(endpoint)}"
         if store is None:
             text += f": {_NOT_THERE}"
         output.result(
             {"status": "listed", "target": str(endpoint), "initialised": store is not None, "locks": held},
-            "\n".join(holder.table(held)) if held else text,
+            "\n".join(holder.format_holders(held)) if held else text,
         )
     return exitcode.DONE
 
@@ -65,14 +65,14 @@ def list_(output: Output, *, target: str | None, connect_timeout: float) -> int:
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Most events to show.")
 @option.connect_timeout
 @option.output
-@speaking
+@with_output
 def history(output: Output, *, target: str | None, name: str | None, limit: int, connect_timeout: float) -> int:
     """Print what happened."""
     (endpoint,) = endpoints(output, target=target)
     with _store(endpoint, connect_timeout) as store:
         if store is not None and name is not None:
-            _demand_known(store, name, endpoint)
-        events = store.history(name, limit=limit) if store else ()
+            _require_known(store, name, endpoint)
+        events = store.read_history(name, limit=limit) if store else ()
         output.result(
             {
                 "status": "listed",
@@ -80,9 +80,9 @@ def history(output: Output, *, target: str | None, name: str | None, limit: int,
                 "initialised": store is not None,
                 "events": [holder.event_as_dict(event) for event in events],
             },
-            "\n".join(holder.history(events))
+            "\n".join(holder.format_history(events))
             if events
-            else f"nothing has happened yet in {shown(endpoint)}{'' if store else f': {_NOT_THERE}'}",
+            else f"nothing has happened yet in {escape(endpoint)}{'' if store else f': {_NOT_THERE}'}",
         )
     return exitcode.DONE
 
@@ -95,10 +95,10 @@ def history(output: Output, *, target: str | None, name: str | None, limit: int,
 )
 @option.connect_timeout
 @option.output
-@speaking
+@with_output
 def release(output: Output, *, name: str, target: str | None, reason: str, connect_timeout: float) -> int:
     """Take it from whoever holds it."""
-    from airflow_provider_safecopy.lock.presence import Displacement, clear_away
+    from airflow_provider_safecopy.lock.presence import Displacement, end_displaced
 
     (endpoint,) = endpoints(output, target=target)
     with _store(endpoint, connect_timeout) as store:
@@ -106,9 +106,9 @@ def release(output: Output, *, name: str, target: str | None, reason: str, conne
             raise ConfigError(f"nobody holds a lock in {endpoint}", hint=_NOT_THERE)
         displaced = store.force_release(name, reason=reason)
         if displaced is None:
-            _demand_known(store, name, endpoint)
+            _require_known(store, name, endpoint)
             raise ConfigError(f"nobody holds the lock {name} in {endpoint}", hint=f"see {_see(name)}")
-        sessions, processes = clear_away(store, displaced, Displacement("force-release", store.label, name))
+        sessions, processes = end_displaced(store, displaced, Displacement("force-release", store.label, name))
     ended = f"{sessions} server sessions ended" + "".join(f", process {pid} ended" for pid in processes)
     output.result(
         {
@@ -122,7 +122,7 @@ def release(output: Output, *, name: str, target: str | None, reason: str, conne
             "sessions_ended": sessions,
             "processes_ended": list(processes),
         },
-        f"lock {shown(name)} is free: taken from {shown(displaced)} (token {displaced.token}), who may publish no more"
+        f"lock {escape(name)} is free: taken from {escape(displaced)} (token {displaced.token}), who may publish no more"
         f"; {ended}",
     )
     return exitcode.DONE
@@ -135,8 +135,8 @@ def _store(endpoint: Endpoint, connect_timeout: float) -> Iterator[Store | None]
     from airflow_provider_safecopy.lock.postgres import PostgresStore
 
     with endpoint.connect(application_name="safecopy", connect_timeout=connect_timeout) as connection:
-        made = schema.made(connection)
-        there = endpoint.reached_by(connection)
+        made = schema.is_ready(connection)
+        there = endpoint.narrow_to(connection)
     if not made:
         yield None
         return
@@ -147,11 +147,11 @@ def _store(endpoint: Endpoint, connect_timeout: float) -> Iterator[Store | None]
         store.close()
 
 
-def _demand_known(store: Store, name: str, endpoint: Endpoint) -> None:
+def _require_known(store: Store, name: str, endpoint: Endpoint) -> None:
     """Raise `ConfigError` with the names that look alike, when no lock of this name was ever held or remembered."""
-    held = {each.name for each in store.holders()}
-    known = held | {event.name for event in store.history(limit=_REMEMBERED)}
-    if name in known or store.history(name, limit=1):
+    held = {each.name for each in store.read_holders()}
+    known = held | {event.name for event in store.read_history(limit=_REMEMBERED)}
+    if name in known or store.read_history(name, limit=1):
         return
     alike = _alike(name, known)
     raise ConfigError(
@@ -162,9 +162,9 @@ def _demand_known(store: Store, name: str, endpoint: Endpoint) -> None:
 
 def _alike(name: str, known: set[str]) -> list[str]:
     """The names that were perhaps meant: the same but for letter case or normalisation first, then near ones."""
-    from airflow_provider_safecopy.transfer.name import folded
+    from airflow_provider_safecopy.transfer.name import fold_name
 
-    same = [each for each in sorted(known) if folded(each) == folded(name)]
+    same = [each for each in sorted(known) if fold_name(each) == fold_name(name)]
     near = difflib.get_close_matches(name, sorted(known - set(same)), n=3, cutoff=0.6)
     return same + near
 

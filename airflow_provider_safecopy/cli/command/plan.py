@@ -8,7 +8,7 @@ import click
 
 from airflow_provider_safecopy.cli import exitcode, guide, option
 from airflow_provider_safecopy.cli.output import Output
-from airflow_provider_safecopy.cli.speaking import endpoints, speaking
+from airflow_provider_safecopy.cli.speaking import endpoints, with_output
 
 
 @click.command(
@@ -22,7 +22,7 @@ from airflow_provider_safecopy.cli.speaking import endpoints, speaking
 @option.tables
 @option.manner
 @option.output
-@speaking
+@with_output
 def plan(output: Output, *, source: str | None, target: str | None, tables_from: str | None, **options: Any) -> int:
     """Print the plan, or those of many tables."""
     from airflow_provider_safecopy import pipeline

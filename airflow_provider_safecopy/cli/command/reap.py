@@ -6,7 +6,7 @@ import click
 
 from airflow_provider_safecopy.cli import exitcode, guide, holder, option, parameter
 from airflow_provider_safecopy.cli.output import Output
-from airflow_provider_safecopy.cli.speaking import endpoints, speaking
+from airflow_provider_safecopy.cli.speaking import endpoints, with_output
 
 
 @click.command(help=guide.REAP, short_help="Clear away what dead runs left.", epilog=guide.PASSWORDS)
@@ -28,7 +28,7 @@ from airflow_provider_safecopy.cli.speaking import endpoints, speaking
 )
 @option.connect_timeout
 @option.output
-@speaking
+@with_output
 def reap(
     output: Output, *, target: str | None, dry_run: bool, overdue: float, keep: float, connect_timeout: float
 ) -> int:
@@ -39,6 +39,6 @@ def reap(
     report = do(endpoint, dry_run=dry_run, overdue=overdue, keep=keep, connect_timeout=connect_timeout)
     output.result(
         {"status": "planned" if dry_run else "reaped", "target": str(endpoint), **report.as_dict()},
-        holder.reaped(report, str(endpoint)),
+        holder.format_reaped(report, str(endpoint)),
     )
     return exitcode.DONE

@@ -13,7 +13,7 @@ import click
 
 from airflow_provider_safecopy.cli import exitcode, guide, option, parameter
 from airflow_provider_safecopy.cli.output import Output
-from airflow_provider_safecopy.cli.speaking import endpoints, speaking
+from airflow_provider_safecopy.cli.speaking import endpoints, with_output
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ _RESTARTS = 3
 @option.overlap
 @option.verbose
 @click.option("-q", "--quiet", is_flag=True, help="Nothing of our own but warnings and errors.")
-@speaking
+@with_output
 def run(
     output: Output,
     *,
@@ -99,10 +99,10 @@ def _lock(
 ) -> LivingLock:
     from airflow_provider_safecopy.lock.living import LivingLock
     from airflow_provider_safecopy.lock.model import Contender, Promise
-    from airflow_provider_safecopy.lock.process import Place
+    from airflow_provider_safecopy.lock.process import ProcessIdentity
 
     # This process does nothing else: a run that takes its lock over may end it.
-    contender = replace(Contender.alone(owner), place=Place.here(may_end=True))
+    contender = replace(Contender.alone(owner), process=ProcessIdentity.read_current(may_end=True))
     promise = Promise(stale_after=stale_after)
     if store is None and target:
         (where,) = endpoints(output, target=target)
@@ -132,13 +132,13 @@ def _acquire_patiently(output: Output, lock: LivingLock, seconds: float) -> None
 
     from airflow_provider_safecopy.abort import AbortSwitch
     from airflow_provider_safecopy.cli.progress import open_line
-    from airflow_provider_safecopy.cli.signals import throwing
-    from airflow_provider_safecopy.cli.waiting import Patience
+    from airflow_provider_safecopy.cli.signals import throw_on_signals
+    from airflow_provider_safecopy.cli.waiting import LockWait
 
     switch = AbortSwitch()
     telling = partial(open_line, sys.stderr, quiet=output.quiet)
-    with throwing(switch):
-        Patience(lock.store, seconds=seconds, abort=switch, telling=telling).until_free(lock.acquire)
+    with throw_on_signals(switch):
+        LockWait(lock.store, seconds=seconds, abort=switch, telling=telling).until_free(lock.acquire)
 
 
 def _own_directory() -> Path:

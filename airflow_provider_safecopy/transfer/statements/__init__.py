@@ -1,6 +1,12 @@
 """Every statement that needs identifiers, composed with `psycopg.sql`. Nothing here runs anything."""
 
-from airflow_provider_safecopy.transfer.statements.bounds import count_back, reached, read_interval, read_value, within
+from airflow_provider_safecopy.transfer.statements.bounds import (
+    count_back,
+    match_range,
+    read_greatest,
+    read_interval,
+    read_value,
+)
 from airflow_provider_safecopy.transfer.statements.rows import (
     any_row,
     any_rows,
@@ -77,10 +83,11 @@ __all__ = [
     "load_opening",
     "load_prologue",
     "lock",
+    "match_range",
     "move",
     "no_rows",
     "plain_names",
-    "reached",
+    "read_greatest",
     "read_interval",
     "read_value",
     "rename",
@@ -91,5 +98,4 @@ __all__ = [
     "table",
     "truncate",
     "verbatim",
-    "within",
 ]

@@ -18,7 +18,9 @@ _ENDLESS: dict[str, LiteralString] = {
 }
 
 
-def within(column: str, type_: LiteralString, *, start: str | None, end: str | None, nulls: bool) -> Composed | None:
+def match_range(
+    column: str, type_: LiteralString, *, start: str | None, end: str | None, nulls: bool
+) -> Composed | None:
     """Whether a row lies from `start` up to but not including `end`; with `nulls` also one whose cursor is NULL."""
     sides = [
         SQL("{} {} {}").format(Identifier(column), SQL(operator), _value(value, type_))
@@ -60,7 +62,7 @@ def count_back(type_: LiteralString, mark: str, lookback: str, *, span: LiteralS
     return SQL('SELECT ({0})::text AS "start", {0} <= {1} AS ordered').format(start, value)
 
 
-def reached(staging: TableName, column: str, type_: LiteralString, mark: str | None) -> Composed:
+def read_greatest(staging: TableName, column: str, type_: LiteralString, mark: str | None) -> Composed:
     """The greatest cursor in staging that has an end, whether it lies `beyond` the mark, and whether it is `behind` it."""
     has_end = SQL(_ENDLESS.get(type_, "true")).format(Identifier(column))
     greatest = SQL("max({}) FILTER (WHERE {})").format(Identifier(column), has_end)

@@ -9,7 +9,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from airflow_provider_safecopy.transfer.definition import Definition, Identity, NewColumn, NewKey
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.statements.rows import listed, table, verbatim
+from airflow_provider_safecopy.transfer.statements.rows import list_columns, table, verbatim
 
 
 def create_table(name: TableName, definition: Definition) -> Composed:
@@ -51,8 +51,8 @@ def add_key(name: TableName, key: NewKey) -> Composed:
         SQL("CONSTRAINT {} ").format(Identifier(key.name)) if key.name else SQL(""),
         SQL(kind),
         SQL(" NULLS NOT DISTINCT" if key.nulls_not_distinct else ""),
-        listed(key.columns),
-        SQL(" INCLUDE ({})").format(listed(key.included)) if key.included else SQL(""),
+        list_columns(key.columns),
+        SQL(" INCLUDE ({})").format(list_columns(key.included)) if key.included else SQL(""),
         SQL(" DEFERRABLE" if key.deferrable else ""),
         SQL(" INITIALLY DEFERRED" if key.deferred else ""),
     )

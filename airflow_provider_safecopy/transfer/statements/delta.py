@@ -20,7 +20,7 @@ from airflow_provider_safecopy.transfer.statements.difference import (
     of_kind,
     tables,
 )
-from airflow_provider_safecopy.transfer.statements.rows import listed
+from airflow_provider_safecopy.transfer.statements.rows import list_columns
 
 # What is written together. A unique value is given up before it is taken: hence in this order.
 _PARTS: Mapping[str, frozenset[str]] = {
@@ -40,10 +40,10 @@ def write(of: Comparison, kinds: Collection[str]) -> Composed:
     written = []
     for position, part in enumerate(wanted):
         # No row is written before all rows of the part before have been: their number is asked for.
-        after = _after(wanted[position - 1]) if position else SQL("")
-        names = SQL(" ({})").format(listed(("kind", "staged", *_aliases(of)))) if part == "gone" else SQL("")
+        after = _select_after(wanted[position - 1]) if position else SQL("")
+        names = SQL(" ({})").format(list_columns(("kind", "staged", *_aliases(of)))) if part == "gone" else SQL("")
         written.append(SQL("{}{} AS (\n{}\n)").format(SQL(part), names, _BODIES[part](of, after)))
-    counts = SQL(", ").join(_counted(part, wanted) for part in _PARTS)
+    counts = SQL(", ").join(_count_part(part, wanted) for part in _PARTS)
     return SQL("WITH {}\nSELECT {}").format(SQL(", ").join(written), counts)
 
 
@@ -70,7 +70,7 @@ def _mark(of: Comparison, after: Composable) -> Composed:
     return SQL("UPDATE {t} AS t SET {column} = {now} FROM {d} AS d WHERE {kinds} AND {rows}{after} RETURNING 1").format(
         **tables(of),
         column=Identifier(of.mark.column),
-        now=of.mark.set,
+        now=of.mark.set_clause,
         kinds=of_kind(_PARTS["marked"]),
         rows=HELD,
         after=after,
@@ -112,11 +112,11 @@ def _aliases(of: Comparison) -> tuple[str, ...]:
     return tuple(f"kept_{number}" for number, _ in enumerate(of.kept, 1))
 
 
-def _after(part: str) -> Composed:
+def _select_after(part: str) -> Composed:
     return SQL(" AND (SELECT pg_catalog.count(*) FROM {}) IS NOT NULL").format(SQL(part))
 
 
-def _counted(part: str, wanted: Collection[str]) -> Composed:
+def _count_part(part: str, wanted: Collection[str]) -> Composed:
     if part not in wanted:
         return SQL("0::pg_catalog.int8 AS {}").format(SQL(part))
     only = SQL(" AS d WHERE {}").format(of_kind({VANISHED})) if part == "gone" else SQL("")

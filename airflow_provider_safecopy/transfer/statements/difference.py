@@ -17,7 +17,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 from airflow_provider_safecopy.transfer.key import Key, Qualified
 from airflow_provider_safecopy.transfer.model import Missing
 from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.statements.rows import listed, table, verbatim
+from airflow_provider_safecopy.transfer.statements.rows import list_columns, table, verbatim
 
 NEW, CHANGED, VANISHED, MARKED = "new", "changed", "vanished", "marked"
 # Changed as well: in columns that must be unique; to be deleted and inserted again; to be taken out of the way first.
@@ -41,7 +41,7 @@ class Mark:
     moment: bool
 
     @property
-    def set(self) -> SQL:
+    def set_clause(self) -> SQL:
         """What it says of a row that is missing."""
         return SQL("pg_catalog.now()" if self.moment else "true")
 
@@ -76,7 +76,7 @@ class Comparison:
 def unique_keys(of: Comparison) -> Composed:
     """An index on staging that only a key of its own for each row allows, as the target's own index would."""
     columns = SQL(", ").join(
-        SQL("{}{} {}").format(Identifier(each.name), _collated(each.collation), Identifier(*each.operator_class))
+        SQL("{}{} {}").format(Identifier(each.name), _collate(each.collation), Identifier(*each.operator_class))
         for each in of.key.columns
     )
     return SQL("CREATE UNIQUE INDEX ON {} ({})").format(table(of.staging), columns)
@@ -84,7 +84,7 @@ def unique_keys(of: Comparison) -> Composed:
 
 def analyze(name: TableName, columns: Sequence[str] = ()) -> Composed:
     """Let the planner know what a table of ours holds."""
-    return SQL("ANALYZE {}{}").format(table(name), SQL(" ({})").format(listed(columns)) if columns else SQL(""))
+    return SQL("ANALYZE {}{}").format(table(name), SQL(" ({})").format(list_columns(columns)) if columns else SQL(""))
 
 
 def keyless(of: Comparison) -> Composed:
@@ -93,7 +93,7 @@ def keyless(of: Comparison) -> Composed:
     return SQL("SELECT count(*) FROM {} AS s WHERE {}").format(table(of.staging), null)
 
 
-def repeated(of: Comparison) -> Composed:
+def count_repeated_keys(of: Comparison) -> Composed:
     """How many rows of staging repeat another one's key."""
     return SQL("SELECT count(DISTINCT s.ctid) FROM {} AS t JOIN {} AS s ON {} AND t.ctid < s.ctid").format(
         table(of.staging), table(of.staging), _one_key(of.key)
@@ -134,7 +134,7 @@ WHERE t.ctid IS NULL{not_marked}{differ}{marked}""").format(
         changed=Literal(CHANGED),
         join=SQL("LEFT" if of.missing == "keep" else "FULL"),
         pairs=_one_key(of.key),
-        not_marked=_vanished(of),
+        not_marked=_match_vanished(of),
         differ=SQL(" OR {}{}").format(there, differ(compared)) if (compared := (*of.settable, *of.always)) else SQL(""),
         marked=SQL(" OR {}{}").format(there, _is_marked(of.mark)) if of.mark else SQL(""),
     )
@@ -151,7 +151,7 @@ def of_kind(kinds: Collection[str]) -> Composed:
     return SQL("d.kind OPERATOR(pg_catalog.=) ANY (ARRAY[{}]::pg_catalog.text[])").format(array)
 
 
-def _vanished(of: Comparison) -> Composable:
+def _match_vanished(of: Comparison) -> Composable:
     if of.missing == "keep":
         return SQL("")
     return SQL(" OR s.ctid IS NULL AND NOT ({})").format(_is_marked(of.mark)) if of.mark else SQL(" OR s.ctid IS NULL")
@@ -183,9 +183,9 @@ def _one_key(key: Key) -> Composed:
 def equal(one: Composable, operator: Qualified, other: Composable, collation: Qualified | None) -> Composed:
     """One compared with the other. An index serves the side without COLLATE, which then is compared so too."""
     return SQL("{} OPERATOR({}.{}) {}{}").format(
-        one, Identifier(operator[0]), verbatim(operator[1]), other, _collated(collation)
+        one, Identifier(operator[0]), verbatim(operator[1]), other, _collate(collation)
     )
 
 
-def _collated(collation: Qualified | None) -> Composable:
+def _collate(collation: Qualified | None) -> Composable:
     return SQL(" COLLATE {}").format(Identifier(*collation)) if collation else SQL("")

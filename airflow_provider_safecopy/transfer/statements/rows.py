@@ -21,12 +21,12 @@ def select(columns: Sequence[str], source: TableName | str, where: str | None, *
     filters += [each for each in within if each is not None]
     filtered = SQL("\nAND ").join(SQL("(\n{}\n)").format(each) for each in filters)
     where_clause = SQL("\nWHERE {}").format(filtered) if filters else SQL("")
-    return SQL("SELECT {} FROM {}{}").format(listed(columns), _from(source), where_clause)
+    return SQL("SELECT {} FROM {}{}").format(list_columns(columns), _from_clause(source), where_clause)
 
 
 def check_where(source: TableName | str, where: str) -> Composed:
     """Select no columns of the rows that `where` finds, without parentheses: only a complete condition fits."""
-    return SQL("SELECT FROM {} WHERE\n{}\n").format(_from(source), verbatim(where))
+    return SQL("SELECT FROM {} WHERE\n{}\n").format(_from_clause(source), verbatim(where))
 
 
 def subquery(query: Composable) -> Composed:
@@ -36,7 +36,7 @@ def subquery(query: Composable) -> Composed:
 
 def columns_of(name: TableName, columns: Sequence[str]) -> Composed:
     """Columns of a table where COPY wants something to read."""
-    return SQL("{} ({})").format(table(name), listed(columns))
+    return SQL("{} ({})").format(table(name), list_columns(columns))
 
 
 def in_pages(first: int, end: int | None) -> Composed:
@@ -47,7 +47,7 @@ def in_pages(first: int, end: int | None) -> Composed:
 
 def no_rows(source_sql: str) -> Composed:
     """A query that returns none of `source_sql`'s rows, but their shape."""
-    return SQL("SELECT * FROM {} LIMIT 0").format(_from(source_sql))
+    return SQL("SELECT * FROM {} LIMIT 0").format(_from_clause(source_sql))
 
 
 def explain(query: Composable) -> Composed:
@@ -71,7 +71,7 @@ def content_hash(columns: Sequence[str], rows: Composable) -> Composed:
 
     The first 64 bits of each row's md5 in UTF-8, summed: duplicates count, the order does not.
     """
-    row = SQL("ROW({})").format(listed(columns))
+    row = SQL("ROW({})").format(list_columns(columns))
     return SQL(
         "SELECT count(*) AS rows, COALESCE(sum(('x' || substr(md5(convert_to({}::text, 'UTF8')), 1, 16))"
         "::bit(64)::bigint::numeric), 0)::text AS hash FROM (\n{}\n) AS safecopy_rows"
@@ -150,7 +150,7 @@ def insert(target: TableName, staging: TableName, columns: Sequence[str], *, ide
         # A table without columns: INSERT must name something, and DEFAULT VALUES makes one row only.
         return SQL("INSERT INTO {} SELECT FROM {}").format(table(target), table(staging))
     return SQL("INSERT INTO {} ({}){} SELECT {} FROM {}").format(
-        table(target), listed(columns), overriding, listed(columns), table(staging)
+        table(target), list_columns(columns), overriding, list_columns(columns), table(staging)
     )
 
 
@@ -169,7 +169,7 @@ def keep_timeout(setting: LiteralString, seconds: float) -> Composed:
     return SQL("SET SESSION {} = {}").format(SQL(setting), Literal(f"{max(1, round(seconds * 1000))}ms"))
 
 
-def _from(source: TableName | str) -> Composable:
+def _from_clause(source: TableName | str) -> Composable:
     if isinstance(source, TableName):
         return table(source)
     return SQL("(\n{}\n) AS safecopy_source").format(verbatim(source))
@@ -180,7 +180,7 @@ def together(several: Iterable[Composable | str]) -> Composed:
     return SQL(";\n").join(verbatim(each) if isinstance(each, str) else each for each in several)
 
 
-def listed(columns: Sequence[str]) -> Composed:
+def list_columns(columns: Sequence[str]) -> Composed:
     return SQL(", ").join(map(Identifier, columns))
 
 

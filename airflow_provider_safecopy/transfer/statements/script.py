@@ -18,7 +18,7 @@ from airflow_provider_safecopy.transfer.statements.proof import proof, read_alon
 from airflow_provider_safecopy.transfer.statements.rows import (
     create_staging,
     hide_staging,
-    listed,
+    list_columns,
     set_local,
     table,
     verbatim,
@@ -175,7 +175,7 @@ def load_frozen(staging: TableName) -> str:
 
 def load_copy(staging: TableName, columns: Sequence[str], *, format: str, freeze: bool = False) -> str:  # noqa: A002 -- SQL's own word
     """The import's COPY, given to psql by ``-c``: only so does COPY read psql's own stdin."""
-    into = SQL(" ({})").format(listed(columns)) if columns else SQL("")
+    into = SQL(" ({})").format(list_columns(columns)) if columns else SQL("")
     frozen = SQL(", FREEZE" if freeze else "")
     copy = SQL("COPY {}{} FROM STDIN (FORMAT {}{})").format(table(staging), into, SQL(_format(format)), frozen)
     return copy.as_string(None)

@@ -12,7 +12,7 @@ from airflow_provider_safecopy.transfer.statements.rows import table
 # Some run while the role's own search_path is in force: what is PostgreSQL's is called by its full name.
 
 
-def filled(of: TableName, columns: Sequence[str]) -> Composed:
+def count_filled(of: TableName, columns: Sequence[str]) -> Composed:
     """How many rows a table holds, and how many of them have a value in each of `columns`; in one pass."""
     counts = SQL(", ").join(SQL("count({})").format(Identifier(column)) for column in columns)
     return SQL("SELECT count(*) AS rows, ARRAY[{}]::bigint[] AS filled FROM {}").format(counts, table(of))

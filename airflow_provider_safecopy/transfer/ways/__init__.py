@@ -11,34 +11,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 from airflow_provider_safecopy.errors import Refusal
-from airflow_provider_safecopy.transfer.job import Job
-from airflow_provider_safecopy.transfer.model import Way as Name
+from airflow_provider_safecopy.transfer.job import PublishContext
+from airflow_provider_safecopy.transfer.model import Strategy as Name
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.target_table import TargetTable
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.written import WrittenRows
 
 
-class Way(Protocol):
+class PublishStrategy(Protocol):
     """What each of the modules here offers."""
 
-    def refusals(self, table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
+    def find_refusals(self, table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
         """Why this table does not bear it. Reads only."""
 
-    def reluctance(self, table: TargetTable, spec: CopySpec) -> str | None:
+    def find_drawback(self, table: TargetTable, spec: CopySpec) -> str | None:
         """Why ``auto`` had better choose another way where it can; None where there is no reason."""
 
-    def steps(self, plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
+    def list_steps(self, plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
         """What it will do, for people: statements and the strongest lock of each. Reads only.
 
         Those of the stage import, if any, are what its staging table is made by.
         """
 
-    def prepare(self, job: Job) -> Any:
+    def prepare(self, job: PublishContext) -> Any:
         """What can be done before the transaction, without anybody noticing; `write` is given the answer."""
 
-    def write(self, job: Job, prepared: Any) -> Written:
+    def write(self, job: PublishContext, prepared: Any) -> WrittenRows:
         """Lock the target, demand that it is the table of the plan, write, and say what was written."""
 
 
@@ -53,16 +53,16 @@ if TYPE_CHECKING:
         upsert,
     )
 
-    _EACH_IS_ONE: tuple[Way, ...] = (create, delete_insert, delta, insert, swap, truncate_insert, upsert)
+    _EACH_IS_ONE: tuple[PublishStrategy, ...] = (create, delete_insert, delta, insert, swap, truncate_insert, upsert)
 
 
-class _Ways(Mapping[Name, Way]):
+class _Strategies(Mapping[Name, PublishStrategy]):
     """Each imported when it is first looked up: a copy publishes in one way, and has looked at few."""
 
-    def __getitem__(self, name: Name) -> Way:
+    def __getitem__(self, name: Name) -> PublishStrategy:
         if name not in get_args(Name):
             raise KeyError(name)
-        return cast("Way", import_module(f"{__name__}.{name}"))
+        return cast("PublishStrategy", import_module(f"{__name__}.{name}"))
 
     def __iter__(self) -> Iterator[Name]:
         return iter(get_args(Name))
@@ -74,4 +74,4 @@ class _Ways(Mapping[Name, Way]):
         return name in get_args(Name)
 
 
-WAYS: Mapping[Name, Way] = _Ways()
+STRATEGIES: Mapping[Name, PublishStrategy] = _Strategies()

@@ -13,54 +13,54 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import PlanError, Refusal
 from airflow_provider_safecopy.transfer import catalog, inplace
 from airflow_provider_safecopy.transfer.definition import Definition
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements import define
 from airflow_provider_safecopy.transfer.target_table import TargetTable
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.written import WrittenRows
 
 _CATALOG = sql.load("catalog")
 _LOCK = "none that others could wait for"
 # A table or a type of the name has come, and been committed, since we looked.
-_CAME = (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation)
+_ALREADY_EXISTS = (psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation)
 
 
-def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
+def find_refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
     """It is for no table that is there; what speaks against making one is found by `creation`."""
     yield from ()
 
 
-def reluctance(table: TargetTable, spec: CopySpec) -> str | None:
+def find_drawback(table: TargetTable, spec: CopySpec) -> str | None:
     """There is nothing to choose."""
     return None
 
 
-def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
+def list_steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
     """The table, its rows, its keys, and what is said of them."""
-    made, name = _definition(plan), plan.target_name
+    made, name = _require_definition(plan), plan.target_name
     keys = (define.add_key(name, key) for key in made.keys)
-    wanted = (define.create_table(name, made), plan.insert(), *keys, *define.comments(name, made))
+    wanted = (define.create_table(name, made), plan.build_insert(), *keys, *define.comments(name, made))
     return tuple(PlannedStep("publish", "target", statement.as_string(None), _LOCK) for statement in wanted)
 
 
-def prepare(job: Job) -> None:
+def prepare(job: PublishContext) -> None:
     """Nothing."""
 
 
-def write(job: Job, prepared: None) -> Written:
+def write(job: PublishContext, prepared: None) -> WrittenRows:
     """Make the table, insert all, add the keys, count.
 
     Raises `PlanError`, worth a retry, when somebody else has made one of this name meanwhile.
     """
-    plan, made = job.plan, _definition(job.plan)
+    plan, made = job.plan, _require_definition(job.plan)
     if catalog.describe(job.target, plan.target_name) is not None:
-        raise _came(plan)
+        raise _changed_error(plan)
     try:
         job.connection.execute(define.create_table(plan.target_name, made))
-    except _CAME as error:
-        raise _came(plan) from error
+    except _ALREADY_EXISTS as error:
+        raise _changed_error(plan) from error
     job.connection.execute(_CATALOG["as_the_role"])
     inserted = inplace.insert(job)
     for key in made.keys:
@@ -68,16 +68,16 @@ def write(job: Job, prepared: None) -> Written:
     for comment in define.comments(plan.target_name, made):
         job.connection.execute(comment)
     held = inplace.count(job)
-    inplace.demand_rows(job, written=inserted, held=held)
-    return Written(inserted, 0, 0, 0, 0, held, was_empty=True)
+    inplace.require_rows(job, written=inserted, held=held)
+    return WrittenRows(inserted, 0, 0, 0, 0, held, was_empty=True)
 
 
-def _definition(plan: CopyPlan) -> Definition:
+def _require_definition(plan: CopyPlan) -> Definition:
     assert plan.definition is not None  # noqa: S101 -- `creation` has made it, or refused
     return plan.definition
 
 
-def _came(plan: CopyPlan) -> PlanError:
+def _changed_error(plan: CopyPlan) -> PlanError:
     table = str(plan.target_name)
     message = f"{table} was not there when this copy was planned, and has been made since"
     return PlanError((Refusal("target_changed", message, table, hint="run the copy again"),), retryable=True)

@@ -6,21 +6,21 @@ from collections.abc import Iterator
 
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import inplace, refusal, statements
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.target_table import TargetTable
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.written import WrittenRows
 
 _LOCK = "SHARE ROW EXCLUSIVE"
 
 
-def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
+def find_refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
     """Rights, foreign keys that would spread the DELETE, and publications that would refuse it."""
     relation, label, role = table.relation, table.relation.label, table.session.server.role
     if not relation.may_delete:
-        yield refusal.lacks(label, role, "DELETE")
+        yield refusal.refuse_privilege(label, role, "DELETE")
     if relation.deletes_spread_by:
         yield Refusal(
             "delete_spreads",
@@ -37,30 +37,30 @@ def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
         )
 
 
-def reluctance(table: TargetTable, spec: CopySpec) -> str | None:
+def find_drawback(table: TargetTable, spec: CopySpec) -> str | None:
     """Rows that others refer to cannot be deleted; and triggers that have rows other than they come."""
     relation = table.relation
     if relation.referenced_by:
         return f"it fails as soon as a row is referred to by {', '.join(relation.referenced_by)}"
-    return refusal.meddling(relation)
+    return refusal.find_trigger_drawback(relation)
 
 
-def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
+def list_steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
     """Both statements."""
     return tuple(
         PlannedStep("publish", "target", statement.as_string(None), _LOCK)
-        for statement in (statements.delete(plan.target_name), plan.insert())
+        for statement in (statements.delete(plan.target_name), plan.build_insert())
     )
 
 
-def prepare(job: Job) -> None:
+def prepare(job: PublishContext) -> None:
     """Nothing."""
 
 
-def write(job: Job, prepared: None) -> Written:
+def write(job: PublishContext, prepared: None) -> WrittenRows:
     """Delete all, insert all, count."""
     inplace.take(job, _LOCK)
     previous = job.connection.execute(statements.delete(job.plan.target_name)).rowcount
     inserted, held = inplace.insert(job), inplace.count(job)
-    inplace.demand_rows(job, written=inserted, held=held)
-    return Written(inserted, 0, previous, 0, previous, held)
+    inplace.require_rows(job, written=inserted, held=held)
+    return WrittenRows(inserted, 0, previous, 0, previous, held)

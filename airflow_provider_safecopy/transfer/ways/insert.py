@@ -6,37 +6,37 @@ from collections.abc import Iterator
 
 from airflow_provider_safecopy.errors import Refusal, VerifyError
 from airflow_provider_safecopy.transfer import inplace
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.target_table import TargetTable
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.written import WrittenRows
 
 # What INSERT takes itself. It stands beside readers and writers, and keeps the table from being altered.
 _LOCK = "ROW EXCLUSIVE"
 
 
-def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
+def find_refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
     """Nothing but what any target must bear."""
     yield from ()
 
 
-def reluctance(table: TargetTable, spec: CopySpec) -> str | None:
+def find_drawback(table: TargetTable, spec: CopySpec) -> str | None:
     """It is never chosen, but asked for by ``write_mode="append"``."""
     return None
 
 
-def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
+def list_steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
     """The one statement."""
-    return (PlannedStep("publish", "target", plan.insert().as_string(None), _LOCK),)
+    return (PlannedStep("publish", "target", plan.build_insert().as_string(None), _LOCK),)
 
 
-def prepare(job: Job) -> None:
+def prepare(job: PublishContext) -> None:
     """Nothing."""
 
 
-def write(job: Job, prepared: None) -> Written:
+def write(job: PublishContext, prepared: None) -> WrittenRows:
     """Insert all. The table is not counted: it may be as long as history, and others may be writing to it."""
     inplace.take(job, _LOCK)
     was_empty = inplace.is_empty(job)
@@ -47,4 +47,4 @@ def write(job: Job, prepared: None) -> Written:
             proofs={"rows": {"staging": staged, "inserted": inserted}},
             hint="a trigger of the table swallows rows",
         )
-    return Written(inserted, 0, 0, 0, None, None, was_empty)
+    return WrittenRows(inserted, 0, 0, 0, None, None, was_empty)

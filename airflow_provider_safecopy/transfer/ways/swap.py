@@ -21,17 +21,17 @@ from psycopg.sql import SQL, Composed
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import PlanError, Refusal
 from airflow_provider_safecopy.transfer import build, carry, drift, inplace, statements
-from airflow_provider_safecopy.transfer.build import Build
-from airflow_provider_safecopy.transfer.carry import Carried
+from airflow_provider_safecopy.transfer.build import ClonePlan
+from airflow_provider_safecopy.transfer.carry import DependentStatements
 from airflow_provider_safecopy.transfer.catalog import Relation
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.model import MiB
 from airflow_provider_safecopy.transfer.plan import STAGING, CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements.rows import together
 from airflow_provider_safecopy.transfer.target_table import TargetTable
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.written import WrittenRows
 
 COUNTED_BYTES = 16 * MiB
 """The old rows of a table up to this size are counted, for the report; of a larger one only where `max_shrink` asks."""
@@ -41,7 +41,7 @@ _REFER_LOCK = "SHARE ROW EXCLUSIVE on the tables it refers to"
 _DEADLOCK_SHARE = 0.8
 """A share of the server's deadlock_timeout: a shorter wait never ends another session's statement as a deadlock."""
 
-_CONCURRENTLY = "XX000"
+_CONCURRENT_UPDATE = "XX000"
 """The server's error when another session changed the same catalog row, as a GRANT does, which locks no table."""
 
 Thing = TypeVar("Thing")
@@ -51,24 +51,24 @@ _OID = sql.load("build")["numbered"]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSwap:
     """A table ready to take the target's place, and the target's dependents, as they were seen.
 
-    `new` is the OID of that table, which it keeps.
+    `new_oid` is the OID of that table, which it keeps.
     """
 
-    build: Build
-    carried: Carried
+    build: ClonePlan
+    dependents: DependentStatements
     previous: int | None
-    new: int
+    new_oid: int
 
 
-def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
+def find_refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
     """What cannot be built anew, and what cannot be carried over; for ``auto`` also who would get no rows."""
     session, relation = table.session, table.relation
-    if spec.publish == "auto" and (wrong_to_others := carry.deprived(session, relation)) is not None:
+    if spec.publish == "auto" and (wrong_to_others := carry.check_publications(session, relation)) is not None:
         yield wrong_to_others
-    wrong = tuple(build.refusals(session, relation, copied(relation, spec)))
+    wrong = tuple(build.refusals(session, relation, list_copied_columns(relation, spec)))
     yield from wrong
     known = {(refusal.code, refusal.message) for refusal in wrong}
     yield from (
@@ -76,12 +76,12 @@ def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
     )
 
 
-def reluctance(table: TargetTable, spec: CopySpec) -> str | None:
+def find_drawback(table: TargetTable, spec: CopySpec) -> str | None:
     """What is lost for a while, though it is rightly done."""
-    return carry.reluctance(table.session, table.relation)
+    return carry.find_drawback(table.session, table.relation)
 
 
-def copied(relation: Relation, spec: CopySpec) -> frozenset[str]:
+def list_copied_columns(relation: Relation, spec: CopySpec) -> frozenset[str]:
     """The columns of the target that the source fills; the others get their defaults."""
     wanted = None if spec.columns is None else set(spec.columns.values())
     return frozenset(
@@ -89,44 +89,50 @@ def copied(relation: Relation, spec: CopySpec) -> frozenset[str]:
     )
 
 
-def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
+def list_steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
     """All of it, as the target is now; names that hang on the token are other ones then."""
     relation = plan.target_relation
     assert relation is not None  # noqa: S101 -- a plan without a target is refused
     made = build.statements_of(session, relation, STAGING, frozenset(plan.target_columns))
-    carried = carry.carried(session, relation, STAGING)
+    carried = carry.read_statements(session, relation, STAGING)
     lock = statements.lock(plan.target_name, _LOCK).as_string(None)
-    exchange = [*carried.first, lock, *_texts(made, "hold"), *carried.before, *_texts(made, "rename")]
-    exchange += [*carried.after, *_texts(made, "finish"), *_texts(made, "drop")]
+    exchange = [
+        *carried.first,
+        lock,
+        *_list_statements(made, "hold"),
+        *carried.before,
+        *_list_statements(made, "rename"),
+    ]
+    exchange += [*carried.after, *_list_statements(made, "finish"), *_list_statements(made, "drop")]
     return (
-        *(PlannedStep("import", "target", text, "none on your tables") for text in _texts(made, "create")),
-        *(PlannedStep("prepare", "target", text, "none on the target") for text in _texts(made, "build")),
-        *(PlannedStep("publish", "target", text, _REFER_LOCK) for text in _texts(made, "refer")),
+        *(PlannedStep("import", "target", text, "none on your tables") for text in _list_statements(made, "create")),
+        *(PlannedStep("prepare", "target", text, "none on the target") for text in _list_statements(made, "build")),
+        *(PlannedStep("publish", "target", text, _REFER_LOCK) for text in _list_statements(made, "refer")),
         *(PlannedStep("publish", "target", text, _LOCK) for text in exchange),
     )
 
 
-def prepare(job: Job) -> Prepared:
+def prepare(job: PublishContext) -> PreparedSwap:
     """Build indexes, constraints and statistics, and see what hangs on the target. Nobody waits meanwhile."""
-    relation, staging = _relation(job), job.verification.staging
-    if wrong := tuple(refusals(TargetTable(job.target, relation), job.plan.spec)):
+    relation, staging = _require_relation(job), job.verification.staging
+    if wrong := tuple(find_refusals(TargetTable(job.target, relation), job.plan.spec)):
         raise PlanError(wrong, retryable=True)
-    planned = _built(job)
+    planned = _read_build(job)
     if not build.is_current(job.target, staging, planned):
-        raise _changed(job)
+        raise _changed_error(job)
     build.finish(job, planned)
-    previous = _previous(job)
-    new: int = job.target.value(_OID, {"schema": staging.schema, "name": staging.name})
+    previous = _count_previous(job)
+    new: int = job.target.fetch_value(_OID, {"schema": staging.schema, "name": staging.name})
     _compare_rights(job, new, new)  # planned here: there is no time for it under the lock
     # Once more: what the server gave the new sequences by itself is known only now.
-    return Prepared(_built(job), _carried(job), previous, new)
+    return PreparedSwap(_read_build(job), _read_dependents(job), previous, new)
 
 
-def _previous(job: Job) -> int | None:
+def _count_previous(job: PublishContext) -> int | None:
     """How many rows will go. To know it for a large table would cost a twentieth of its copy: only where a guard asks."""
-    size: int | None = job.target.value(_SIZE, {"oid": job.plan.target_oid})
+    size: int | None = job.target.fetch_value(_SIZE, {"oid": job.plan.target_oid})
     if size is None:  # it has been dropped
-        raise _changed(job)
+        raise _changed_error(job)
     if job.plan.spec.max_shrink is None and size > COUNTED_BYTES:
         return None
     with job.connection.transaction():
@@ -134,81 +140,88 @@ def _previous(job: Job) -> int | None:
         return inplace.count(job)
 
 
-def write(job: Job, prepared: Prepared) -> Written:
+def write(job: PublishContext, prepared: PreparedSwap) -> WrittenRows:
     """Check that nothing has changed, lock, check again, exchange, and compare.
 
     `previous` was counted before: there is no time for it now.
     """
-    inplace.demand_same_table(job)
-    _demand_unchanged(job, prepared)
+    inplace.require_same_table(job)
+    _require_unchanged(job, prepared)
     _probe(job, prepared)
     made = _add_references(job, prepared)
     began, step = time.monotonic(), _step_seconds(job)
-    _within(job, began, step, prepared.carried.first)
-    _within(job, began, step, [statements.lock(job.plan.target_name, _LOCK)])
-    if _built(job) != made or _carried(job) != prepared.carried:
-        raise _changed(job)
-    _within(job, began, step, _texts(made, "hold"))
+    _run_in_step(job, began, step, prepared.dependents.first)
+    _run_in_step(job, began, step, [statements.lock(job.plan.target_name, _LOCK)])
+    if _read_build(job) != made or _read_dependents(job) != prepared.dependents:
+        raise _changed_error(job)
+    _run_in_step(job, began, step, _list_statements(made, "hold"))
     try:
         _exchange(job, prepared, made)
     except psycopg.errors.InternalError as error:
-        if error.sqlstate != _CONCURRENTLY:
+        if error.sqlstate != _CONCURRENT_UPDATE:
             raise
-        raise _changed(job) from error
+        raise _changed_error(job) from error
     rows = job.verification.rows
-    return Written(rows, 0, prepared.previous, 0, prepared.previous, rows)
+    return WrittenRows(rows, 0, prepared.previous, 0, prepared.previous, rows)
 
 
-def _probe(job: Job, prepared: Prepared) -> None:
+def _probe(job: PublishContext, prepared: PreparedSwap) -> None:
     """Take each lock by itself and release it again.
 
     Later steps hold some locks while they wait for others. A reader that stays in the table for long, and then reads
     one of its views or a referenced table, must not find those locked meanwhile.
     """
-    first = prepared.carried.first
+    first = prepared.dependents.first
     if not first and not prepared.build.phase("refer"):
         return
     locks: list[Composed | str] = [statements.lock(job.plan.target_name, _LOCK), *first]
     for statement in locks:
         within = statements.set_timeout("lock_timeout", job.lock_step)
         tried = together((SQL("SAVEPOINT probe"), within, statement, SQL("ROLLBACK TO SAVEPOINT probe")))
-        with job.target.waiting(job.lock_step):
+        with job.target.limit_lock_wait(job.lock_step):
             job.connection.execute(tried)
 
 
-def _add_references(job: Job, prepared: Prepared) -> Build:
+def _add_references(job: PublishContext, prepared: PreparedSwap) -> ClonePlan:
     """Add the foreign keys to other tables; only their writers wait. Return the build as it is then."""
     if not prepared.build.phase("refer"):
         return prepared.build
     build.refer(job, prepared.build, within=job.lock_step)
-    made = _built(job)
+    made = _read_build(job)
     if made.drop_server_names != prepared.build.drop_server_names:
-        raise _changed(job)
+        raise _changed_error(job)
     return made
 
 
-def _exchange(job: Job, prepared: Prepared, made: Build) -> None:
+def _exchange(job: PublishContext, prepared: PreparedSwap, new_build: ClonePlan) -> None:
     """Exchange the tables, and compare them before the old one is dropped; later changes find its rows locked."""
-    exchange = (*prepared.carried.before, *_texts(made, "rename"), *prepared.carried.after, *_texts(made, "finish"))
-    *pins, drop = _texts(made, "drop")
+    exchange = (
+        *prepared.dependents.before,
+        *_list_statements(new_build, "rename"),
+        *prepared.dependents.after,
+        *_list_statements(new_build, "finish"),
+    )
+    *pins, drop = _list_statements(new_build, "drop")
     _run(job, (*exchange, *pins))
-    if _compare_rights(job, job.plan.target_oid, prepared.new):
-        raise _changed(job)
-    _require_like(job, prepared)
+    if _compare_rights(job, job.plan.target_oid, prepared.new_oid):
+        raise _changed_error(job)
+    _require_same_definition(job, prepared)
     _run(job, [drop])
 
 
-def _compare_rights(job: Job, old: int, new: int) -> list[str]:
+def _compare_rights(job: PublishContext, old: int, new: int) -> list[str]:
     return carry.compare_rights(job.target, old, new)
 
 
-def _require_like(job: Job, prepared: Prepared) -> None:
+def _require_same_definition(job: PublishContext, prepared: PreparedSwap) -> None:
     """Raise `PlanError` if the new table is not made as the old one was."""
-    new, added = replace(_relation(job), oid=prepared.new), drift.adds_columns(job.plan)
+    new, added = replace(_require_relation(job), oid=prepared.new_oid), drift.adds_columns(job.plan)
     columns = frozenset(job.plan.target_columns)
     now = build.statements_of(job.target, new, job.verification.staging, columns).likeness
     differing = {f"{kind} {name}" for kind, name, _ in _diff(prepared.build.likeness, now)}
-    hung = _diff(prepared.carried.likeness, carry.carried(job.target, new, job.verification.staging).likeness)
+    hung = _diff(
+        prepared.dependents.likeness, carry.read_statements(job.target, new, job.verification.staging).likeness
+    )
     if added:  # the table differs by the columns that this copy adds
         differing -= {f"table {prepared.build.phase('create')[0].name}"}
         hung = {statement for statement in hung if not statement.startswith("COMMENT ON COLUMN")}
@@ -220,56 +233,56 @@ def _diff(then: Mapping[Thing, int], now: Mapping[Thing, int]) -> set[Thing]:
     return {each for each in then.keys() | now.keys() if then.get(each) != now.get(each)}
 
 
-def _step_seconds(job: Job) -> float:
+def _step_seconds(job: PublishContext) -> float:
     return min(job.lock_step, _DEADLOCK_SHARE * job.target.server.deadlock_seconds)
 
 
-def _demand_unchanged(job: Job, prepared: Prepared) -> None:
-    if _built(job) != prepared.build or _carried(job) != prepared.carried:
-        raise _changed(job)
+def _require_unchanged(job: PublishContext, prepared: PreparedSwap) -> None:
+    if _read_build(job) != prepared.build or _read_dependents(job) != prepared.dependents:
+        raise _changed_error(job)
 
 
-def _texts(made: Build, phase: build.Phase) -> list[str]:
-    return [step.statement for step in made.phase(phase)]
+def _list_statements(new_build: ClonePlan, phase: build.Phase) -> list[str]:
+    return [step.statement for step in new_build.phase(phase)]
 
 
-def _within(job: Job, began: float, step: float, wanted: Iterable[Composed | str]) -> None:
+def _run_in_step(job: PublishContext, began: float, step: float, commands: Iterable[Composed | str]) -> None:
     """What may have to wait for a lock, within one step for all: readers queue behind us from the first we wait for."""
-    for statement in wanted:
+    for statement in commands:
         left = began + step - time.monotonic()
         timed = together((statements.set_timeout("lock_timeout", max(0.001, left)), statement))
-        with job.target.waiting(step):
+        with job.target.limit_lock_wait(step):
             job.connection.execute(timed)
 
 
-def _run(job: Job, wanted: Sequence[str]) -> None:
+def _run(job: PublishContext, commands: Sequence[str]) -> None:
     """In one message: readers do not wait for the way between us and the server."""
-    job.connection.execute(together(wanted))
+    job.connection.execute(together(commands))
 
 
-def _built(job: Job) -> Build:
+def _read_build(job: PublishContext) -> ClonePlan:
     columns = frozenset(job.plan.target_columns)
-    return build.statements_of(job.target, _relation(job), job.verification.staging, columns)
+    return build.statements_of(job.target, _require_relation(job), job.verification.staging, columns)
 
 
-def _carried(job: Job) -> Carried:
-    return carry.carried(job.target, _relation(job), job.verification.staging)
+def _read_dependents(job: PublishContext) -> DependentStatements:
+    return carry.read_statements(job.target, _require_relation(job), job.verification.staging)
 
 
-def _relation(job: Job) -> Relation:
+def _require_relation(job: PublishContext) -> Relation:
     relation = job.plan.target_relation
     assert relation is not None  # noqa: S101 -- a plan without a target is refused
     return relation
 
 
-def _changed(job: Job) -> PlanError:
+def _changed_error(job: PublishContext) -> PlanError:
     table = str(job.plan.target_name)
     message = f"{table} is not the table it was when the new one was built, or something else hangs on it"
     return PlanError((Refusal("target_changed", message, table, hint="run the copy again"),), retryable=True)
 
 
-def _unlike_error(job: Job, found: Sequence[str]) -> PlanError:
-    table, more = str(job.plan.target_name), f" and {len(found) - 3} more" if len(found) > 3 else ""
-    message = f"{table}: the table built to replace it differs from it: {'; '.join(found[:3])}{more}"
+def _unlike_error(job: PublishContext, differences: Sequence[str]) -> PlanError:
+    table, more = str(job.plan.target_name), f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+    message = f"{table}: the table built to replace it differs from it: {'; '.join(differences[:3])}{more}"
     hint = "exclude the schema safecopy in the event trigger that changes new tables, or ask for publish=delta or delete_insert"
     return PlanError((Refusal("swap_unlike", message, table, hint=hint),), retryable=False)

@@ -6,21 +6,21 @@ from collections.abc import Iterator
 
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import inplace, refusal, statements
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.target_table import TargetTable
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.written import WrittenRows
 
 _LOCK = "ACCESS EXCLUSIVE"
 
 
-def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
+def find_refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
     """The right, and foreign keys: a referenced table cannot be truncated alone."""
     relation, label, role = table.relation, table.relation.label, table.session.server.role
     if not relation.may_truncate:
-        yield refusal.lacks(label, role, "TRUNCATE")
+        yield refusal.refuse_privilege(label, role, "TRUNCATE")
     if relation.referenced_by:
         yield Refusal(
             "referenced",
@@ -30,28 +30,28 @@ def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
         )
 
 
-def reluctance(table: TargetTable, spec: CopySpec) -> str | None:
+def find_drawback(table: TargetTable, spec: CopySpec) -> str | None:
     """``auto`` never chooses it."""
     return "a reader with an older snapshot may see an empty table"
 
 
-def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
+def list_steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
     """Both statements."""
     return tuple(
         PlannedStep("publish", "target", statement.as_string(None), _LOCK)
-        for statement in (statements.truncate(plan.target_name), plan.insert())
+        for statement in (statements.truncate(plan.target_name), plan.build_insert())
     )
 
 
-def prepare(job: Job) -> None:
+def prepare(job: PublishContext) -> None:
     """Nothing."""
 
 
-def write(job: Job, prepared: None) -> Written:
+def write(job: PublishContext, prepared: None) -> WrittenRows:
     """Count, truncate, insert all, count."""
     inplace.take(job, _LOCK)
     previous = inplace.count(job)
     job.connection.execute(statements.truncate(job.plan.target_name))
     inserted, held = inplace.insert(job), inplace.count(job)
-    inplace.demand_rows(job, written=inserted, held=held)
-    return Written(inserted, 0, previous, 0, previous, held)
+    inplace.require_rows(job, written=inserted, held=held)
+    return WrittenRows(inserted, 0, previous, 0, previous, held)

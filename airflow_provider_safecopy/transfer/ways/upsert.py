@@ -7,62 +7,62 @@ from collections.abc import Iterator
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.transfer import difference, reconcile
 from airflow_provider_safecopy.transfer.catalog import Relation
-from airflow_provider_safecopy.transfer.job import Job
+from airflow_provider_safecopy.transfer.job import PublishContext
 from airflow_provider_safecopy.transfer.name import spell
 from airflow_provider_safecopy.transfer.plan import CopyPlan, PlannedStep
-from airflow_provider_safecopy.transfer.refusal import lacks
+from airflow_provider_safecopy.transfer.refusal import refuse_privilege
 from airflow_provider_safecopy.transfer.session import Session
 from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.statements.difference import Comparison
 from airflow_provider_safecopy.transfer.target_table import TargetTable
-from airflow_provider_safecopy.transfer.written import Written
+from airflow_provider_safecopy.transfer.written import WrittenRows
 
-_MOMENTS = ("timestamp with", "timestamp(")
+_TIMESTAMP_PREFIXES = ("timestamp with", "timestamp(")
 
 
-def refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
+def find_refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
     """As for delta; and a `missing_column` that cannot be one."""
     yield from difference.refusals(table, spec, spec.missing)
     if spec.missing == "mark":
-        yield from _of_mark(table.session, table.relation, spec, spec.missing_column or "")
+        yield from _check_missing_column(table.session, table.relation, spec, spec.missing_column or "")
 
 
-def reluctance(table: TargetTable, spec: CopySpec) -> str | None:
+def find_drawback(table: TargetTable, spec: CopySpec) -> str | None:
     """It is never chosen, but asked for by ``write_mode``."""
     return None
 
 
-def steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
+def list_steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
     """The comparison, and the one statement that writes."""
     return difference.steps(plan, plan.spec.missing)
 
 
-def prepare(job: Job) -> Comparison:
+def prepare(job: PublishContext) -> Comparison:
     """Demand of staging a key for each row."""
     return difference.prepare(job, job.plan.spec.missing)
 
 
-def write(job: Job, prepared: Comparison) -> Written:
+def write(job: PublishContext, prepared: Comparison) -> WrittenRows:
     """Update what differs, insert what is new, delete or mark what is missing if that is asked for."""
-    return reconcile.write(job, prepared)
+    return reconcile.merge_rows(job, prepared)
 
 
-def _of_mark(session: Session, relation: Relation, spec: CopySpec, name: str) -> Iterator[Refusal]:
+def _check_missing_column(session: Session, relation: Relation, spec: CopySpec, name: str) -> Iterator[Refusal]:
     label, column = relation.label, relation.column(name)
     if column is None:
-        yield _wrong(label, name, "does not exist")
+        yield _refuse_missing_column(label, name, "does not exist")
     elif column.generated:
-        yield _wrong(label, name, "is generated")
-    elif column.type == "boolean" or (column.type.startswith(_MOMENTS) and not column.not_null):
+        yield _refuse_missing_column(label, name, "is generated")
+    elif column.type == "boolean" or (column.type.startswith(_TIMESTAMP_PREFIXES) and not column.not_null):
         if relation.may_insert and not column.may_insert:
-            yield lacks(label, session.server.role, f"INSERT on column {spell(name)}", name)
-    elif column.type.startswith(_MOMENTS):
-        yield _wrong(label, name, "may not be NULL, as it must be for rows that are there")
+            yield refuse_privilege(label, session.server.role, f"INSERT on column {spell(name)}", name)
+    elif column.type.startswith(_TIMESTAMP_PREFIXES):
+        yield _refuse_missing_column(label, name, "may not be NULL, as it must be for rows that are there")
     else:
-        yield _wrong(label, name, f"is {column.type}")
+        yield _refuse_missing_column(label, name, f"is {column.type}")
 
 
-def _wrong(label: str, name: str, problem: str) -> Refusal:
+def _refuse_missing_column(label: str, name: str, problem: str) -> Refusal:
     message = f"{label}: the missing_column {spell(name)} {problem}"
     hint = "name a column of the target's own: a timestamp that may be NULL, or a boolean"
     return Refusal("missing_column", message, label, spell(name), hint)
