@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
     from airflow_provider_safecopy.abort import AbortSwitch
-    from airflow_provider_safecopy.endpoint import Endpoint
     from airflow_provider_safecopy.errors import (
         AbortedError,
         ConfigError,
@@ -30,16 +29,15 @@ if TYPE_CHECKING:
         StalledError,
         VerifyError,
     )
-    from airflow_provider_safecopy.lock.living import LivingLock
+    from airflow_provider_safecopy.lock.living_lock import LivingLock
     from airflow_provider_safecopy.lock.model import Promise
     from airflow_provider_safecopy.pipeline.batch import copy_tables, plan_tables
-    from airflow_provider_safecopy.pipeline.line import copy, plan
+    from airflow_provider_safecopy.pipeline.copy_table import copy, plan
     from airflow_provider_safecopy.pipeline.outcome import BatchReport
-    from airflow_provider_safecopy.transfer.model import Progress
-    from airflow_provider_safecopy.transfer.plan import CopyPlan
-    from airflow_provider_safecopy.transfer.report import CopyReport
-    from airflow_provider_safecopy.transfer.spec import CopySpec
-    from airflow_provider_safecopy.transfer.timeouts import Timeouts
+    from airflow_provider_safecopy.planning.plan import CopyPlan
+    from airflow_provider_safecopy.postgres.endpoint import Endpoint
+    from airflow_provider_safecopy.report import CopyReport
+    from airflow_provider_safecopy.spec import CopySpec, Progress, Timeouts
 
 __all__ = [
     "AbortSwitch",

@@ -10,19 +10,19 @@ from uuid import uuid4
 
 import psycopg
 
-from airflow_provider_safecopy import memory
-from airflow_provider_safecopy.diagnosis import describe
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema as lock
 from airflow_provider_safecopy.lock.model import format_application_name
-from airflow_provider_safecopy.transfer import refusal, spool
-from airflow_provider_safecopy.transfer.draft import draft
-from airflow_provider_safecopy.transfer.lookout import lock_wait_error
-from airflow_provider_safecopy.transfer.manner import describe_publications
-from airflow_provider_safecopy.transfer.psql import PsqlBinary, find_psql
-from airflow_provider_safecopy.transfer.session import Session, open_session
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.pipeline.planner import describe_publications, draft
+from airflow_provider_safecopy.planning import preflight
+from airflow_provider_safecopy.postgres import memory
+from airflow_provider_safecopy.postgres.diagnosis import describe
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.lookout import lock_wait_error
+from airflow_provider_safecopy.postgres.psql import PsqlBinary, find_psql
+from airflow_provider_safecopy.postgres.session import Session, open_session
+from airflow_provider_safecopy.spec import CopySpec
+from airflow_provider_safecopy.transfer import spool
 
 _CONNECT_SECONDS = 10.0
 _PLAN_SECONDS = 60.0
@@ -101,7 +101,7 @@ def _session(side: str, endpoint: Endpoint | None, stack: ExitStack) -> tuple[Se
         return None, [Check(side, "failed", error.message, error.hint)]
     server = session.server
     detail = f"{endpoint}: PostgreSQL {server.version}, database {server.database}, {server.encoding}, as {server.role}"
-    wrong = _failures(side, list(refusal.check_server(session, writing=side == "target")))
+    wrong = _failures(side, list(preflight.check_server(session, writing=side == "target")))
     return session, [*_check_environment(side, endpoint), Check(side, "ok", detail), *wrong]
 
 

@@ -35,7 +35,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "SafeCopy",
                 "python-modules": [
                     "airflow_provider_safecopy.operators.living_lock",
-                    "airflow_provider_safecopy.operators.lock_tasks",
+                    "airflow_provider_safecopy.operators.living_lock",
                     "airflow_provider_safecopy.operators.safecopy",
                 ],
             },

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import NoReturn, Self
 
 from airflow_provider_safecopy.errors import ConfigError
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 
 log = logging.getLogger(__name__)
 

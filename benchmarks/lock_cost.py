@@ -23,12 +23,11 @@ import psycopg
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.demo.servers import Server, installations
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.fence import check_fence
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
-from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.lock.postgres import PostgresStore, check_fence
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.spec import CopySpec
 
 ALLOWED = {"acquire + release": 3.0, "heartbeat": 1.0}
 """Milliseconds at the median."""

@@ -21,8 +21,8 @@ _ROW_BYTES = 1024
 _COPY = """
 import json, sys
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.spec import CopySpec
 source, target, table, transfer = json.load(sys.stdin)
 spec = CopySpec.of(source_table=table, target_table=table, transfer=transfer)
 report = pipeline.copy(spec, Endpoint.from_conninfo(source), Endpoint.from_conninfo(target))

@@ -13,9 +13,9 @@ import time
 from itertools import count
 
 from airflow_provider_safecopy.demo.servers import Server, installations
-from tests.ground.database import Database
 from tests.lock.mutants import MUTANTS, killed_by
 from tests.lock.world import Statements, World
+from tests.support.database import Database
 
 EXAMPLES = 300
 _NUMBERS = count()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from airflow_provider_safecopy.demo.installation import installations
+from airflow_provider_safecopy.demo.servers import installations
 from benchmarks import data, pair
 from benchmarks.contestant import CHUNKED, RAW_BINARY, RAW_TEXT, Contestant, ours, raw
 from benchmarks.measure import FailedError

@@ -13,7 +13,7 @@ from typing import Any
 import pendulum
 from airflow.providers.common.compat.sdk import DAG, Param, task
 
-from airflow_provider_safecopy.hooks.judge import name_deployment
+from airflow_provider_safecopy.hooks.dag_run_state import name_deployment
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
 
 try:

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from airflow_provider_safecopy.demo.servers import installations
-from tests.ground.customers import OLD, SHAPE, fill
-from tests.ground.database import Database, Servers
-from tests.ground.fake_psql import Behaviour, write
-from tests.ground.proxy import Proxy
-from tests.ground.remains import Remains
-from tests.ground.selection import mark_slow_cases
+from tests.support.customers import OLD, SHAPE, fill
+from tests.support.database import Database, Servers
+from tests.support.fake_psql import Behaviour, write
+from tests.support.proxy import Proxy
+from tests.support.remains import Remains
+from tests.support.selection import mark_slow_cases
 
 _BARE = settings.get_profile("default")
 # What fails in the suite fails again: the same examples of the same sources each time, and no clock has a say.

@@ -14,11 +14,10 @@ from typing import Any, get_args
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.demo.servers import installations
-from airflow_provider_safecopy.transfer.model import Publish
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.ways import STRATEGIES
-from tests.ground.database import ALWAYS, Database, Servers
-from tests.ground.readers import Readers, Sight, State, looking
+from airflow_provider_safecopy.publish.strategies import STRATEGIES
+from airflow_provider_safecopy.spec import CopySpec, Publish
+from tests.support.database import ALWAYS, Database, Servers
+from tests.support.readers import Readers, Sight, State, looking
 
 MODES: tuple[Publish, ...] = tuple(mode for mode in get_args(Publish) if mode in STRATEGIES)
 TABLE = '"영업"."고객"'

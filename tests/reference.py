@@ -7,17 +7,17 @@ from pathlib import Path
 
 import click
 
-from airflow_provider_safecopy.cli.group import safecopy
+from airflow_provider_safecopy.cli.main import safecopy
 from airflow_provider_safecopy.display import format_seconds
-from airflow_provider_safecopy.transfer.option import Option
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.option import Option
+from airflow_provider_safecopy.spec import CopySpec
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "options.md"
 _HEAD = """\
 # Options
 
 The options of a copy, as `SafeCopyOperator`, `CopySpec.of` and the command take them. `make reference` writes this page
-from the declarations in `transfer/spec.py` and `transfer/timeouts.py`: change them there.
+from the declarations in `spec.py` and `spec.py`: change them there.
 
 What is marked *templated* may be a template or another task's result in Airflow. What is marked *all tables* holds for all
 tables of a call; the others may be given for one table of `tables` alone. The command reads times such as `90s`, `15min`

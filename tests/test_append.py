@@ -19,14 +19,13 @@ import pytest
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import ConfigError, PlanError, SafeCopyError, StageError, VerifyError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.transfer import slice as slices
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.planning import history as slices
+from airflow_provider_safecopy.postgres.names import TableName
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import CopySpec, Progress
 from tests.conftest import MakeDatabase, MakeRole, NothingLeft
-from tests.ground.database import Database
-from tests.ground.proxy import Proxy
+from tests.support.database import Database
+from tests.support.proxy import Proxy
 
 SHAPE = 'CREATE SCHEMA "영업"; CREATE TABLE "영업"."일별 주문" ("번호" bigint, "날짜" date, "금액" numeric(12,2))'
 TABLE = ("영업", "일별 주문")
@@ -246,8 +245,8 @@ def test_a_lost_answer_to_commit_adds_nothing_twice(
 PROGRAM = """
 import sys, json
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.spec import CopySpec
 given = json.load(sys.stdin)
 source, target = Endpoint.from_conninfo(given["source"]), Endpoint.from_conninfo(given["target"])
 print(pipeline.copy(CopySpec.of(**given["spec"]), source, target).status, flush=True)

@@ -17,18 +17,17 @@ from pytest_mock import MockerFixture
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import AbortedError, ConfigError, LockBusyError, PlanError
-from airflow_provider_safecopy.lock.living import LivingLock
-from airflow_provider_safecopy.pipeline import batch, drafting
+from airflow_provider_safecopy.lock.living_lock import LivingLock
+from airflow_provider_safecopy.pipeline import batch, planner
 from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport
-from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.psql import Psql
-from airflow_provider_safecopy.transfer.roster import build_specs, parse_entries
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.postgres.names import TableName
+from airflow_provider_safecopy.postgres.psql import Psql
+from airflow_provider_safecopy.spec import CopySpec, Timeouts
+from airflow_provider_safecopy.table_list import build_specs, parse_entries
 from tests.conftest import MakeDatabase, MakePsql, MakeRole, NothingLeft
-from tests.ground.content import rows_of
-from tests.ground.database import Database
-from tests.ground.fake_psql import Behaviour
+from tests.support.content import rows_of
+from tests.support.database import Database
+from tests.support.fake_psql import Behaviour
 
 ODD = [
     "큰 고객",
@@ -265,7 +264,7 @@ def test_what_is_not_small_goes_the_ordinary_way_in_the_same_call(
     fill(pair, names)
     source, target = pair
     source.execute(f"INSERT INTO {table('큼')} SELECT g FROM generate_series(10, 3000) g; ANALYZE")
-    mocker.patch.object(drafting, "CARRIED_BYTES", 20_000)
+    mocker.patch.object(planner, "CARRIED_BYTES", 20_000)
     report = copied(pair, names, lock="야간")
     assert [name for name in names if not same(pair, name)] == []
     assert [(each.rows, each.stages[0].exit_code) for each in report.tables] == [(3, None), (2994, 0), (3, None)]
@@ -283,7 +282,7 @@ def test_a_table_that_turns_out_to_be_large_goes_the_ordinary_way_too(
     source, _ = pair
     source.execute(f"INSERT INTO {table('둘')} SELECT g FROM generate_series(10, 30000) g")  # nobody analyzed it
     source.execute("UPDATE pg_class SET relpages = 1, reltuples = 1 WHERE relname = '둘'")
-    mocker.patch("airflow_provider_safecopy.pipeline.round.CARRIED_BYTES", 100_000)
+    mocker.patch("airflow_provider_safecopy.pipeline.batch_rounds.CARRIED_BYTES", 100_000)
     report = copied(pair, names, publish="delta")
     assert [each.rows for each in report.tables] == [3, 29994, 3]
     assert [name for name in names if not same(pair, name)] == []

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.spec import CopySpec
 from tests.conftest import NothingLeft
-from tests.ground.database import Database
+from tests.support.database import Database
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docker-compose.yaml"

@@ -17,14 +17,14 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.cli.waiting import LockWait
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.gate import ConnectionGate
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.connection_gate import ConnectionGate
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.spec import CopySpec
 from tests.conftest import NothingLeft
-from tests.ground.customers import TABLE, spec
-from tests.ground.database import Database
+from tests.support.customers import TABLE, spec
+from tests.support.database import Database
 
 SELECT_LIMIT = 1024
 COUNT = 1100

@@ -22,18 +22,17 @@ import pytest
 
 from airflow_provider_safecopy import __version__, errors, pipeline
 from airflow_provider_safecopy.cli import exitcode
-from airflow_provider_safecopy.cli.group import safecopy
-from airflow_provider_safecopy.demo.installation import Installation, installations
+from airflow_provider_safecopy.cli.main import safecopy
+from airflow_provider_safecopy.demo.servers import Installation, installations
 from airflow_provider_safecopy.errors import LockLostError, SafeCopyError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Promise
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.spec import CopySpec, Progress
 from tests import reference
 from tests.conftest import MakeRole
-from tests.ground.content import rows_of
-from tests.ground.database import Database
+from tests.support.content import rows_of
+from tests.support.database import Database
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "airflow_provider_safecopy"

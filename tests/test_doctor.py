@@ -11,13 +11,13 @@ import pytest
 from airflow_provider_safecopy import doctor
 from airflow_provider_safecopy.demo.servers import installations
 from airflow_provider_safecopy.doctor import Check, examine
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.lock import schema as lock
-from airflow_provider_safecopy.transfer.draft import draft
-from airflow_provider_safecopy.transfer.plan import CopyPlan
+from airflow_provider_safecopy.pipeline.planner import draft
+from airflow_provider_safecopy.planning.plan import CopyPlan
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
 from tests.conftest import MakeDatabase, MakeRole
-from tests.ground.customers import OLD, SHAPE, TABLE, fill, spec
-from tests.ground.database import Database
+from tests.support.customers import OLD, SHAPE, TABLE, fill, spec
+from tests.support.database import Database
 
 AWAY = Endpoint.from_conninfo("host=127.0.0.1 port=1 dbname=erp user=u")
 

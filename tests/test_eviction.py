@@ -12,11 +12,10 @@ import pytest
 
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.fence import check_fence
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
-from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.pipeline.eviction import evict
-from tests.ground.database import Database
+from airflow_provider_safecopy.lock.postgres import PostgresStore, check_fence
+from airflow_provider_safecopy.pipeline.reap import evict
+from tests.support.database import Database
 
 NAME = "야간"
 RUN = Contender("run", {"dag": "야간"}, member="acquire", is_detached=True, process=None)

@@ -8,15 +8,15 @@ import sys
 import pytest
 
 from tests.conftest import NothingLeft
-from tests.ground.customers import SHAPE, fill, same
-from tests.ground.database import Database
+from tests.support.customers import SHAPE, fill, same
+from tests.support.database import Database
 
 ROWS = 30_000
 PROGRAM = """
 import os, sys, warnings
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.spec import CopySpec
 
 source, target, stage, way, batch = sys.argv[1:]
 parent, forked = os.getpid(), False

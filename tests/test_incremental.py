@@ -10,12 +10,11 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import PlanError
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import CopySpec, Progress
 from tests.conftest import MakeDatabase, NothingLeft
-from tests.ground.content import rows_of
-from tests.ground.database import Database
+from tests.support.content import rows_of
+from tests.support.database import Database
 
 NAME = '"영업"."주문 내역"'
 TABLE = ("영업", "주문 내역")

@@ -9,13 +9,11 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import PlanError
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import CopySpec, Progress, Timeouts
 from tests.conftest import MakeRole
-from tests.ground.database import Database
-from tests.ground.until import until
+from tests.support.database import Database
+from tests.support.until import until
 from tests.test_waits import holding
 
 Pair = tuple[Database, Database]

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_safecopy import doctor, memory, pipeline
+from airflow_provider_safecopy import doctor, pipeline
 from airflow_provider_safecopy.errors import ConfigError, PlanError
 from airflow_provider_safecopy.lock.process import ProcessIdentity
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.postgres import memory
+from airflow_provider_safecopy.spec import CopySpec
 from tests.conftest import MakeRole
-from tests.ground.database import Database
+from tests.support.database import Database
 
 # What a sandbox of a Python lacks: each is a way to be without memfd_create.
 NO_CALL = ["python"]

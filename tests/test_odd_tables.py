@@ -8,10 +8,10 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.spec import CopySpec
 from tests.conftest import MakeDatabase, NothingLeft
-from tests.ground.content import rows_of
-from tests.ground.database import Database
+from tests.support.content import rows_of
+from tests.support.database import Database
 
 SIXTY_THREE_BYTES = "가나다라마바사아자차카타파하거너더러머버서"
 AWKWARD = [

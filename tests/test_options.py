@@ -11,15 +11,14 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from airflow_provider_safecopy.cli import declare, spelling
+from airflow_provider_safecopy import table_list
+from airflow_provider_safecopy.cli import option, spelling
 from airflow_provider_safecopy.cli.failure import format_error
-from airflow_provider_safecopy.cli.group import safecopy
+from airflow_provider_safecopy.cli.main import safecopy
 from airflow_provider_safecopy.errors import ConfigError, PlanError, Refusal, StageError
-from airflow_provider_safecopy.transfer import roster
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.spec import CopySpec, Timeouts
 from tests import reference
-from tests.ground.dummy_option import DummySpec
+from tests.support.dummy_option import DummySpec
 
 NAMES: dict[str, Any] = {"source_table": "영업.고객", "target_table": "분석.고객"}
 OLD_NAMES = [
@@ -45,18 +44,18 @@ def test_a_declared_option_is_one_of_the_spec_and_is_checked() -> None:
 
 
 def test_a_declared_option_may_be_given_for_one_table_unless_it_is_shared() -> None:
-    entries = roster.parse_entries([NAMES | {"paint_colour": "빨강"}], "tables", DummySpec)
-    (made,) = roster.build_specs(entries, {"dots": 5}, DummySpec)
+    entries = table_list.parse_entries([NAMES | {"paint_colour": "빨강"}], "tables", DummySpec)
+    (made,) = table_list.build_specs(entries, {"dots": 5}, DummySpec)
     assert made == DummySpec.of(**NAMES, paint_colour="빨강", dots=5)
     with pytest.raises(ConfigError, match="dots cannot be said of one table"):
-        roster.parse_entries([NAMES | {"dots": 5}], "tables", DummySpec)
+        table_list.parse_entries([NAMES | {"dots": 5}], "tables", DummySpec)
 
 
 def test_a_declared_option_is_a_flag_of_the_command() -> None:
     found: dict[str, Any] = {}
 
     @click.command()
-    @declare.flags(DummySpec.options())
+    @option.flags(DummySpec.options())
     def command(**options: Any) -> None:
         found.update(options)
 
@@ -109,15 +108,17 @@ def test_an_old_name_in_a_list_of_tables(old: dict[str, Any], new: dict[str, Any
     one = {name: value for name, value in old.items() if name != "launch_interval"}
     shared = {name: value for name, value in old.items() if name not in one}
     with pytest.warns(DeprecationWarning, match="is deprecated"):
-        (made,) = roster.build_specs(roster.parse_entries([NAMES | one], "tables"), {"min_rows": None, **shared})
+        (made,) = table_list.build_specs(
+            table_list.parse_entries([NAMES | one], "tables"), {"min_rows": None, **shared}
+        )
     assert made == CopySpec.of(**NAMES, **new)
 
 
 def test_an_old_name_for_one_table_overrides_the_new_one_for_all() -> None:
     asked = NAMES | {"slice": "하나"}
     with pytest.warns(DeprecationWarning, match="slice"):
-        (made,) = roster.build_specs(
-            roster.parse_entries([asked], "tables"), {"write_mode": "append", "append_key": "모두"}
+        (made,) = table_list.build_specs(
+            table_list.parse_entries([asked], "tables"), {"write_mode": "append", "append_key": "모두"}
         )
     assert made.append_key == "하나"
 

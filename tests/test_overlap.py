@@ -16,7 +16,6 @@ from dataclasses import replace
 import pytest
 
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import (
     FencedOutError,
     LockBusyError,
@@ -27,13 +26,12 @@ from airflow_provider_safecopy.errors import (
 )
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.spec import CopySpec, Progress, Timeouts
 from tests.conftest import MakePsql, NothingLeft
-from tests.ground.customers import TABLE, same, spec
-from tests.ground.database import Database
-from tests.ground.fake_psql import Behaviour
+from tests.support.customers import TABLE, same, spec
+from tests.support.database import Database
+from tests.support.fake_psql import Behaviour
 
 NAME = "영업.고객"
 FEW = '"번호" < 5'
@@ -342,11 +340,11 @@ PROGRAM = """
 import json, sys
 from dataclasses import replace
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
 from airflow_provider_safecopy.errors import SafeCopyError
 from airflow_provider_safecopy.lock.model import Contender
 from airflow_provider_safecopy.lock.process import Place
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.spec import CopySpec
 given = json.load(sys.stdin)
 def told(at):
     print(at.stage, flush=True)

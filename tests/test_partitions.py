@@ -10,9 +10,8 @@ import pytest
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError, PlanError, SafeCopyError
 from airflow_provider_safecopy.lock.model import Contender
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from tests.ground.database import Database
+from airflow_provider_safecopy.spec import CopySpec, Progress
+from tests.support.database import Database
 
 SHAPE = """
 CREATE SCHEMA 분석; CREATE TABLE 분석.매출 (날 int, 값 text) PARTITION BY RANGE (날);

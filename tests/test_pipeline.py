@@ -15,12 +15,11 @@ from psycopg.conninfo import conninfo_to_dict
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import AbortedError, VerifyError
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.spec import CopySpec, Progress
 from tests.conftest import MakeDatabase, NothingLeft
-from tests.ground.content import rows_of
-from tests.ground.customers import SHAPE, TABLE, fill, same, spec
-from tests.ground.database import PRESENT, Database
+from tests.support.content import rows_of
+from tests.support.customers import SHAPE, TABLE, fill, same, spec
+from tests.support.database import PRESENT, Database
 
 
 @pytest.mark.sweep(4)

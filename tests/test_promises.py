@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from tests.ground.selection import COSTLY
+from tests.support.selection import COSTLY
 from tests.test_reliability import ROOT, file_of, rows
 
 TESTS = {
     "Old or new.": (
         "tests/faults/test_process.py::test_a_copy_killed_at_any_moment_leaves_the_old_rows_or_the_new_ones",
-        "tests/transfer/test_swap.py::test_readers_see_old_or_new_and_hardly_wait",
+        "tests/publish/strategies/test_swap.py::test_readers_see_old_or_new_and_hardly_wait",
     ),
     "Proven before published.": (
         "tests/faults/test_psql.py::test_a_lie_about_the_rows_is_found_out_before_anything_is_committed",
@@ -38,8 +38,8 @@ TESTS = {
         "tests/test_pipeline.py::test_staging_of_a_dead_run_is_swept_and_that_of_a_living_one_is_not",
     ),
     "The relation survives.": (
-        "tests/transfer/test_carry.py::test_nothing_is_lost",
-        "tests/transfer/test_swap.py::test_the_rows_are_new_and_all_else_is_as_it_was",
+        "tests/publish/test_dependents.py::test_nothing_is_lost",
+        "tests/publish/strategies/test_swap.py::test_the_rows_are_new_and_all_else_is_as_it_was",
     ),
     "Names are bytes.": (
         "tests/test_odd_tables.py::test_any_legal_name_works_for_schema_table_and_column",
@@ -56,8 +56,8 @@ WITHOUT_A_SERVER = {
 }
 """The rows of docs/reliability.md in which nothing reaches a server."""
 
-_TWENTY = "tests/lock/test_gate.py::test_twenty_copies_open_one_after_the_other_and_then_run_all_at_once"
-EXAMS = {"tests/ledger/test_ledger.py", "tests/race/test_race.py", "tests/test_memory.py", _TWENTY}
+_TWENTY = "tests/lock/test_connection_gate.py::test_twenty_copies_open_one_after_the_other_and_then_run_all_at_once"
+EXAMS = {"tests/ledger/test_ledger.py", "tests/race/test_race.py", "tests/postgres/test_memory.py", _TWENTY}
 """What takes minutes, and shows by chance or by size what the fast tests of the same pages show by one case."""
 
 _NAMED = re.compile(r"`((?:tests/)?[\w/]+\.py)::(\w+)`")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_safecopy.transfer.model import Publish
-from tests.ground.database import Database
-from tests.ground.readers import Readers, Sight
+from airflow_provider_safecopy.spec import Publish
 from tests.readers import EMPTY, MODES, TABLE, Observation, make, observe
+from tests.support.database import Database
+from tests.support.readers import Readers, Sight
 
 PUBLISHES = 6
 

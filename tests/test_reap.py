@@ -16,14 +16,13 @@ import pytest
 
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError, StageError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.fence import check_fence
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
-from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.lock.postgres import PostgresStore, check_fence
 from airflow_provider_safecopy.pipeline.reap import KEEP_SECONDS, reap
 from tests.conftest import MakePsql, MakeRole, NothingLeft
-from tests.ground.customers import TABLE
-from tests.ground.database import Database
-from tests.ground.fake_psql import Behaviour
+from tests.support.customers import TABLE
+from tests.support.database import Database
+from tests.support.fake_psql import Behaviour
 
 LONG = Promise(stale_after=600)
 SHORT = Promise(stale_after=0.3)
@@ -32,10 +31,10 @@ COPY = """
 import json, sys
 from dataclasses import replace
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
 from airflow_provider_safecopy.lock.model import Contender
 from airflow_provider_safecopy.lock.process import Place
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.spec import CopySpec
 given = json.load(sys.stdin)
 pipeline.copy(
     CopySpec.of(**given["spec"]),
@@ -47,7 +46,7 @@ pipeline.copy(
 """
 HOLD = """
 import sys
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender
 name, conninfo = sys.stdin.readline().split(maxsplit=1)
 with LivingLock(name, conninfo.strip(), contender=Contender.alone("집계")) as lock:

@@ -9,16 +9,15 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import PlanError, SafeCopyError, StageError, VerifyError
-from airflow_provider_safecopy.transfer.model import Publish
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import CopySpec, Publish
 from tests.conftest import NothingLeft
-from tests.ground import rental
-from tests.ground.content import rows_of
-from tests.ground.database import Database
-from tests.ground.fingerprint import differences, fingerprint, sequence_values
-from tests.ground.rental import SCHEMA, TABLES
 from tests.readers import MODES
+from tests.support import rental
+from tests.support.content import rows_of
+from tests.support.database import Database
+from tests.support.fingerprint import differences, fingerprint, sequence_values
+from tests.support.rental import SCHEMA, TABLES
 
 Shop = tuple[Database, Database]
 

@@ -158,7 +158,7 @@ def test_nothing_waits_by_select(module: Path) -> None:
         (True, "from select import poll, select as wait"),
         (True, "selectors.SelectSelector()"),
         (False, "select.poll()"),
-        (False, "from airflow_provider_safecopy.transfer.statements.rows import select"),
+        (False, "from airflow_provider_safecopy.postgres.statements import select"),
         (False, "select(columns)"),
     ],
 )

@@ -11,12 +11,11 @@ import pytest
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.demo.servers import Server
 from airflow_provider_safecopy.errors import LockStoreError
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.spec import Progress, Timeouts
 from tests.conftest import NothingLeft
-from tests.ground.customers import OLD, SHAPE, fill, same, spec
-from tests.ground.database import Database
-from tests.ground.until import until
+from tests.support.customers import OLD, SHAPE, fill, same, spec
+from tests.support.database import Database
+from tests.support.until import until
 
 WITHIN_SECONDS = 5.0
 WAITS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name LIKE %s"

@@ -19,12 +19,11 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.doctor import examine
 from airflow_provider_safecopy.errors import LockStoreError, StageError, StageTimeoutError
 from airflow_provider_safecopy.pipeline.reap import reap
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.spec import Progress, Timeouts
 from tests.conftest import MakeRole, NothingLeft
-from tests.ground.customers import TABLE, same, spec
-from tests.ground.database import Database
-from tests.ground.until import until
+from tests.support.customers import TABLE, same, spec
+from tests.support.database import Database
+from tests.support.until import until
 
 WITHIN_SECONDS = 30.0
 PATIENT = Timeouts(publish=60, lock_wait=60)
@@ -324,12 +323,12 @@ def test_the_doctor_says_who_holds_the_table(filled: tuple[Database, Database]) 
 def test_a_copy_that_does_not_wait_opens_no_session_to_look_from(
     filled: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow_provider_safecopy.transfer.lookout import Lookout
+    from airflow_provider_safecopy.postgres.lookout import Lookout
 
     def never(self: Lookout) -> None:
         raise AssertionError
 
     monkeypatch.setattr(Lookout, "_connect", never)
-    monkeypatch.setattr("airflow_provider_safecopy.transfer.lookout.MIN_WAIT_SECONDS", 60.0)
+    monkeypatch.setattr("airflow_provider_safecopy.postgres.lookout.MIN_WAIT_SECONDS", 60.0)
     source, target = filled
     assert pipeline.copy(spec(), source.endpoint, target.endpoint).inserted == 2000

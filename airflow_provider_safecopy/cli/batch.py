@@ -13,12 +13,12 @@ from airflow_provider_safecopy.display import align_columns, escape
 from airflow_provider_safecopy.errors import AbortedError, PlanError, Refusal
 
 if TYPE_CHECKING:
-    from airflow_provider_safecopy.endpoint import Endpoint
     from airflow_provider_safecopy.pipeline.batch import OnBusy
     from airflow_provider_safecopy.pipeline.outcome import BatchReport
-    from airflow_provider_safecopy.transfer.plan import CopyPlan
-    from airflow_provider_safecopy.transfer.report import CopyReport
-    from airflow_provider_safecopy.transfer.spec import CopySpec
+    from airflow_provider_safecopy.planning.plan import CopyPlan
+    from airflow_provider_safecopy.postgres.endpoint import Endpoint
+    from airflow_provider_safecopy.report import CopyReport
+    from airflow_provider_safecopy.spec import CopySpec
 
 _ROWS = 2
 

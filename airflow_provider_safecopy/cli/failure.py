@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeGuard
 
-from airflow_provider_safecopy.cli import holder
+from airflow_provider_safecopy.cli import layout
 from airflow_provider_safecopy.cli.spelling import spell_options
 from airflow_provider_safecopy.display import escape
 from airflow_provider_safecopy.errors import (
@@ -75,7 +75,7 @@ def _fields(error: SafeCopyError, subject: str) -> Iterator[tuple[str, str]]:
     if isinstance(error, StageError) and error.stderr_tail.strip():
         yield "psql", error.stderr_tail.strip()
     elif _is_held(error):
-        yield from holder.list_facts(error.holder)
+        yield from layout.list_facts(error.holder)
     elif isinstance(error, VerifyError):
         yield from (("proof", f"{name}: {value}") for name, value in error.proofs.items())
     elif isinstance(error, PlanError):

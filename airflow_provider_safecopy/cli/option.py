@@ -4,25 +4,142 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from airflow_provider_safecopy.cli import encoding, parameter, spelling
-from airflow_provider_safecopy.cli.declare import flags, help_of, in_order
+from airflow_provider_safecopy.cli import encoding, param_types, spelling
 from airflow_provider_safecopy.cli.output import Output
-from airflow_provider_safecopy.transfer.option import read_options, with_current_names
-from airflow_provider_safecopy.transfer.spec import ROWS, CopySpec
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.display import format_seconds
+from airflow_provider_safecopy.errors import AbortedError, SafeCopyError
+from airflow_provider_safecopy.kind import Kind
+from airflow_provider_safecopy.option import Alias, Option, read_options, with_current_names
+from airflow_provider_safecopy.spec import ROWS, CopySpec, Timeouts
 
 if TYPE_CHECKING:
-    from airflow_provider_safecopy.endpoint import Endpoint
+    from airflow_provider_safecopy.postgres.endpoint import Endpoint
 
 _Command = Callable[..., Any]
 _Decorator = Callable[[_Command], _Command]
+
+
+def _columns(context: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
+    return param_types.parse(param_types.texts(context, param, values))
+
+
+def _names(context: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...] | None:
+    return param_types.names(param.opts[0], param_types.texts(context, param, values))
+
+
+_READ: dict[str, dict[str, Any]] = {
+    "text": {"callback": param_types.text},
+    "sql": {"callback": param_types.sql},
+    "columns": {"callback": _columns, "multiple": True},
+    "names": {"callback": _names, "multiple": True},
+    "shares": {"callback": param_types.shares, "multiple": True},
+    "count": {"type": click.IntRange(min=0)},
+    "percent": {"type": click.FloatRange(0, 100)},
+    "seconds": {"callback": param_types.seconds},
+    "bytes": {"callback": param_types.size},
+    "path": {"callback": param_types.path},
+    "streams": {"callback": param_types.streams},
+    "flag": {"is_flag": True},
+}
+"""How click reads a value, by the kind of the option."""
+
+
+def flags(options: Iterable[Option]) -> _Decorator:
+    """Return a decorator that adds the flags of all options, in this order, and their old names, hidden."""
+    return in_order(*(flag for option in options for flag in (_flag(option), *_hide_aliases(option))))
+
+
+def in_order(*options: Callable[[_Command], _Command]) -> _Decorator:
+    """A decorator for all of them, shown in this order."""
+
+    def decorate(function: _Command) -> _Command:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _flag(option: Option) -> _Decorator:
+    return click.option(option.flag, option.name, default=None, help=help_of(option), **_reading(option.kind))
+
+
+def _hide_aliases(option: Option) -> Iterable[_Decorator]:
+    return tuple(_alias(alias, alias.kind or option.kind) for alias in option.aliases)
+
+
+def _alias(alias: Alias, kind: Kind) -> _Decorator:
+    return click.option(spelling.flag(alias.name), alias.name, default=None, hidden=True, **_reading(kind))
+
+
+def _reading(kind: Kind) -> dict[str, Any]:
+    if kind.words:
+        return {"type": click.Choice(kind.words)}
+    metavar = {} if kind.name == "flag" else {"metavar": kind.metavar}
+    return _READ[kind.name] | metavar
+
+
+def help_of(option: Option) -> str:
+    """Return the help of an option, with the spellings of the command line."""
+    meaning = " ".join(filter(None, (option.meaning, option.kind.in_command)))
+    default = option.default_text or _show_default(option)
+    return spelling.plain(f"{meaning}  [default: {default}]" if default else meaning)
+
+
+def _show_default(option: Option) -> str:
+    if option.default is None or option.default is False:
+        return ""
+    return format_seconds(option.default) if option.kind.name == "seconds" else str(option.default)
+
+
+def with_output(function: Callable[..., int]) -> Callable[..., int]:
+    """Give a command an `Output` and its log, and make its errors words and exit codes."""
+
+    @wraps(function)
+    def callback(*, as_json: bool = False, verbose: int = 0, quiet: bool = False, **options: Any) -> int:
+        output = Output(as_json=as_json, verbose=verbose, quiet=quiet)
+        subject = _subject(**options)
+        try:
+            with output.logging():
+                return function(output, **options)
+        except SafeCopyError as error:
+            return output.fail(error, subject=subject)
+        except KeyboardInterrupt as interrupt:
+            return output.fail(AbortedError(str(interrupt) or "SIGINT"), subject=subject)
+        except click.ClickException:
+            raise
+        except Exception as error:  # noqa: BLE001 -- the last place where a mistake of ours can be reported whole
+            return output.fail_unexpectedly(error)
+
+    return callback
+
+
+def endpoints(output: Output, **given: str | None) -> tuple[Endpoint, ...]:
+    """The endpoints named, in order; a warning for each password that anybody on the host can read. No core is left."""
+    from airflow_provider_safecopy.postgres.endpoint import leave_no_core
+
+    leave_no_core()
+    found = {which: endpoint_of(which, conninfo) for which, conninfo in given.items()}
+    for which, endpoint in found.items():
+        if shows_password(which, endpoint):
+            output.warn(
+                f"the password in --{which} is visible to every user of this host, in the process list; "
+                f"use a password file (PGPASSFILE), a service file, or the variable SAFECOPY_{which.upper()}"
+            )
+    return tuple(found.values())
+
+
+def _subject(*, source_table: str | None = None, target_table: str | None = None, **_: object) -> str:
+    """The copy meant, for a person; empty where the command makes none."""
+    return f"{source_table or 'a query'} -> {target_table}" if target_table else ""
 
 
 def _environment(name: str) -> Callable[[], str | None]:
@@ -35,7 +152,7 @@ def endpoint(which: str) -> _Decorator:
     return click.option(
         f"--{which}",
         metavar="CONNINFO",
-        callback=parameter.text,
+        callback=param_types.text,
         default=_environment(variable),
         help=f"The {which} database: any libpq conninfo or URI.  [env: {variable}]",
     )
@@ -64,14 +181,14 @@ def overlap(function: _Command) -> _Command:
         click.option(
             "--wait-timeout",
             metavar="TIME",
-            callback=parameter.seconds,
+            callback=param_types.seconds,
             default="3600.0",
             help="Longest time to wait for a busy lock; then exit code 3.  [default: 1 h]",
         ),
         click.option(
             "--owner",
             metavar="TEXT",
-            callback=parameter.text,
+            callback=param_types.text,
             default=_user_at_host,
             help="Who runs this, for people; kept in lock and receipt.  [default: user@host]",
         ),
@@ -96,13 +213,13 @@ def connect_timeout(function: _Command) -> _Command:
     """``--connect-timeout`` alone, with its default."""
     (limit,) = (each for each in read_options(Timeouts) if each.name == "connect_timeout")
     return click.option(
-        limit.flag, metavar="TIME", callback=parameter.seconds, default=str(limit.default), help=help_of(limit)
+        limit.flag, metavar="TIME", callback=param_types.seconds, default=str(limit.default), help=help_of(limit)
     )(function)
 
 
 def endpoint_of(which: str, conninfo: str | None) -> Endpoint:
     """The endpoint that was given. Raises click's usage error when none was, `ConfigError` for nonsense."""
-    from airflow_provider_safecopy.endpoint import Endpoint
+    from airflow_provider_safecopy.postgres.endpoint import Endpoint
 
     if not conninfo or not conninfo.strip():
         raise click.UsageError(f"Missing option '--{which}' (or set SAFECOPY_{which.upper()}).")
@@ -118,7 +235,7 @@ def shows_password(which: str, endpoint: Endpoint) -> bool:
 def tables(function: _Command) -> _Command:
     """Many tables instead of one."""
     purpose = "Many tables instead: a line 'source target' for each, or JSON; - is standard input. See below."
-    return click.option("--tables-from", metavar="FILE", callback=parameter.path, help=purpose)(function)
+    return click.option("--tables-from", metavar="FILE", callback=param_types.path, help=purpose)(function)
 
 
 def keep_going(function: _Command) -> _Command:
@@ -129,12 +246,12 @@ def keep_going(function: _Command) -> _Command:
 
 def specs_of(output: Output, options: dict[str, Any], tables_from: str) -> tuple[CopySpec, ...]:
     """A spec for each table of a list. Raises `ConfigError`."""
-    from airflow_provider_safecopy.cli.tables import read
-    from airflow_provider_safecopy.transfer import roster
+    from airflow_provider_safecopy import table_list
+    from airflow_provider_safecopy.cli.table_list import read
 
     shared = _read_typed(output, options)
     with _warnings_shown(output):
-        return roster.build_specs(read(tables_from), shared)
+        return table_list.build_specs(read(tables_from), shared)
 
 
 def spec_of(output: Output, options: dict[str, Any]) -> CopySpec:

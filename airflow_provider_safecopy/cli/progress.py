@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from airflow_provider_safecopy.cli.encoding import is_terminal
 from airflow_provider_safecopy.display import escape, format_bytes, format_seconds
-from airflow_provider_safecopy.transfer.model import Progress, Stage
+from airflow_provider_safecopy.spec import Progress, Stage
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

@@ -17,13 +17,13 @@ from typing import TypeVar
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.cli.progress import open_line
 from airflow_provider_safecopy.display import format_seconds
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import LockBusyError, LockStoreError
-from airflow_provider_safecopy.lock.busy import busy_error
+from airflow_provider_safecopy.lock.liveness import is_gone
 from airflow_provider_safecopy.lock.model import Holder
-from airflow_provider_safecopy.lock.over import is_gone
 from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.lock.refusal import busy_error
 from airflow_provider_safecopy.lock.store import Store
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from threading import Event
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.demo.run import COMMAND, PROGRAM, Run, Screen
 from airflow_provider_safecopy.demo.tables import Database
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import SafeCopyError, VerifyError
 from airflow_provider_safecopy.lock.model import Holder
 from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
 
 SOURCE, TARGET = "영업.고객", "분석.고객"
 STALE_AFTER = 3.0

@@ -12,7 +12,7 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.demo.servers import Server
-from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
 
 CUSTOMERS, ORDERS = 120_000, 420_000
 _YESTERDAY = 10

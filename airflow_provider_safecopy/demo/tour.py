@@ -17,10 +17,9 @@ from typing import Protocol
 
 from airflow_provider_safecopy.demo import child, scenes, tables
 from airflow_provider_safecopy.demo.airflow_home import DAG, AirflowHome, failure
-from airflow_provider_safecopy.demo.dag_log import DagLog
-from airflow_provider_safecopy.demo.installation import Installation
+from airflow_provider_safecopy.demo.run import DagLog
 from airflow_provider_safecopy.demo.scenes import Scene
-from airflow_provider_safecopy.demo.servers import Server, installations
+from airflow_provider_safecopy.demo.servers import Installation, Server, installations
 from airflow_provider_safecopy.demo.tables import Content, Database, Position
 from airflow_provider_safecopy.errors import ConfigError, VerifyError
 

@@ -15,23 +15,22 @@ from airflow.providers.common.compat.sdk import BaseHook, Connection, mask_secre
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError
-from airflow_provider_safecopy.hooks.in_process import patch_non_latin1_ids
-from airflow_provider_safecopy.hooks.judge import build_liveness_check, name_warning
+from airflow_provider_safecopy.hooks.compat import patch_non_latin1_ids
+from airflow_provider_safecopy.hooks.dag_run_state import build_liveness_check, name_warning
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.living import LivenessCheck, LivingLock
+from airflow_provider_safecopy.lock.living_lock import LivenessCheck, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Holder, Promise, format_application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.pipeline.attempt import name_holders
 from airflow_provider_safecopy.pipeline.batch import OnBusy
 from airflow_provider_safecopy.pipeline.outcome import BatchReport, Listener
 from airflow_provider_safecopy.pipeline.reap import KEEP_SECONDS, ReapReport, reap
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.session import open_session
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.pipeline.run import name_holders
+from airflow_provider_safecopy.planning.plan import CopyPlan
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.session import open_session
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import CopySpec, Progress
 
 _CONNECT_SECONDS = 10.0
 # What PostgresHook and the hook below it read from a connection's extra for themselves: not libpq's words.

@@ -2,21 +2,234 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
+import json
 import os
 import re
+import shlex
+import stat
+import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from airflow_provider_safecopy.errors import LockStoreError
-from airflow_provider_safecopy.lock import disk
-from airflow_provider_safecopy.lock.file_history import FileHistory
-from airflow_provider_safecopy.lock.file_state import LockState
-from airflow_provider_safecopy.lock.flock import Flock
+from airflow_provider_safecopy.lock.file_state import EVENT_FACTS, LockState, require_facts
+from airflow_provider_safecopy.lock.model import Event
+
+_ACCESS_HINT = "let this user read and write there, or name a directory of its own"
+_SPACE_HINT = "make room on that disk"
+_DIRECTORY_HINT = "name a directory, not a file"
+_HINTS = {
+    errno.ENOENT: "make the directory it is to lie in",
+    errno.ENOTDIR: _DIRECTORY_HINT,
+    errno.EEXIST: _DIRECTORY_HINT,
+    errno.EACCES: _ACCESS_HINT,
+    errno.EPERM: _ACCESS_HINT,
+    errno.EROFS: "name a directory that can be written to",
+    errno.ENOSPC: _SPACE_HINT,
+    errno.EDQUOT: _SPACE_HINT,
+}
+_TEMPORARY_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Replace a file, for good: whenever the process is killed or the power fails, it is the old one or the new one.
+
+    For one writer at a time: what an earlier one has half written beside it is written over.
+    """
+    beside = path.with_name(f"{path.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with os.fdopen(os.open(beside, flags, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def require_private_directory(directory: Path) -> None:
+    """Raise `LockStoreError` if another user could write a record; OSError if there is no directory.
+
+    A record says who holds a lock and when it last gave a sign of life: only this user's processes may write it.
+    """
+    found = directory.stat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
+    if found.st_uid != os.geteuid():
+        raise LockStoreError(
+            f"{directory}: it belongs to user {found.st_uid}, but this process runs as user {os.geteuid()}: its locks "
+            "cannot be trusted",
+            hint="use a directory of this user, or run all processes that share it as one user",
+            retryable=False,
+        )
+    if found.st_mode & 0o022:
+        raise LockStoreError(
+            f"{directory}: other users may write to it: its locks cannot be trusted",
+            hint=f"chmod go-w {shlex.quote(str(directory))}, and remove the files of other users in it",
+            retryable=False,
+        )
+
+
+def read_own_file(path: Path) -> bytes:
+    """Return the content of a file of this user. Raises OSError, PermissionError for another user's file."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb") as file:
+        if os.fstat(file.fileno()).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
+        return file.read()
+
+
+@contextmanager
+def translate_errors(directory: Path) -> Iterator[None]:
+    """Translate errors of the system into `LockStoreError`; raise it too if others may write to `directory`."""
+    try:
+        with suppress(FileNotFoundError):
+            require_private_directory(directory)
+        yield
+    except OSError as error:
+        raise LockStoreError(
+            f"{directory}: the locks in it cannot be asked: {error}",
+            hint=_HINTS.get(error.errno or 0, ""),
+            retryable=error.errno in _TEMPORARY_ERRNOS,
+        ) from error
+
+
+# Held while a descriptor is opened or closed, and while the process is forked: no child has one that is not listed.
+_registry_lock = threading.RLock()
+_open_flocks: weakref.WeakSet[Flock] = weakref.WeakSet()
+
+
+class Flock:
+    """The file at `path`, open, and locked once `try_lock` has said so. Only `close`, or the end of the process, unlocks it.
+
+    Raises OSError; FileNotFoundError where there is none and it is not to be made.
+    """
+
+    def __init__(self, path: Path, *, create: bool = True) -> None:
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+        self._descriptor: int | None = None
+        with _registry_lock:
+            self._descriptor = os.open(path, flags, 0o600)
+            _open_flocks.add(self)
+
+    def try_lock(self) -> bool:
+        """Lock it, unless somebody else has."""
+        if self._descriptor is None:
+            return False
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def is_at(self, path: Path) -> bool:
+        """Whether `path` still names the open file: another process may have removed it meanwhile."""
+        if self._descriptor is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), path.lstat())
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Unlock it. Twice is harmless."""
+        with _registry_lock:
+            _open_flocks.discard(self)
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _close_inherited() -> None:
+    # Closing a copy leaves the parent's locked; unlocking it would not.
+    for each in tuple(_open_flocks):
+        each.close()
+    _registry_lock.release()
+
+
+os.register_at_fork(
+    before=_registry_lock.acquire, after_in_parent=_registry_lock.release, after_in_child=_close_inherited
+)
+
+
+MAX_BYTES = 1 << 20
+"""About 3,000 events; when there are more, the older half goes."""
+
+
+@dataclass(frozen=True)
+class FileHistory:
+    """The file at `path`. Whoever writes to it is alone with it. Raises OSError.
+
+    It is for people: the last line of somebody who was killed may be missing or torn, and is then left out.
+    """
+
+    path: Path
+
+    def append(self, event: Event) -> None:
+        """One event more."""
+        line = _format_event(event)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with os.fdopen(os.open(self.path, flags, 0o600), "r+b", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+            file.write(b"\n" + line if torn else line)
+        if size > MAX_BYTES:
+            events = self.read_events()
+            self._rewrite(events[len(events) // 2 :])
+
+    def read_events(self) -> list[Event]:
+        """All of them, the oldest first."""
+        try:
+            lines = read_own_file(self.path).splitlines()
+        except FileNotFoundError:
+            return []
+        return [event for line in lines if (event := _parse_event(line)) is not None]
+
+    def drop_older(self, oldest: datetime) -> int:
+        """Remove what is older. How many there were."""
+        events = self.read_events()
+        kept = [event for event in events if event.at >= oldest]
+        if len(kept) < len(events):
+            self._rewrite(kept)
+        return len(events) - len(kept)
+
+    def _rewrite(self, events: list[Event]) -> None:
+        replace_file(self.path, b"".join(map(_format_event, events)))
+
+
+def _format_event(event: Event) -> bytes:
+    data: dict[str, Any] = asdict(event) | {"at": event.at.isoformat()}
+    return json.dumps(data, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _parse_event(line: bytes) -> Event | None:
+    try:
+        data = json.loads(line.decode("utf-8", "surrogatepass"))
+        require_facts(data, EVENT_FACTS)
+        return Event(**data | {"at": datetime.fromisoformat(data["at"])})
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
 
 _GUARD_WAIT_SECONDS = 5.0
 _POLL_SECONDS = 0.002
@@ -67,7 +280,7 @@ class FileRecord:
         """As it was written last; None before the first grant. Raises `LockStoreError` when it cannot be read."""
         path = self._file_path("state")
         try:
-            return self._require_own_state(LockState.from_json(disk.read_own_file(path)))
+            return self._require_own_state(LockState.from_json(read_own_file(path)))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -84,7 +297,7 @@ class FileRecord:
 
     def write_state(self, state: LockState) -> None:
         """Replace the state."""
-        disk.replace_file(self._file_path("state"), state.as_json())
+        replace_file(self._file_path("state"), state.as_json())
 
     def hold_flock(self, attempt: str) -> Flock | None:
         """What says, as long as it is open, that the attempt lives; None when another one says so already."""

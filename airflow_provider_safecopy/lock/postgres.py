@@ -12,26 +12,30 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, LiteralString, cast
 from uuid import UUID, uuid4
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
 
-from airflow_provider_safecopy import sql, wire
-from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.errors import LockStoreError, StageError
-from airflow_provider_safecopy.lock import fork, rows, schema, trust
-from airflow_provider_safecopy.lock.loss import lost_error
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.errors import FencedOutError, LockStoreError, StageError
+from airflow_provider_safecopy.lock import file_state as fact
+from airflow_provider_safecopy.lock import process, schema
 from airflow_provider_safecopy.lock.model import (
     Contender,
     DisplacedHolder,
     Event,
     Holder,
     Lease,
+    Member,
     Promise,
     format_application_name,
 )
+from airflow_provider_safecopy.lock.process import ProcessIdentity
+from airflow_provider_safecopy.lock.refusal import lost_error
 from airflow_provider_safecopy.lock.row_wait import (
     LOCK_NOT_AVAILABLE,
     RowWait,
@@ -39,19 +43,184 @@ from airflow_provider_safecopy.lock.row_wait import (
     add_blockers_at_once,
     find_row_holders,
 )
-from airflow_provider_safecopy.lock.rows import (
-    build_contender_parameters,
-    build_lease_parameters,
-    format_interval,
-    parse_displaced,
-    parse_event,
-    parse_holder,
-    parse_lease,
-)
+from airflow_provider_safecopy.postgres import wire
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
 
 log = logging.getLogger(__name__)
 
+_HOLDER_FACTS: Mapping[str, fact.FactCheck] = {
+    "token": fact.is_count,
+    "owner": lambda value: value is None or fact.is_text_mapping(value),
+    # NULL where somebody holds it and nobody knows until when.
+    "stale": fact.is_flag,
+}
+_HELD_COLUMNS = ("owner_key", "granted_at", "alive_at", "due_at", "stale_after")
+_MEMBER_FACTS: Mapping[str, fact.FactCheck] = {
+    "attempt": fact.is_uuid,
+    **dict.fromkeys(("try", "phase", "count"), fact.is_count),
+}
+
+
+def build_contender_parameters(contender: Contender) -> dict[str, Any]:
+    return {
+        "owner_key": contender.owner_key,
+        "owner": Jsonb(dict(contender.owner)),
+        "member_key": contender.member,
+        "attempt": str(contender.attempt),
+        "try": contender.try_number,
+        "passing": contender.is_passing,
+    }
+
+
+def build_acquire_parameters(contender: Contender, terms: Promise, dead: Collection[str] = ()) -> dict[str, Any]:
+    return build_contender_parameters(contender) | {
+        "place": Jsonb(contender.process.as_dict()) if contender.process else None,
+        "detached": contender.is_detached,
+        "stale_after": format_interval(terms.stale_after),
+        "crash_grace": format_interval(terms.crash_grace),
+        "dead": list(dead),
+    }
+
+
+def build_lease_parameters(lease: Lease) -> dict[str, Any]:
+    return build_contender_parameters(lease.contender) | {
+        "name": lease.name,
+        "token": lease.token,
+        "lease_id": lease.lease_id,
+    }
+
+
+def format_interval(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:.6f} s"
+
+
+@contextmanager
+def translate_row_errors(name: str) -> Iterator[None]:
+    """Raise `LockStoreError` with the lock's name and the next step for whatever cannot be read."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        told = f"lock {name}: its row in safecopy.lock or safecopy.member cannot be read: {error}"
+        raise LockStoreError(told, hint=schema.build_repair_hint(name), retryable=False) from error
+
+
+def parse_remaining(name: str, row: DictRow) -> float:
+    with translate_row_errors(name):
+        return float(row["remaining"])
+
+
+def parse_lease(name: str, contender: Contender, row: DictRow) -> Lease:
+    kind: str = row["kind"]
+    displaced = None
+    if kind == "supersede":
+        former = {contender.member: row["prev_members"][contender.member]}
+        displaced = parse_displaced(row, former, contender.owner_key, contender.owner)
+    elif kind.startswith("takeover"):
+        displaced = parse_displaced(row, row["prev_members"], row["prev_owner_key"], row["prev_owner"])
+    return Lease(name, row["token"], row["lease_id"], contender, kind, parse_remaining(name, row), displaced)
+
+
+def parse_displaced(row: DictRow, members: object, owner_key: str | None, owner: object) -> DisplacedHolder:
+    """The lock is theirs no more: of a garbled one nothing is told, and nothing of theirs can be ended."""
+    known = members.values() if isinstance(members, Mapping) else ()
+    attempts = tuple(member["id"] for member in known if isinstance(member, Mapping) and fact.is_uuid(member.get("id")))
+    places = tuple(
+        place for attempt in attempts if (place := ProcessIdentity.from_dict(row["places"].get(attempt))) is not None
+    )
+    told: Any = owner if fact.is_text_mapping(owner) else {}
+    return DisplacedHolder(owner_key or "", told, row["prev_token"] or 0, attempts, places)
+
+
+def parse_member(data: Mapping[str, Any]) -> Member:
+    fact.require_facts(data, _MEMBER_FACTS)
+    return Member(
+        member=data["key"],
+        attempt=data["attempt"],
+        try_number=data["try"],
+        process=ProcessIdentity.from_dict(data["place"]),
+        phase=data["phase"],
+        count=data["count"],
+        progressed_at=datetime.fromisoformat(data["progressed_at"]),
+    )
+
+
+def parse_event(row: DictRow) -> Event | None:
+    """None for one that cannot be read: it decides nothing."""
+    owner, detail = row["owner"] or {}, row["detail"] or {}
+    try:
+        fact.require_facts(row | {"owner": owner, "detail": detail}, fact.EVENT_FACTS)
+    except ValueError as error:
+        log.warning("lock %s: an event of its history is left out: %s", row["name"], error)
+        return None
+    return Event(
+        at=datetime.fromisoformat(row["at"]),
+        name=row["name"],
+        token=row["token"],
+        kind=row["kind"],
+        owner_key=row["owner_key"],
+        owner=owner,
+        member=row["member_key"],
+        attempt=row["attempt"],
+        prev_owner_key=row["prev_owner_key"],
+        detail=detail,
+    )
+
+
+def parse_holder(row: DictRow) -> Holder:
+    """A free lock has no times; it is told of only while nobody may have it yet. Raises `LockStoreError`."""
+    with translate_row_errors(row["name"]):
+        fact.require_facts(row, _HOLDER_FACTS)
+        missing = [name for name in _HELD_COLUMNS if row["held"] and row[name] is None]
+        if missing:
+            raise ValueError(f"it is held, and {', '.join(missing)} is NULL")
+        return _build_holder(row)
+
+
+def _build_holder(row: DictRow) -> Holder:
+    now = datetime.fromisoformat(row["asked_at"])
+    return Holder(
+        name=row["name"],
+        token=row["token"],
+        owner_key=row["owner_key"],
+        owner=row["owner"] or {},
+        members=tuple(parse_member(member) for member in row["members"]) if row["owner_key"] is not None else (),
+        granted_at=_parse_time(row["granted_at"]) or now,
+        alive_at=_parse_time(row["alive_at"]) or now,
+        progressed_at=_parse_time(row["progressed_at"]) or now,
+        due_at=_parse_time(row["due_at"]) or now,
+        asked_at=now,
+        not_before=_parse_time(row["not_before"]),
+        stale_after=float(row["stale_after"] or 0),
+        is_stale=row["stale"],
+        refused_count=row["refused"],
+        lease_id=row["lease_id"],
+    )
+
+
+def _parse_time(text: str | None) -> datetime | None:
+    if text is not None and not fact.is_instant(text):
+        raise ValueError(f"{text} is no time that can be told")
+    return None if text is None else datetime.fromisoformat(text)
+
+
 _LOCK = sql.load("lock")
+
+
+def check_fence(connection: psycopg.Connection[Any], lease: Lease) -> None:
+    """Keep the lock until COMMIT, inside the publishing transaction. Raises `FencedOutError`."""
+    if connection.execute(_LOCK["fence"], build_lease_parameters(lease)).fetchone() is None:
+        raise fenced_out_error(lease)
+
+
+def fenced_out_error(lease: Lease) -> FencedOutError:
+    """Return the error of a publish whose lock has another holder."""
+    return FencedOutError(
+        f"lock {lease.name}: another run holds it now; token {lease.token} may not publish any more",
+        lock=lease.name,
+        token=lease.token,
+    )
+
+
 _LOCK_STEP_SECONDS = 0.2  # a publisher that holds the row and may be displaced is terminated within one
 # A release, or a heartbeat between two steps of work, waits less.
 _ANSWER_SECONDS = {"heartbeat": 2.0, "release": 2.0, "others": 5.0}
@@ -109,7 +278,7 @@ class PostgresStore:
 
         Makes the schema `safecopy` where there is none yet.
         """
-        asked = rows.build_acquire_parameters(contender, terms, dead) | {"name": name, "lease_id": uuid4()}
+        asked = build_acquire_parameters(contender, terms, dead) | {"name": name, "lease_id": uuid4()}
         wait, made = RowWait(name, self._patience, self._ask), False
         while True:
             try:
@@ -137,11 +306,11 @@ class PostgresStore:
         row = self._ask_one("heartbeat", build_lease_parameters(lease) | {"phase": phase, "count": count})
         if row is None:
             raise lost_error(lease)
-        return rows.parse_remaining(lease.name, row)
+        return parse_remaining(lease.name, row)
 
     def release(self, lease: Lease, *, at_least: float = 0) -> bool:
         """See `Store`. Does nothing in a forked child, which may leave a block that its parent entered."""
-        if not fork.is_own_process(self._process):
+        if not process.is_own_process(self._process):
             return False
         row = self._ask_one("release", build_lease_parameters(lease) | {"at_least": format_interval(at_least)})
         return bool(row and row["freed"])
@@ -200,7 +369,7 @@ class PostgresStore:
 
     def close(self) -> None:
         """See `Store`. Does nothing in a forked child: it would end the session of its parent."""
-        if self._connection is not None and fork.is_own_process(self._process):
+        if self._connection is not None and process.is_own_process(self._process):
             self._connection.close()
             self._connection = None
 
@@ -228,7 +397,7 @@ class PostgresStore:
                 )
 
     def _make_schema(self) -> bool:
-        fork.require_own_process(self._process, self.endpoint)
+        process.require_own_process(self._process, self.endpoint)
         with self._turn:
             schema.init(self._connect(_SCHEMA_SECONDS))
         return True
@@ -285,7 +454,7 @@ class PostgresStore:
         self, patience: float, watcher: wire.Watcher | None = None
     ) -> Iterator[psycopg.ClientCursor[DictRow]]:
         """Yield a cursor for one message, alone with the connection; abandon that if a signal interrupts."""
-        fork.require_own_process(self._process, self.endpoint)
+        process.require_own_process(self._process, self.endpoint)
         with self._turn:
             connection = self._connect(patience)
             connection.lookout = watcher
@@ -299,7 +468,7 @@ class PostgresStore:
 
     def _choose_trust_check(self) -> LiteralString:
         """Return the trust check for the first message. Once is enough: only trusted roles can change the schema."""
-        return "" if self._connection is self._trusted else trust.CHECK
+        return "" if self._connection is self._trusted else schema.CHECK
 
     def _connect(self, patience: float) -> wire.PromptConnection:
         """The connection, made when there is none; it closes itself when there is no answer within `patience`."""

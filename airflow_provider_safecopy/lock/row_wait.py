@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from airflow_provider_safecopy.blocker import Blocker, list_blockers
 from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock.model import Holder
+from airflow_provider_safecopy.postgres.lookout import Blocker, list_blockers
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,9 @@ Nothing in it is touched before `lock.trust` allows it.
 
 from __future__ import annotations
 
+import secrets
 import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 from weakref import WeakKeyDictionary
@@ -16,7 +18,202 @@ from psycopg.pq import TransactionStatus
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import LockStoreError, Refusal
-from airflow_provider_safecopy.lock import takeover, trust
+
+_TRUST = sql.load("trust")
+_ERROR_PREFIX = "untrusted schema: "
+_MAX_SHOWN = 5
+
+PIN = _TRUST["pin"]
+"""Comes before every question: names are the server's own until the transaction ends."""
+
+CHECK: LiteralString = _TRUST["check"].replace("{suspicions}", _TRUST["suspicions"])
+"""Fails if the schema cannot be trusted, and with it the rest of its message. See `parse_suspicions`."""
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """One reason not to use the schema: its `owner`, a `right` to make triggers, or a `trap` that outlives its owner."""
+
+    kind: str
+    description: str
+
+
+def add_suspicions(present: LiteralString) -> LiteralString:
+    """Return the question `present`, with the suspicions against the schema beside its answer."""
+    return _TRUST["beside"].replace("{suspicions}", _TRUST["suspicions"]).replace("{present}", present)
+
+
+def parse_suspicions(error: str) -> tuple[Suspicion, ...] | None:
+    """Return the suspicions in an error of `CHECK`; None for any other error."""
+    _, mark, text = error.partition(_ERROR_PREFIX)
+    if not mark:
+        return None
+    each = text.rpartition('"')[0].split("; ")
+    return tuple(Suspicion(kind, what) for kind, _, what in (one.partition(" ") for one in each))
+
+
+def describe_suspicions(suspicions: Sequence[Suspicion]) -> str:
+    """Return what was found, for people."""
+    reasons = "; ".join(each.description for each in suspicions[:_MAX_SHOWN])
+    more = f"; and {len(suspicions) - _MAX_SHOWN} more" if len(suspicions) > _MAX_SHOWN else ""
+    return f"the target's schema safecopy is not used, because it could run another role's code as this one: {reasons}{more}"
+
+
+def suggest_takeover(suspicions: Sequence[Suspicion]) -> str:
+    """Return the next step."""
+    owned = any(each.kind == "owner" for each in suspicions)
+    who = "a superuser, or the database's owner with the rights of those owners," if owned else "its owner"
+    return f"have {who} take it over: safecopy init --target …"
+
+
+def distrust_error(suspicions: Sequence[Suspicion]) -> LockStoreError:
+    """Return the error that is raised instead of using the schema."""
+    return LockStoreError(describe_suspicions(suspicions), hint=suggest_takeover(suspicions), retryable=False)
+
+
+def is_trusted_by(connection: psycopg.Connection[Any], role: str) -> bool:
+    """Whether `role` trusts the schema's owner."""
+    row = connection.execute(_TRUST["trusted_by"], {"role": role}).fetchone()
+    return bool(row and row[0])
+
+
+_MAX_TOKEN = 1 << 62
+# Columns that a row of its table needs. Columns of later layouts have a default.
+_REQUIRED_COLUMNS = frozenset(
+    {"name", "token", "kind", "at", "lock", "lease_id", "attempt", "owner_key", "source", "target", "proof"}
+)
+
+MakeTables = Callable[[psycopg.Connection[Any]], None]
+
+
+def take_over_schema(
+    connection: psycopg.Connection[Any], suspicions: Sequence[Suspicion], *, make_tables: MakeTables
+) -> tuple[str, ...]:
+    """Take the schema over, inside an open transaction. Return what was done, for people.
+
+    Raises `LockStoreError`. Holders of locks in a renamed schema are fenced out, because every token grows.
+    """
+    try:
+        connection.execute(_TRUST["take_schema"])
+        if all(each.kind != "trap" for each in suspicions) and _has_keys(connection):
+            return _claim(connection, make_tables)
+        return _replace(connection, make_tables)
+    except psycopg.errors.InsufficientPrivilege as error:
+        message = f"the schema safecopy cannot be taken over: {str(error).strip()}; found: "
+        raise LockStoreError(
+            message + "; ".join(each.description for each in suspicions),
+            sqlstate=error.sqlstate,
+            hint="run safecopy init as a superuser, or as a role that has the rights of those owners and CREATE on the "
+            "database",
+            retryable=False,
+        ) from error
+
+
+def _has_keys(connection: psycopg.Connection[Any]) -> bool:
+    row = connection.execute(_TRUST["keys"]).fetchone()
+    return bool(row and row[0])
+
+
+def _claim(connection: psycopg.Connection[Any], make_tables: MakeTables) -> tuple[str, ...]:
+    tables = [name for (name,) in connection.execute(_TRUST["foreign_tables"]).fetchall()]
+    for name in tables:
+        connection.execute(compose.SQL("ALTER TABLE {} OWNER TO CURRENT_USER").format(_qualify("safecopy", name)))
+    makers = connection.execute(_TRUST["trigger_makers"]).fetchall()
+    for name, role in makers:
+        revoke = compose.SQL("REVOKE TRIGGER ON {} FROM {}")
+        who = compose.Identifier(role) if role is not None else compose.SQL("PUBLIC")
+        connection.execute(revoke.format(_qualify("safecopy", name), who))
+    make_tables(connection)
+    if not tables:
+        return ("now only its owner may make triggers on its tables",) if makers else ()
+    return (f"taken over from its former owner: {', '.join(['the schema', *tables])}",)
+
+
+def _replace(connection: psycopg.Connection[Any], make_tables: MakeTables) -> tuple[str, ...]:
+    former = f"safecopy_{secrets.token_hex(8)}"  # its owner cannot guess it before COMMIT
+    connection.execute(compose.SQL("ALTER SCHEMA safecopy RENAME TO {}").format(compose.Identifier(former)))
+    make_tables(connection)
+    moved = [name for name in ("lock", "receipt", "watermark", "lock_event") if _move(connection, former, name)]
+    return (
+        f"made anew; the former one is now the schema {former}: look at its contents, then drop it",
+        f"rows were copied from {', '.join(moved) or 'none of its tables'}; all holders have lost their locks",
+        "only this role and superusers may use it until it is granted: safecopy init --grant ROLE",
+    )
+
+
+def _move(connection: psycopg.Connection[Any], schema: str, name: str) -> bool:
+    """Copy the rows of one table, if reading it runs no code. Return whether there was such a table."""
+    asked = {"schema": schema, "name": name}
+    if connection.execute(_TRUST["former"], asked).fetchone() is None:
+        return False
+    # From here on its owner cannot change it; until now it could, so ask once more.
+    connection.execute(compose.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_qualify(schema, name)))
+    row = connection.execute(_TRUST["former"], asked).fetchone()
+    facts = (
+        connection.execute(_TRUST["columns"], {"former": row[0], "own": f"safecopy.{name}"}).fetchall() if row else []
+    )
+    columns = [column for column, _, there in facts if there]
+    required = [
+        column for column, required, _ in facts if required and (column in columns or column in _REQUIRED_COLUMNS)
+    ]
+    if not columns or not set(required) <= set(columns):
+        return False
+    _copy_rows(connection, _qualify(schema, name), name, _join_names(columns))
+    connection.execute(_build_insert(name, _join_names(columns), _build_condition(required)))
+    if name in ("receipt", "lock_event"):
+        connection.execute(
+            compose.SQL(
+                "SELECT setval(pg_get_serial_sequence({}, 'id'), COALESCE(max(id), 0) + 1, false) FROM {}"
+            ).format(compose.Literal(f"safecopy.{name}"), _qualify("safecopy", name))
+        )
+    return True
+
+
+def _copy_rows(
+    connection: psycopg.Connection[Any], old_table: compose.Identifier, name: str, columns: compose.Composed
+) -> None:
+    """Copy rows into a temporary table without constraints; those that do not fit ours are left out later."""
+    connection.execute(
+        compose.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
+            compose.Identifier(_temporary_name(name)), columns, _qualify("safecopy", name)
+        )
+    )
+    with connection.cursor() as cursor:
+        with cursor.copy(compose.SQL("COPY {} ({}) TO STDOUT").format(old_table, columns)) as rows:
+            content = b"".join(bytes(block) for block in rows)
+        into = compose.SQL("COPY pg_temp.{} ({}) FROM STDIN").format(compose.Identifier(_temporary_name(name)), columns)
+        with cursor.copy(into) as rows:
+            rows.write(content)
+
+
+def _build_insert(name: str, columns: compose.Composed, condition: compose.Composed) -> compose.Composed:
+    own, moved = _qualify("safecopy", name), _qualify("pg_temp", _temporary_name(name))
+    if name == "lock":  # free, with a token above every token granted so far
+        return compose.SQL(
+            "INSERT INTO {} (name, token) SELECT name, LEAST(max(token), {}) + 1 FROM {} WHERE {} AND token >= 0 GROUP BY name"
+        ).format(own, compose.Literal(_MAX_TOKEN), moved, condition)
+    return compose.SQL(
+        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} WHERE {} ON CONFLICT DO NOTHING"
+    ).format(own, columns, columns, moved, condition)
+
+
+def _build_condition(required: Sequence[str]) -> compose.Composed:
+    return compose.SQL(" AND ").join(
+        compose.SQL("{} IS NOT NULL").format(compose.Identifier(each)) for each in required
+    )
+
+
+def _temporary_name(name: str) -> str:
+    return f"safecopy_moved_{name}"
+
+
+def _join_names(columns: Any) -> compose.Composed:
+    return compose.SQL(", ").join(map(compose.Identifier, columns))
+
+
+def _qualify(schema: str, name: str) -> compose.Identifier:
+    return compose.Identifier(schema, name)
+
 
 _SCHEMA = sql.load("schema")
 # Sessions that have found the schema of this oid trusted. Once is enough: only trusted roles could change it. The
@@ -24,7 +221,7 @@ _SCHEMA = sql.load("schema")
 _TRUSTED: WeakKeyDictionary[psycopg.Connection[Any], int] = WeakKeyDictionary()
 # A server opens a table to spell its defaults: another session may have locked it.
 _LOCK_TIMEOUT: LiteralString = "SET LOCAL lock_timeout = '5s'"
-_PRESENT_WITH_SUSPICIONS = trust.add_suspicions(_SCHEMA["present"])
+_PRESENT_WITH_SUSPICIONS = add_suspicions(_SCHEMA["present"])
 _MAKING_STATEMENTS = (
     "schema",
     "comment",
@@ -55,7 +252,7 @@ class SchemaState:
     is_current: bool
     exists: bool
     is_owned: bool
-    suspicions: tuple[trust.Suspicion, ...]
+    suspicions: tuple[Suspicion, ...]
 
 
 def init(connection: psycopg.Connection[Any], *, grant: str | None = None, take_over: bool = False) -> tuple[str, ...]:
@@ -70,12 +267,12 @@ def init(connection: psycopg.Connection[Any], *, grant: str | None = None, take_
         if grant is None and found.is_current and not found.suspicions:
             return ()
         with connection.transaction():
-            connection.execute(trust.PIN)
+            connection.execute(PIN)
             connection.execute(_SCHEMA["guard"])
             done = _upgrade(connection, take_over=take_over)
             for privilege in _build_grants(grant) if grant else ():
                 connection.execute(privilege)
-            if grant and not trust.is_trusted_by(connection, grant):
+            if grant and not is_trusted_by(connection, grant):
                 raise _grant_error(grant)
             return done
     except psycopg.Error as error:
@@ -89,7 +286,7 @@ def read_state(connection: psycopg.Connection[Any]) -> SchemaState:
         if oid == _TRUSTED[connection]:
             return SchemaState(made, schema_made, mine, ())
     ((made, schema_made, mine, oid, found),) = _ask(connection, _PRESENT_WITH_SUSPICIONS)
-    suspicions = tuple(trust.Suspicion(*each) for each in found)
+    suspicions = tuple(Suspicion(*each) for each in found)
     if made and not suspicions:
         _TRUSTED[connection] = oid
     return SchemaState(made, schema_made, mine, suspicions)
@@ -103,8 +300,8 @@ def find_refusals(connection: psycopg.Connection[Any], *, role: str, may_create:
         return (
             Refusal(
                 "untrusted_schema",
-                trust.describe_suspicions(found.suspicions),
-                hint=f"{trust.suggest_takeover(found.suspicions)} --grant {role}",
+                describe_suspicions(found.suspicions),
+                hint=f"{suggest_takeover(found.suspicions)} --grant {role}",
             ),
         )
     if found.is_current:
@@ -133,8 +330,8 @@ def store_error(problem: str, error: psycopg.Error | UnicodeEncodeError, *, lock
     if isinstance(error, UnicodeEncodeError):  # a name, an owner or a reason with bytes of another encoding in it
         told = f"{problem}: a text of it is none: {error.reason}"
         return LockStoreError(told, hint="give names, owners and reasons in UTF-8", retryable=False)
-    if (found := trust.parse_suspicions(str(error))) is not None:
-        return trust.distrust_error(found)
+    if (found := parse_suspicions(str(error))) is not None:
+        return distrust_error(found)
     denied = error.sqlstate in {"42501", "42703", "42704", "3F000", "42P01"}
     too_long = error.sqlstate == "54000"  # of a name, for an index
     hint = "run safecopy init as a role that may, with --grant for this one" if denied else ""
@@ -153,14 +350,14 @@ def is_ready(connection: psycopg.Connection[Any]) -> bool:
     """Whether the schema is there, in this layout. Raises `LockStoreError` if it cannot be trusted."""
     found = read_state(connection)
     if found.suspicions:
-        raise trust.distrust_error(found.suspicions)
+        raise distrust_error(found.suspicions)
     return found.is_current
 
 
 def _ask(connection: psycopg.Connection[Any], question: LiteralString) -> list[tuple[Any, ...]]:
     """Ask in one message, with search_path pinned first: it may put others' functions before the server's."""
     idle = connection.info.transaction_status == TransactionStatus.IDLE
-    pins = trust.PIN + ("; " + _LOCK_TIMEOUT if idle else "")
+    pins = PIN + ("; " + _LOCK_TIMEOUT if idle else "")
     try:
         cursor = connection.execute(pins + "; " + question)
     except psycopg.errors.LockNotAvailable as error:
@@ -173,15 +370,15 @@ def _ask(connection: psycopg.Connection[Any], question: LiteralString) -> list[t
 def _upgrade(connection: psycopg.Connection[Any], *, take_over: bool) -> tuple[str, ...]:
     found, done = read_state(connection), tuple[str, ...]()
     if found.suspicions and not take_over:
-        raise trust.distrust_error(found.suspicions)
+        raise distrust_error(found.suspicions)
     if found.suspicions:
-        done = takeover.take_over(connection, found.suspicions, make_tables=_make_tables)
+        done = take_over_schema(connection, found.suspicions, make_tables=_make_tables)
     elif not found.is_current:
         _make_tables(connection)
     # Another role may have made the schema since the first look.
     _TRUSTED.pop(connection, None)
     if left := read_state(connection).suspicions:
-        raise trust.distrust_error(left)
+        raise distrust_error(left)
     return done
 
 

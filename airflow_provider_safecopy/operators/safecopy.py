@@ -2,32 +2,245 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from airflow.providers.common.compat.sdk import BaseOperator, Context
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, Asset, BaseOperator, Context
 
+from airflow_provider_safecopy import table_list
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError
-from airflow_provider_safecopy.hooks.in_process import patch_non_latin1_ids
-from airflow_provider_safecopy.operators import batch
-from airflow_provider_safecopy.operators.busy import WAIT_TIMEOUT, Mode, OnBusy
-from airflow_provider_safecopy.operators.contender import build_contender, default_append_key, make_liveness_check
-from airflow_provider_safecopy.operators.journal import TaskLog
+from airflow_provider_safecopy.hooks.compat import patch_non_latin1_ids
+from airflow_provider_safecopy.operators.common import (
+    WAIT_TIMEOUT,
+    Mode,
+    OnBusy,
+    build_contender,
+    default_append_key,
+    format_error,
+    make_liveness_check,
+    translate_errors,
+)
 from airflow_provider_safecopy.operators.living_lock import find_lock
-from airflow_provider_safecopy.operators.mapping import check_expansion, require_distinct_targets
-from airflow_provider_safecopy.operators.option import list_templates, split_options, with_options
-from airflow_provider_safecopy.operators.outcome import push_result, update_assets
-from airflow_provider_safecopy.operators.template import as_include, is_plain
-from airflow_provider_safecopy.operators.told import format_error, translate_errors
-from airflow_provider_safecopy.transfer import roster
-from airflow_provider_safecopy.transfer.option import LATER, with_current_names
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.operators.task_log import TaskLog
+from airflow_provider_safecopy.option import LATER, Option, with_current_names
+from airflow_provider_safecopy.spec import CopySpec
 
 if TYPE_CHECKING:
+    from airflow_provider_safecopy.errors import LockBusyError
     from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
-    from airflow_provider_safecopy.transfer.report import CopyReport
+    from airflow_provider_safecopy.pipeline.outcome import BatchReport
+    from airflow_provider_safecopy.report import CopyReport
+
+_TEMPLATE = re.compile(r"\{[{%#]")
+# A query holds a blank, or a bracket; a file's name need not.
+_SQL_FILE = re.compile(r"""[^\s{}()'"\\]+\.sql""")
+
+
+def as_include(source_sql: str | None) -> str | None:
+    """A template that includes the file, when `source_sql` names one: it is then found and rendered by Airflow."""
+    if isinstance(source_sql, str) and _SQL_FILE.fullmatch(source_sql):
+        return f'{{% include "{source_sql}" %}}'
+    return source_sql
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value is known when the DAG is parsed: neither a template nor another task's result."""
+    if isinstance(value, str):
+        return _TEMPLATE.search(value) is None
+    if isinstance(value, Mapping):
+        return all(map(is_plain, (*value, *value.values())))
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, int | float)
+
+
+_Init = TypeVar("_Init", bound=Callable[..., None])
+_Parameter = inspect.Parameter
+
+
+def with_options(kind: type[CopySpec]) -> Callable[[_Init], _Init]:
+    """Decorate an operator's `__init__` that takes the options of `kind` as ``**options``.
+
+    Airflow applies `default_args` and checks the arguments of `partial` by the signature, old names included.
+    """
+
+    def decorate(function: _Init) -> _Init:
+        own = inspect.signature(function)
+        *named, others = own.parameters.values()
+        known = {each.name for each in named}
+        declared = [each for each in _parameters(kind) if each.name not in known]
+        function.__signature__ = own.replace(parameters=[*named, *declared, others])  # type: ignore[attr-defined]
+        function.__doc__ = "\n".join(
+            [inspect.getdoc(function) or "", "", *map(_describe_option, kind.options())]
+        ).strip()
+        return function
+
+    return decorate
+
+
+def list_templates(kind: type[CopySpec]) -> tuple[str, ...]:
+    """Return the names of the options that may be templates, or results of other tasks."""
+    return tuple(each.name for each in kind.options() if each.templated)
+
+
+def split_options(kind: type[CopySpec], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options of `kind` among the arguments, old names included, and the others, which are Airflow's."""
+    names = {each.name for each in _parameters(kind)}
+    ours = {name: value for name, value in given.items() if name in names}
+    return ours, {name: value for name, value in given.items() if name not in names}
+
+
+def _parameters(kind: type[CopySpec]) -> Iterator[inspect.Parameter]:
+    for each in kind.options():
+        annotation = each.kind.written + (" | None" if each.default is None else "")
+        yield _Parameter(each.name, _Parameter.KEYWORD_ONLY, default=each.default, annotation=annotation)
+    for each in kind.options():
+        for alias in each.aliases:
+            yield _Parameter(alias.name, _Parameter.KEYWORD_ONLY, default=None, annotation="Any")
+
+
+def _describe_option(each: Option) -> str:
+    parts = [each.meaning, each.in_airflow]
+    if each.default_text:
+        parts.append(f"Default: {each.default_text}.")
+    if each.templated:
+        parts.append("(templated)")
+    return f":param {each.name}: {' '.join(filter(None, parts))}"
+
+
+def require_distinct_targets(given: Mapping[str, Any], *, mapped: frozenset[str] = frozenset()) -> None:
+    """Raise `ConfigError` if every mapped instance would replace all rows of the same table.
+
+    `mapped` are the arguments that differ between the instances, `given` the others. A template or the result of another
+    task may differ as well: that is checked when the tasks run.
+    """
+    targets = {"target_table", "tables", "write_mode", "target_conn_id"}
+    replaces = given.get("write_mode", "replace") == "replace"
+    if mapped & targets or not replaces or given.get("dry_run") or given.get("target_table") is None:
+        return
+    if all(is_plain(given.get(each)) for each in ("target_table", "target_conn_id")):
+        from airflow_provider_safecopy.publish.receipt import HINT
+
+        raise ConfigError(f"each mapped instance would replace all rows of {given['target_table']}", hint=HINT)
+
+
+def check_expansion(partial: Any) -> Any:
+    """Make Airflow's `partial` check the arguments of its `expand`."""
+
+    class _Checking(type(partial)):  # type: ignore[misc]  # Airflow 2 and 3 have it in different places
+        __slots__ = ()
+
+        def expand(self, **mapped: Any) -> Any:
+            with translate_errors():
+                require_distinct_targets(self.kwargs, mapped=frozenset(mapped))
+            return super().expand(**mapped)
+
+    partial._expand_called = True  # noqa: SLF001 -- else it warns that it was never expanded
+    return _Checking(operator_class=partial.operator_class, kwargs=partial.kwargs, params=partial.params)
+
+
+# The key of a task's result; Airflow 3's own name for it can only be imported with its models.
+_RESULT = "return_value"
+
+
+def push_result(context: Context, report: CopyReport | BatchReport) -> None:
+    """In place of the result, which a task that skips itself has none of."""
+    context["ti"].xcom_push(key=_RESULT, value=report.as_dict())
+
+
+def update_assets(context: Context, outlets: Iterable[Any], report: CopyReport) -> None:
+    """The report's essence, in the event of each asset among the outlets."""
+    _update_events(context, outlets, _summarize(report))
+
+
+def update_assets_of_all(context: Context, outlets: Iterable[Any], done: BatchReport) -> None:
+    """The same of a batch: the essence of each of its tables."""
+    _update_events(context, outlets, {"tables": [_summarize(report) for report in done.tables]})
+
+
+def _summarize(report: CopyReport) -> dict[str, Any]:
+    return {word: getattr(report, word) for word in ("target", "token", "rows", "bytes", "digest")}
+
+
+def _update_events(context: Context, outlets: Iterable[Any], essence: dict[str, Any]) -> None:
+    for outlet in outlets:
+        if isinstance(outlet, Asset):
+            context["outlet_events"][outlet].extra["safecopy"] = essence
+
+
+_MAX_NAMED = 50
+
+
+def run_batch(
+    task: SafeCopyOperator, hook: SafeCopyHook, context: Context, abort: AbortSwitch, event: dict[str, Any] | None
+) -> BatchReport:
+    """Copy the task's tables, or plan them. Raises Airflow's exceptions where any was not copied."""
+    from airflow_provider_safecopy.pipeline.outcome import BatchReport
+
+    journal, specs = TaskLog(task.log), task.specs(context)
+    journal.log_options_of_all(specs)
+    if task.plan_only:
+        return _plan_batch(hook, journal, specs)
+    deadline, contender = task.on_busy.find_deadline(event), build_contender(context)
+    lock = find_lock(task, hook, context, contender)
+    specs = tuple(replace(spec, lock=lock) for spec in specs)
+
+    def report_skip(error: LockBusyError) -> None:
+        task.log.warning("skipped: %s", format_error(error))
+        if task.do_xcom_push:
+            push_result(context, BatchReport(tuple(_skip_table(spec, hook, error) for spec in specs)))
+
+    with task.on_busy.handle_busy(task, task.target_conn_id, deadline, report_skip):
+        done = hook.copy_tables(
+            specs,
+            contender=contender,
+            judge=make_liveness_check(context, contender),
+            abort=abort,
+            progress=journal.log_count,
+            keep_going=task.keep_going,
+            on_busy=task.on_busy.mode,
+        )
+    journal.log_report_of_all(done)
+    if done.failed:
+        if task.do_xcom_push:
+            push_result(context, done)
+        raise build_failure(done)
+    update_assets_of_all(context, task.outlets, done)
+    return done
+
+
+def build_failure(done: BatchReport) -> AirflowException:
+    """What fails the task: which tables were not copied and why, and how many were. Worth a retry if any of them is."""
+    named = [f"{failed.target}: {format_error(failed.error)}" for failed in done.failed[:_MAX_NAMED]]
+    more = f"; and {len(done.failed) - _MAX_NAMED} more" if len(done.failed) > _MAX_NAMED else ""
+    published = ", ".join(report.target.partition(" ")[2] for report in done.tables if report.status == "published")
+    message = (
+        f"{len(done.failed)} of {len(done.outcomes)} tables were not copied: {'; '.join(named)}{more}. "
+        f"Published: {published or 'none'}"
+    )
+    retryable = any(failed.error.retryable for failed in done.failed)
+    return AirflowException(message) if retryable else AirflowFailException(message)
+
+
+def _plan_batch(hook: SafeCopyHook, journal: TaskLog, specs: Sequence[CopySpec]) -> BatchReport:
+    from airflow_provider_safecopy.pipeline.outcome import BatchReport
+
+    plans = hook.plan_tables(specs)
+    for plan in plans:
+        journal.log_plan(plan)
+    for plan in plans:
+        plan.require_accepted()
+    return BatchReport(tuple(plan.as_report() for plan in plans))
+
+
+def _skip_table(spec: CopySpec, hook: SafeCopyHook, error: LockBusyError) -> CopyReport:
+    from airflow_provider_safecopy.report import CopyReport
+
+    return CopyReport.from_busy_error(spec, hook.source, hook.target, error)
 
 
 class SafeCopyOperator(BaseOperator):
@@ -132,7 +345,7 @@ class SafeCopyOperator(BaseOperator):
             with translate_errors():
                 hook = SafeCopyHook(self.source_conn_id, self.target_conn_id)
                 if self.tables is not None:
-                    return batch.run_batch(self, hook, context, abort, event).as_dict()
+                    return run_batch(self, hook, context, abort, event).as_dict()
                 if self.plan_only:
                     return self._plan(hook, context).as_dict()
                 return self._copy(hook, context, abort, event).as_dict()
@@ -148,7 +361,7 @@ class SafeCopyOperator(BaseOperator):
     def _copy(
         self, hook: SafeCopyHook, context: Context, abort: AbortSwitch, event: dict[str, Any] | None
     ) -> CopyReport:
-        from airflow_provider_safecopy.transfer.report import CopyReport
+        from airflow_provider_safecopy.report import CopyReport
 
         deadline, contender, journal = self.on_busy.find_deadline(event), build_contender(context), TaskLog(self.log)
         spec = replace(self._spec(context), lock=find_lock(self, hook, context, contender))
@@ -184,8 +397,8 @@ class SafeCopyOperator(BaseOperator):
     def specs(self, context: Context | None = None) -> tuple[CopySpec, ...]:
         """What is asked for of many tables; without a `context`, as far as that can be said before templates are."""
         tables = self.tables if context or is_plain(self.tables) else [LATER]
-        entries = roster.parse_entries(tables, "tables", self.spec_type)
-        return roster.build_specs(entries, self.options(context), self.spec_type)
+        entries = table_list.parse_entries(tables, "tables", self.spec_type)
+        return table_list.build_specs(entries, self.options(context), self.spec_type)
 
     def options(self, context: Context | None = None) -> dict[str, Any]:
         """What is asked for of any table; without a `context`, with stand-ins for what a template will say."""

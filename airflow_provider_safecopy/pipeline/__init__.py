@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_safecopy.pipeline.line import copy, plan
-from airflow_provider_safecopy.pipeline.transport import CHUNKED_SPOOL_BYTES, WINDOW_BYTES
+from airflow_provider_safecopy.pipeline.copy_table import CHUNKED_SPOOL_BYTES, WINDOW_BYTES, copy, plan
 
 if TYPE_CHECKING:
     from airflow_provider_safecopy.pipeline.batch import copy_tables, plan_tables

@@ -16,17 +16,18 @@ from uuid import uuid4
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.diagnosis import conceal, set_rows_shown
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError, PlanError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.gate import ConnectionGate
-from airflow_provider_safecopy.lock.living import LivenessCheck
+from airflow_provider_safecopy.lock.bulk import BulkStore, TableLocks
+from airflow_provider_safecopy.lock.connection_gate import ConnectionGate
+from airflow_provider_safecopy.lock.heartbeat import Heartbeat
+from airflow_provider_safecopy.lock.living_lock import LivenessCheck
 from airflow_provider_safecopy.lock.model import Contender, Promise, format_application_name
-from airflow_provider_safecopy.lock.pulse import Heartbeat
-from airflow_provider_safecopy.lock.several import BulkStore, TableLocks
-from airflow_provider_safecopy.pipeline import line
-from airflow_provider_safecopy.pipeline.attempt import (
+from airflow_provider_safecopy.pipeline import copy_table
+from airflow_provider_safecopy.pipeline.batch_rounds import BatchResources, BatchRounds
+from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport, Failure, Listener, Outcome
+from airflow_provider_safecopy.pipeline.planner import BatchPlanner, fits
+from airflow_provider_safecopy.pipeline.run import (
     Attempt,
     answering,
     end_displaced,
@@ -37,15 +38,14 @@ from airflow_provider_safecopy.pipeline.attempt import (
     translate_losses,
     translate_lost_lock,
 )
-from airflow_provider_safecopy.pipeline.drafting import BatchPlanner, fits
-from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport, Failure, Listener, Outcome
-from airflow_provider_safecopy.pipeline.round import BatchResources, BatchRounds
-from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.session import Session, open_session
+from airflow_provider_safecopy.planning.plan import CopyPlan
+from airflow_provider_safecopy.postgres.activity import ActivityWatch
+from airflow_provider_safecopy.postgres.diagnosis import conceal, set_rows_shown
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.session import Session, open_session
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import CopySpec
 from airflow_provider_safecopy.transfer.snapshot import hold_snapshot
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.watch import ActivityWatch
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def copy_tables(
         batch.begin()
         batch.carry()
         batch.copy_others(judge)
-    return BatchReport(batch.outcomes(), time.monotonic() - started, line.peak_rss())
+    return BatchReport(batch.outcomes(), time.monotonic() - started, copy_table.peak_rss())
 
 
 @dataclass
@@ -239,7 +239,7 @@ class _Batch:
         mine = self.asked.contender
         member = replace(mine, member=f"{mine.member} {name}", attempt=uuid4())
         source, target = self.source.endpoint, self.target.endpoint
-        return line.copy(self.specs[name], source, target, contender=member, judge=judge, abort=self.asked.abort)
+        return copy_table.copy(self.specs[name], source, target, contender=member, judge=judge, abort=self.asked.abort)
 
     @contextmanager
     def _crew(self) -> Iterator[BatchResources]:

@@ -9,11 +9,11 @@ from uuid import UUID
 
 from airflow_provider_safecopy.errors import SafeCopyError
 from airflow_provider_safecopy.lock.model import Lease
+from airflow_provider_safecopy.publish.transaction import PublishResult
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import CopySpec
 from airflow_provider_safecopy.transfer.export import Exported
 from airflow_provider_safecopy.transfer.load import Loaded
-from airflow_provider_safecopy.transfer.publish import PublishResult
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.verify import Verification
 
 

@@ -9,7 +9,8 @@ client is gone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,17 +18,52 @@ from uuid import uuid4
 
 import psycopg
 
-from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.living import LivenessCheck
-from airflow_provider_safecopy.lock.model import Holder, format_application_name
-from airflow_provider_safecopy.lock.over import find_gone
+from airflow_provider_safecopy.lock.liveness import Displacement, end_displaced, find_gone
+from airflow_provider_safecopy.lock.living_lock import LivenessCheck
+from airflow_provider_safecopy.lock.model import DisplacedHolder, Holder, Lease, Member, format_application_name
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.presence import Displacement, end_displaced
 from airflow_provider_safecopy.lock.store import Store
-from airflow_provider_safecopy.pipeline.attempt import name_holders
-from airflow_provider_safecopy.transfer import staging
-from airflow_provider_safecopy.transfer.session import Session, open_session
+from airflow_provider_safecopy.pipeline.run import name_holders
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.session import Session, open_session
+from airflow_provider_safecopy.publish import staging
+
+_PATIENCE_SECONDS = 5.0
+# The member is publishing: its transaction holds the row until COMMIT.
+_LOCKED = "55P03"
+
+
+def evict(store: Store, holder: Holder, members: Collection[Member]) -> bool:
+    """Release the lock of `holder` for `members`, and end what they still run.
+
+    They are fenced out: none of them can publish any more. The other members keep the lock. Return
+    whether it is free now. Raises `LockStoreError`.
+    """
+    freed = False
+    for seen in members:
+        evicted = _make_displaced(holder, seen)
+        freed = _release(store, holder.build_lease(seen), evicted)
+        end_displaced(store, evicted, Displacement("released", store.label, holder.name, evicted.owner_key))
+    return freed
+
+
+def _release(store: Store, lease: Lease, evicted: DisplacedHolder) -> bool:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return store.release(lease)
+        except LockStoreError as error:
+            if error.sqlstate != _LOCKED or time.monotonic() > deadline:
+                raise
+            store.end_sessions(evicted)
+
+
+def _make_displaced(holder: Holder, seen: Member) -> DisplacedHolder:
+    places = () if seen.process is None else (seen.process,)
+    return DisplacedHolder(holder.owner_key or "", holder.owner, holder.token, (seen.attempt,), places)
+
 
 log = logging.getLogger(__name__)
 

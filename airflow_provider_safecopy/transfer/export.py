@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import xxhash
 
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.transfer import statements
-from airflow_provider_safecopy.transfer.pages import PageRange
-from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.psql import Psql, make_memory_file, make_nonce, open_pipe
-from airflow_provider_safecopy.transfer.report import StageReport
+from airflow_provider_safecopy.planning import copy_script
+from airflow_provider_safecopy.planning.page_ranges import PageRange
+from airflow_provider_safecopy.planning.plan import CopyPlan
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.psql import Psql, make_memory_file, make_nonce, open_pipe
+from airflow_provider_safecopy.report import StageReport
 from airflow_provider_safecopy.transfer.snapshot import READ_AGAIN, describe_replacement
 
 log = logging.getLogger(__name__)
@@ -150,9 +150,9 @@ def _split_scripts(
 ) -> tuple[list[int], list[str]]:
     """Return memory files of scripts, the last for stdin, and psql's arguments; no script has SQL that is not plain."""
     read, seconds, lock_wait = plan.build_copy_source(pages), plan.spec.timeouts.export, plan.spec.timeouts.lock_wait
-    copy = statements.export_copy(read, format=plan.format)
-    if statements.is_plain(copy):
-        script = statements.export_script(
+    copy = copy_script.export_copy(read, format=plan.format)
+    if copy_script.is_plain(copy):
+        script = copy_script.export_script(
             read,
             format=plan.format,
             snapshot=snapshot,
@@ -163,7 +163,7 @@ def _split_scripts(
         )
         return [make_memory_file(script)], ["-f", "-"]
     first = make_memory_file(
-        statements.export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait)
+        copy_script.export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait)
     )
-    words = ["-f", f"/proc/self/fd/{first}", "-c", statements.export_output(output), "-c", copy.as_string(None)]
-    return [first, make_memory_file(statements.export_end(nonce, snapshot=snapshot))], [*words, "-f", "-"]
+    words = ["-f", f"/proc/self/fd/{first}", "-c", copy_script.export_output(output), "-c", copy.as_string(None)]
+    return [first, make_memory_file(copy_script.export_end(nonce, snapshot=snapshot))], [*words, "-f", "-"]

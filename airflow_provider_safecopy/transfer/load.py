@@ -14,14 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import VerifyError
-from airflow_provider_safecopy.transfer import statements
+from airflow_provider_safecopy.planning import copy_script
+from airflow_provider_safecopy.planning.plan import CopyPlan
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.names import TableName
+from airflow_provider_safecopy.postgres.psql import Psql, make_memory_file, make_nonce, open_pipe
+from airflow_provider_safecopy.report import StageReport
 from airflow_provider_safecopy.transfer.export import Exported, digest_of
-from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.psql import Psql, make_memory_file, make_nonce, open_pipe
-from airflow_provider_safecopy.transfer.report import StageReport
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Load:
         """Tell psql to commit. Only after the row counts agree. One that has died is found out by who waits for it."""
         assert self.commit_pipe is not None  # noqa: S101 -- told once
         with suppress(BrokenPipeError):
-            os.write(self.commit_pipe, statements.load_commit(self.psql.transcript.nonce).encode())
+            os.write(self.commit_pipe, copy_script.load_commit(self.psql.transcript.nonce).encode())
         self.close_commit_pipe()
 
     def close_commit_pipe(self) -> None:
@@ -83,10 +83,10 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
     nonce, (stdin, data), (told, gate) = make_nonce(), open_pipe(), open_pipe()
     limits = plan.spec.timeouts
     prologue = make_memory_file(
-        statements.load_prologue(nonce=nonce, seconds=limits.import_, lock_wait=limits.lock_wait)
+        copy_script.load_prologue(nonce=nonce, seconds=limits.import_, lock_wait=limits.lock_wait)
     )
-    epilogue = make_memory_file(statements.load_end(nonce, frozen=plan.is_frozen))
-    copy = statements.load_copy(staging, plan.target_columns, format=plan.format, freeze=plan.is_frozen)
+    epilogue = make_memory_file(copy_script.load_end(nonce, frozen=plan.is_frozen))
+    copy = copy_script.load_copy(staging, plan.target_columns, format=plan.format, freeze=plan.is_frozen)
     try:
         psql = Psql.start(
             "import",
@@ -95,7 +95,7 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
             nonce=nonce,
             arguments=[
                 *("-f", f"/proc/self/fd/{prologue}"),
-                *(("-c", statements.load_frozen(staging)) if plan.is_frozen else ()),
+                *(("-c", copy_script.load_frozen(staging)) if plan.is_frozen else ()),
                 *("-c", copy, "-f", f"/proc/self/fd/{epilogue}"),
                 *("-f", f"/proc/self/fd/{told}"),
             ],

@@ -9,7 +9,7 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.transfer.session import Session
+from airflow_provider_safecopy.postgres.session import Session
 
 _SNAPSHOT = sql.load("snapshot")
 READ_AGAIN = "run the copy again: it takes a new snapshot"

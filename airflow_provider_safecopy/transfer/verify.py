@@ -9,17 +9,18 @@ from typing import Any
 
 import psycopg
 
-from airflow_provider_safecopy.diagnosis import describe
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError, VerifyError
-from airflow_provider_safecopy.transfer import guard, statements
+from airflow_provider_safecopy.planning import row_checks
+from airflow_provider_safecopy.planning.plan import CopyPlan
+from airflow_provider_safecopy.postgres import statements
+from airflow_provider_safecopy.postgres.diagnosis import describe
+from airflow_provider_safecopy.postgres.lookout import lock_wait_error
+from airflow_provider_safecopy.postgres.names import TableName
+from airflow_provider_safecopy.postgres.session import SILENT_SECONDS, Session
+from airflow_provider_safecopy.report import StageReport
+from airflow_provider_safecopy.transfer import upkeep
 from airflow_provider_safecopy.transfer.export import Exported
 from airflow_provider_safecopy.transfer.load import Loaded
-from airflow_provider_safecopy.transfer.lookout import lock_wait_error
-from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.report import StageReport
-from airflow_provider_safecopy.transfer.session import SILENT_SECONDS, Session
-from airflow_provider_safecopy.transfer.statements import upkeep
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ def verify(plan: CopyPlan, exported: Exported, loaded: Loaded, *, source: Sessio
     `VerifyError` when proofs differ or a guard refuses, `StageTimeoutError` past `verify_timeout`.
     """
     started = time.monotonic()
-    guard.require_rows(plan, exported.rows)
-    guard.require_size(plan, previous=_count_previous(plan, target), held=exported.rows)
+    row_checks.require_rows(plan, exported.rows)
+    row_checks.require_size(plan, previous=_count_previous(plan, target), held=exported.rows)
     columns, guarded = plan.target_columns, list(plan.spec.max_null_share or {})
     staged, filled, here, content_hash = 0, [], None, None
     if plan.spec.verify == "full":
@@ -64,7 +65,7 @@ def verify(plan: CopyPlan, exported: Exported, loaded: Loaded, *, source: Sessio
         proofs["source rows"] = {"exported": exported.rows, "counted": here["rows"]}
         proofs["content hash"] = {"source": here["hash"], "staging": content_hash}
     _require_agreement(proofs, plan)
-    guard.require_values(plan, rows=staged, filled=filled)
+    row_checks.require_values(plan, rows=staged, filled=filled)
     seconds = time.monotonic() - started
     log.info("verify done: %d rows agree (%s), %.2f s", staged, plan.spec.verify, seconds)
     return Verification(loaded.staging, staged, proofs, content_hash, StageReport("verify", seconds, rows=staged))

@@ -13,12 +13,12 @@ from airflow.providers.common.compat.sdk import BaseHook
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.hooks.judge import is_finished
+from airflow_provider_safecopy.hooks.dag_run_state import is_finished
 from airflow_provider_safecopy.hooks.safecopy import build_endpoint
+from airflow_provider_safecopy.lock.liveness import is_gone
 from airflow_provider_safecopy.lock.model import Holder
-from airflow_provider_safecopy.lock.over import is_gone
 from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
 
 POLL_SECONDS = (10.0, 15.0)
 """Between two looks, and before the first: one sooner may find the task not yet deferred (apache/airflow#71580)."""

@@ -19,7 +19,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.airflow.home import AirflowHome, Ran, copying
-from tests.ground.database import Database
+from tests.support.database import Database
 
 HERE = Path(__file__).parent
 Connect = Callable[..., None]

@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow.dag_processing.dagbag import DagBag
 
-from airflow_provider_safecopy.hooks.in_process import _EncodedPaths
+from airflow_provider_safecopy.hooks.compat import _EncodedPaths
 
 
 def main(folder: str, dag_id: str) -> None:

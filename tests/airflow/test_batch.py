@@ -11,7 +11,7 @@ from airflow_provider_safecopy.errors import ConfigError
 from tests.airflow.conftest import RunCopy, RunDag
 from tests.airflow.home import TASK, AirflowHome, copying
 from tests.conftest import NothingLeft
-from tests.ground.database import Database
+from tests.support.database import Database
 
 MANY = [f"영업.표_{number}" for number in range(5)]
 

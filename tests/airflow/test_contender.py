@@ -19,7 +19,7 @@ STARTED = datetime(2026, 3, 1, 9, 0, 0, 123456, tzinfo=timezone(timedelta(hours=
 
 
 def _contender(*, detached: bool = False, context: Mapping[str, Any] | None = None, **others: Any) -> Contender:
-    from airflow_provider_safecopy.operators.contender import build_contender
+    from airflow_provider_safecopy.operators.common import build_contender
 
     ti = {"dag_id": "영업_복사", "run_id": "수동_1", "task_id": "고객_복사", "map_index": -1, "try_number": 2}
     known: Any = {"ti": SimpleNamespace(**ti | others), "dag_run": SimpleNamespace(start_date=STARTED)}
@@ -53,7 +53,7 @@ def test_a_detached_member_has_no_place() -> None:
 
 @pytest.mark.parametrize("run", [None, SimpleNamespace(start_date=None)])
 def test_a_run_that_was_never_started_still_has_an_owner(run: Any) -> None:
-    from airflow_provider_safecopy.operators.contender import build_contender
+    from airflow_provider_safecopy.operators.common import build_contender
 
     ti = SimpleNamespace(dag_id="가", run_id="나", task_id="다", map_index=-1, try_number=1)
     context: Any = {"ti": ti, "dag_run": run}
@@ -79,10 +79,10 @@ def test_a_run_of_this_airflow_says_so_and_its_process_is_not_to_be_ended(
 ) -> None:
     ran = run_dag("""\
 from airflow.providers.common.compat.sdk import task
-from airflow_provider_safecopy.operators.contender import contender_of
+from airflow_provider_safecopy.operators.common import contender_of
 @task(task_id="누구", multiple_outputs=False)
 def who(**context):
-    from airflow_provider_safecopy.hooks.in_process import carry_any_id
+    from airflow_provider_safecopy.hooks.compat import carry_any_id
     carry_any_id()
     contender = contender_of(context)
     return [contender.owner, contender.member, contender.try_number, contender.place.may_end]

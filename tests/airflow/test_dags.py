@@ -12,7 +12,7 @@ from airflow_provider_safecopy import sql
 from tests.airflow.conftest import Connect, RunFile, dag_bag
 from tests.airflow.home import AirflowHome
 from tests.conftest import NothingLeft
-from tests.ground.database import Database
+from tests.support.database import Database
 
 DAGS = Path(__file__).parents[2] / "dags"
 LONG = "월별지역별상품군별매출실적및재고현황집계표"

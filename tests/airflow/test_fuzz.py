@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, reject
 from hypothesis import strategies as st
 
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
 from tests.fuzz.depth import looking
 from tests.fuzz.material import AWKWARD, BROKEN, broken, clean, json_values, spoiled
 from tests.fuzz.tried import tried
@@ -89,7 +89,7 @@ def test_any_fields_are_libpqs_parameters_as_they_stand(fields: dict[str, str]) 
 @example(held="고객")
 def test_whatever_the_first_task_left_names_a_lock_or_none(held: Any) -> None:
     """Found: KeyError and ValueError in the last task of a group, which then freed nothing at all."""
-    from airflow_provider_safecopy.operators.lock_tasks import _read_lock_name
+    from airflow_provider_safecopy.operators.living_lock import _read_lock_name
 
     name = _read_lock_name(held)
     if held == HELD:
@@ -104,7 +104,7 @@ def test_whatever_the_first_task_left_names_a_lock_or_none(held: Any) -> None:
 @example(event={"deadline": 10**400})
 def test_whatever_a_trigger_told_nobody_waits_longer_than_was_asked(event: dict[str, Any] | None) -> None:
     """Found: KeyError, and OverflowError where the deadline was beyond the calendar."""
-    from airflow_provider_safecopy.operators.busy import OnBusy
+    from airflow_provider_safecopy.operators.common import OnBusy
 
     assert 0 < OnBusy("wait", 60).find_deadline(event) <= time.time() + 60
 
@@ -118,8 +118,8 @@ def test_whatever_a_trigger_told_nobody_waits_longer_than_was_asked(event: dict[
 @example(done=100, expected=10**100, seconds=1.0)
 def test_whatever_a_planner_expects_progress_is_told(done: int, expected: int | None, seconds: float) -> None:
     """Found: OverflowError, which ended the copy, where a query's plan expected more than could be read in any time."""
-    from airflow_provider_safecopy.operators.journal import _describe_progress
-    from airflow_provider_safecopy.transfer.model import Progress
+    from airflow_provider_safecopy.operators.task_log import _describe_progress
+    from airflow_provider_safecopy.spec import Progress
 
     told = list(_describe_progress(Progress("export", bytes=done, expected_bytes=expected), seconds))
     assert told
@@ -129,7 +129,7 @@ def test_whatever_a_planner_expects_progress_is_told(done: int, expected: int | 
 @pytest.mark.parametrize("seconds", [1e300, 10**12])
 def test_nobody_can_be_asked_to_wait_beyond_the_calendar(seconds: float) -> None:
     """Found: OverflowError when the task was deferred."""
-    from airflow_provider_safecopy.operators.busy import OnBusy
+    from airflow_provider_safecopy.operators.common import OnBusy
 
     with pytest.raises(ConfigError, match="wait_timeout"):
         OnBusy("wait", seconds)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, PlanError
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.spec import CopySpec
 from tests.airflow.conftest import Connect
-from tests.ground.database import Database
+from tests.support.database import Database
 
 SECRET = "p@ss:w/o%rd\\ 비밀"
 

@@ -11,11 +11,11 @@ from uuid import uuid4
 import pytest
 
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender
 from tests.airflow.conftest import Connect, _ran, dag_bag
 from tests.airflow.home import AirflowHome
-from tests.ground.database import Database
+from tests.support.database import Database
 
 DAGS = Path(__file__).parents[2] / "dags"
 JANITOR = "세이프카피_청소"

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_safecopy.transfer.model import MiB, Progress, Stage
-from airflow_provider_safecopy.transfer.report import CopyReport, StageReport
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.report import CopyReport, StageReport
+from airflow_provider_safecopy.spec import CopySpec, MiB, Progress, Stage
 
 
 class Lines(list[str]):
@@ -25,7 +24,7 @@ def lines() -> Lines:
 
 
 def _journal(lines: Lines, seconds: Iterator[float]) -> Any:
-    from airflow_provider_safecopy.operators.journal import TaskLog
+    from airflow_provider_safecopy.operators.task_log import TaskLog
 
     return TaskLog(lines, every=10, clock=lambda: next(seconds))
 

@@ -13,7 +13,7 @@ from pytest_mock import MockerFixture
 from airflow_provider_safecopy.lock.model import Holder, Member
 from tests.airflow.conftest import RunCopy, RunDag
 from tests.conftest import NothingLeft
-from tests.ground.database import Database
+from tests.support.database import Database
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 OWN = {"dag": "영업_복사", "run": "수동_1", "deployment": "운영", "started": "2026-03-01T00:00:00.000000+00:00"}
@@ -22,7 +22,7 @@ ATTEMPTS = [str(uuid4()), str(uuid4())]
 HELD_BY_A_RUN_THAT_ENDS = """\
 from airflow.providers.common.compat.sdk import task
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
-from airflow_provider_safecopy.operators.contender import contender_of
+from airflow_provider_safecopy.operators.common import contender_of
 @task(task_id="복사")
 def hold(**context):
     owner = {owner!r}
@@ -41,7 +41,7 @@ def _holder(**owner: str) -> Holder:
 
 
 def _judged(holder: Holder, own: Mapping[str, str] = OWN, *, cleared: bool | None = True) -> list[str]:
-    from airflow_provider_safecopy.hooks.judge import build_liveness_check
+    from airflow_provider_safecopy.hooks.dag_run_state import build_liveness_check
 
     return list(build_liveness_check(own, cleared=cleared)(holder))
 
@@ -50,11 +50,11 @@ def _judged(holder: Holder, own: Mapping[str, str] = OWN, *, cleared: bool | Non
 def state(mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What Airflow answers when it is asked for the state of a run; this Airflow is called 운영."""
     monkeypatch.setenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", "운영")
-    return mocker.patch("airflow_provider_safecopy.hooks.judge._state", return_value=_run("running"))
+    return mocker.patch("airflow_provider_safecopy.hooks.dag_run_state._state", return_value=_run("running"))
 
 
 def _run(state: str | None, started: str | None = OWN["started"]) -> Any:
-    from airflow_provider_safecopy.hooks.judge import Run
+    from airflow_provider_safecopy.hooks.dag_run_state import Run
 
     return Run(state, started)
 
@@ -96,7 +96,7 @@ def test_a_run_of_the_same_ids_that_started_at_another_time_is_another_airflows(
     state: Any, monkeypatch: pytest.MonkeyPatch, name: str, said: str
 ) -> None:
     """Two Airflows of one name have runs of the same ids: what is over here says nothing of the run over there."""
-    from airflow_provider_safecopy.hooks.judge import name_deployment
+    from airflow_provider_safecopy.hooks.dag_run_state import name_deployment
 
     monkeypatch.setenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", name)
     state.return_value = _run(said, "2026-03-01T00:00:07.000000+00:00")
@@ -110,7 +110,7 @@ def test_a_run_of_the_same_ids_that_started_at_another_time_is_another_airflows(
 def test_where_airflow_does_not_say_when_a_run_started_only_a_given_name_tells_whose_it_is(
     state: Any, monkeypatch: pytest.MonkeyPatch, name: str, gone: list[str]
 ) -> None:
-    from airflow_provider_safecopy.hooks.judge import name_deployment
+    from airflow_provider_safecopy.hooks.dag_run_state import name_deployment
 
     monkeypatch.setenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", name)
     state.return_value = _run("success", None)
@@ -130,7 +130,7 @@ def test_a_run_that_was_never_cleared_has_no_former_incarnation(
 def test_whether_a_former_incarnation_is_ours_is_not_known_under_a_default_name(
     state: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow_provider_safecopy.hooks.judge import name_deployment
+    from airflow_provider_safecopy.hooks.dag_run_state import name_deployment
 
     del state
     monkeypatch.setenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", "")

@@ -10,14 +10,14 @@ from typing import Any
 from tests.airflow.conftest import RunDag
 from tests.airflow.test_living_lock import HEAD, LOCK, _events
 from tests.conftest import NothingLeft
-from tests.ground.database import Database
+from tests.support.database import Database
 
 TOOLS = (
     HEAD
     + f"""\
 from airflow_provider_safecopy.errors import FencedOutError, LockBusyError
 from airflow_provider_safecopy.lock.model import Contender
-from airflow_provider_safecopy.operators.contender import contender_of
+from airflow_provider_safecopy.operators.common import contender_of
 NAME = {LOCK!r}
 GROUP = dict(target_conn_id="dw", lock=NAME)
 hook = lambda: SafeCopyHook(target_conn_id="dw")

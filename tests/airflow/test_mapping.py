@@ -8,7 +8,7 @@ import pytest
 
 from tests.airflow.conftest import RunDag
 from tests.airflow.home import TASK
-from tests.ground.database import Database
+from tests.support.database import Database
 
 GIVEN: dict[str, Any] = {"task_id": TASK, "source_conn_id": "erp", "target_conn_id": "dw"}
 NAMES: dict[str, Any] = {"source_table": "영업.고객", "target_table": "분석.고객"}

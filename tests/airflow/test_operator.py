@@ -11,8 +11,8 @@ from airflow_provider_safecopy.errors import AbortedError, ConfigError, PlanErro
 from tests.airflow.conftest import RunCopy, RunDag
 from tests.airflow.home import TASK, AirflowHome, copying
 from tests.conftest import MakePsql, NothingLeft
-from tests.ground.database import Database
-from tests.ground.fake_psql import Behaviour
+from tests.support.database import Database
+from tests.support.fake_psql import Behaviour
 
 NAMES = {"source_table": "영업.고객", "target_table": "분석.고객"}
 RETRYING = {"retries": 1, "retry_delay": timedelta(0)}
@@ -242,7 +242,7 @@ def test_an_error_is_translated_once_and_keeps_its_cause_and_its_data(
 ) -> None:
     from airflow.providers.common.compat import sdk
 
-    from airflow_provider_safecopy.operators.told import translate_errors
+    from airflow_provider_safecopy.operators.common import translate_errors
 
     with pytest.raises(sdk.AirflowException) as raised, translate_errors():
         raise error
@@ -254,7 +254,7 @@ def test_an_error_is_translated_once_and_keeps_its_cause_and_its_data(
 
 @pytest.mark.parametrize("other", [KeyboardInterrupt(), SystemExit(3), ValueError("not ours")])
 def test_what_is_not_ours_passes_untouched(other: BaseException) -> None:
-    from airflow_provider_safecopy.operators.told import translate_errors
+    from airflow_provider_safecopy.operators.common import translate_errors
 
     with pytest.raises(type(other)) as raised, translate_errors():
         raise other

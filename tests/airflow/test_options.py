@@ -9,8 +9,8 @@ import pytest
 
 from tests.airflow.conftest import RunDag
 from tests.airflow.home import TASK
-from tests.ground.database import Database
-from tests.ground.dummy_option import DummySpec
+from tests.support.database import Database
+from tests.support.dummy_option import DummySpec
 
 GIVEN: dict[str, Any] = {"task_id": TASK, "source_conn_id": "erp", "target_conn_id": "dw"}
 NAMES: dict[str, Any] = {"source_table": "영업.고객", "target_table": "분석.고객"}
@@ -30,7 +30,7 @@ def dag(**parameters: Any) -> Any:
 
 def dummy() -> Any:
     """Return an operator that takes the options of `DummySpec`."""
-    from airflow_provider_safecopy.operators.option import list_templates, with_options
+    from airflow_provider_safecopy.operators.safecopy import list_templates, with_options
 
     class DummyOperator(operator()):  # type: ignore[misc]
         spec_type = DummySpec

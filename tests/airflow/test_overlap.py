@@ -12,7 +12,7 @@ import pytest
 from tests.airflow.conftest import _ran
 from tests.airflow.home import AirflowHome
 from tests.conftest import NothingLeft
-from tests.ground.database import Database
+from tests.support.database import Database
 
 # Exports wait for a gate, an advisory lock of the source; whoever waits for the lock looks often.
 BODY = """\

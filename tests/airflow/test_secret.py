@@ -7,7 +7,7 @@ from urllib.parse import quote, quote_plus
 
 from tests.airflow.conftest import Connect
 from tests.airflow.home import AirflowHome, copying
-from tests.ground.database import Database
+from tests.support.database import Database
 
 PASSWORD = "p@ss:w/o%rd\\ 비밀'번호"
 SPELLINGS = {

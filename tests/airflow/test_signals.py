@@ -17,15 +17,15 @@ from typing import Literal
 import pytest
 
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.report import CopyReport
 from tests.airflow.conftest import Connect
 from tests.airflow.home import AirflowHome, copying
 from tests.faults.invariant import Invariant, Said
 from tests.faults.run import Run, Victim, between
 from tests.faults.trial import ALL
-from tests.ground.customers import spec
-from tests.ground.database import Database
-from tests.ground.until import until
+from tests.support.customers import spec
+from tests.support.database import Database
+from tests.support.until import until
 
 When = Literal["import", "commit", "commit, on its way"]
 LATEST = 120.0

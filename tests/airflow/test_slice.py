@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.airflow.conftest import RunDag, RunFile
 from tests.airflow.home import TASK
-from tests.ground.database import Database
+from tests.support.database import Database
 
 _APPEND = """\
 def fail_once(context, result=None):

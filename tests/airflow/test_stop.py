@@ -11,8 +11,8 @@ import pytest
 from tests.airflow.conftest import RunCopy
 from tests.airflow.home import AirflowHome, copying, heard
 from tests.conftest import MakePsql, NothingLeft
-from tests.ground.database import Database
-from tests.ground.fake_psql import Behaviour
+from tests.support.database import Database
+from tests.support.fake_psql import Behaviour
 
 NAMES = {"source_table": "영업.고객", "target_table": "분석.고객"}
 OLD = [(9, "옛 고객")]

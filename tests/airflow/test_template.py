@@ -8,7 +8,7 @@ import pytest
 
 from tests.airflow.conftest import RunCopy, RunDag
 from tests.airflow.home import AirflowHome, copying
-from tests.ground.database import Database
+from tests.support.database import Database
 
 
 def test_every_templated_option_is_rendered(tables: tuple[Database, Database], run_dag: RunDag) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from airflow_provider_safecopy.lock import presence, schema
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock import liveness, schema
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
 from tests.airflow.conftest import Connect
-from tests.ground.database import Database
-from tests.ground.proxy import Proxy
+from tests.support.database import Database
+from tests.support.proxy import Proxy
 
 LOCK = "영업_복사"
 SOON = 60.0
@@ -151,7 +151,7 @@ def test_a_group_is_quiet_by_nature(target: Database, held: LivingLock) -> None:
 
 
 def test_it_fires_when_the_holder_s_process_is_gone(held: LivingLock, target: Database) -> None:
-    presence.remove_note(held.contender)  # a living process has left a note, which counts for more than the row
+    liveness.remove_note(held.contender)  # a living process has left a note, which counts for more than the row
     target.execute("UPDATE safecopy.member SET place = jsonb_set(place, '{started}', '1')")
     assert _fired(_trigger())["status"] == "quiet"
 

@@ -18,7 +18,7 @@ import pytest
 from tests.airflow.conftest import dag_bag
 from tests.airflow.home import TASK, AirflowHome
 from tests.conftest import NothingLeft
-from tests.ground.database import Database
+from tests.support.database import Database
 
 # Exports wait for a gate, an advisory lock of the source. A process elsewhere is one that nobody here knows of.
 BODY = """\

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import pytest
 
 from airflow_provider_safecopy.cli import main
-from tests.ground.content import rows_of
-from tests.ground.database import Database
+from tests.support.content import rows_of
+from tests.support.database import Database
 
 COMMAND = (sys.executable, "-m", "airflow_provider_safecopy.cli")
 SOURCE_TABLE, TARGET_TABLE = "영업.고객", "분석.고객"

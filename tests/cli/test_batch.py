@@ -11,7 +11,7 @@ import pytest
 from tests.cli.conftest import Command, Ran, ended, wait_for_line
 from tests.cli.test_documentation import demand
 from tests.conftest import NothingLeft
-from tests.ground.content import rows_of
+from tests.support.content import rows_of
 
 NAMES = [f"영업.표_{number}" for number in range(4)]
 

@@ -15,7 +15,7 @@ from tests.cli.conftest import COMMAND, ROWS, Command, ended, wait_for_line
 from tests.cli.terminal import on_a_terminal
 from tests.cli.test_documentation import demand
 from tests.conftest import MakePsql, NothingLeft
-from tests.ground.fake_psql import Behaviour
+from tests.support.fake_psql import Behaviour
 
 HANGING = Behaviour("export", hang_after=100_000)
 WAITING = b"waiting for it, "

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_safecopy.cli import columns
+from airflow_provider_safecopy.cli import param_types
 from airflow_provider_safecopy.errors import ConfigError
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -27,11 +27,11 @@ NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
     ],
 )
 def test_names_and_pairs_are_read(options: tuple[str, ...], expected: dict[str, str] | None) -> None:
-    assert columns.parse(options) == expected
+    assert param_types.parse(options) == expected
 
 
 def test_their_order_is_kept() -> None:
-    assert list(columns.parse(["다,가", "나"]) or ()) == ["다", "가", "나"]
+    assert list(param_types.parse(["다,가", "나"]) or ()) == ["다", "가", "나"]
 
 
 @pytest.mark.parametrize(
@@ -39,14 +39,14 @@ def test_their_order_is_kept() -> None:
 )
 def test_what_cannot_be_read_is_shown_as_it_was_written(option: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        columns.parse([option])
+        param_types.parse([option])
     assert repr(option) in caught.value.message
     assert "separated by commas" in caught.value.hint
 
 
 def test_a_column_named_twice_is_refused() -> None:
     with pytest.raises(ConfigError, match="twice"):
-        columns.parse(["가=x", "가=y"])
+        param_types.parse(["가=x", "가=y"])
 
 
 @given(st.dictionaries(NAMES, NAMES, min_size=1, max_size=5))
@@ -55,4 +55,4 @@ def test_any_name_can_be_given_in_quotes(wanted: dict[str, str]) -> None:
         return '"' + name.replace('"', '""') + '"'
 
     option = ",".join(f"{quoted(source)}={quoted(target)}" for source, target in wanted.items())
-    assert columns.parse([option]) == wanted
+    assert param_types.parse([option]) == wanted

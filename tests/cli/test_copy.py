@@ -19,9 +19,9 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.cli.conftest import COMMAND, ROWS, Command, ended, wait_for_line
 from tests.cli.terminal import on_a_terminal
 from tests.conftest import MakePsql, MakeRole, NothingLeft
-from tests.ground.database import Database
-from tests.ground.fake_psql import Behaviour
-from tests.ground.proxy import Proxy
+from tests.support.database import Database
+from tests.support.fake_psql import Behaviour
+from tests.support.proxy import Proxy
 
 HANGING = Behaviour("export", hang_after=100_000)
 TAKEN = """

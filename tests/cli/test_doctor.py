@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.cli.conftest import Command
-from tests.ground.database import Database
+from tests.support.database import Database
 
 
 def test_a_sound_pair_is_0(safecopy: Command) -> None:

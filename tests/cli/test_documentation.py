@@ -13,7 +13,7 @@ import pytest
 from airflow_provider_safecopy.cli import exitcode
 from tests.cli.conftest import Command
 from tests.conftest import MakePsql
-from tests.ground.fake_psql import Behaviour
+from tests.support.fake_psql import Behaviour
 
 PAGE = Path(__file__).parents[2] / "docs" / "report.md"
 _BLOCK = re.compile(r"^```json\n(.*?)^```$", re.MULTILINE | re.DOTALL)

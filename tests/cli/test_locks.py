@@ -16,7 +16,7 @@ from airflow_provider_safecopy.lock.postgres import PostgresStore
 from tests.cli.conftest import Command, Said, ended, wait_for_line
 from tests.cli.test_documentation import demand
 from tests.conftest import MakePsql, MakeRole, NothingLeft
-from tests.ground.fake_psql import Behaviour
+from tests.support.fake_psql import Behaviour
 
 HANGING = Behaviour("export", hang_after=100_000)
 

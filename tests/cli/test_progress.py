@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 from airflow_provider_safecopy.cli.progress import LINE_SECONDS, Bars, Lines, figures, measure, open_progress
-from airflow_provider_safecopy.transfer.model import MiB, Progress
+from airflow_provider_safecopy.spec import MiB, Progress
 
 
 class Clock:

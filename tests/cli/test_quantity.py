@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_safecopy.cli import quantity
+from airflow_provider_safecopy.cli import param_types
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,7 @@ from airflow_provider_safecopy.cli import quantity
     [("90", 90), ("1.5", 1.5), (".5", 0.5), ("90s", 90), ("500ms", 0.5), ("15min", 900), ("4 h", 14400), ("1d", 86400)],
 )
 def test_times_are_read(text: str, seconds: float) -> None:
-    assert quantity.parse_seconds(text) == seconds
+    assert param_types.parse_seconds(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -23,14 +23,14 @@ def test_times_are_read(text: str, seconds: float) -> None:
     ],
 )
 def test_sizes_are_read(text: str, size: int) -> None:
-    assert quantity.parse_bytes(text) == size
+    assert param_types.parse_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "+1", "1e3", "nan", "inf", "1,000", "10m", "1 hour ago", "٣"])
 def test_what_is_no_time_is_none(text: str) -> None:
-    assert quantity.parse_seconds(text) is None
+    assert param_types.parse_seconds(text) is None
 
 
 @pytest.mark.parametrize("text", ["", "512M", "1K", "2G", "-1", "1e9", "1 s"])
 def test_what_is_no_size_or_could_be_two_is_none(text: str) -> None:
-    assert quantity.parse_bytes(text) is None
+    assert param_types.parse_bytes(text) is None

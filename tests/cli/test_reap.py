@@ -10,7 +10,7 @@ import pytest
 from tests.cli.conftest import Command, Said, wait_for_line
 from tests.cli.test_documentation import demand
 from tests.conftest import MakePsql, NothingLeft
-from tests.ground.fake_psql import Behaviour
+from tests.support.fake_psql import Behaviour
 
 HANGING = Behaviour("export", hang_after=100_000)
 

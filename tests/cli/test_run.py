@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_safecopy.lock.file import FileStore
+from airflow_provider_safecopy.lock.file_store import FileStore
 from tests.cli.conftest import COMMAND, Command, Ran, ended, wait_for_line
-from tests.ground.until import until
+from tests.support.until import until
 
 LOCK = "야간_집계"
 

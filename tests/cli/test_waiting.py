@@ -12,11 +12,11 @@ from airflow_provider_safecopy.cli import waiting
 from airflow_provider_safecopy.cli.waiting import LockWait
 from airflow_provider_safecopy.errors import AbortedError, LockBusyError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from tests.ground.database import Database
-from tests.ground.proxy import Proxy
+from tests.support.database import Database
+from tests.support.proxy import Proxy
 
 Wire = Callable[[Database], Proxy]
 

@@ -10,8 +10,7 @@ from click.testing import CliRunner
 
 from airflow_provider_safecopy.cli import option
 from airflow_provider_safecopy.cli.output import Output
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.spec import CopySpec, Timeouts
 
 TABLES = ("--source-table", "영업.고객", "--target-table", "분석.고객")
 

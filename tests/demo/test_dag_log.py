@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from airflow_provider_safecopy.demo.dag_log import DagLog, LogLine
+from airflow_provider_safecopy.demo.run import DagLog, LogLine
 
 
 def line(event: str, logger: str = "", level: str = "info", **more: object) -> str:

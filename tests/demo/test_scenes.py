@@ -13,8 +13,8 @@ from airflow_provider_safecopy.demo.scenes import Check, Scene
 from airflow_provider_safecopy.demo.servers import Server, installations
 from airflow_provider_safecopy.demo.tables import Database
 from airflow_provider_safecopy.errors import VerifyError
-from tests.ground.database import ALWAYS
-from tests.ground.place import place
+from tests.support.database import ALWAYS
+from tests.support.place import place
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -21,8 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from airflow_provider_safecopy.demo import servers
 from airflow_provider_safecopy.demo.home import Account
-from airflow_provider_safecopy.demo.installation import executable
-from airflow_provider_safecopy.demo.servers import Installation, Server, installations
+from airflow_provider_safecopy.demo.servers import Installation, Server, executable, installations
 from airflow_provider_safecopy.errors import SafeCopyError
 
 pytestmark = pytest.mark.slow

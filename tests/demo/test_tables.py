@@ -11,8 +11,8 @@ import pytest
 from airflow_provider_safecopy.demo import tables
 from airflow_provider_safecopy.demo.servers import Server, installations
 from airflow_provider_safecopy.demo.tables import Content, Database
-from tests.ground.database import ALWAYS
-from tests.ground.place import place
+from tests.support.database import ALWAYS
+from tests.support.place import place
 
 LONG = "월별지역별상품군별매출실적및재고현황집계표"
 ROWS = {"고객": 1_200, "주문_내역": 4_200, LONG: 54 * 17 * 12}

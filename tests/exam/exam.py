@@ -27,15 +27,15 @@ from typing import get_args
 import psycopg
 
 from airflow_provider_safecopy.demo.servers import Installation, Server, installations
-from airflow_provider_safecopy.transfer.model import Publish
-from airflow_provider_safecopy.transfer.ways import STRATEGIES
+from airflow_provider_safecopy.publish.strategies import STRATEGIES
+from airflow_provider_safecopy.spec import Publish
 from tests.exam import report
 from tests.exam.load import load
 from tests.exam.subject import Subject, families, one_of_each_shape, subjects
 from tests.exam.suite import Suite
 from tests.exam.trial import SHAPES, Examiner, Trial
-from tests.ground.fingerprint import Fingerprint, differences, present
-from tests.ground.place import place
+from tests.support.fingerprint import Fingerprint, differences, present
+from tests.support.place import place
 
 MODES = tuple(mode for mode in get_args(Publish) if mode == "auto" or mode in STRATEGIES)
 DATABASE = "regression"

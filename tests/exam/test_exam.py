@@ -11,13 +11,13 @@ from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.report import CopyReport
 from tests.exam import exam, report, suite
 from tests.exam.load import Loaded, kept, load
 from tests.exam.subject import Subject, families, one_of_each_shape, subjects
 from tests.exam.suite import Package, Suite
 from tests.exam.trial import SHAPES, Examiner, Trial
-from tests.ground.database import Database
+from tests.support.database import Database
 
 FIRST = """
 CREATE TABLE "고객" ("번호" int PRIMARY KEY, "이름" text);

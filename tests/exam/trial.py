@@ -12,13 +12,12 @@ import psycopg
 from psycopg.sql import SQL
 
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PlanError, SafeCopyError
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.spec import CopySpec, Timeouts
 from tests.exam.subject import Subject
 from tests.exam.table import PINNED, Rehearsal, Table, content, first_line
-from tests.ground.fingerprint import differences, look
+from tests.support.fingerprint import differences, look
 
 Outcome = Literal["copied", "refused", "untried", "unreadable", "not borne", "altered", "failed", "differing"]
 SHAPES = "exam_shapes"

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.report import CopyReport
 from tests.faults.invariant import Invariant
-from tests.ground.customers import spec
-from tests.ground.database import Database
-from tests.ground.selection import number_of_examples
+from tests.support.customers import spec
+from tests.support.database import Database
+from tests.support.selection import number_of_examples
 
 FILE = "새어나온_파일"
 NEST = "CREATE SCHEMA 카나리아; CREATE TABLE 카나리아.새 (번호 int); INSERT INTO 카나리아.새 VALUES (1), (2), (4)"

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import CopySpec
 from tests.conftest import MakeDatabase, NothingLeft
 from tests.faults.trial import Trial
-from tests.ground.content import rows_of
-from tests.ground.database import Database, Servers
+from tests.support.content import rows_of
+from tests.support.database import Database, Servers
 
 TABLE = '"영업"."주문_내역"'
 ROWS = 20_000

@@ -16,11 +16,11 @@ import pytest
 
 from airflow_provider_safecopy.cli import exitcode
 from airflow_provider_safecopy.errors import PublishUnknownError, SafeCopyError
-from airflow_provider_safecopy.transfer.report import CopyReport
-from tests.ground.content import rows_of
-from tests.ground.database import Database
-from tests.ground.fingerprint import Fingerprint, differences, fingerprint, present
-from tests.ground.remains import Remains
+from airflow_provider_safecopy.report import CopyReport
+from tests.support.content import rows_of
+from tests.support.database import Database
+from tests.support.fingerprint import Fingerprint, differences, fingerprint, present
+from tests.support.remains import Remains
 
 Held = Literal["old", "new"]
 Said = Literal["published", "unchanged", "unknown", "nothing"]

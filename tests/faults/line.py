@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from airflow_provider_safecopy.lock.presence import PresenceNote
-from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.lock.liveness import PresenceNote
+from airflow_provider_safecopy.report import CopyReport
 from tests.faults.conftest import TABLE, Ground
 from tests.faults.invariant import Held, Invariant, said
 from tests.faults.run import SIDES, Ended, Run, Side, Victim, between
-from tests.ground.database import Database, Servers
-from tests.ground.until import until
+from tests.support.database import Database, Servers
+from tests.support.until import until
 
 NAME = ("영업", "주문_내역")
 ROWS = 300

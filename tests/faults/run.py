@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import psutil
 
-from tests.ground.database import Database
-from tests.ground.proxy import Proxy
-from tests.ground.until import until
+from tests.support.database import Database
+from tests.support.proxy import Proxy
+from tests.support.until import until
 
 Side = Literal["source", "target"]
 Victim = Literal["supervisor", "our process", "export psql", "import psql"]

@@ -11,14 +11,13 @@ import pytest
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import LockBusyError
 from airflow_provider_safecopy.pipeline.outcome import BatchReport, Failure
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import CopySpec, Timeouts
 from tests.faults.conftest import Ground
 from tests.faults.line import LATEST, Line, line_of, make_overdue, new_source, new_target, start
 from tests.faults.run import Run, between
-from tests.ground.database import Servers
-from tests.ground.remains import Remains
+from tests.support.database import Servers
+from tests.support.remains import Remains
 
 _OTHER = '"영업"."재고"'
 

@@ -23,13 +23,13 @@ from airflow_provider_safecopy.errors import FencedOutError, LockBusyError, Lock
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.report import CopyReport
 from tests.conftest import MakePsql
 from tests.faults.conftest import TABLE, Ground
 from tests.faults.invariant import Invariant, said
-from tests.ground.database import Database
-from tests.ground.fake_psql import Behaviour
-from tests.ground.until import until
+from tests.support.database import Database
+from tests.support.fake_psql import Behaviour
+from tests.support.until import until
 
 NAME = "영업.주문_내역"
 HOURS = 7
@@ -56,7 +56,7 @@ datetime.datetime = Moved
 from airflow_provider_safecopy.lock import process
 if elsewhere == "yes":
     process._here = lambda: ("another boot", 1)
-from airflow_provider_safecopy.cli.entry import main
+from airflow_provider_safecopy.cli.main import main
 sys.exit(main(words))
 """
 

@@ -11,13 +11,13 @@ import pytest
 
 from airflow_provider_safecopy.demo.servers import Server, installations
 from airflow_provider_safecopy.errors import PublishUnknownError, SafeCopyError, StageError
-from airflow_provider_safecopy.transfer import commit
-from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.publish import transaction
+from airflow_provider_safecopy.report import CopyReport
 from tests.faults.trial import GRACE, QUICK, Strike, Trial, each_step, sampled, steps_of
-from tests.ground.database import Database
-from tests.ground.outage import Outage
-from tests.ground.place import place
-from tests.ground.proxy import Proxy
+from tests.support.database import Database
+from tests.support.outage import Outage
+from tests.support.place import place
+from tests.support.proxy import Proxy
 
 RECEIPT, COMMIT = b"INSERT INTO safecopy.receipt", b"COMMIT\0"
 
@@ -151,7 +151,7 @@ def test_a_server_that_stays_down_after_commit_leaves_it_unknown(
     trial: Trial, target_wire: Proxy, monkeypatch: pytest.MonkeyPatch, answered: bool
 ) -> None:
     """Nobody can tell, and nobody claims to; the next run finds out."""
-    monkeypatch.setattr(commit, "_SETTLE_SECONDS", 1.5)
+    monkeypatch.setattr(transaction, "_SETTLE_SECONDS", 1.5)
     outage = Outage(trial.target.server)
     strike = Strike(outage.down)
     do = (lambda: target_wire.lose_answer_now(then=strike)) if answered else strike

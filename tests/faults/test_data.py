@@ -11,14 +11,14 @@ import psycopg
 import pytest
 
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.transfer.model import MiB
+from airflow_provider_safecopy.spec import MiB
 from tests.faults.invariant import Invariant, said
 from tests.faults.trial import ROWS, Trial, ended
-from tests.ground.content import rows_of
-from tests.ground.customers import TABLE
-from tests.ground.database import Database
-from tests.ground.memory import growth
-from tests.ground.remains import Remains
+from tests.support.content import rows_of
+from tests.support.customers import TABLE
+from tests.support.database import Database
+from tests.support.memory import growth
+from tests.support.remains import Remains
 
 FOREIGN = 1_000_000
 """The first key of those rows that somebody else writes."""

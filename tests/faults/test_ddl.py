@@ -16,12 +16,12 @@ from airflow_provider_safecopy.errors import PlanError, StageError
 from airflow_provider_safecopy.pipeline.outcome import BatchProgress
 from tests.faults.invariant import said
 from tests.faults.trial import QUICK, ROWS, Trial, empty, ended, sampled, steps_of
-from tests.ground import customers
-from tests.ground.content import rows_of
-from tests.ground.customers import TABLE
-from tests.ground.database import Database
-from tests.ground.proxy import Proxy
-from tests.ground.remains import Remains
+from tests.support import customers
+from tests.support.content import rows_of
+from tests.support.customers import TABLE
+from tests.support.database import Database
+from tests.support.proxy import Proxy
+from tests.support.remains import Remains
 
 COLUMNS = '"번호" bigint PRIMARY KEY, "이름" varchar(40) NOT NULL, "금액" numeric(12,2), "가입" timestamptz'
 

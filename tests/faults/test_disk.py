@@ -20,15 +20,15 @@ import pytest
 from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.pipeline import transport
-from airflow_provider_safecopy.transfer import psql as starting
+from airflow_provider_safecopy.pipeline import copy_table
+from airflow_provider_safecopy.postgres import psql as starting
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import Progress
 from airflow_provider_safecopy.transfer import spool as spooling
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.report import CopyReport
 from airflow_provider_safecopy.transfer.spool import Spool
 from tests.faults.invariant import Invariant, said
 from tests.faults.trial import QUICK, ROWS, Trial
-from tests.ground.customers import TABLE
+from tests.support.customers import TABLE
 
 COPIES = ["sequential", "chunked"]
 _MOUNTED = 'mount -t tmpfs -o size=17m,mode=777 safecopy-test "$0" && exec "$@"'
@@ -37,7 +37,7 @@ _MOUNTED = 'mount -t tmpfs -o size=17m,mode=777 safecopy-test "$0" && exec "$@"'
 @pytest.fixture(autouse=True)
 def _small(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing waits in memory, and little in pipes, so that a few rows go to disk as gigabytes would."""
-    monkeypatch.setattr(transport, "WINDOW_BYTES", 0)
+    monkeypatch.setattr(copy_table, "WINDOW_BYTES", 0)
     monkeypatch.setattr(starting, "PIPE_BYTES", 4096)
     trial.reset()
 

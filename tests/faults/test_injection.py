@@ -15,22 +15,21 @@ from hypothesis import strategies as st
 from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier, Literal
 
-from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.cli.tables import read
-from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy import pipeline, table_list
+from airflow_provider_safecopy.cli.table_list import read
 from airflow_provider_safecopy.errors import ConfigError, PlanError, SafeCopyError, StageError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.transfer import roster
-from airflow_provider_safecopy.transfer.session import Session
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.session import Session
+from airflow_provider_safecopy.spec import CopySpec
 from tests.faults.canary import FILE, NEST, NO_TEXT, SIGNS, STATEMENTS, Nest, examples, hostile
 from tests.faults.invariant import said
-from tests.ground.content import rows_of
-from tests.ground.customers import OLD, SHAPE, TABLE, fill
-from tests.ground.database import Database
+from tests.support.content import rows_of
+from tests.support.customers import OLD, SHAPE, TABLE, fill
+from tests.support.database import Database
 
 
 @pytest.fixture(params=["standard", "with backslashes"])
@@ -320,7 +319,7 @@ def test_a_list_of_tables_is_read_as_names_or_refused(nest: Nest, tmp_path: Path
         content = json.dumps([{"source_table": text, "target_table": text, "where": text}]) if as_json else text
         path.write_text(content, "utf-8")
         with suppress(ConfigError, PlanError):
-            specs = roster.build_specs(read(str(path)), {})
+            specs = table_list.build_specs(read(str(path)), {})
             pipeline.plan_tables(specs, nest.source.endpoint, nest.target.endpoint)
         nest.demand_silence()
 

@@ -12,14 +12,14 @@ import pytest
 
 from airflow_provider_safecopy.demo.servers import Server, installations
 from airflow_provider_safecopy.errors import PlanError, SafeCopyError
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.report import CopyReport
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import Progress
 from tests.faults.trial import GRACE, QUICK, Strike, Trial, ended
-from tests.ground.database import Database
-from tests.ground.narrow import NarrowDisk
-from tests.ground.outage import Outage
-from tests.ground.place import place
-from tests.ground.proxy import Proxy
+from tests.support.database import Database
+from tests.support.narrow import NarrowDisk
+from tests.support.outage import Outage
+from tests.support.place import place
+from tests.support.proxy import Proxy
 
 SIDES = ("source", "target")
 ROLE, PASSWORD = "복사_담당", "Geheim-7"

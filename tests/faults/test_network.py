@@ -9,12 +9,11 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import PublishUnknownError, SafeCopyError, StageError, StalledError
-from airflow_provider_safecopy.transfer import commit
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.publish import transaction
+from airflow_provider_safecopy.spec import Progress, Timeouts
 from tests.faults.conftest import Ground
-from tests.ground.database import Database
-from tests.ground.proxy import Proxy
+from tests.support.database import Database
+from tests.support.proxy import Proxy
 
 MakeProxy = Callable[[Database], Proxy]
 
@@ -59,7 +58,7 @@ def test_a_commit_nobody_can_ask_about_is_reported_as_unknown(
     ground: Ground, proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wire = proxy(ground.target)
-    monkeypatch.setattr(commit, "_SETTLE_SECONDS", 1.5)
+    monkeypatch.setattr(transaction, "_SETTLE_SECONDS", 1.5)
 
     def lose(at: Progress) -> None:
         if at.stage == "publish":
@@ -72,7 +71,7 @@ def test_a_commit_nobody_can_ask_about_is_reported_as_unknown(
 
         return settle
 
-    monkeypatch.setattr(commit, "_settle_commit", cut_for_good(commit._settle_commit))
+    monkeypatch.setattr(transaction, "_settle_commit", cut_for_good(transaction._settle_commit))
     with pytest.raises(PublishUnknownError) as caught:
         pipeline.copy(
             ground.spec(publish="delta"),

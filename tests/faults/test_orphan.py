@@ -11,12 +11,12 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.transfer import publish
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.publish import transaction
+from airflow_provider_safecopy.spec import Timeouts
 from tests.faults.conftest import TABLE, Ground
 from tests.faults.invariant import Invariant, said
-from tests.ground.database import Database
-from tests.ground.proxy import Proxy
+from tests.support.database import Database
+from tests.support.proxy import Proxy
 
 MakeProxy = Callable[[Database], Proxy]
 NAME = ("영업", "주문_내역")
@@ -47,7 +47,7 @@ def test_a_publish_that_only_we_have_lost_is_ended_on_the_server(ground: Ground,
 def test_a_publish_that_stands_still_lets_readers_in(
     ground: Ground, proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "_IDLE_SECONDS", 1.0)
+    monkeypatch.setattr(transaction, "_IDLE_SECONDS", 1.0)
     wire = proxy(ground.target)
     invariant = Invariant.before(ground.source, ground.target, NAME, ground.spool)
     seen: list[int | psycopg.Error] = []

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from airflow_provider_safecopy.cli import exitcode
-from airflow_provider_safecopy.cli.entry import main
+from airflow_provider_safecopy.cli.main import main
 from airflow_provider_safecopy.errors import StageError
 from tests.conftest import MakeRole, NothingLeft
 from tests.faults.invariant import Invariant, said
-from tests.ground.content import rows_of
-from tests.ground.database import Database
+from tests.support.content import rows_of
+from tests.support.database import Database
 
 README = Path(__file__).parents[2] / "README.md"
 ROWS = 300

@@ -15,13 +15,13 @@ import pytest
 
 from tests.conftest import MakePsql
 from tests.faults.conftest import Ground
-from tests.ground.fake_psql import Behaviour, Stage
+from tests.support.fake_psql import Behaviour, Stage
 
 PROGRAM = """
 import sys, json
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.endpoint import Endpoint
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.spec import CopySpec
 given = json.load(sys.stdin)
 report = pipeline.copy(
     CopySpec.of(**given["spec"]),

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError, StalledError, VerifyError
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import Timeouts
 from tests.conftest import MakePsql
 from tests.faults.conftest import Ground
 from tests.faults.trial import GRACE, QUICK, ROWS, Trial
-from tests.ground.customers import TABLE
-from tests.ground.database import Database
-from tests.ground.fake_psql import Behaviour, Stage
-from tests.ground.memory import growth
+from tests.support.customers import TABLE
+from tests.support.database import Database
+from tests.support.fake_psql import Behaviour, Stage
+from tests.support.memory import growth
 
 # The stream of the ground's table in text is about 1.1 MB.
 STREAM = 1_100_000

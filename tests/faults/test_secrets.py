@@ -26,19 +26,18 @@ from psycopg.conninfo import make_conninfo
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.cli import exitcode
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError, SafeCopyError
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.session import open_session
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.session import open_session
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import Progress, Timeouts
 from tests.conftest import MakePsql, MakeRole
 from tests.faults.conftest import ROWS, TABLE, Ground
 from tests.faults.invariant import Invariant, said
 from tests.faults.secret import LEFT, PASSWORD, RIGHT, exposed, hidden_from
-from tests.ground.database import Database
-from tests.ground.fake_psql import Behaviour
-from tests.ground.proxy import Proxy
+from tests.support.database import Database
+from tests.support.fake_psql import Behaviour
+from tests.support.proxy import Proxy
 
 NAME = "영업.주문_내역"
 # All the rows, and then nothing more until nobody holds that lock.

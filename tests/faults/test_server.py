@@ -6,13 +6,11 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import SafeCopyError, StageError, StageTimeoutError, StalledError
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.spec import CopySpec, Progress, Timeouts
 from tests.conftest import MakeDatabase, MakePsql
 from tests.faults.conftest import ROWS, Ground
-from tests.ground.fake_psql import Behaviour
-from tests.ground.remains import Remains
+from tests.support.fake_psql import Behaviour
+from tests.support.remains import Remains
 
 SLEEPING = 'SELECT g::bigint AS "번호", \'x\'::text AS "품목", 1::numeric(12,2) AS "금액" FROM generate_series(1, 3) g, pg_sleep(60)'
 _BUSY = "SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, 'safecopy:') AND state = 'active'"

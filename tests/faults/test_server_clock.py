@@ -29,15 +29,14 @@ from airflow_provider_safecopy.errors import (
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import Progress, Timeouts
 from tests.faults.invariant import Invariant, said
 from tests.faults.trial import GRACE, Trial, ended
-from tests.ground.customers import TABLE, spec
-from tests.ground.database import Database
-from tests.ground.server_clock import ServerClock
-from tests.ground.until import until
+from tests.support.customers import TABLE, spec
+from tests.support.database import Database
+from tests.support.server_clock import ServerClock
+from tests.support.until import until
 
 HOURS = 7
 AWAY = timedelta(hours=HOURS)
@@ -270,7 +269,7 @@ from airflow_provider_safecopy.lock import process
 elsewhere, *words = sys.argv[1:]
 if elsewhere == "yes":
     process._here = lambda: ("another boot", 1)
-from airflow_provider_safecopy.cli.entry import main
+from airflow_provider_safecopy.cli.main import main
 sys.exit(main(words))
 """
 

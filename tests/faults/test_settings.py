@@ -17,9 +17,9 @@ import pytest
 from airflow_provider_safecopy import doctor, pipeline
 from airflow_provider_safecopy.errors import PlanError, StageError
 from airflow_provider_safecopy.pipeline.outcome import Failure
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from tests.ground.content import rows_of
-from tests.ground.database import Database
+from airflow_provider_safecopy.spec import CopySpec
+from tests.support.content import rows_of
+from tests.support.database import Database
 
 SHAPE = """
 CREATE SCHEMA 값; CREATE TABLE 값.값 (번호 int PRIMARY KEY, 실수 float8, 간격 interval, 때 timestamptz, 글 text);

@@ -36,9 +36,9 @@ from tests.faults.line import (
 )
 from tests.faults.run import Run, Victim, between
 from tests.faults.trial import ALL
-from tests.ground.database import Database, Servers
-from tests.ground.remains import Remains
-from tests.ground.until import until
+from tests.support.database import Database, Servers
+from tests.support.remains import Remains
+from tests.support.until import until
 
 ENDING = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SAMPLES: dict[Victim, int] = dict.fromkeys(("our process", "export psql", "import psql"), 1_000_000 if ALL else 1)

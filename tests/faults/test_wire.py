@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PublishUnknownError, SafeCopyError, StageError, StageTimeoutError
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import Progress, Timeouts
 from tests.faults.trial import GRACE, QUICK, Strike, Trial, each_step, sampled, steps_of
-from tests.ground.proxy import Proxy
+from tests.support.proxy import Proxy
 
 SIDES = ("source", "target")
 LOUD = {

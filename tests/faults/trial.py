@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import SafeCopyError
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.report import CopyReport
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.report import CopyReport
+from airflow_provider_safecopy.spec import Progress, Timeouts
 from tests.faults.invariant import Held, Invariant, said
-from tests.ground import customers
-from tests.ground.database import Database
-from tests.ground.proxy import Proxy
+from tests.support import customers
+from tests.support.database import Database
+from tests.support.proxy import Proxy
 
 ROWS = 300
 GRACE = 40.0

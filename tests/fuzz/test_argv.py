@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_safecopy.cli import exitcode, main
-from airflow_provider_safecopy.cli.group import safecopy
+from airflow_provider_safecopy.cli.main import safecopy
 from tests.fuzz.depth import looking
 from tests.fuzz.material import AWKWARD, broken, numbers, spoiled
 
@@ -157,7 +157,7 @@ def test_a_mistake_while_words_are_read_is_told_as_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Found: what a command tells in an object of JSON was a bare traceback when it happened before the command began."""
-    monkeypatch.setattr("airflow_provider_safecopy.cli.quantity.parse_bytes", lambda _: 1 / 0)
+    monkeypatch.setattr("airflow_provider_safecopy.cli.param_types.parse_bytes", lambda _: 1 / 0)
     assert main(["copy", "--json", "--spool-limit", "5"]) == exitcode.INTERNAL
     told = capsys.readouterr()
     assert json.loads(told.out)["error"]["type"] == "InternalError"

@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
 from tests.fuzz.depth import looking
 from tests.fuzz.material import AWKWARD, BROKEN, broken, clean, json_values, spoiled
 from tests.fuzz.tried import tried

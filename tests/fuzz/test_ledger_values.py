@@ -10,15 +10,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PlanError
-from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.shape import EarlierSchema, SchemaColumn, SourceSchema
+from airflow_provider_safecopy.planning.source_schema import EarlierSchema, SchemaColumn, SourceSchema
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.names import TableName
 from tests.fuzz.depth import looking
 from tests.fuzz.material import broken, clean, identifiers, json_values, spoiled
 from tests.fuzz.tried import tried
-from tests.ground.customers import spec
-from tests.ground.database import Database
+from tests.support.customers import spec
+from tests.support.database import Database
 
 columns = st.builds(SchemaColumn, identifiers, clean, clean, st.booleans())
 shapes = st.lists(columns, max_size=4).map(tuple).map(SourceSchema)

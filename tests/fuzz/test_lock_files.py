@@ -21,12 +21,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from airflow_provider_safecopy.errors import LockLostError, LockStoreError, SafeCopyError
-from airflow_provider_safecopy.lock import file_history
-from airflow_provider_safecopy.lock.file import FileStore
-from airflow_provider_safecopy.lock.file_history import FileHistory
-from airflow_provider_safecopy.lock.file_record import FileRecord
+from airflow_provider_safecopy.lock import file_record
+from airflow_provider_safecopy.lock.file_record import FileHistory, FileRecord
 from airflow_provider_safecopy.lock.file_state import LockState, MemberState
-from airflow_provider_safecopy.lock.file_turn import read_boot_clock
+from airflow_provider_safecopy.lock.file_store import FileStore, read_boot_clock
 from airflow_provider_safecopy.lock.model import Contender, Event, Lease, Promise
 from airflow_provider_safecopy.lock.process import ProcessIdentity
 from tests.fuzz.depth import looking
@@ -265,7 +263,7 @@ def test_a_moment_without_a_zone_spoils_no_history(tmp_path: Path) -> None:
 
 def test_a_history_keeps_its_bound_when_its_lines_are_of_something_else(tmp_path: Path) -> None:
     history = FileHistory(tmp_path / "기록")
-    history.path.write_bytes((b"?" * 127 + b"\n") * (file_history.MAX_BYTES // 100))
+    history.path.write_bytes((b"?" * 127 + b"\n") * (file_record.MAX_BYTES // 100))
     history.append(SOME)
     assert history.read_events() == [SOME]
     assert history.path.stat().st_size < 1000
@@ -274,7 +272,7 @@ def test_a_history_keeps_its_bound_when_its_lines_are_of_something_else(tmp_path
 def test_the_same_lock_has_the_same_files_whatever_the_locale(tmp_path: Path) -> None:
     """Found: its name was written in the locale's encoding, so that two users' runs each had a lock of their own."""
     program = (
-        "import sys, pathlib; from airflow_provider_safecopy.lock.file import FileStore;"
+        "import sys, pathlib; from airflow_provider_safecopy.lock.file_store import FileStore;"
         "from airflow_provider_safecopy.lock.model import Contender, Promise;"
         "told = FileStore(sys.argv[1]).acquire('\\ubd84\\uc11d.\\uace0\\uac1d', Contender('r2'), Promise());"
         "print(sys.getfilesystemencoding(), type(told).__name__)"

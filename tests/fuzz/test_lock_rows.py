@@ -18,15 +18,14 @@ from hypothesis import strategies as st
 
 from airflow_provider_safecopy.cli import main
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError, SafeCopyError
-from airflow_provider_safecopy.lock.fence import check_fence
+from airflow_provider_safecopy.lock.bulk import BulkStore
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
-from airflow_provider_safecopy.lock.postgres import PostgresStore
+from airflow_provider_safecopy.lock.postgres import PostgresStore, check_fence
 from airflow_provider_safecopy.lock.process import ProcessIdentity
-from airflow_provider_safecopy.lock.several import BulkStore
 from tests.fuzz.depth import looking
 from tests.fuzz.material import json_values
 from tests.fuzz.tried import tried
-from tests.ground.database import Database, Servers
+from tests.support.database import Database, Servers
 
 NAME = "분석.고객's"
 MINE = Contender("r1", {"dag": "야간"}, "하나", 2, attempt=UUID("0f" * 16), process=ProcessIdentity.read_current())

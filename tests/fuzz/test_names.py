@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_safecopy.cli import columns
+from airflow_provider_safecopy.cli import param_types
 from airflow_provider_safecopy.errors import ConfigError
-from airflow_provider_safecopy.transfer.name import TableName, spell
+from airflow_provider_safecopy.postgres.names import TableName, spell
 from tests.fuzz.depth import looking
 from tests.fuzz.material import AWKWARD, BROKEN, broken, identifiers, spoiled
 from tests.fuzz.tried import tried
@@ -41,10 +41,10 @@ def test_a_spoiled_table_is_another_one_or_refused_with_what_was_written(text: s
 @given(st.lists(st.tuples(identifiers, identifiers), min_size=1, max_size=5, unique_by=lambda pair: pair[0]))
 def test_columns_are_read_as_they_were_printed(pairs: list[tuple[str, str]]) -> None:
     option = " , ".join(f"{quoted(one)} = {quoted(other)}" for one, other in pairs)
-    assert columns.parse([option]) == dict(pairs)
-    assert columns.parse([f"{quoted(one)}={quoted(other)}" for one, other in pairs]) == dict(pairs)
+    assert param_types.parse([option]) == dict(pairs)
+    assert param_types.parse([f"{quoted(one)}={quoted(other)}" for one, other in pairs]) == dict(pairs)
     names = tuple(one for one, _ in pairs)
-    assert columns.names("--key", [",".join(map(quoted, names))]) == names
+    assert param_types.names("--key", [",".join(map(quoted, names))]) == names
 
 
 @looking(2)
@@ -54,7 +54,7 @@ def test_columns_are_read_as_they_were_printed(pairs: list[tuple[str, str]]) -> 
 @example([" " * 20_000 + '"'])
 @example(['"' + '""' * 20_000])
 def test_spoiled_columns_are_others_or_refused_with_what_was_written(options: list[str]) -> None:
-    found = tried(ConfigError, lambda: columns.parse(options))
+    found = tried(ConfigError, lambda: param_types.parse(options))
     if isinstance(found, ConfigError):
         assert "--columns" in found.message
         assert any(repr(option) in found.message for option in options) or "twice" in found.message

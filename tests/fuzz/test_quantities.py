@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_safecopy import display
-from airflow_provider_safecopy.cli import parameter, quantity
+from airflow_provider_safecopy.cli import param_types
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.lock.model import Promise
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.spec import Timeouts
 from tests.fuzz.depth import looking
 from tests.fuzz.material import AWKWARD, BROKEN, broken, numbers, spoiled
 from tests.fuzz.tried import tried
@@ -39,29 +39,29 @@ def read(callback: Any, text: str) -> Any:
 @looking(3)
 @given(written)
 def test_a_time_is_one_that_can_be_waited_for(text: str) -> None:
-    seconds = read(parameter.seconds, text)
+    seconds = read(param_types.seconds, text)
     assert seconds is None or 0 < seconds <= CENTURY
-    assert (read(parameter.seconds_or_none, text) or 0) <= CENTURY
+    assert (read(param_types.seconds_or_none, text) or 0) <= CENTURY
 
 
 @looking(3)
 @given(written)
 def test_a_size_is_a_number_of_bytes(text: str) -> None:
-    size = read(parameter.size, text)
+    size = read(param_types.size, text)
     assert size is None or (isinstance(size, int) and 0 < size < 1 << 80)
 
 
 @looking(3)
 @given(written)
 def test_streams_are_a_number_or_auto(text: str) -> None:
-    streams = read(parameter.streams, text)
+    streams = read(param_types.streams, text)
     assert streams in (None, "auto") or 0 < streams < 1 << 31
 
 
 @looking(2)
 @given(st.lists(written, max_size=3))
 def test_shares_are_numbers_by_name(values: list[str]) -> None:
-    shares = tried(click.BadParameter, lambda: parameter.shares(CONTEXT, OPTION, tuple(values)))
+    shares = tried(click.BadParameter, lambda: param_types.shares(CONTEXT, OPTION, tuple(values)))
     if isinstance(shares, click.BadParameter):
         assert any(repr(value) in shares.message for value in values) or "not valid" in shares.message
         return
@@ -72,7 +72,7 @@ def test_shares_are_numbers_by_name(values: list[str]) -> None:
 @looking(2)
 @given(st.floats(0, 1e13, allow_subnormal=False))
 def test_what_is_shown_of_a_size_is_near_to_it(size: float) -> None:
-    found = quantity.parse_bytes(display.format_bytes(size).replace(",", ""))
+    found = param_types.parse_bytes(display.format_bytes(size).replace(",", ""))
     assert found is not None
     assert abs(found - size) <= max(1, 0.06 * size)
 
@@ -80,7 +80,7 @@ def test_what_is_shown_of_a_size_is_near_to_it(size: float) -> None:
 @looking(2)
 @given(st.floats(0, 1e8, allow_subnormal=False))
 def test_what_is_shown_of_a_time_is_near_to_it(seconds: float) -> None:
-    found = quantity.parse_seconds(display.format_seconds(seconds))
+    found = param_types.parse_seconds(display.format_seconds(seconds))
     assert found is not None
     assert abs(found - seconds) <= max(0.051, 0.3 * seconds)
 
@@ -88,20 +88,20 @@ def test_what_is_shown_of_a_time_is_near_to_it(seconds: float) -> None:
 @pytest.mark.parametrize("text", ["9" * 400, "9" * 400 + "GB", "1" + "0" * 30 + " TiB"])
 def test_a_size_beyond_all_numbers_is_none(text: str) -> None:
     """Found: OverflowError, and a traceback instead of exit code 2."""
-    assert quantity.parse_bytes(text) is None
+    assert param_types.parse_bytes(text) is None
 
 
 @pytest.mark.parametrize("text", ["9" * 400, "9" * 20, "40000d"])
 def test_a_time_beyond_all_clocks_is_none(text: str) -> None:
     """Found: waited for with OverflowError, or refused by the server in the midst of a copy."""
-    assert quantity.parse_seconds(text) is None
+    assert param_types.parse_seconds(text) is None
 
 
 @pytest.mark.parametrize("text", ["9" * 5000, "9" * 30])
 def test_more_streams_than_there_are_numbers_are_refused(text: str) -> None:
     """Found: ValueError, for more digits than Python reads."""
     with pytest.raises(click.BadParameter, match="no number of streams"):
-        parameter.streams(CONTEXT, OPTION, text)
+        param_types.streams(CONTEXT, OPTION, text)
 
 
 @pytest.mark.parametrize("seconds", [30 * 86400, 1e300])

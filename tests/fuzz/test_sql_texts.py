@@ -19,9 +19,9 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.demo.servers import Installation, installations
 from airflow_provider_safecopy.errors import SafeCopyError
 from airflow_provider_safecopy.pipeline.outcome import Failure
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.spec import CopySpec
 from tests.faults.canary import examples
-from tests.ground.database import PRESENT, Database, Servers
+from tests.support.database import PRESENT, Database, Servers
 
 ROWS = 9
 TABLES = 5

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_safecopy.transfer.transcript import TAIL_BYTES, Transcript
+from airflow_provider_safecopy.postgres.psql_output import TAIL_BYTES, Transcript
 from tests.fuzz.depth import looking
 from tests.fuzz.material import spoiled
 

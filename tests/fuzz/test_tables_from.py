@@ -13,11 +13,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_safecopy.cli import main, tables
+from airflow_provider_safecopy.cli import main, table_list
 from airflow_provider_safecopy.errors import ConfigError
-from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.roster import build_specs, read_table_options
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.postgres.names import TableName
+from airflow_provider_safecopy.spec import CopySpec
+from airflow_provider_safecopy.table_list import build_specs, read_table_options
 from tests.fuzz.depth import looking
 from tests.fuzz.material import AWKWARD, BROKEN, broken, identifiers, json_values, spoiled
 from tests.fuzz.tried import tried
@@ -53,7 +53,7 @@ def written(name: TableName) -> str:
 def read(folder: Path, raw: bytes, name: str) -> tuple[CopySpec, ...]:
     file = folder / name
     file.write_bytes(raw)
-    return build_specs(tables.read(str(file)), {})
+    return build_specs(table_list.read(str(file)), {})
 
 
 @looking(2)
@@ -170,7 +170,7 @@ def test_an_open_quote_costs_no_more_memory_than_the_file_is_worth(tmp_path: Pat
     tracemalloc.start()
     try:
         with pytest.raises(ConfigError, match="left open"):
-            tables.read(str(file))
+            table_list.read(str(file))
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
@@ -179,4 +179,4 @@ def test_an_open_quote_costs_no_more_memory_than_the_file_is_worth(tmp_path: Pat
 def test_standard_input_is_read_as_bytes_of_any_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
     with pytest.raises(ConfigError, match=r"standard input is not UTF-8 \(byte 1\)"):
-        tables.read("-")
+        table_list.read("-")

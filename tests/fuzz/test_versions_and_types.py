@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_safecopy.errors import ConfigError
-from airflow_provider_safecopy.transfer.cursor import kind_of
-from airflow_provider_safecopy.transfer.psql import OLDEST_MAJOR, find_psql
-from airflow_provider_safecopy.transfer.widening import can_widen
+from airflow_provider_safecopy.planning.column_match import can_widen
+from airflow_provider_safecopy.planning.incremental import kind_of
+from airflow_provider_safecopy.postgres.psql import OLDEST_MAJOR, find_psql
 from tests.fuzz.depth import looking
 from tests.fuzz.material import AWKWARD, spoiled
 from tests.fuzz.tried import tried

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.spec import CopySpec
 from tests.ledger.world import KEYED, LIST, LISTED, NAME, TABLE, Fault, Row, Runner, World, run
 
 LOOKBACK = 3

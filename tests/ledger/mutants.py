@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from psycopg.sql import SQL, Composed
 
-from airflow_provider_safecopy.transfer import bounds, ledger, statements, watermark
-from airflow_provider_safecopy.transfer import slice as slices
-from airflow_provider_safecopy.transfer.bounds import ReadRange
-from airflow_provider_safecopy.transfer.finding import Finding
-from airflow_provider_safecopy.transfer.job import PublishContext
-from airflow_provider_safecopy.transfer.ledger import StoredWatermark
-from airflow_provider_safecopy.transfer.origin import SourceIdentity
-from airflow_provider_safecopy.transfer.watermark import WatermarkChange
-from airflow_provider_safecopy.transfer.written import WrittenRows
+from airflow_provider_safecopy.planning import copy_script, history, incremental
+from airflow_provider_safecopy.planning import history as slices
+from airflow_provider_safecopy.planning.finding import Finding
+from airflow_provider_safecopy.planning.history import StoredWatermark
+from airflow_provider_safecopy.planning.incremental import ReadRange
+from airflow_provider_safecopy.planning.source_identity import SourceIdentity
+from airflow_provider_safecopy.publish import receipt
+from airflow_provider_safecopy.publish.context import PublishContext
+from airflow_provider_safecopy.publish.receipt import WatermarkChange
+from airflow_provider_safecopy.report import WrittenRows
 from tests.ledger.machine import LedgerMachine
 
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -25,78 +26,78 @@ Scene = Callable[[LedgerMachine], None]
 
 
 def ties_are_not_read_again(patch: pytest.MonkeyPatch) -> None:
-    original = statements.match_range
+    original = copy_script.match_range
 
     def within(*words: Any, **limits: Any) -> Composed | None:
         found = original(*words, **limits)
         return found and SQL("{}").format(SQL(found.as_string(None).replace(">=", ">")))
 
-    patch.setattr(statements, "match_range", within)
+    patch.setattr(copy_script, "match_range", within)
 
 
 def late_rows_are_not_read(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(bounds, "_back", lambda _source, _cursor, mark, *_: Finding(mark))
+    patch.setattr(incremental, "_back", lambda _source, _cursor, mark, *_: Finding(mark))
 
 
 def rows_without_a_cursor_are_not_read(patch: pytest.MonkeyPatch) -> None:
-    original = statements.match_range
-    patch.setattr(statements, "match_range", lambda *words, **limits: original(*words, **limits | {"nulls": False}))
+    original = copy_script.match_range
+    patch.setattr(copy_script, "match_range", lambda *words, **limits: original(*words, **limits | {"nulls": False}))
 
 
 def an_interval_moves_the_watermark_over_a_gap(patch: pytest.MonkeyPatch) -> None:
-    original = bounds._interval
+    original = incremental._interval
 
     def interval(*words: Any) -> Finding[ReadRange]:
         found = original(*words)
         return replace(found, value=replace(found.value, follows=True))
 
-    patch.setattr(bounds, "_interval", interval)
+    patch.setattr(incremental, "_interval", interval)
 
 
 def what_was_made_anew_is_taken_for_the_old(patch: pytest.MonkeyPatch) -> None:
-    original = ledger._read_watermark
+    original = history._read_watermark
 
     def stored(*words: Any) -> StoredWatermark | None:
         found = original(*words)
         return found and replace(found, stale_reason=None)
 
-    patch.setattr(ledger, "_read_watermark", stored)
+    patch.setattr(history, "_read_watermark", stored)
 
 
 def a_replace_keeps_the_watermark(patch: pytest.MonkeyPatch) -> None:
     """Neither the replace forgets it, nor does the next copy notice the receipt of the replace."""
-    original = watermark.apply_change
+    original = receipt.apply_change
 
     def carry_out(job: PublishContext, move: WatermarkChange | None, written: WrittenRows) -> None:
         if job.plan.spec.write_mode != "replace":
             original(job, move, written)
 
-    patch.setattr(watermark, "apply_change", carry_out)
-    unaware = ledger._WATERMARK["of_origin"].replace("since.changed", "false AS changed")
-    patch.setattr(ledger, "_WATERMARK", {**ledger._WATERMARK, "of_origin": unaware})
+    patch.setattr(receipt, "apply_change", carry_out)
+    unaware = history._WATERMARK["of_origin"].replace("since.changed", "false AS changed")
+    patch.setattr(history, "_WATERMARK", {**history._WATERMARK, "of_origin": unaware})
 
 
 def the_watermark_is_committed_before_the_rows(patch: pytest.MonkeyPatch) -> None:
-    original = watermark.decide_change
+    original = receipt.decide_change
 
     def decide(job: PublishContext) -> WatermarkChange | None:
         move = original(job)
-        watermark.apply_change(job, move, WrittenRows(0, 0, 0, 0, 0, 0))
+        receipt.apply_change(job, move, WrittenRows(0, 0, 0, 0, 0, 0))
         return move
 
-    patch.setattr(watermark, "decide_change", decide)
+    patch.setattr(receipt, "decide_change", decide)
 
 
 def the_watermark_is_what_was_asked_for(patch: pytest.MonkeyPatch) -> None:
     """Not what has arrived: the end of an interval, as many would write it."""
-    original = watermark.decide_change
+    original = receipt.decide_change
 
     def decide(job: PublishContext) -> WatermarkChange | None:
         move, found = original(job), job.plan.history
         end = found and found.read_range and found.read_range.end
         return WatermarkChange(move.old, end, "put") if move and end else move
 
-    patch.setattr(watermark, "decide_change", decide)
+    patch.setattr(receipt, "decide_change", decide)
 
 
 def a_slice_is_not_looked_for(patch: pytest.MonkeyPatch) -> None:

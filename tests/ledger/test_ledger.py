@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from airflow_provider_safecopy.lock import schema, trust
-from tests.ground.database import ALWAYS, Servers
+from airflow_provider_safecopy.lock import schema
 from tests.ledger.machine import LedgerMachine
 from tests.ledger.mutants import MUTANTS, Break, Scene
 from tests.ledger.world import Runner, World, direct, whole
+from tests.support.database import ALWAYS, Servers
 
 pytestmark = pytest.mark.slow
 
@@ -24,12 +24,12 @@ EXAMPLES = int(os.environ.get("LEDGER_EXAMPLES", "15"))
 @pytest.fixture(scope="module", autouse=True)
 def _trusted_faults() -> Iterator[None]:
     """Let the ledger have triggers named `fail`, which make the faults. Any other trigger there is still refused."""
-    suspicions = trust._TRUST["suspicions"]
+    suspicions = schema._TRUST["suspicions"]
     allowed = (
         f"SELECT kind, what FROM ({suspicions}) AS every WHERE what !~ ' has the (trigger|constraint) fail(_late)?$'"
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trust, "CHECK", trust.CHECK.replace(suspicions, allowed))
+        patch.setattr(schema, "CHECK", schema.CHECK.replace(suspicions, allowed))
         patch.setattr(schema, "_PRESENT_WITH_SUSPICIONS", schema._PRESENT_WITH_SUSPICIONS.replace(suspicions, allowed))
         yield
 

@@ -14,23 +14,22 @@ from psycopg import sql
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import PlanError, SafeCopyError
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.model import Contender, Lease, format_application_name
-from airflow_provider_safecopy.transfer import staging
-from airflow_provider_safecopy.transfer.draft import draft
-from airflow_provider_safecopy.transfer.model import Progress
-from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.publish import publish
-from airflow_provider_safecopy.transfer.report import StageReport
-from airflow_provider_safecopy.transfer.session import Session, open_session
+from airflow_provider_safecopy.pipeline.planner import draft
+from airflow_provider_safecopy.planning.plan import CopyPlan
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.names import TableName
+from airflow_provider_safecopy.postgres.session import Session, open_session
+from airflow_provider_safecopy.publish import staging
+from airflow_provider_safecopy.publish.transaction import publish
+from airflow_provider_safecopy.report import StageReport
+from airflow_provider_safecopy.spec import CopySpec, Progress
 from airflow_provider_safecopy.transfer.snapshot import hold_snapshot
-from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.verify import Verification
-from tests.ground.database import Database
-from tests.ground.proxy import Proxy
+from tests.support.database import Database
+from tests.support.proxy import Proxy
 
 Row = tuple[int, str, int | None]
 """Number, content, cursor."""

@@ -14,19 +14,18 @@ import pytest
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.file import FileStore
-from airflow_provider_safecopy.lock.file_turn import read_boot_clock
+from airflow_provider_safecopy.lock.file_store import FileStore, read_boot_clock
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.lock.store import Store
 from tests.conftest import MakeDatabase
-from tests.ground.database import Database
-from tests.ground.until import until
 from tests.lock.world import MovableClock
+from tests.support.database import Database
+from tests.support.until import until
 
 HOLD = """
 import sys
 from pathlib import Path
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 kind, where, name = (sys.stdin.readline().rstrip("\\n") for _ in range(3))
 with LivingLock(name, Path(where) if kind == "file" else where):
     print("held", flush=True)

@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_safecopy.errors import LockLostError
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
-from airflow_provider_safecopy.lock.rows import build_contender_parameters
+from airflow_provider_safecopy.lock.postgres import build_contender_parameters
 from tests.lock.world import World
 
 

@@ -10,13 +10,13 @@ import pytest
 from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy.errors import LockStoreError
-from airflow_provider_safecopy.lock import disk
+from airflow_provider_safecopy.lock import file_record
 
 
 def test_a_file_is_replaced_for_this_user_alone(tmp_path: Path) -> None:
     file = tmp_path / "상태"
-    disk.replace_file(file, b"old and long")
-    disk.replace_file(file, "새것".encode())
+    file_record.replace_file(file, b"old and long")
+    file_record.replace_file(file, "새것".encode())
     assert file.read_text() == "새것"
     assert file.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [file]
@@ -24,9 +24,9 @@ def test_a_file_is_replaced_for_this_user_alone(tmp_path: Path) -> None:
 
 def test_what_was_half_written_is_written_over(tmp_path: Path) -> None:
     file = tmp_path / "상태"
-    disk.replace_file(file, b"old")
+    file_record.replace_file(file, b"old")
     (tmp_path / "상태.new").write_bytes(b"half of something that is quite lo")
-    disk.replace_file(file, b"new")
+    file_record.replace_file(file, b"new")
     assert file.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [file]
 
@@ -45,16 +45,16 @@ def test_content_and_name_reach_the_disk_in_that_order(tmp_path: Path, mocker: M
 
     mocker.patch("os.fsync", sync)
     mocker.patch("os.rename", rename)
-    disk.replace_file(tmp_path / "상태", b"new")
+    file_record.replace_file(tmp_path / "상태", b"new")
     assert done == ["fsync 상태.new", "rename 상태.new", f"fsync {tmp_path.name}"]
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, mocker: MockerFixture) -> None:
     file = tmp_path / "상태"
-    disk.replace_file(file, b"old")
+    file_record.replace_file(file, b"old")
     mocker.patch("os.fsync", side_effect=OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(OSError, match="No space"):
-        disk.replace_file(file, b"new")
+        file_record.replace_file(file, b"new")
     assert file.read_bytes() == b"old"
 
 
@@ -77,7 +77,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, mocker: MockerFixture) 
 def test_errors_say_where_and_what_next(number: int, hint: str, *, retryable: bool) -> None:
     with (
         pytest.raises(LockStoreError, match=r"/잠금/여기: .*/잠금/여기/파일") as caught,
-        disk.translate_errors(Path("/잠금/여기")),
+        file_record.translate_errors(Path("/잠금/여기")),
     ):
         raise OSError(number, os.strerror(number), "/잠금/여기/파일")
     assert hint in caught.value.hint

@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from airflow_provider_safecopy.lock import file_history
-from airflow_provider_safecopy.lock.file_history import FileHistory
+from airflow_provider_safecopy.lock import file_record
+from airflow_provider_safecopy.lock.file_record import FileHistory
 from airflow_provider_safecopy.lock.model import Event
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -57,12 +57,12 @@ def test_the_older_half_goes_when_there_is_too_much(tmp_path: Path) -> None:
     history = FileHistory(tmp_path / "기록")
     history.append(EVENT)
     size = history.path.stat().st_size
-    assert file_history.MAX_BYTES / size > 2000
+    assert file_record.MAX_BYTES / size > 2000
     with history.path.open("ab") as file:
-        file.write(history.path.read_bytes() * (file_history.MAX_BYTES // size))
+        file.write(history.path.read_bytes() * (file_record.MAX_BYTES // size))
     history.append(replace(EVENT, token=8))
     kept = history.read_events()
-    assert history.path.stat().st_size < file_history.MAX_BYTES * 0.6
+    assert history.path.stat().st_size < file_record.MAX_BYTES * 0.6
     assert kept[-1].token == 8
     assert len(kept) > 1000
     history.append(replace(EVENT, token=9))

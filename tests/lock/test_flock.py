@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_safecopy.lock.flock import Flock
+from airflow_provider_safecopy.lock.file_record import Flock
 
 HOLD = """
 import os, signal, subprocess, sys, threading
 from pathlib import Path
-from airflow_provider_safecopy.lock.flock import Flock
+from airflow_provider_safecopy.lock.file_record import Flock
 flock = Flock(Path(sys.argv[1]))
 assert flock.take()
 """

@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_safecopy.lock import schema
-from tests.ground.database import Database
+from tests.support.database import Database
 
 HOLDER = """
 import concurrent.futures, multiprocessing, os, sys, threading, warnings
 from pathlib import Path
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
 from airflow_provider_safecopy.errors import LockBusyError, LockLostError, LockStoreError
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
-from airflow_provider_safecopy.lock.pulse import Pulse
-from airflow_provider_safecopy.lock.several import SeveralStore, TableLocks
+from airflow_provider_safecopy.lock.heartbeat import Pulse
+from airflow_provider_safecopy.lock.bulk import SeveralStore, TableLocks
 
 way, kind, where = sys.argv[1:]
 where = Path(where) if kind == "file" else where

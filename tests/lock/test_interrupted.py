@@ -15,15 +15,15 @@ import psycopg
 import pytest
 
 from airflow_provider_safecopy.errors import LockBusyError, LockStoreError
-from airflow_provider_safecopy.lock import over, schema
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock import liveness, schema
+from airflow_provider_safecopy.lock.bulk import BulkStore, TableLocks
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.process import ProcessIdentity
-from airflow_provider_safecopy.lock.several import BulkStore, TableLocks
 from airflow_provider_safecopy.lock.store import Store
-from tests.ground.database import Database
-from tests.ground.interruption import PACKAGE, Interruption, interrupt_at_each_call
 from tests.lock.conftest import Ground
+from tests.support.database import Database
+from tests.support.interruption import PACKAGE, Interruption, interrupt_at_each_call
 
 NAMES = ("가", "나")
 OVERDUE = Promise(stale_after=0.01)
@@ -47,7 +47,7 @@ ERRORS: tuple[Callable[[], BaseException], ...] = (
 @pytest.fixture(autouse=True)
 def _nobody_is_known_to_be_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """What this very process knows of its own attempts is no help to any other."""
-    monkeypatch.setattr(over, "_FINISHED", set())
+    monkeypatch.setattr(liveness, "_FINISHED", set())
 
 
 def _held_by_an_overdue_one(ground: Ground, name: str) -> None:
@@ -164,7 +164,7 @@ def test_a_run_that_was_granted_unheard_does_not_end_its_own_sessions(target: Da
         target.endpoint.connect(application_name=name, connect_timeout=10) as session,
         closing(LivingLock(NAMES[0], target.endpoint, contender=contender).acquire().store),
     ):
-        over.mark_finished(contender.attempt)
+        liveness.mark_finished(contender.attempt)
         again = LivingLock(NAMES[0], target.endpoint, contender=contender).acquire()
         assert again.leases[0].kind == "supersede"
         assert again.displaced_attempts == ()

@@ -19,13 +19,12 @@ import pytest
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.fence import check_fence
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise, format_application_name
-from airflow_provider_safecopy.lock.postgres import PostgresStore
-from tests.ground.database import Database
-from tests.ground.pooler import Pooler
-from tests.ground.until import until
+from airflow_provider_safecopy.lock.postgres import PostgresStore, check_fence
+from tests.support.database import Database
+from tests.support.pooler import Pooler
+from tests.support.until import until
 
 NAME = "분석.고객"
 SIZE = 2

@@ -21,15 +21,13 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.demo.servers import Server, installations
 from airflow_provider_safecopy.errors import FencedOutError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.fence import check_fence
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
-from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.rows import build_contender_parameters, parse_lease
+from airflow_provider_safecopy.lock.postgres import PostgresStore, build_contender_parameters, check_fence, parse_lease
 from tests.conftest import MakeDatabase, MakeRole
-from tests.ground.database import PRESENT, Database, Servers
-from tests.ground.proxy import Proxy
-from tests.ground.until import until
 from tests.lock.world import MovableClock, World, blocked
+from tests.support.database import PRESENT, Database, Servers
+from tests.support.proxy import Proxy
+from tests.support.until import until
 
 PROMISE = Promise(stale_after=250, crash_grace=None)
 NAME = "분석.고객"

@@ -16,16 +16,16 @@ from uuid import uuid4
 import pytest
 
 from airflow_provider_safecopy.errors import LockBusyError, LockStoreError
-from airflow_provider_safecopy.lock import presence, schema
-from airflow_provider_safecopy.lock.file import FileStore
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock import liveness, schema
+from airflow_provider_safecopy.lock.file_store import FileStore
+from airflow_provider_safecopy.lock.liveness import Displacement, PresenceNote, end_displaced
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, DisplacedHolder, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.presence import Displacement, PresenceNote, end_displaced
 from airflow_provider_safecopy.lock.process import ProcessIdentity
 from airflow_provider_safecopy.pipeline.reap import reap
 from tests.conftest import MakeRole
-from tests.ground.database import Database
+from tests.support.database import Database
 
 NAME, BAIT = "분석.고객", "미끼"
 OWNER = {"dag": "영업", "run": "수동_1"}
@@ -33,7 +33,7 @@ OWNER = {"dag": "영업", "run": "수동_1"}
 HOLDER = """
 import json, signal, sys
 from uuid import UUID
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
 from airflow_provider_safecopy.lock.process import Place
 given = json.loads(sys.stdin.readline())
@@ -267,7 +267,7 @@ def shown(**more: object) -> PresenceNote:
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the notes lie in this test: a directory that all users share."""
     tmp_path.chmod(0o1777)
-    monkeypatch.setattr(presence, "_SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(liveness, "_SHARED_MEMORY", tmp_path)
     return tmp_path / f"safecopy-{os.geteuid()}"
 
 
@@ -285,7 +285,7 @@ def test_a_note_that_cannot_be_read_says_nothing(memory: Path, content: str) -> 
     one = shown()
     (memory / f"{one.attempt}.json").write_text(content)
     assert PresenceNote.read(one.attempt) is None
-    assert not presence.is_alive(one.attempt)
+    assert not liveness.is_alive(one.attempt)
 
 
 @pytest.mark.parametrize("attempt", ["../x", "", "no uuid"])
@@ -309,7 +309,7 @@ def test_a_directory_that_others_made_or_may_write_to_is_not_believed(
         memory.rename(memory.with_name("elsewhere"))
         memory.symlink_to(memory.with_name("elsewhere"))
     assert PresenceNote.read(one.attempt) is None
-    assert not presence.is_alive(one.attempt)
+    assert not liveness.is_alive(one.attempt)
     shown()
     assert "is open to other users" in caplog.text
     assert note
@@ -320,19 +320,19 @@ def test_notes_of_processes_that_have_ended_are_swept(memory: Path, sleeper: sub
     sleeper.kill()
     sleeper.wait()
     mine = Contender("r1")
-    presence.write_note(mine, store="곳", names=(NAME,), seconds_left=1, crash_grace=None)
+    liveness.write_note(mine, store="곳", names=(NAME,), seconds_left=1, crash_grace=None)
     assert len(list(memory.glob("*.json"))) == 2
-    presence.remove_note(mine)
+    liveness.remove_note(mine)
     assert list(memory.iterdir()) == []
     assert PresenceNote.read(left.attempt) is None
 
 
 def test_a_forked_child_neither_leaves_a_note_nor_removes_its_parents(memory: Path) -> None:
     mine = Contender("r1")
-    presence.write_note(mine, store="곳", names=(NAME,), seconds_left=1, crash_grace=None)
+    liveness.write_note(mine, store="곳", names=(NAME,), seconds_left=1, crash_grace=None)
     child = os.fork()
     if child == 0:
-        presence.remove_note(mine)
+        liveness.remove_note(mine)
         os._exit(0)
     os.waitpid(child, 0)
     assert PresenceNote.read(str(mine.attempt)) is not None
@@ -342,10 +342,10 @@ def test_a_forked_child_neither_leaves_a_note_nor_removes_its_parents(memory: Pa
 def test_where_no_note_can_be_left_everything_else_goes_on(
     memory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(presence, "_note_path", lambda *_, **__: (_ for _ in ()).throw(OSError("no room")))
+    monkeypatch.setattr(liveness, "_note_path", lambda *_, **__: (_ for _ in ()).throw(OSError("no room")))
     with LivingLock(NAME, tmp_path / "잠금") as lock:
         assert (
-            presence.end_processes(
+            liveness.end_processes(
                 DisplacedHolder("r1", {}, 1, (str(lock.contender.attempt),), ()), Displacement("stale", "", "")
             )
             == ()
@@ -360,7 +360,7 @@ AS_NOBODY = """
 import os, sys
 from pathlib import Path
 from airflow_provider_safecopy.errors import LockStoreError
-from airflow_provider_safecopy.lock.file import FileStore
+from airflow_provider_safecopy.lock.file_store import FileStore
 from airflow_provider_safecopy.lock.model import Contender, Promise
 store, contender = FileStore(Path(sys.argv[1])), Contender("r1")
 os.setgroups([]); os.setgid(65534); os.setuid(65534)

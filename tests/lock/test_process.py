@@ -17,7 +17,7 @@ from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy.lock import process as process_module
 from airflow_provider_safecopy.lock.process import ProcessIdentity
-from tests.ground.until import until
+from tests.support.until import until
 
 LIVE = """
 import json, signal, sys

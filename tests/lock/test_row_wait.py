@@ -16,14 +16,13 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.demo.servers import Server
 from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.fence import check_fence
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.bulk import BulkStore, TableLocks
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
-from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.several import BulkStore, TableLocks
+from airflow_provider_safecopy.lock.postgres import PostgresStore, check_fence
 from tests.conftest import NothingLeft
-from tests.ground.customers import same, spec
-from tests.ground.database import Database
+from tests.support.customers import same, spec
+from tests.support.database import Database
 
 NAME = "분석.고객"
 PROMISE = Promise(stale_after=250, crash_grace=None)

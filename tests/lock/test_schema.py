@@ -16,12 +16,11 @@ from psycopg import sql as compose
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import FencedOutError, LockStoreError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.lock.fence import check_fence
 from airflow_provider_safecopy.lock.model import Contender, Holder, Lease, Promise
-from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.lock.postgres import PostgresStore, check_fence
+from airflow_provider_safecopy.spec import CopySpec
 from tests.conftest import MakeRole, NothingLeft
-from tests.ground.database import PRESENT, Database, Servers
+from tests.support.database import PRESENT, Database, Servers
 
 NAME = "분석.고객"
 TABLES = ("lock", "lock_event", "member", "receipt", "watermark")

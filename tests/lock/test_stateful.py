@@ -8,11 +8,11 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.conftest import MakeDatabase
-from tests.ground.database import ALWAYS, Servers
 from tests.lock.examples import EXAMPLES
 from tests.lock.machine import LockMachine
 from tests.lock.mutants import MUTANTS, bounded, killed_by
 from tests.lock.world import World
+from tests.support.database import ALWAYS, Servers
 
 QUICKLY_KILLED = ("the fence holds no row", "the try has no say", "one dead member is enough")
 

@@ -14,12 +14,12 @@ from uuid import uuid4
 import pytest
 
 from airflow_provider_safecopy.errors import LockBusyError, LockLostError
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, DisplacedHolder, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.process import ProcessIdentity
 from airflow_provider_safecopy.lock.store import Store
-from tests.ground.until import until
 from tests.lock.conftest import Ground, Hold
+from tests.support.until import until
 
 pytestmark = pytest.mark.sweep(2)
 

@@ -9,15 +9,15 @@ import pytest
 
 from airflow_provider_safecopy import doctor, pipeline
 from airflow_provider_safecopy.errors import LockStoreError, PlanError
-from airflow_provider_safecopy.lock import schema, trust
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock.bulk import BulkStore
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.several import BulkStore
 from airflow_provider_safecopy.pipeline.reap import reap
-from airflow_provider_safecopy.transfer.spec import CopySpec
+from airflow_provider_safecopy.spec import CopySpec
 from tests.conftest import MakeDatabase, MakeRole
-from tests.ground.database import ALWAYS, Database
+from tests.support.database import ALWAYS, Database
 
 SPEC = CopySpec.of(source_table="public.고객", target_table="public.고객", publish="delete_insert")
 TABLES = ("lock", "member", "lock_event", "receipt", "watermark")
@@ -341,10 +341,10 @@ def test_init_by_who_has_no_right_to_it_says_who_has(target: Database, role: Mak
 
 
 def test_what_is_found_is_told_in_one_line() -> None:
-    found = tuple(trust.Suspicion("trap", f"lock has the trigger t{number}") for number in range(9))
-    assert trust.describe_suspicions(found).endswith("; and 4 more")
+    found = tuple(schema.Suspicion("trap", f"lock has the trigger t{number}") for number in range(9))
+    assert schema.describe_suspicions(found).endswith("; and 4 more")
     error = 'invalid input syntax for type integer: "untrusted schema: owner the schema belongs to x; trap lock has it"'
-    assert trust.parse_suspicions(error) == (
-        trust.Suspicion("owner", "the schema belongs to x"), trust.Suspicion("trap", "lock has it"),
+    assert schema.parse_suspicions(error) == (
+        schema.Suspicion("owner", "the schema belongs to x"), schema.Suspicion("trap", "lock has it"),
     )  # fmt: skip
-    assert trust.parse_suspicions("anything else") is None
+    assert schema.parse_suspicions("anything else") is None

@@ -16,9 +16,8 @@ from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.model import Lease, format_application_name
-from airflow_provider_safecopy.lock.postgres import PostgresStore
-from airflow_provider_safecopy.lock.rows import build_lease_parameters
-from tests.ground.database import Database
+from airflow_provider_safecopy.lock.postgres import PostgresStore, build_lease_parameters
+from tests.support.database import Database
 
 Statements = Mapping[str, LiteralString]
 _LOCKED = "55P03"

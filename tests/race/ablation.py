@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import FencedOutError
-from airflow_provider_safecopy.lock.living import LivingLock
-from airflow_provider_safecopy.lock.rows import build_lease_parameters
+from airflow_provider_safecopy.lock.living_lock import LivingLock
+from airflow_provider_safecopy.lock.postgres import build_lease_parameters
 from tests.race.publish import Session, Way, nothing
 
 _LOCKING = "FOR KEY SHARE OF l, m"

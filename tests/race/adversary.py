@@ -27,12 +27,13 @@ import psycopg
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.demo.servers import Server
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.errors import SafeCopyError, VerifyError
-from airflow_provider_safecopy.transfer import build, commit, statements
-from airflow_provider_safecopy.transfer.job import PublishContext
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.ways import swap
+from airflow_provider_safecopy.postgres import statements
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.publish import clone_table, transaction
+from airflow_provider_safecopy.publish.context import PublishContext
+from airflow_provider_safecopy.publish.strategies import swap
+from airflow_provider_safecopy.spec import CopySpec
 from tests.race import report
 from tests.race.check import Violation
 from tests.race.outcome import Outcome
@@ -202,7 +203,7 @@ def _copies(ends: Ends, seed: int, seconds: float, *, keys_on_staging: bool) -> 
 @contextmanager
 def _watched(violations: list[Violation], counts: Counter[str]) -> Iterator[None]:
     """Compare each published table with its receipt, inside the publishing transaction, before its COMMIT."""
-    real = commit.commit
+    real = transaction.commit
 
     def compared(job: PublishContext) -> None:
         columns, table = job.plan.target_columns, job.plan.target_name
@@ -216,7 +217,7 @@ def _watched(violations: list[Violation], counts: Counter[str]) -> Iterator[None
         counts["compared before COMMIT"] += 1
         real(job)
 
-    with patch.object(commit, "commit", compared):
+    with patch.object(transaction, "commit", compared):
         yield
 
 
@@ -240,5 +241,5 @@ def _read_keys_on_staging() -> Iterator[None]:
     def read_existing_rows(*_: object, **__: object) -> None:
         pass
 
-    with patch.object(swap, "prepare", with_keys), patch.object(build, "refer", read_existing_rows):
+    with patch.object(swap, "prepare", with_keys), patch.object(clone_table, "refer", read_existing_rows):
         yield

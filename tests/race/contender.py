@@ -16,9 +16,9 @@ from uuid import UUID, uuid4
 import psycopg
 
 from airflow_provider_safecopy.errors import FencedOutError, LockBusyError, LockLostError, LockStoreError, StageError
-from airflow_provider_safecopy.lock.living import LivingLock
+from airflow_provider_safecopy.lock.liveness import find_gone
+from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise, format_application_name
-from airflow_provider_safecopy.lock.over import find_gone
 from airflow_provider_safecopy.lock.process import ProcessIdentity
 from tests.race.course import MEMBERS, Course
 from tests.race.publish import REAL, Session, Way, publish

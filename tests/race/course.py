@@ -14,8 +14,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from airflow_provider_safecopy.demo.servers import Server
-from airflow_provider_safecopy.endpoint import Endpoint
 from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.postgres.endpoint import Endpoint
 
 SETTINGS = {
     "track_commit_timestamp": "on",

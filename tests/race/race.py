@@ -23,7 +23,6 @@ from airflow_provider_safecopy.demo.servers import Installation, Server, install
 from airflow_provider_safecopy.errors import LockStoreError
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
-from tests.ground.place import place
 from tests.race import adversary, check, outcome
 from tests.race.ablation import ABLATIONS
 from tests.race.check import Violation
@@ -33,6 +32,7 @@ from tests.race.history import History
 from tests.race.marshal import Marshal
 from tests.race.outcome import Outcome
 from tests.race.publish import REAL, Way
+from tests.support.place import place
 
 ABLATION_SECONDS = 40.0
 _SHOWN = 20

@@ -26,14 +26,13 @@ from psycopg.sql import SQL, Composed
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.demo.servers import installations
 from airflow_provider_safecopy.errors import SafeCopyError
+from airflow_provider_safecopy.planning import copy_script
+from airflow_provider_safecopy.postgres.names import TableName
+from airflow_provider_safecopy.spec import CopySpec, Timeouts
 from airflow_provider_safecopy.transfer import export
-from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.statements import script
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
-from tests.ground.database import Database, Servers
 from tests.rewrite import source as sources
 from tests.rewrite.source import DIVISIBLE, RELATIONS, Reloader
+from tests.support.database import Database, Servers
 
 Say = Callable[[str], None]
 
@@ -182,7 +181,7 @@ def ablated() -> Iterator[None]:
     def nothing(_: str) -> Composed:
         return SQL("SELECT '' AS safecopy_replaced, true AS safecopy_keeper").format()
 
-    with patch.object(script, "proof", nothing):
+    with patch.object(copy_script, "proof", nothing):
         yield
 
 

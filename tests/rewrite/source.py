@@ -10,7 +10,7 @@ from typing import Self
 
 import psycopg
 
-from tests.ground.database import Database
+from tests.support.database import Database
 
 SHAPE = """
 CREATE SCHEMA erp;

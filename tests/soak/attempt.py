@@ -14,15 +14,15 @@ import pytest
 from airflow_provider_safecopy.cli import exitcode
 from airflow_provider_safecopy.errors import PublishUnknownError
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.transfer import commit
+from airflow_provider_safecopy.publish import transaction
 from tests.faults.invariant import Held, Invariant, Said, said
-from tests.ground.database import Database
 from tests.soak import ground
 from tests.soak.faults import FAULTS, Fault
 from tests.soak.ground import SIDES, Hosts, Side, draw_lanes
 from tests.soak.run import PATIENT, Pair, Run
 from tests.soak.scene import Scene
 from tests.soak.tally import Outcome
+from tests.support.database import Database
 
 NAME = ("영업", "주문 내역")
 TABLE = '"영업"."주문 내역"'
@@ -243,7 +243,7 @@ class Attempt:
         took = max(0.0, self.ended_at - scene.struck_at)
         limit = max(_TIMEOUTS.values()) + _MORE_SECONDS
         if self.code == exitcode.ERROR_CODES[PublishUnknownError]:
-            limit += commit._SETTLE_SECONDS + _TIMEOUTS["connect"]  # so long it asks for the receipt
+            limit += transaction._SETTLE_SECONDS + _TIMEOUTS["connect"]  # so long it asks for the receipt
         if took > limit:
             self.violations.append(f"the error came {took:.1f} s after the fault, and not within {limit:g} s")
         return took

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 
 from airflow_provider_safecopy.demo.servers import installations
-from tests.ground.fake_psql import Behaviour, Stage, _stage, write
 from tests.soak.ground import SIDES, Side
 from tests.soak.scene import Scene
+from tests.support.fake_psql import Behaviour, Stage, _stage, write
 
 _ENDED = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

@@ -9,8 +9,8 @@ from typing import Self
 
 import psycopg
 
-from tests.ground.database import Database
-from tests.ground.readers import State, looking
+from tests.support.database import Database
+from tests.support.readers import State, looking
 
 NAME = ("영업", "재고 현황")
 TABLE = '"영업"."재고 현황"'

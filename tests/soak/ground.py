@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from airflow_provider_safecopy.demo.servers import Server, installations
-from tests.ground.database import Database
-from tests.ground.outage import Outage
+from tests.support.database import Database
+from tests.support.outage import Outage
 
 Side = Literal["source", "target"]
 SIDES: tuple[Side, ...] = get_args(Side)

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
-from tests.ground.database import Database
 from tests.race import check
 from tests.race.history import _EVENTS, Happened, History, Published
+from tests.support.database import Database
 
 # `published_at` is when the receipt was written, inside the transaction: after the fence, before the COMMIT.
 _RECEIPTS = """

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.ground.database import Database
-from tests.ground.remains import Remains
 from tests.soak import ground, ledger
 from tests.soak.airflow import Airflow
 from tests.soak.contender import Contender, Door, Plan
 from tests.soak.generations import SHAPE, Generations, Observer, misseen, state
 from tests.soak.run import PATIENT, Pair, Run
 from tests.soak.tally import Round
+from tests.support.database import Database
+from tests.support.remains import Remains
 
 FIELDS = (2, 4, 8)
 _TICK_SECONDS = 0.01

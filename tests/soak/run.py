@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_safecopy.demo.servers import installations
-from tests.ground.database import Database
 from tests.soak.ground import Side
+from tests.support.database import Database
 
 Pair = Mapping[Side, Database]
 # For a run that nothing befalls, on a machine that may be busy: of an option that is given twice the last counts.

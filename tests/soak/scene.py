@@ -15,10 +15,10 @@ from typing import Self, TypeVar
 
 import psutil
 
-from tests.ground.database import Database
-from tests.ground.proxy import Proxy
 from tests.soak.ground import Host, Side
 from tests.soak.run import Pair, Run
+from tests.support.database import Database
+from tests.support.proxy import Proxy
 
 _T = TypeVar("_T")
 _LOOK_SECONDS = 0.003

@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.ground.database import Database
 from tests.soak import ledger, tally
 from tests.soak.airflow import Airflow
 from tests.soak.attempt import Attempt, Course, Draw
@@ -25,6 +24,7 @@ from tests.soak.faults import FAULTS
 from tests.soak.ground import Hosts
 from tests.soak.rivals import Arena
 from tests.soak.tally import Outcome, Round
+from tests.support.database import Database
 
 Say = Callable[[str], None]
 Spoil = Callable[[Database], object]

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from tests.ground.database import Database
 from tests.soak import attempt, generations, soak
 from tests.soak.attempt import Draw
 from tests.soak.faults import FAULTS
 from tests.soak.generations import misseen
+from tests.support.database import Database
 
 # Of this seed the first faults are quick: a restart of the target, sessions ended, SIGINT; and the rivals soon over.
 SHORT = ["--minutes", "1", "--seed", "139059", "--rounds", "1", "--rivals", "2", "--no-airflow", "--attempts"]

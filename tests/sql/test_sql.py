@@ -13,8 +13,8 @@ import pytest
 import airflow_provider_safecopy
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.lock import schema
-from airflow_provider_safecopy.transfer.statements import settings
-from tests.ground.database import PRESENT, Database, Servers
+from airflow_provider_safecopy.postgres import statements
+from tests.support.database import PRESENT, Database, Servers
 
 FILES = sorted(path.name.removesuffix(".sql") for path in files(sql).iterdir() if path.name.endswith(".sql"))
 CORE = ("aftermath", "blockers", "carry", "catalog", "define", "lock", "receipt", "schema", "sequence", "watermark")
@@ -133,7 +133,7 @@ def test_nothing_cascades() -> None:
 @pytest.mark.parametrize("major", PRESENT)
 def test_every_session_can_be_pinned(prepared: dict[int, Database], major: int) -> None:
     with prepared[major].connect() as session:
-        for statement in settings.session_pins():
+        for statement in statements.session_pins():
             session.execute(statement)
         session.execute(sql.load("catalog")["pin"])
         session.execute(sql.load("catalog")["read_only"])

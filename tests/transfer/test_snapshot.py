@@ -14,17 +14,17 @@ from pytest_mock import MockerFixture
 
 from airflow_provider_safecopy import pipeline, sql
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.pipeline import round as batch_round
-from airflow_provider_safecopy.transfer import estimate, export
-from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.psql import Psql
-from airflow_provider_safecopy.transfer.publish import publish
-from airflow_provider_safecopy.transfer.shuttle import PsqlPair
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
+from airflow_provider_safecopy.pipeline import batch_rounds as batch_round
+from airflow_provider_safecopy.planning import row_checks
+from airflow_provider_safecopy.postgres.names import TableName
+from airflow_provider_safecopy.postgres.psql import Psql
+from airflow_provider_safecopy.publish.transaction import publish
+from airflow_provider_safecopy.spec import CopySpec, Timeouts
+from airflow_provider_safecopy.transfer import export
+from airflow_provider_safecopy.transfer.small_tables import PsqlPair
 from tests.conftest import MakeDatabase, NothingLeft
-from tests.ground.database import Database
-from tests.ground.until import until
+from tests.support.database import Database
+from tests.support.until import until
 
 SOURCE = """
 CREATE SCHEMA erp;
@@ -295,7 +295,7 @@ def test_planning_locks_nothing_before_what_is_above_it(hosts: Hosts, mocker: Mo
     """Whoever exchanges partitions locks the parent first; in the other order their session could be the deadlock's victim."""
     relation, above, below, mode = ABOVE_AND_BELOW[what]
     failed: list[psycopg.Error] = []
-    expect, threads = estimate.estimate, list[threading.Thread]()
+    expect, threads = row_checks.estimate, list[threading.Thread]()
     locked = threading.Event()
 
     def exchange() -> None:
@@ -316,7 +316,7 @@ def test_planning_locks_nothing_before_what_is_above_it(hosts: Hosts, mocker: Mo
             assert locked.wait(30)
         return expect(*args, **kwargs)
 
-    mocker.patch.object(estimate, "estimate", explain)
+    mocker.patch.object(row_checks, "estimate", explain)
     report = hosts.copy(relation, **mode)
     for thread in threads:
         thread.join()

@@ -19,14 +19,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import StageError
+from airflow_provider_safecopy.spec import CopySpec, MiB, Timeouts
 from airflow_provider_safecopy.transfer import spool as module
-from airflow_provider_safecopy.transfer.model import MiB
-from airflow_provider_safecopy.transfer.spec import CopySpec
 from airflow_provider_safecopy.transfer.spool import CHUNK_BYTES, READ_BYTES, Spool, SpoolFullError, find_refusals
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from tests.conftest import NothingLeft
-from tests.ground.database import Database
-from tests.ground.selection import number_of_examples
+from tests.support.database import Database
+from tests.support.selection import number_of_examples
 
 SMALL_READ = 16
 SMALL_CHUNK = 50  # no multiple of a read, so that a chunk file ends in the midst of one

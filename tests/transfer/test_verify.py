@@ -13,18 +13,17 @@ import pytest
 
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.errors import StageError, StageTimeoutError, VerifyError
+from airflow_provider_safecopy.planning.plan import CopyPlan
+from airflow_provider_safecopy.postgres.names import TableName
+from airflow_provider_safecopy.postgres.session import Session, open_session
+from airflow_provider_safecopy.report import StageReport
+from airflow_provider_safecopy.spec import CopySpec, Timeouts
 from airflow_provider_safecopy.transfer.export import Exported
 from airflow_provider_safecopy.transfer.load import Loaded
-from airflow_provider_safecopy.transfer.name import TableName
-from airflow_provider_safecopy.transfer.plan import CopyPlan
-from airflow_provider_safecopy.transfer.report import StageReport
-from airflow_provider_safecopy.transfer.session import Session, open_session
-from airflow_provider_safecopy.transfer.spec import CopySpec
-from airflow_provider_safecopy.transfer.timeouts import Timeouts
 from airflow_provider_safecopy.transfer.verify import Verification, verify
 from tests.conftest import MakeDatabase
-from tests.ground.database import PRESENT, Database
-from tests.ground.until import until
+from tests.support.database import PRESENT, Database
+from tests.support.until import until
 
 STAGING = TableName("safecopy", "표__safecopy_7_0123abcd")
 COLUMNS = "번호 bigint, 이름 text"

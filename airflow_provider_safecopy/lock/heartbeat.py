@@ -1,0 +1,105 @@
+"""The pulse of a copy: a thread that beats for the work loop, and stops the run when the lock is lost.
+
+The work loop says how far it is; the thread never invents progress. Where the work is one long statement of a
+server's, `watching` is asked whether that server is working on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Self
+
+from airflow_provider_safecopy.abort import AbortSwitch
+from airflow_provider_safecopy.errors import LockLostError
+from airflow_provider_safecopy.lock.living_lock import LivingLock
+
+log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """Beats for a lock that is held, inside ``with``; throws `abort` once the lock is lost or about to be.
+
+    `is_working` is asked, from the thread, only when nothing has moved since the last beat: whether a bounded step of a
+    server's is being worked on. It must not raise.
+    """
+
+    def __init__(self, lock: LivingLock, abort: AbortSwitch, *, is_working: Callable[[], bool] = lambda: False) -> None:
+        self._lock = lock
+        self._abort = abort
+        self._working = is_working
+        self._phase = 0
+        self._count = 0
+        self._steps = 0  # by the work's thread, as are the two above
+        self._seen_working = 0  # by the thread in here
+        self._beaten = (0, 0)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def lost_error(self) -> LockLostError | None:
+        """Why the run was stopped, if it was."""
+        return self._lock.lost_error
+
+    def advance(self, phase: int, count: int) -> None:
+        """The work has come so far: cheap, and from the work's thread only."""
+        if phase > self._phase:
+            self._phase, self._count = phase, count
+        else:
+            self._count = max(self._count, count)
+
+    def count_step(self) -> None:
+        """Something was done that has no measure of its own."""
+        self._steps += 1
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """No thread inside the block, so that psql can be forked. It must be short."""
+        self._stop_thread()
+        try:
+            yield
+        finally:
+            self._start_thread()
+
+    def __enter__(self) -> Self:
+        self._start_thread()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop_thread()
+
+    def _start_thread(self) -> None:
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name="safecopy heartbeat", daemon=True)
+        self._thread.start()
+
+    def _stop_thread(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        interval = self._lock.terms.interval
+        while not self._stop.wait(max(0.0, min(interval, self._lock.seconds_left))):
+            try:
+                self._send_heartbeat()
+                self._lock.check()
+            except LockLostError as error:
+                log.error("%s", error)  # noqa: TRY400 -- it is expected, and raised again by the run
+                self._abort.throw(str(error))
+                return
+
+    def _send_heartbeat(self) -> None:
+        if self._read_progress() == self._beaten and self._working():
+            self._seen_working += 1
+        if self._stop.is_set():  # meanwhile: whoever waits for this thread is spared one more question
+            return
+        phase, count = at = self._read_progress()
+        self._lock.send_heartbeat(phase=phase, count=count)
+        self._beaten = at
+
+    def _read_progress(self) -> tuple[int, int]:
+        return self._phase, self._count + self._steps + self._seen_working

@@ -1,0 +1,255 @@
+"""The catalog of a plan: what both servers say of the tables to copy, of one or, by few questions, of all of a batch.
+
+It is a value, of one moment and for planning alone: what counts at the publish is asked again under the table's lock. Of
+one table only the relations are read beforehand; the rest is asked as far as the plan depends on it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import psycopg
+
+from airflow_provider_safecopy import sql
+from airflow_provider_safecopy.planning import catalog, keys, preflight, source_schema
+from airflow_provider_safecopy.planning.catalog import Relation
+from airflow_provider_safecopy.planning.create_table import Blueprint, read_source_definitions
+from airflow_provider_safecopy.planning.finding import Finding
+from airflow_provider_safecopy.planning.history import is_readable
+from airflow_provider_safecopy.planning.incremental import Lookbacks
+from airflow_provider_safecopy.planning.keys import REFERENCES, parse_references
+from airflow_provider_safecopy.planning.plan import CopyPlan
+from airflow_provider_safecopy.planning.source_identity import ClusterIdentity, read_bases, read_cluster_identity
+from airflow_provider_safecopy.planning.source_schema import EarlierSchema
+from airflow_provider_safecopy.planning.target_table import PAIRING, TableFacts
+from airflow_provider_safecopy.planning.vocabulary import read_vocabulary
+from airflow_provider_safecopy.postgres.bulk import ask_all
+from airflow_provider_safecopy.postgres.names import TableName
+from airflow_provider_safecopy.postgres.session import Session
+from airflow_provider_safecopy.spec import CopySpec, MiB, SizeClass
+
+SMALL_ROWS = 10_000
+SMALL_BYTES = MiB
+"""A table of a batch that is no larger, on both sides, is not swapped unless that was asked for."""
+
+TINY_BYTES = 256 * 1024
+"""One that is no larger than this, and has no triggers or subscribers, has all of its rows written anew."""
+
+
+def extent_of(row: Mapping[str, Any]) -> SizeClass:
+    """Return how large a target table is by its statistics."""
+    if row["rows"] > SMALL_ROWS or row["bytes"] > SMALL_BYTES:
+        return "any"
+    return "tiny" if row["bytes"] <= TINY_BYTES and row["unnoticed"] else "small"
+
+
+def at_least(extent: SizeClass, rows: int | None, size: int | None) -> SizeClass:
+    """Return how large a table is whose source is expected to have so many `rows` and bytes."""
+    if rows is None or size is None or rows > SMALL_ROWS or size > SMALL_BYTES:
+        return "any"
+    return "small" if extent == "tiny" and size > TINY_BYTES else extent
+
+
+log = logging.getLogger(__name__)
+
+_EXTENT = sql.load("bulk_catalog")["extent"]
+_OID = {"oid": "oid"}
+
+Answer = TypeVar("Answer")
+
+
+Tables = Mapping[TableName, Finding[Relation | None]]
+"""Tables of one server by the names they are asked for by: None where there is none, refused if there should be one."""
+
+
+@dataclass(frozen=True)
+class SourceCatalog:
+    """What the source says of tables; `bases` are by their oids."""
+
+    tables: Tables = field(default_factory=dict)
+    system: ClusterIdentity | None = None
+    bases: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TargetCatalog:
+    """What the target says of tables. `facts` and `extents` are by their oids; `shapes` by the plan's names of both ends."""
+
+    tables: Tables = field(default_factory=dict)
+    facts: Mapping[int, TableFacts] = field(default_factory=dict)
+    extents: Mapping[int, SizeClass] = field(default_factory=dict)
+    readable: bool | None = None
+    shapes: Mapping[tuple[str, TableName], EarlierSchema | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What both servers say of the tables of one copy or of a batch.
+
+    `blueprints`, by the source's oid, of tables to be made; `earlier`: plans of a moment ago, whose estimates will do;
+    `lookbacks`: those that plans of other tables have found to be good.
+    """
+
+    source: SourceCatalog = SourceCatalog()
+    target: TargetCatalog = TargetCatalog()
+    blueprints: Mapping[int, Blueprint] = field(default_factory=dict)
+    earlier: Mapping[TableName, CopyPlan] = field(default_factory=dict)
+    lookbacks: Lookbacks = frozenset()
+
+    def with_plan(self, plan: CopyPlan) -> Catalog:
+        """Return the catalog for the plans that follow this one, with what it has found out for them too."""
+        if plan.history is None or plan.refusals:
+            return self
+        found = plan.history.list_checked_lookbacks(plan.spec.lookback)
+        return replace(self, lookbacks=self.lookbacks | found) if found else self
+
+
+def read_one(source: Session, target: Session, spec: CopySpec) -> Catalog:
+    """Ask both servers for the tables of one copy."""
+    wanted = ((source, _sources([spec])), (target, _targets([spec])))
+    given, taken = (_read_tables(session, names) for session, names in wanted)
+    return Catalog(SourceCatalog(given), TargetCatalog(taken))
+
+
+def read_catalog(
+    source: Session, target: Session, specs: Sequence[CopySpec], earlier: Mapping[TableName, CopyPlan] | None = None
+) -> Catalog:
+    """Ask both servers for what planning these copies depends on, as far as all can be asked at once."""
+    given = _attempt(
+        source,
+        lambda: _read_source(source, specs),
+        lambda: SourceCatalog(_read_each(source, _sources(specs))),
+    )
+    taken = _attempt(
+        target,
+        lambda: _read_target(target, specs, source),
+        lambda: TargetCatalog(_read_each(target, _targets(specs))),
+    )
+    missing = list(_to_be_made(specs, given.tables, taken.tables))
+    unknown: Mapping[int, Blueprint] = {}
+    blueprints = (
+        _attempt(source, lambda: _read_blueprints(source, target, missing), lambda: unknown) if missing else unknown
+    )
+    return Catalog(given, taken, blueprints, earlier or {})
+
+
+def _read_source(session: Session, specs: Sequence[CopySpec]) -> SourceCatalog:
+    tables = _read_tables(session, _sources(specs))
+    if not (found := _list_relations(tables)):
+        return SourceCatalog(tables)
+    return SourceCatalog(tables, read_cluster_identity(session), read_bases(session, found))
+
+
+def _read_target(session: Session, specs: Sequence[CopySpec], source: Session) -> TargetCatalog:
+    tables = _read_tables(session, _targets(specs))
+    if not specs or all(found.refusals for found in tables.values()):
+        return TargetCatalog(tables)
+    readable = is_readable(session)
+    return TargetCatalog(
+        tables,
+        _read_facts(session, _list_relations(tables)),
+        _read_extents(session, _list_relations(tables)),
+        readable,
+        source_schema.read_last_schemas(session, _list_names(specs, source)) if readable else {},
+    )
+
+
+def _sources(specs: Iterable[CopySpec]) -> dict[TableName, bool]:
+    """Return the tables to read from, which must all be there."""
+    return {spec.source_table: True for spec in specs if spec.source_table is not None}
+
+
+def _targets(specs: Iterable[CopySpec]) -> dict[TableName, bool]:
+    """Return the tables to write, and whether each must be there."""
+    return {spec.target_table: not spec.create_target for spec in specs}
+
+
+def _read_tables(session: Session, names: Mapping[TableName, bool]) -> Tables:
+    """Describe the tables whose names can be spelled; the names of all are read only where one is missing that must not."""
+    wrong = {name: tuple(preflight.check_name(session, name)) for name in names}
+    relations = catalog.describe_all(session, [name for name in names if not wrong[name]])
+    missing = [name for name, required in names.items() if required and relations.get(name, True) is None]
+    if missing:
+        tables = catalog.read_names(session)
+        wrong |= {name: (preflight.refuse_missing(session.endpoint, name, tables),) for name in missing}
+    return {name: Finding(relations.get(name), refusals) for name, refusals in wrong.items()}
+
+
+def _read_each(session: Session, names: Mapping[TableName, bool]) -> Tables:
+    return {
+        name: found
+        for each, required in names.items()
+        for name, found in _read_tables(session, {each: required}).items()
+    }
+
+
+def _list_relations(tables: Tables) -> list[Relation]:
+    return [each.value for each in tables.values() if each.value is not None]
+
+
+def _read_facts(session: Session, tables: Sequence[Relation]) -> dict[int, TableFacts]:
+    asked = [{"oid": each.oid} for each in tables]
+    answers = [ask_all(session, query, _OID, asked) for query in (keys.UNIQUE_INDEXES, REFERENCES, PAIRING)]
+    return {
+        each.oid: TableFacts.from_row(keys.candidates_of(indexes), parse_references(references), pairing[0])
+        for each, indexes, references, pairing in zip(tables, *answers, strict=True)
+    }
+
+
+def _read_extents(session: Session, tables: Sequence[Relation]) -> dict[int, SizeClass]:
+    answers = ask_all(session, _EXTENT, _OID, [{"oid": each.oid} for each in tables])
+    return {each.oid: extent_of(rows[0]) for each, rows in zip(tables, answers, strict=True) if rows}
+
+
+def _list_names(specs: Sequence[CopySpec], source: Session) -> list[tuple[str, TableName]]:
+    """Return the names that receipts give both ends, as `CopyPlan` spells them."""
+    return [
+        (f"{source.endpoint} {spec.source_table}", spec.target_table)
+        for spec in specs
+        if spec.source_table and spec.source_table.schema and spec.target_table.schema
+    ]
+
+
+def _to_be_made(specs: Sequence[CopySpec], given: Tables, taken: Tables) -> Iterable[tuple[CopySpec, Relation]]:
+    for spec in specs:
+        place = taken.get(spec.target_table)
+        is_missing = spec.create_target and place is not None and place.value is None and not place.refusals
+        found = given.get(spec.source_table) if spec.source_table else None
+        if is_missing and found is not None and found.value is not None:
+            yield spec, found.value
+
+
+def _read_blueprints(
+    source: Session, target: Session, missing: Sequence[tuple[CopySpec, Relation]]
+) -> Mapping[int, Blueprint]:
+    """Return what the missing tables are made from; the target is asked for all types and defaults together."""
+    originals = read_source_definitions(source, [found for _, found in missing])
+    chosen = {found.oid: spec.columns or {each.name: "" for each in found.columns} for spec, found in missing}
+    vocabulary = read_vocabulary(
+        target,
+        [each.type for _, found in missing for each in found.columns],
+        [each for oid, original in originals.items() for each in original.list_defaults(chosen[oid])],
+        [each for original in originals.values() for each in original.list_collations(original.columns)],
+    )
+    return {oid: Blueprint(original, vocabulary) for oid, original in originals.items()}
+
+
+def _attempt(session: Session, read: Callable[[], Answer], otherwise: Callable[[], Answer]) -> Answer:
+    """Return what `read` returns; what `otherwise` does if something cannot be asked of all.
+
+    The definitions of views lock the views' tables: they are released, or a batch would keep them until its end.
+    """
+    try:
+        with session.connection.transaction(force_rollback=True):
+            return read()
+    except psycopg.DatabaseError as error:
+        # Cancelled: an abort comes once, and would not end the next question. Locked: each question would wait as long.
+        if session.connection.closed or isinstance(
+            error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable
+        ):
+            raise
+        log.debug("%s: each table is asked for by itself: %s", session.endpoint, error)
+    return otherwise()

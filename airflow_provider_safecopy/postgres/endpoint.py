@@ -1,0 +1,293 @@
+"""Where a database is, and the only core module that ever sees a password.
+
+An endpoint is libpq's own connection parameters, in libpq's own words. psycopg resolves them (service
+files, password files, several hosts), and reads only secrets from PG* variables; psql is then sent to the very server
+psycopg reached, with the password in a file that exists in memory alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from airflow_provider_safecopy.errors import ConfigError, StageError
+from airflow_provider_safecopy.postgres import memory
+from airflow_provider_safecopy.postgres.environment import find_ignored_variables, shield_from_environment
+
+_KNOWN = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
+# psql reads the password from a file of ours; libpq offers no such way for these.
+_UNSUPPORTED_SECRETS = frozenset({"sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
+# Decided by us, for every session alike, or already settled by the connection psql repeats.
+_OURS = frozenset({"password", "passfile", "service", "servicefile", "application_name", "fallback_application_name"})
+_SETTLED = _OURS | {"client_encoding", "target_session_attrs", "load_balance_hosts", "connect_timeout"}
+# What psql's libpq knows since version 14: newer words go to psql only if the user gave them.
+_SINCE_14 = frozenset(
+    [
+        "host",
+        "hostaddr",
+        "port",
+        "dbname",
+        "user",
+        "options",
+        "channel_binding",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "tcp_user_timeout",
+        "gssencmode",
+        "sslmode",
+        "sslcompression",
+        "sslcert",
+        "sslkey",
+        "sslrootcert",
+        "sslcrl",
+        "sslcrldir",
+        "sslsni",
+        "requirepeer",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+        "krbsrvname",
+        "gsslib",
+    ]
+)
+# A dead peer is noticed in about 25 s, unless the user asks otherwise.
+_KEEPALIVES = {
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+}
+# Of a control session, which sends questions: these a server's kernel takes at once, however busy it is. Not of psql: an
+# import's bytes wait in the sender when the server stands still for a while (a slow disk), and Linux would end that
+# connection though the server answers. What stands still too long is the stall watchdog's to end.
+_UNANSWERED = {"tcp_user_timeout": "25000"}
+# Where the C library and TLS find their files. No PG* variable is ever handed on.
+_HANDED_ON = ("HOME", "KRB5CCNAME", "KRB5_CONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR", "TZDIR")
+# Only a hint for `retryable`: libpq tells no SQLSTATE for a refused connection, and words may be translated.
+_HOPELESS = re.compile(
+    r"password authentication failed|does not exist|no pg_hba\.conf entry|not permitted to log in|have CONNECT privilege"
+)
+_NOT_ALLOWED = "have CONNECT privilege"
+_URI = re.compile(r"postgres(?:ql)?://")
+_WRONG_WORD = re.compile(r'invalid (?:connection option|URI query parameter:) "\w+"')
+_PORTS = re.compile(r"[0-9\s,]*")
+_TOLD = ("service", "host", "hostaddr", "port", "dbname", "user")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One database. `parameters` are libpq's; they may hold a password and never appear in a repr."""
+
+    parameters: Mapping[str, str] = field(repr=False)
+    label: str = ""
+    ignored: tuple[str, ...] = ()
+    """The PG* variables that were set when it was made, and are ignored."""
+
+    @classmethod
+    def from_conninfo(cls, conninfo: str) -> Endpoint:
+        """From any libpq conninfo or URI. Raises `ConfigError`, without repeating what may be a secret."""
+        parsed = _parse_conninfo(conninfo)
+        if isinstance(parsed, ConfigError):
+            del conninfo  # what takes down the locals of a traceback finds no password
+            raise parsed
+        return cls.from_parameters(parsed)
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Endpoint:
+        """From libpq's parameters by name; None and empty values are left out. Raises `ConfigError`."""
+        given = {key: str(value) for key, value in parameters.items() if value is not None and value != ""}
+        if (wrong := _wrong(given)) is not None:
+            del parameters, given  # as above
+            raise wrong
+        return cls(given, _label(given), find_ignored_variables(given))
+
+    def __str__(self) -> str:
+        return self.label
+
+    def connect(
+        self,
+        *,
+        application_name: str,
+        connect_timeout: float,
+        kind: type[psycopg.Connection[Any]] = psycopg.Connection,
+    ) -> psycopg.Connection[Any]:
+        """A new autocommit session. Raises `StageError(stage="connect")`, whose text holds no password.
+
+        Nothing is prepared by name. A transaction pooler in between is not promised to work: settings are
+        pinned for the session.
+        """
+        try:
+            with shield_from_environment(self.parameters) as said:
+                return kind.connect(
+                    self._conninfo(application_name, connect_timeout, said), autocommit=True, prepare_threshold=None
+                )
+        except psycopg.Error as error:
+            unreachable = self._unreachable(error)
+        except UnicodeError as error:  # psycopg looks hosts up by Python's own rules for their names
+            unreachable = StageError(
+                f"{self.label}: cannot connect: no host can have such a name: {error}",
+                stage="connect",
+                retryable=False,
+                hint="check host, port and network",
+            )
+        raise unreachable  # out here it has no context: locals of psycopg's own frames hold the password
+
+    def narrow_to(self, connection: psycopg.Connection[Any]) -> Endpoint:
+        """This endpoint, narrowed to the very server, user and password `connection` ended up with."""
+        info = connection.info
+        settled = {key: value for key, value in info.get_parameters().items() if key in _SINCE_14 and value}
+        given = {key: value for key, value in self.parameters.items() if key not in _SETTLED}
+        for own in _UNANSWERED.keys() - self.parameters.keys():
+            settled.pop(own, None)
+        there = {"host": info.host, "port": str(info.port), "dbname": info.dbname, "user": info.user}
+        password = {"password": info.password} if info.password else {}
+        return replace(self, parameters=given | settled | there | password)
+
+    def psql_conninfo(self) -> str:
+        """What psql gets on its command line: everything but secrets."""
+        return make_conninfo(**_KEEPALIVES | {k: v for k, v in self.parameters.items() if k not in _SETTLED})
+
+    @contextmanager
+    def psql_environment(
+        self, *, application_name: str, connect_timeout: float
+    ) -> Iterator[tuple[dict[str, str], list[int]]]:
+        """Psql's environment, built from nothing, and the descriptors it must inherit.
+
+        The password is a password file in memory: nothing on disk, nothing in any environment.
+        """
+        environment = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
+        environment |= {
+            "LC_ALL": "C",
+            "PGAPPNAME": application_name,
+            "PGCLIENTENCODING": "UTF8",
+            "PGCONNECT_TIMEOUT": str(max(2, round(connect_timeout))),
+        }
+        if "password" not in self.parameters:
+            # Without this, psql would look into ~/.pgpass and might find another password than psycopg did.
+            yield environment | {"PGPASSFILE": os.devnull}, []
+            return
+        descriptor = _password_file(self)
+        try:
+            yield environment | {"PGPASSFILE": f"/proc/self/fd/{descriptor}"}, [descriptor]
+        finally:
+            os.close(descriptor)
+
+    def _conninfo(self, application_name: str, connect_timeout: float, said: dict[str, str]) -> str:
+        """What psycopg gets, the password included."""
+        parameters = _KEEPALIVES | _UNANSWERED | said | dict(self.parameters)
+        parameters |= {
+            "application_name": application_name,
+            "client_encoding": "UTF8",
+            "connect_timeout": str(max(2, round(connect_timeout))),
+        }
+        return make_conninfo(**parameters)
+
+    def _unreachable(self, error: psycopg.Error) -> StageError:
+        text = str(error).strip()
+        if password := self.parameters.get("password"):
+            text = text.replace(password, "***")
+        refused = error.pgconn is not None and bool(error.pgconn.needs_password)
+        hint = "check the password" if refused or "password authentication" in text else "check host, port and network"
+        if _NOT_ALLOWED in text:
+            hint = "grant the role CONNECT on the database"
+        if self.ignored:
+            hint += f"; {', '.join(self.ignored)} in the environment {'is' if len(self.ignored) == 1 else 'are'} ignored: put these settings into the connection"
+        return StageError(
+            f"{self.label}: cannot connect: {text}",
+            stage="connect",
+            retryable=not (refused or _HOPELESS.search(text)),
+            hint=hint,
+        )
+
+
+def leave_no_core() -> None:
+    """Let this process leave no core file when it crashes: rows and passwords would be in it.
+
+    A limit of one byte: no file is that small, and only 0 would be ignored where the system collects cores by a program.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (1 if hard == resource.RLIM_INFINITY else min(1, hard), hard))
+
+
+def _parse_conninfo(conninfo: str) -> dict[str, str] | ConfigError:
+    """Libpq's parameters; or why there are none, without repeating what may be a secret."""
+    hint = "write host=… port=… dbname=… user=…, or postgresql://user@host:port/dbname"
+    if _is_ambiguous(conninfo):
+        return ConfigError(
+            "the connection URI has an @ where its host or database would be: a part of the password?",
+            hint="write %40 for an @ and %2F for a / that are not the URI's own",
+        )
+    if "\0" in conninfo:  # libpq would read no further, and reach another database than the one meant
+        return ConfigError("the connection string cannot be read: it holds a NUL", hint=hint)
+    try:
+        found = conninfo_to_dict(conninfo)
+    except (psycopg.ProgrammingError, UnicodeError) as error:
+        # libpq's message may quote the part it could not read, which may be the password; of a wrong word it is not.
+        told = _WRONG_WORD.match(str(error))
+        detail = f": {told[0]}" if told and "password" not in conninfo and "@" not in conninfo else ""
+        return ConfigError(f"the connection string cannot be read{detail}", hint=hint)
+    given = {key: str(value) for key, value in found.items() if value is not None and value != ""}
+    return _wrong(given) or given
+
+
+def _is_ambiguous(conninfo: str) -> bool:
+    """Whether libpq would take the rest of a password with a stray @ or / for the host or the database, which are told."""
+    if (uri := _URI.match(conninfo)) is None:
+        return False
+    authority, _, database = conninfo[uri.end() :].partition("?")[0].partition("/")
+    return authority.count("@") > 1 or "@" in database
+
+
+def _wrong(given: Mapping[str, str]) -> ConfigError | None:
+    """What is wrong with parameters, told without a value of theirs."""
+    if unknown := set(given) - _KNOWN:
+        return ConfigError(f"unknown connection parameter: {', '.join(sorted(unknown))}")
+    if secrets := set(given) & _UNSUPPORTED_SECRETS:
+        return ConfigError(
+            f"the connection parameter {', '.join(sorted(secrets))} cannot be handed to psql safely",
+            hint="use a key without a passphrase, or a password",
+        )
+    for key, value in given.items():
+        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+            return ConfigError(f"the connection parameter {key} is not a text: it holds a NUL, or another encoding")
+    if not _PORTS.fullmatch(given.get("port", "")):  # that of a URI without a host may be its password
+        return ConfigError("the connection parameter port is no number")
+    for key in _TOLD:
+        if "password=" in given.get(key, "").replace(" ", ""):
+            hint = "put blanks between parameters, not semicolons, commas or ampersands"
+            return ConfigError(f"the connection parameter {key} holds a password= that was meant for itself", hint=hint)
+    return _more_than_one_line(given)
+
+
+def _more_than_one_line(given: Mapping[str, str]) -> ConfigError | None:
+    password = given.get("password", "")
+    if "\n" in password or "\r" in password:
+        return ConfigError("a password with a line break cannot be handed to psql")
+    return None
+
+
+def _password_file(endpoint: Endpoint) -> int:
+    """A password file for libpq that any host, database and user matches. The caller closes it."""
+    if (wrong := _more_than_one_line(endpoint.parameters)) is not None:  # once more: it may come from the environment
+        raise wrong
+    escaped = endpoint.parameters["password"].replace("\\", "\\\\").replace(":", "\\:")
+    return memory.memory_file(f"*:*:*:*:{escaped}\n".encode(), "safecopy-password")
+
+
+def _label(parameters: Mapping[str, str]) -> str:
+    """``host:port/dbname``, or the service's name: enough for a person to know which database is meant."""
+    if "service" in parameters and "host" not in parameters:
+        return f"service={parameters['service']}"
+    host = parameters.get("host") or parameters.get("hostaddr") or "local"
+    database = parameters.get("dbname") or parameters.get("user") or ""
+    return f"{host}:{parameters.get('port', '5432')}/{database}"

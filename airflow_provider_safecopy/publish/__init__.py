@@ -1,0 +1,1 @@
+"""From staging into the target, in one transaction."""
