@@ -343,7 +343,7 @@ from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.postgres.endpoint import Endpoint
 from airflow_provider_safecopy.errors import SafeCopyError
 from airflow_provider_safecopy.lock.model import Contender
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 from airflow_provider_safecopy.spec import CopySpec
 given = json.load(sys.stdin)
 def told(at):
@@ -353,7 +353,7 @@ try:
         CopySpec.of(**given["spec"]),
         Endpoint.from_conninfo(given["source"]),
         Endpoint.from_conninfo(given["target"]),
-        contender=replace(Contender.alone("따로"), place=Place.here(may_end=given["may_end"])),
+        contender=replace(Contender.alone("따로"), process=ProcessIdentity.read_current(may_end=given["may_end"])),
         progress=told,
     )
     print("published", report.token, flush=True)

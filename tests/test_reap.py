@@ -33,14 +33,14 @@ from dataclasses import replace
 from airflow_provider_safecopy import pipeline
 from airflow_provider_safecopy.postgres.endpoint import Endpoint
 from airflow_provider_safecopy.lock.model import Contender
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 from airflow_provider_safecopy.spec import CopySpec
 given = json.load(sys.stdin)
 pipeline.copy(
     CopySpec.of(**given["spec"]),
     Endpoint.from_conninfo(given["source"]),
     Endpoint.from_conninfo(given["target"]),
-    contender=replace(Contender.alone("밤샘"), place=Place.here(may_end=True)),
+    contender=replace(Contender.alone("밤샘"), process=ProcessIdentity.read_current(may_end=True)),
     progress=lambda at: print(at.stage, at.bytes, flush=True),
 )
 """
@@ -52,7 +52,7 @@ name, conninfo = sys.stdin.readline().split(maxsplit=1)
 with LivingLock(name, conninfo.strip(), contender=Contender.alone("집계")) as lock:
     print("held", flush=True)
     sys.stdin.readline()
-    lock.beat(phase=0, count=1)
+    lock.send_heartbeat(phase=0, count=1)
     print("still held", flush=True)
 """
 

@@ -19,7 +19,7 @@ from airflow_provider_safecopy.demo import child
 from airflow_provider_safecopy.errors import SafeCopyError
 
 _TASK = re.compile(r"\[DAG TEST\] starting task_id=(\S+)")
-_OUR_LOGGERS = re.compile(r"airflow_provider_safecopy\.(pipeline|transfer|lock)\b")
+_OUR_LOGGERS = re.compile(r"airflow_provider_safecopy\.(pipeline|publish|transfer|planning|lock|postgres)\b")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ try:
     pipeline.copy(spec, source, target, owner=owner)
 except SafeCopyError as error:
     print(f"safecopy: {type(error).__name__}: {error.message}", file=sys.stderr)
-    sys.exit(exitcode.of(error))
+    sys.exit(exitcode.find_code(error))
 """
 PROGRAM = ("-c", _PROGRAM)
 

@@ -332,14 +332,22 @@ class FileRecord:
         with suppress(OSError):  # other locks lie in it
             self.directory.rmdir()
 
+    def _make_directory(self) -> None:
+        """Make the directory, for this user alone, unless it is there. Raises `LockStoreError` if it is not private."""
+        with suppress(FileExistsError):
+            self.directory.mkdir(mode=0o700)
+        require_private_directory(self.directory)
+
     def _take_guard(self) -> Flock:
         """Return the guard, locked. One that was removed meanwhile guards nothing, so a new one is made."""
         path, deadline = self._file_path("guard"), time.monotonic() + _GUARD_WAIT_SECONDS
         while time.monotonic() <= deadline:
-            self.directory.mkdir(mode=0o700, exist_ok=True)
             try:
+                self._make_directory()
                 guard = Flock(path)
-            except FileNotFoundError:  # the directory was removed just now
+            except FileNotFoundError:  # a holder that leaves nothing behind has removed the directory just now
+                if not self.directory.parent.is_dir():
+                    raise
                 continue
             if guard.try_lock() and guard.is_at(path):
                 return guard

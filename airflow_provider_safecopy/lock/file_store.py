@@ -251,8 +251,6 @@ class FileStore:
             raise LockStoreError(f"{self.directory}: another thread has been using this store for too long")
         try:
             with file_record.translate_errors(self.directory):
-                self.directory.mkdir(mode=0o700, exist_ok=True)
-                file_record.require_private_directory(self.directory)
                 record = FileRecord.for_lock(self.directory, name)
                 with Turn.begin(record, name, self._boot, self._clock) as turn:
                     yield turn

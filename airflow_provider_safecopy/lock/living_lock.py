@@ -77,7 +77,7 @@ LivenessCheck = Callable[[Holder], Collection[str]]
 class LivingLock:
     """One or several locks, held together or not at all, by one attempt.
 
-    `location` is the database they live in (a conninfo or an `Endpoint`), a directory of this host (a `Path`), or any
+    `where` is the database they live in (a conninfo or an `Endpoint`), a directory of this host (a `Path`), or any
     `Store`. `contender` is who asks, by default a process that shares its locks with nobody; of one owner's attempts
     each is a member. `terms` says when others may take the locks over: after ``stale_after`` seconds without
     progress, or ``crash_grace`` seconds after the holder has vanished. `judge` may know that a holder is gone when
@@ -338,11 +338,11 @@ def _checked_interval(seconds: object, promise: Promise) -> float:
     return float(seconds)
 
 
-def _open_store(location: str | Path | Endpoint | Store, contender: Contender) -> Store:
-    if isinstance(location, str):
-        location = Endpoint.from_conninfo(location)
-    if isinstance(location, Path):
+def _open_store(where: str | Path | Endpoint | Store, contender: Contender) -> Store:
+    if isinstance(where, str):
+        where = Endpoint.from_conninfo(where)
+    if isinstance(where, Path):
         from airflow_provider_safecopy.lock.file_store import FileStore
 
-        return FileStore(location)
-    return PostgresStore(location, attempt=contender.attempt) if isinstance(location, Endpoint) else location
+        return FileStore(where)
+    return PostgresStore(where, attempt=contender.attempt) if isinstance(where, Endpoint) else where

@@ -47,7 +47,7 @@ def test_mapped_tasks_are_members_apart() -> None:
 
 
 def test_a_detached_member_has_no_place() -> None:
-    contender = _contender(detached=True)
+    contender = _contender(is_detached=True)
     assert (contender.is_detached, contender.process) == (True, None)
 
 
@@ -79,12 +79,12 @@ def test_a_run_of_this_airflow_says_so_and_its_process_is_not_to_be_ended(
 ) -> None:
     ran = run_dag("""\
 from airflow.providers.common.compat.sdk import task
-from airflow_provider_safecopy.operators.common import contender_of
+from airflow_provider_safecopy.operators.common import build_contender
 @task(task_id="누구", multiple_outputs=False)
 def who(**context):
-    from airflow_provider_safecopy.hooks.compat import carry_any_id
-    carry_any_id()
-    contender = contender_of(context)
+    from airflow_provider_safecopy.hooks.compat import patch_non_latin1_ids
+    patch_non_latin1_ids()
+    contender = build_contender(context)
     return [contender.owner, contender.member, contender.try_number, contender.place.may_end]
 who()""")
     owner, member, try_number, may_end = ran.results["누구"]

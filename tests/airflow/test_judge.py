@@ -22,11 +22,11 @@ ATTEMPTS = [str(uuid4()), str(uuid4())]
 HELD_BY_A_RUN_THAT_ENDS = """\
 from airflow.providers.common.compat.sdk import task
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
-from airflow_provider_safecopy.operators.common import contender_of
+from airflow_provider_safecopy.operators.common import build_contender
 @task(task_id="복사")
 def hold(**context):
     owner = {owner!r}
-    contender = contender_of(context, detached=True)
+    contender = build_contender(context, detached=True)
     if owner:
         from dataclasses import replace
         contender = replace(contender, owner=dict(contender.owner) | owner)

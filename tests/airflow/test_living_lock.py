@@ -19,7 +19,7 @@ HEAD = """\
 import datetime
 from airflow.providers.common.compat.sdk import TaskGroup, get_current_context, task
 from airflow_provider_safecopy.hooks.safecopy import SafeCopyHook
-from airflow_provider_safecopy.operators.common import contender_of
+from airflow_provider_safecopy.operators.common import build_contender
 from airflow_provider_safecopy.operators.living_lock import LivingLockGroup, joined
 COPY = dict(source_conn_id="erp", target_conn_id="dw", source_table="영업.고객", target_table="분석.고객")
 @task(task_id="집계", do_xcom_push=False)

@@ -17,12 +17,12 @@ TOOLS = (
     + f"""\
 from airflow_provider_safecopy.errors import FencedOutError, LockBusyError
 from airflow_provider_safecopy.lock.model import Contender
-from airflow_provider_safecopy.operators.common import contender_of
+from airflow_provider_safecopy.operators.common import build_contender
 NAME = {LOCK!r}
 GROUP = dict(target_conn_id="dw", lock=NAME)
 hook = lambda: SafeCopyHook(target_conn_id="dw")
 def members():
-    holder = hook().lock_store().holder(NAME)
+    holder = hook().lock_store().read_holder(NAME)
     return sorted(seen.member for seen in holder.members) if holder else []
 @task(task_id="남", do_xcom_push=False)
 def refuse_another(expected=None):
@@ -36,7 +36,7 @@ def refuse_another(expected=None):
 @task(task_id="남음", do_xcom_push=False)
 def stay(**context):
     # Ends without having left the lock.
-    hook().living_lock(NAME, contender=contender_of(context)).acquire().store.close()
+    hook().living_lock(NAME, contender=build_contender(context)).acquire().store.close()
 """
 )
 

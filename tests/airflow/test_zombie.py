@@ -23,9 +23,9 @@ from tests.support.database import Database
 # Exports wait for a gate, an advisory lock of the source. A process elsewhere is one that nobody here knows of.
 BODY = """\
 import os
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 if os.environ.get("ELSEWHERE"):
-    Place.here = staticmethod(lambda **_: Place("다른 기계", os.getpid()))
+    ProcessIdentity.read_current = staticmethod(lambda **_: ProcessIdentity("다른 기계", os.getpid()))
 SafeCopyOperator(
     task_id="복사", source_conn_id="erp", target_conn_id="dw", target_table="분석.고객", retries=1,
     source_sql=f"SELECT 번호, 이름 FROM 영업.고객, (SELECT pg_advisory_xact_lock_shared({os.environ['GATE']})) AS 문",

@@ -55,7 +55,7 @@ class Moved(datetime.datetime):
 datetime.datetime = Moved
 from airflow_provider_safecopy.lock import process
 if elsewhere == "yes":
-    process._here = lambda: ("another boot", 1)
+    process._read_boot_and_namespace = lambda: ("another boot", 1)
 from airflow_provider_safecopy.cli.main import main
 sys.exit(main(words))
 """

@@ -268,7 +268,7 @@ import sys
 from airflow_provider_safecopy.lock import process
 elsewhere, *words = sys.argv[1:]
 if elsewhere == "yes":
-    process._here = lambda: ("another boot", 1)
+    process._read_boot_and_namespace = lambda: ("another boot", 1)
 from airflow_provider_safecopy.cli.main import main
 sys.exit(main(words))
 """

@@ -324,14 +324,14 @@ INSIDE = """
 import sys
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.postgres.endpoint import Endpoint
-from airflow_provider_safecopy.lock.connection_gate import Gate
+from airflow_provider_safecopy.lock.connection_gate import ConnectionGate
 from airflow_provider_safecopy.lock.model import Contender
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 
 conninfo, source, opening = (sys.stdin.readline().rstrip("\\n") for _ in range(3))
 contender = Contender.alone("안에서 죽는 시작")
 store = PostgresStore(Endpoint.from_conninfo(conninfo), attempt=contender.attempt)
-with Gate(store, source, 0.1, contender, float(opening)).turn(AbortSwitch()):
+with ConnectionGate(store, source, 0.1, contender, float(opening)).wait_turn(AbortSwitch()):
     print("inside", flush=True)
     sys.stdin.readline()
 print("outside", flush=True)

@@ -74,9 +74,9 @@ def rewrite(directory: Path, **facts: Any) -> None:
 
 
 ENDED = """
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 import json
-print(json.dumps(Place.here().as_dict()))
+print(json.dumps(ProcessIdentity.read_current().as_dict()))
 """
 
 
@@ -198,7 +198,7 @@ from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 
 directory, package, least = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 os.fsync = lambda _: None  # a kill, unlike a power failure, loses nothing that was written; and the disk is slow
-ours = tuple(f"{package}/{name}.py" for name in ("disk", "file", "file_history", "file_record", "file_turn", "flock"))
+ours = tuple(f"{package}/{name}.py" for name in ("file_record", "file_state", "file_store"))
 
 def die_at(step):
     def trace(frame, event, _):
@@ -233,8 +233,8 @@ while True:
     assert lease.token > token, f"killed at step {step}: token {lease.token} after {token}"
     assert store.heartbeat(lease, phase=1, count=1) > 0
     assert store.release(lease)
-    assert store.history()[0].kind == "release"
-    assert store.history()[0].token == lease.token
+    assert store.read_history()[0].kind == "release"
+    assert store.read_history()[0].token == lease.token
     token = lease.token
     if os.WIFEXITED(status):
         break
@@ -295,7 +295,7 @@ RACE = """
 import json, os, sys
 from pathlib import Path
 from airflow_provider_safecopy.lock.file_store import FileStore
-from airflow_provider_safecopy.lock.file_store import boottime
+from airflow_provider_safecopy.lock.file_store import read_boot_clock
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 
 directory, rivals, locks = Path(sys.argv[1]), 4, 40
@@ -309,7 +309,7 @@ for rival in range(rivals):
         os.read(begin[0], 1)  # until it is closed: all begin at once
         won = {"fresh": [], "stale": []}
         for what, ahead in ("fresh", 0), ("stale", 10_000):
-            store = FileStore(directory, clock=lambda: boottime() + ahead)
+            store = FileStore(directory, clock=lambda: read_boot_clock() + ahead)
             for lock in range(locks):
                 if isinstance(store.acquire(f"{what} {lock}", Contender(f"r{rival}"), Promise(5_000)), Lease):
                     won[what].append(lock)
@@ -326,7 +326,7 @@ won = [json.loads(os.read(out, 100_000)) for out, _ in done]
 for what in ("fresh", "stale"):
     winners = sorted(lock for each in won for lock in each[what])
     assert winners == list(range(locks)), (what, winners)
-held = {holder.name: holder.token for holder in store.holders()}
+held = {holder.name: holder.token for holder in store.read_holders()}
 assert held == {f"{what} {lock}": token for what, token in (("fresh", 1), ("stale", 2)) for lock in range(locks)}, held
 for child in children:
     os.kill(child, 9)
@@ -393,7 +393,7 @@ GUARD = """
 import sys
 from pathlib import Path
 from airflow_provider_safecopy.lock.file_record import FileRecord
-with FileRecord.of(Path(sys.argv[1]), sys.argv[2]).guarded():
+with FileRecord.for_lock(Path(sys.argv[1]), sys.argv[2]).hold_guard():
     print("guarded", flush=True)
     sys.stdin.readline()
 """
@@ -506,7 +506,7 @@ if os.getuid() == 0:
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
-for ask in (lambda: store.acquire("분석.고객", contender, Promise()), store.holders, store.history):
+for ask in (lambda: store.acquire("분석.고객", contender, Promise()), store.read_holders, store.read_history):
     try:
         print("answered", ask())
     except LockStoreError as error:

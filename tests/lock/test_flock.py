@@ -16,7 +16,7 @@ import os, signal, subprocess, sys, threading
 from pathlib import Path
 from airflow_provider_safecopy.lock.file_record import Flock
 flock = Flock(Path(sys.argv[1]))
-assert flock.take()
+assert flock.try_lock()
 """
 FORK = f"""{HOLD}
 child = os.fork()

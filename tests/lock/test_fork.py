@@ -23,8 +23,8 @@ from airflow_provider_safecopy.postgres.endpoint import Endpoint
 from airflow_provider_safecopy.errors import LockBusyError, LockLostError, LockStoreError
 from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
-from airflow_provider_safecopy.lock.heartbeat import Pulse
-from airflow_provider_safecopy.lock.bulk import SeveralStore, TableLocks
+from airflow_provider_safecopy.lock.heartbeat import Heartbeat
+from airflow_provider_safecopy.lock.bulk import BulkStore, TableLocks
 
 way, kind, where = sys.argv[1:]
 where = Path(where) if kind == "file" else where
@@ -32,8 +32,8 @@ where = Path(where) if kind == "file" else where
 def lock_of_the_run():
     if kind == "several":
         contender = Contender.alone()
-        store = SeveralStore(Endpoint.from_conninfo(where), attempt=contender.attempt)
-        locks = TableLocks("집계", store, contender=contender, promise=Promise(), judge=None)
+        store = BulkStore(Endpoint.from_conninfo(where), attempt=contender.attempt)
+        locks = TableLocks("집계", store, contender=contender, terms=Promise(), liveness_check=None)
         return locks
     return LivingLock(["집계"], where, promise=Promise(crash_grace=0.5))
 
@@ -55,16 +55,16 @@ def leave(lock):
         case "heartbeat":
             lock._beaten = 0.0
             lock.heartbeat()
-            assert not lock.answering
+            assert not lock.store_answers
         case "release":
             lock.release()
             lock.release()
         case "another lock":
             ask_others()
             with LivingLock("아이", where) as own:
-                own.beat(phase=1, count=1)
+                own.send_heartbeat(phase=1, count=1)
         case "questions":
-            for ask in (lock.store.holders, lambda: lock.store.holder("집계"), lambda: lock.store.force_release("집계", reason="x")):
+            for ask in (lock.store.read_holders, lambda: lock.store.read_holder("집계"), lambda: lock.store.force_release("집계", reason="x")):
                 try:
                     ask()
                 except LockStoreError as error:
@@ -79,7 +79,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     parent, child, abort = os.getpid(), None, AbortSwitch()
     try:
-        with lock_of_the_run() as lock, Pulse(lock, abort) as pulse:
+        with lock_of_the_run() as lock, Heartbeat(lock, abort) as pulse:
             before = lock.backends
             if way == "multiprocessing":
                 context = multiprocessing.get_context("fork")
@@ -100,8 +100,8 @@ with warnings.catch_warnings():
                 if child:
                     os.waitpid(child, 0)
                 for count in range(1, 4):
-                    lock.beat(phase=1, count=count)
-                    assert lock.answering
+                    lock.send_heartbeat(phase=1, count=count)
+                    assert lock.store_answers
                 assert lock.backends == before
                 ask_others()
     except BaseException:

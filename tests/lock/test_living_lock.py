@@ -412,9 +412,9 @@ import json, signal, sys
 from pathlib import Path
 from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 given = json.loads(sys.argv[1])
-contender = Contender("r1", given["owner"], place=Place.here(may_end=given["may_end"]))
+contender = Contender("r1", given["owner"], process=ProcessIdentity.read_current(may_end=given["may_end"]))
 lock = LivingLock(given["name"], Path(given["directory"]), contender=contender, promise=Promise(600)).acquire()
 print("held", flush=True)
 signal.pause()

@@ -73,7 +73,7 @@ def store(made: Database, opened: Open) -> PostgresStore:
 
 
 def run(owner: str = "가동", member: str = "적재", number: int = 1, **more: Any) -> Contender:
-    return Contender(owner, {"owner": owner}, member, number, **{"place": None} | more)
+    return Contender(owner, {"owner": owner}, member, number, **{"process": None} | more)
 
 
 def taken(store: PostgresStore, name: str, contender: Contender, dead: tuple[UUID, ...] = ()) -> Lease:

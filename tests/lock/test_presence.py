@@ -35,9 +35,9 @@ import json, signal, sys
 from uuid import UUID
 from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Promise
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 given = json.loads(sys.stdin.readline())
-place = Place.here(may_end=True)
+place = ProcessIdentity.read_current(may_end=True)
 contender = Contender(given["owner_key"], given["owner"], "복사", 1, UUID(given["attempt"]), place)
 promise = Promise(given["stale_after"], None)
 lock = LivingLock(given["name"], given["target"], contender=contender, promise=promise).acquire()
@@ -366,7 +366,7 @@ store, contender = FileStore(Path(sys.argv[1])), Contender("r1")
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
     store.acquire("고객", contender, Promise())
-    store.holders()
+    store.read_holders()
 except LockStoreError as error:
     print(error)
 else:

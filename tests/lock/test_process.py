@@ -21,10 +21,10 @@ from tests.support.until import until
 
 LIVE = """
 import json, signal, sys
-from airflow_provider_safecopy.lock.process import Place
+from airflow_provider_safecopy.lock.process import ProcessIdentity
 if "deaf" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print(json.dumps(Place.here(may_end=True).as_dict()), flush=True)
+print(json.dumps(ProcessIdentity.read_current(may_end=True).as_dict()), flush=True)
 signal.pause()
 """
 
@@ -188,9 +188,9 @@ def test_nobody_ends_itself() -> None:
 
 DENIED = """
 import json, os, sys
-from airflow_provider_safecopy.lock.process import Place
-place = Place(**json.loads(sys.argv[1]))
-Place.here()  # what is imported late may be out of reach later
+from airflow_provider_safecopy.lock.process import ProcessIdentity
+place = ProcessIdentity(**json.loads(sys.argv[1]))
+ProcessIdentity.read_current()  # what is imported late may be out of reach later
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)

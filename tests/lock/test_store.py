@@ -34,7 +34,7 @@ STEP = 100
 def run(key: str = "배치|야간|run1", member: str = "복사", try_number: int = 1, **more: Any) -> Contender:
     """One attempt of a run's task, on a host nobody knows anything of."""
     owner = {"dag": key.partition("|")[0], "run": key.rpartition("|")[2]}
-    return Contender(key, owner, member, try_number, **{"place": ELSEWHERE} | more)
+    return Contender(key, owner, member, try_number, **{"process": ELSEWHERE} | more)
 
 
 def taken(
@@ -203,7 +203,7 @@ def test_without_a_grace_nobody_is_judged_crashed(ground: Ground, rival: Store) 
 
 
 def test_detached_members_are_never_judged_crashed(ground: Ground, rival: Store) -> None:
-    contender, other = run("r1", "준비", place=None, detached=True), run("r1", "복사")
+    contender, other = run("r1", "준비", process=None, is_detached=True), run("r1", "복사")
     store, others = ground.store(contender.attempt), ground.store(other.attempt)
     taken(store, contender, GRACE)
     taken(others, other, GRACE)
@@ -216,7 +216,7 @@ def test_detached_members_are_never_judged_crashed(ground: Ground, rival: Store)
 
 
 def test_attempts_proven_dead_are_taken_over_at_once_when_they_are_all(store: Store, rival: Store) -> None:
-    one, two = run("r1", "하나"), run("r1", "둘", place=replace(ELSEWHERE, pid=5))
+    one, two = run("r1", "하나"), run("r1", "둘", process=replace(ELSEWHERE, pid=5))
     taken(store, one)
     taken(store, two)
     refused(rival, run("r2"), dead={str(one.attempt)})
@@ -240,7 +240,7 @@ def test_tasks_of_one_run_join(store: Store, rival: Store) -> None:
 
 def test_a_higher_try_supersedes_and_the_older_one_has_lost(store: Store, rival: Store) -> None:
     first = taken(store, run(try_number=1))
-    second = taken(rival, run(try_number=2, place=None))
+    second = taken(rival, run(try_number=2, process=None))
     assert (second.kind, second.token, second.lease_id) == ("supersede", first.token, first.lease_id)
     former = displaced(second)
     assert (former.attempts, former.processes) == ((str(first.attempt),), (ELSEWHERE,))
@@ -413,7 +413,7 @@ def test_partial_release_leaves_the_lock_with_the_others(ground: Ground, store: 
 
 
 def test_another_store_may_release(store: Store, rival: Store) -> None:
-    lease = taken(store, run("r1", "준비", place=None, detached=True))
+    lease = taken(store, run("r1", "준비", process=None, is_detached=True))
     assert rival.release(lease)
     assert rival.read_holders() == ()
 
@@ -447,7 +447,7 @@ def test_a_revoked_attempt_has_lost_its_lock_and_its_siblings_have_not(store: St
 
 def test_force_release_with_a_reason(store: Store, rival: Store) -> None:
     lease = taken(store, run("배치|야간|run1"))
-    taken(store, run("배치|야간|run1", "둘", place=None))
+    taken(store, run("배치|야간|run1", "둘", process=None))
     forced = rival.force_release(NAME, reason="손으로 멈춤")
     assert forced is not None
     assert (forced.owner_key, forced.owner, forced.token) == (
@@ -627,11 +627,11 @@ def test_the_history_of_all_locks_is_one(store: Store) -> None:
 
 
 def test_of_who_only_passes_the_history_keeps_takeovers_alone(ground: Ground, store: Store, rival: Store) -> None:
-    store.release(taken(store, run("r1", passing=True)))
-    taken(store, run("r2", passing=True))
+    store.release(taken(store, run("r1", is_passing=True)))
+    taken(store, run("r2", is_passing=True))
     assert rival.read_history(NAME) == ()
     ground.move(PROMISE.stale_after + 1)
-    rival.release(taken(rival, run("r3", passing=True)))
+    rival.release(taken(rival, run("r3", is_passing=True)))
     assert [event.kind for event in rival.read_history(NAME)] == ["takeover-stale"]
 
 

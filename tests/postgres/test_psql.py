@@ -365,7 +365,7 @@ import subprocess, sys, threading
 from airflow_provider_safecopy.postgres.endpoint import Endpoint
 from airflow_provider_safecopy.transfer import statements
 from airflow_provider_safecopy.postgres.psql import Psql, PsqlBinary, memory_file
-prologue = memory_file(statements.load_prologue(nonce="0123456789abcdef", seconds=600))
+prologue = make_memory_file(statements.load_prologue(nonce="0123456789abcdef", seconds=600))
 child = Psql.start(
     "import", PsqlBinary(sys.argv[1], 18), Endpoint.from_conninfo(sys.argv[2]), nonce="0123456789abcdef",
     arguments=["-f", f"/proc/self/fd/{prologue}", "-c", "SELECT pg_sleep(600)"], stdin=subprocess.DEVNULL,
