@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from airflow_provider_safecopy.cli.main import safecopy
+from airflow_provider_safecopy.cli.entry import safecopy
 from airflow_provider_safecopy.display import format_seconds
 from airflow_provider_safecopy.option import Option
 from airflow_provider_safecopy.spec import CopySpec

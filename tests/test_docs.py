@@ -22,7 +22,7 @@ import pytest
 
 from airflow_provider_safecopy import __version__, errors, pipeline
 from airflow_provider_safecopy.cli import exitcode
-from airflow_provider_safecopy.cli.main import safecopy
+from airflow_provider_safecopy.cli.entry import safecopy
 from airflow_provider_safecopy.demo.servers import Installation, installations
 from airflow_provider_safecopy.errors import LockLostError, SafeCopyError
 from airflow_provider_safecopy.lock import schema

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from airflow_provider_safecopy import table_list
 from airflow_provider_safecopy.cli import option, spelling
+from airflow_provider_safecopy.cli.entry import safecopy
 from airflow_provider_safecopy.cli.failure import format_error
-from airflow_provider_safecopy.cli.main import safecopy
 from airflow_provider_safecopy.errors import ConfigError, PlanError, Refusal, StageError
 from airflow_provider_safecopy.spec import CopySpec, Timeouts
 from tests import reference

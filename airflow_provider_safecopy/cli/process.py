@@ -22,6 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    from airflow_provider_safecopy.cli.main import main
+    from airflow_provider_safecopy.cli.entry import main
 
     return main(arguments)

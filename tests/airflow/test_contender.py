@@ -47,7 +47,7 @@ def test_mapped_tasks_are_members_apart() -> None:
 
 
 def test_a_detached_member_has_no_place() -> None:
-    contender = _contender(is_detached=True)
+    contender = _contender(detached=True)
     assert (contender.is_detached, contender.process) == (True, None)
 
 
@@ -85,7 +85,7 @@ def who(**context):
     from airflow_provider_safecopy.hooks.compat import patch_non_latin1_ids
     patch_non_latin1_ids()
     contender = build_contender(context)
-    return [contender.owner, contender.member, contender.try_number, contender.place.may_end]
+    return [contender.owner, contender.member, contender.try_number, contender.process.may_end]
 who()""")
     owner, member, try_number, may_end = ran.results["누구"]
     assert (owner["deployment"], member, try_number) == ("운영", "누구", 1)

@@ -148,7 +148,7 @@ def test_whoever_the_run_left_behind_is_fenced_out(tables: tuple[Database, Datab
 @task(task_id="떠나지_않는", do_xcom_push=False)
 def stay(**context):
     hook = SafeCopyHook(target_conn_id="dw")
-    hook.living_lock({LOCK!r}, contender=contender_of(context)).acquire().store.close()
+    hook.living_lock({LOCK!r}, contender=build_contender(context)).acquire().store.close()
 stay()""")
     )
     assert ran.states["한벌.release_lock"] == "success"
@@ -190,7 +190,7 @@ def fail_once(context, result=None):
 @task(task_id="두번", do_xcom_push=False, **NOW)
 def twice(**context):
     hook = SafeCopyHook(target_conn_id="dw")
-    hook.living_lock({LOCK!r}, contender=contender_of(context)).acquire().store.close()
+    hook.living_lock({LOCK!r}, contender=build_contender(context)).acquire().store.close()
     fail_once(context)
 with LivingLockGroup("한벌", target_conn_id="dw", lock={LOCK!r}, default_args=NOW) as group:
     group.setup._post_execute_hook = fail_once

@@ -30,8 +30,8 @@ DELETE FROM safecopy.member
 """
 PATIENCE = """
 import sys
-from airflow_provider_safecopy.transfer import commit
-commit._SETTLE_SECONDS = 1.0  # who asks for a lost receipt gives up soon
+from airflow_provider_safecopy.publish import transaction
+transaction._SETTLE_SECONDS = 1.0  # who asks for a lost receipt gives up soon
 from airflow_provider_safecopy.cli import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -56,7 +56,7 @@ datetime.datetime = Moved
 from airflow_provider_safecopy.lock import process
 if elsewhere == "yes":
     process._read_boot_and_namespace = lambda: ("another boot", 1)
-from airflow_provider_safecopy.cli.main import main
+from airflow_provider_safecopy.cli.entry import main
 sys.exit(main(words))
 """
 

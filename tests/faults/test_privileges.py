@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_safecopy.cli import exitcode
-from airflow_provider_safecopy.cli.main import main
+from airflow_provider_safecopy.cli.entry import main
 from airflow_provider_safecopy.errors import StageError
 from tests.conftest import MakeRole, NothingLeft
 from tests.faults.invariant import Invariant, said

@@ -269,7 +269,7 @@ from airflow_provider_safecopy.lock import process
 elsewhere, *words = sys.argv[1:]
 if elsewhere == "yes":
     process._read_boot_and_namespace = lambda: ("another boot", 1)
-from airflow_provider_safecopy.cli.main import main
+from airflow_provider_safecopy.cli.entry import main
 sys.exit(main(words))
 """
 

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_safecopy.cli import exitcode, main
-from airflow_provider_safecopy.cli.main import safecopy
+from airflow_provider_safecopy.cli.entry import safecopy
 from tests.fuzz.depth import looking
 from tests.fuzz.material import AWKWARD, broken, numbers, spoiled
 

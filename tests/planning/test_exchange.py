@@ -21,9 +21,9 @@ SHAPE = "CREATE TABLE public.t (id bigint PRIMARY KEY, note text); INSERT INTO p
 ANEW = f"DROP TABLE public.t; {SHAPE}"
 MOMENTS = {
     "after its columns": (schema_drift, "match"),
-    "before its types are compared": (column_match, "of_pairs"),
+    "before its types are compared": (column_match, "check_pairs"),
     "before it is explained": (row_checks, "estimate"),
-    "before its pages are counted": (page_ranges, "decide"),
+    "before its pages are counted": (page_ranges, "choose_page_ranges"),
 }
 SPEC = CopySpec(
     source_table=TableName("public", "t"),

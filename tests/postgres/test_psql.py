@@ -61,7 +61,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.delenv("SAFECOPY_PSQL")
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.setattr(module, "_PLACES", (f"{tmp_path.relative_to('/')}/[0-9]*/bin/psql",))
+    monkeypatch.setattr(module, "_SEARCH_PATHS", (f"{tmp_path.relative_to('/')}/[0-9]*/bin/psql",))
     return tmp_path
 
 
@@ -254,7 +254,7 @@ def test_no_psqlrc_is_read_and_no_password_asked_for(
 ASCII_PARENT = """
 import subprocess, sys
 from airflow_provider_safecopy.postgres.endpoint import Endpoint
-from airflow_provider_safecopy.postgres.psql import Psql, PsqlBinary, end
+from airflow_provider_safecopy.postgres.psql import Psql, PsqlBinary, end_children
 assert sys.getfilesystemencoding() == "ascii"
 child = Psql.start(
     "export", PsqlBinary(sys.argv[1], 18), Endpoint.from_conninfo(sys.stdin.buffer.read().decode()), nonce="0" * 16,
@@ -262,7 +262,7 @@ child = Psql.start(
     application_name="safecopy:test", connect_timeout=10,
 )
 child.process.wait(100)
-end([child])
+end_children([child])
 sys.stdout.buffer.write(child.transcript.tail.encode())
 """
 
@@ -363,9 +363,9 @@ def test_a_busy_session_is_cancelled_when_it_is_asked(target: Database, psql: st
 PARENT = """
 import subprocess, sys, threading
 from airflow_provider_safecopy.postgres.endpoint import Endpoint
-from airflow_provider_safecopy.transfer import statements
-from airflow_provider_safecopy.postgres.psql import Psql, PsqlBinary, memory_file
-prologue = make_memory_file(statements.load_prologue(nonce="0123456789abcdef", seconds=600))
+from airflow_provider_safecopy.planning import copy_script
+from airflow_provider_safecopy.postgres.psql import Psql, PsqlBinary, make_memory_file
+prologue = make_memory_file(copy_script.load_prologue(nonce="0123456789abcdef", seconds=600))
 child = Psql.start(
     "import", PsqlBinary(sys.argv[1], 18), Endpoint.from_conninfo(sys.argv[2]), nonce="0123456789abcdef",
     arguments=["-f", f"/proc/self/fd/{prologue}", "-c", "SELECT pg_sleep(600)"], stdin=subprocess.DEVNULL,

@@ -31,7 +31,7 @@ def _journal(lines: Lines, seconds: Iterator[float]) -> Any:
 
 def test_progress_is_told_every_ten_seconds_with_rate_and_time_left(lines: Lines) -> None:
     journal = _journal(lines, iter([0.0, 4.0, 10.0, 19.9, 20.0]))
-    with journal.copying() as progress:
+    with journal.open_copy() as progress:
         for done in (0, 5, 10, 15, 20):
             progress(Progress("export", done * MiB, expected_rows=1000, expected_bytes=100 * MiB))
     assert lines == [
@@ -44,7 +44,7 @@ def test_progress_is_told_every_ten_seconds_with_rate_and_time_left(lines: Lines
 
 def test_a_stage_has_a_clock_of_its_own(lines: Lines) -> None:
     journal = _journal(lines, iter([0.0, 100.0, 109.0, 110.0]))
-    with journal.copying() as progress:
+    with journal.open_copy() as progress:
         progress(Progress("export"))
         for done in (0, 9, 10):
             progress(Progress("import", done * MiB, rows=done))
@@ -53,7 +53,7 @@ def test_a_stage_has_a_clock_of_its_own(lines: Lines) -> None:
 
 def test_a_guess_that_proved_wrong_is_not_repeated(lines: Lines) -> None:
     journal = _journal(lines, iter([0.0, 10.0]))
-    with journal.copying() as progress:
+    with journal.open_copy() as progress:
         for done in (0, 200):
             progress(Progress("export", done * MiB, expected_bytes=100 * MiB))
     assert lines[1] == "export: 200.0 MiB, 20.0 MiB/s"
@@ -61,7 +61,7 @@ def test_a_guess_that_proved_wrong_is_not_repeated(lines: Lines) -> None:
 
 def test_groups_follow_the_stages_and_are_never_nested(lines: Lines) -> None:
     journal = _journal(lines, iter(range(6)))
-    with journal.copying() as progress:
+    with journal.open_copy() as progress:
         stages: tuple[Stage, ...] = ("export", "import", "export", "verify", "publish")
         for stage in stages:
             progress(Progress(stage))
@@ -69,7 +69,7 @@ def test_groups_follow_the_stages_and_are_never_nested(lines: Lines) -> None:
 
 
 def test_a_group_is_closed_when_the_copy_fails(lines: Lines) -> None:
-    with pytest.raises(KeyboardInterrupt), _journal(lines, iter([0.0])).copying():
+    with pytest.raises(KeyboardInterrupt), _journal(lines, iter([0.0])).open_copy():
         raise KeyboardInterrupt
     assert lines[-1] == "::endgroup::"
 
@@ -78,7 +78,7 @@ def test_what_was_asked_for_is_told_without_the_defaults(lines: Lines) -> None:
     spec = CopySpec.of(
         target_table=("분석", "x.y"), source_sql="\n  SELECT *\n    FROM 영업.고객\n", columns={"a": "a", "b": "나"}
     )
-    _journal(lines, iter([])).asked(spec)
+    _journal(lines, iter([])).log_options(spec)
     assert lines == [
         "::group::Asked for",
         "source_sql   SELECT *",
@@ -112,6 +112,6 @@ def test_the_report_is_the_one_that_the_command_prints(lines: Lines) -> None:
         stages=(StageReport("export", 1.25, pid=11, exit_code=0, rows=1_234_567, bytes=999), StageReport("publish", 2)),
         seconds=61.04,
     )
-    _journal(lines, iter([])).report(report)
+    _journal(lines, iter([])).log_report(report)
     assert lines == str(report).splitlines()
     assert lines[0] == "published in 61.0 s"

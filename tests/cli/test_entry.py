@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from airflow_provider_safecopy import __version__
-from airflow_provider_safecopy.cli.main import main
+from airflow_provider_safecopy.cli.entry import main
 from airflow_provider_safecopy.spec import Timeouts
 from tests.cli.conftest import Ran
 
