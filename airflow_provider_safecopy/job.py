@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ from typing import NoReturn, Self
 
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.lock.living_lock import LivingLock
+from airflow_provider_safecopy.postgres.memory import memory_file
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Job:
 
     def run(self) -> JobEnd:
         """Run the command to its end. Raises `LockLostError` once the lock is lost, `ConfigError` if it cannot start."""
-        with _heartbeat_file() as file, self._passing_signals_on():
+        with _open_heartbeat_file() as file, self._passing_signals_on():
             for restarts in range(self._restarts + 1):
                 code = self._attempt(file)
                 if code is not None:
@@ -83,10 +83,10 @@ class Job:
                 self._lock.send_heartbeat(phase=0, count=self._progress)
             return JobEnd(STALLED, restarts, stalled=True)
 
-    def _attempt(self, file: Path) -> int | None:
+    def _attempt(self, file: int) -> int | None:
         """Return the exit code of one run of the command; None if it stood still and was ended."""
         with _Group() as group:
-            group.start(self._command, {HEARTBEAT: str(file)})
+            group.start(self._command, {HEARTBEAT: f"/proc/{os.getpid()}/fd/{file}"})
             self._group = group
             for number in self._waiting:
                 group.signal(number)
@@ -95,12 +95,12 @@ class Job:
             finally:
                 self._group = None
 
-    def _watch(self, group: _Group, file: Path) -> int | None:
-        touched = file.stat().st_mtime_ns
+    def _watch(self, group: _Group, file: int) -> int | None:
+        touched = os.fstat(file).st_mtime_ns
         grace = min(_GRACE_SECONDS, self._lock.terms.stale_after / 5)
         while not group.is_done():
             moved = group.relay(_TICK_SECONDS)
-            if (now := _read_touch_time(file, touched)) != touched:
+            if (now := os.fstat(file).st_mtime_ns) != touched:
                 touched, moved = now, moved + 1
             self._advance(moved)
             if self._lock.seconds_left <= grace and self._lock.store_answers:
@@ -279,27 +279,13 @@ def _guard(read_end: int, lifeline: int) -> NoReturn:
 
 
 @contextmanager
-def _heartbeat_file() -> Iterator[Path]:
-    """Yield the file whose touch is progress. Raises `ConfigError` if there is no directory for it."""
+def _open_heartbeat_file() -> Iterator[int]:
+    """Yield the descriptor of the file whose touch is progress: in memory, so that a killed run leaves nothing behind."""
+    descriptor = memory_file(name="safecopy heartbeat")
     try:
-        directory = tempfile.TemporaryDirectory(prefix="safecopy-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise ConfigError(
-            f"no directory for the heartbeat file of the command: {error.strerror}",
-            hint="set TMPDIR to a directory that this user may write to",
-        ) from error
-    with directory as name:
-        file = Path(name) / "heartbeat"
-        file.touch(mode=0o600)
-        yield file
-
-
-def _read_touch_time(file: Path, before: int) -> int:
-    """Return when the file was touched last; `before` if the command removed it."""
-    try:
-        return file.stat().st_mtime_ns
-    except FileNotFoundError:
-        return before
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _processes() -> Iterator[int]:

@@ -12,6 +12,8 @@ from airflow_provider_safecopy.postgres.names import TableName, is_text
 
 _SHORT_BYTES = 2000
 CENTURY = 100 * 366 * 86400
+"""Seconds. A longer time is a typing error, and clocks and calendars have no answer for it."""
+
 _BEYOND = 1 << 80
 _END = re.compile(r"[;\s]+$")
 

@@ -12,11 +12,9 @@ from pathlib import Path
 import click
 
 from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.validation import CENTURY
 
 _QUANTITY = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*(?P<unit>[A-Za-z]*)")
-_MOST_SECONDS = 100 * 366 * 86400
-"""A century: what is longer is a slip of the finger, and no clock or calendar can be asked for it."""
-
 _MOST_BYTES = 1 << 60
 _SECONDS = {"": 1, "ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86400}
 _BYTES = {"": 1, "b": 1} | {
@@ -28,7 +26,7 @@ _BYTES = {"": 1, "b": 1} | {
 
 def parse_seconds(text: str) -> float | None:
     """The seconds in ``90``, ``90s``, ``15min``, ``4h``, ``1d`` or ``500ms``; None where `text` is no time, or more than a century."""
-    return _parse(text, _SECONDS, _MOST_SECONDS)
+    return _parse(text, _SECONDS, CENTURY)
 
 
 def parse_bytes(text: str) -> int | None:

@@ -9,13 +9,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.lock.process import ProcessIdentity
+from airflow_provider_safecopy.validation import require_seconds
 
 STALE_AFTER = 600.0
 """Seconds without progress after which a lock may be taken, when nobody says otherwise."""
-
-_MAX_SECONDS = 100 * 366 * 86400
 
 CRASH_GRACE = 30.0
 """Seconds without a heartbeat after which a holder without any session counts as crashed."""
@@ -38,8 +36,7 @@ class Promise:
             value = getattr(self, option)
             if option == "crash_grace" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MAX_SECONDS:
-                raise ConfigError(f"{option}={value!r} must be a positive number of seconds, {_MAX_SECONDS} at most")
+            require_seconds(option, value)
 
     @property
     def interval(self) -> float:

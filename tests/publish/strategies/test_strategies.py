@@ -17,7 +17,10 @@ def test_each_name_is_a_way() -> None:
     assert len(STRATEGIES) == len(get_args(spec.Strategy))
     for name, way in STRATEGIES.items():
         assert name in STRATEGIES
-        assert all(callable(getattr(way, each)) for each in ("find_refusals", "find_drawback", "list_steps", "prepare", "write"))
+        assert all(
+            callable(getattr(way, each))
+            for each in ("find_refusals", "find_drawback", "list_steps", "prepare", "write")
+        )
 
 
 def test_what_is_none_is_none() -> None:
