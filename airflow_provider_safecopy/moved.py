@@ -40,7 +40,6 @@ MOVED = {
     "lock.file_fact": "lock.file_state",
     "lock.file_history": "lock.file_record",
     "lock.file_turn": "lock.file_store",
-    "lock.flock": "lock.file_record",
     "lock.fork": "lock.process",
     "lock.gate": "lock.connection_gate",
     "lock.living": "lock.living_lock",

@@ -26,8 +26,9 @@ from pathlib import Path
 
 from airflow_provider_safecopy.errors import LockLostError, LockStoreError
 from airflow_provider_safecopy.lock import file_record, process
-from airflow_provider_safecopy.lock.file_record import FileRecord, Flock
+from airflow_provider_safecopy.lock.file_record import FileRecord
 from airflow_provider_safecopy.lock.file_state import LockState
+from airflow_provider_safecopy.lock.flock import Flock
 from airflow_provider_safecopy.lock.model import Contender, DisplacedHolder, Event, Holder, Lease, Promise
 from airflow_provider_safecopy.lock.process import ProcessIdentity
 

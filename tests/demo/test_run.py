@@ -24,7 +24,7 @@ from airflow_provider_safecopy.demo.run import Run
 class Screen:
     def say(self, text): pass
     detail = say
-with Run.of("run", ["-c", {WORKS!r}], {{}}, Screen()) as run:
+with Run.start("run", ["-c", {WORKS!r}], {{}}, Screen()) as run:
     run.wait_for("works")
     run.pause()
     print(run.process.pid, flush=True)

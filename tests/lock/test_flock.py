@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_safecopy.lock.file_record import Flock
+from airflow_provider_safecopy.lock.flock import Flock
 
 HOLD = """
 import os, signal, subprocess, sys, threading
 from pathlib import Path
-from airflow_provider_safecopy.lock.file_record import Flock
+from airflow_provider_safecopy.lock.flock import Flock
 flock = Flock(Path(sys.argv[1]))
 assert flock.try_lock()
 """
 FORK = f"""{HOLD}
 child = os.fork()
 if child == 0:
-    assert not flock.take()   # let go of in the child
+    assert not flock.try_lock()   # let go of in the child
     flock.close()             # harmless
     with Flock(Path(sys.argv[1])) as own:
-        assert not own.take() # and the parent's still
+        assert not own.try_lock() # and the parent's still
     print(os.getpid(), flush=True)
     signal.pause()
 os.waitpid(child, os.WSTOPPED)

@@ -29,11 +29,8 @@ NAMES = ("가", "나")
 OVERDUE = Promise(stale_after=0.01)
 ELSEWHERE = ProcessIdentity("elsewhere", 1, may_end=True)
 # Not of the file that closes the guard of a lock: no program can do what it is kept from beginning.
-LOCK = tuple(
-    f"{PACKAGE}/lock/{each}"
-    for each in ("living", "several", "postgres", "rows", "model", "over", "presence", "process")
-)
-FILES = tuple(f"{PACKAGE}/lock/{each}.py" for each in ("file", "file_state", "file_record", "file_turn", "disk"))
+LOCK = tuple(f"{PACKAGE}/lock/{each}" for each in ("living_lock", "bulk", "postgres", "model", "liveness", "process"))
+FILES = tuple(f"{PACKAGE}/lock/{each}.py" for each in ("file_store", "file_state", "file_record"))
 PSYCOPG = str(psycopg.__path__[0])
 
 ERRORS: tuple[Callable[[], BaseException], ...] = (
@@ -79,7 +76,7 @@ def test_whatever_interrupts_the_acquisition_none_of_the_locks_is_held(
             _demand_free(rival, interrupter.struck)
         struck.add(interrupter.struck)
         lock.release()
-    assert step > 1 or {"_clear_away", "end", "end_sessions"} <= struck
+    assert step > 1 or {"_end_displaced", "end", "end_sessions"} <= struck
 
 
 def test_a_signal_in_the_midst_of_an_answer_leaves_nothing_held(target: Database) -> None:
