@@ -213,13 +213,15 @@ def test_a_target_that_changes_at_any_step_holds_old_rows_or_new_ones(trial: Tri
             trial.reset()
 
 
-@pytest.mark.parametrize(("publish", "moment"), [("delta", "draft.paired_by"), ("swap", "build.finish")])
+@pytest.mark.parametrize(
+    ("publish", "moment"), [("delta", "pipeline.planner.find_pairing_key"), ("swap", "publish.clone_table.finish")]
+)
 def test_a_table_that_goes_between_two_questions_is_no_mistake_of_ours(
     trial: Trial, mocker: MockerFixture, publish: str, moment: str
 ) -> None:
     """Found: a delta lacked the key it had been chosen for, a swap met a table without a size; neither error was ours."""
-    room, name = moment.split(".")
-    asked = getattr(importlib.import_module(f"airflow_provider_safecopy.transfer.{room}"), name)
+    room, _, name = moment.rpartition(".")
+    asked = getattr(importlib.import_module(f"airflow_provider_safecopy.{room}"), name)
     altering = Altering(trial.target, SAME_ROWS["replaced"])
 
     def then(*given: Any) -> Any:
@@ -230,7 +232,7 @@ def test_a_table_that_goes_between_two_questions_is_no_mistake_of_ours(
             altering()
         return answer
 
-    meeting = mocker.patch(f"airflow_provider_safecopy.transfer.{moment}", side_effect=then)
+    meeting = mocker.patch(f"airflow_provider_safecopy.{moment}", side_effect=then)
     held, end = trial.judged(lambda: trial.copy(publish=publish), heal=lambda: mocker.stop(meeting))
     assert altering.done
     assert isinstance(end, PlanError), end

@@ -76,7 +76,7 @@ def test_whatever_interrupts_the_acquisition_none_of_the_locks_is_held(
             _demand_free(rival, interrupter.struck)
         struck.add(interrupter.struck)
         lock.release()
-    assert step > 1 or {"_end_displaced", "end", "end_sessions"} <= struck
+    assert step > 1 or {"_end_displaced", "end_processes", "end_sessions"} <= struck
 
 
 def test_a_signal_in_the_midst_of_an_answer_leaves_nothing_held(target: Database) -> None:

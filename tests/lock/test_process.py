@@ -194,7 +194,7 @@ ProcessIdentity.read_current()  # what is imported late may be out of reach late
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-print(place.gone, place.end(), place.gone)
+print(place.is_gone, place.end(), place.is_gone)
 """
 
 
