@@ -31,7 +31,7 @@ class AbortSwitch:
 
     @property
     def is_thrown(self) -> bool:
-        """Whether somebody has thrown the switch."""
+        """True once the switch is thrown."""
         return self.reason is not None
 
     def fileno(self) -> int:

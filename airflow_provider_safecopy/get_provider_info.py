@@ -1,4 +1,4 @@
-"""What Airflow reads at start to know this provider. It imports nothing, because every process pays for it."""
+"""The provider's metadata, which Airflow reads at start. It imports nothing, because every process pays for it."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ _CHUNK = 65536
 
 @dataclass(frozen=True)
 class JobEnd:
-    """How a job ended: its exit code as a shell shows it (128 + the signal), its restarts, and whether it stood still."""
+    """The end of a job: its exit code as a shell shows it (128 + the signal), its restarts, and whether it stood still."""
 
     code: int
     restarts: int
@@ -185,7 +185,7 @@ class _Group:
             os.killpg(self._id, number)
 
     def is_done(self) -> bool:
-        """Whether the command itself has ended, and its output was read to its end or for a moment longer."""
+        """Return whether the command itself has ended, and its output was read to its end or for a moment longer."""
         if self._process is None or self._process.poll() is None:
             return False
         deadline = time.monotonic() + _REST_SECONDS
@@ -226,7 +226,7 @@ class _Group:
         return []
 
     def _is_alone(self) -> bool:
-        """Whether nothing but the guardian is left in the group."""
+        """Return whether nothing but the guardian is left in the group."""
         if self._process is not None and self._process.poll() is None:
             return False
         return not any(_group_of(each) == self._id for each in _processes() if each != self._id)

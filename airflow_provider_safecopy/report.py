@@ -1,4 +1,4 @@
-"""What came of a copy: one frozen value for people, logs and machines."""
+"""The report of a copy: one frozen value for people, logs and machines."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _NUMBERS = frozenset(range(1, 6))
 
 @dataclass(frozen=True)
 class StageReport:
-    """What a stage did: seconds of wall time, psql's pid and exit code, the server's own row count."""
+    """The report of a stage: seconds of wall time, psql's pid and exit code, the server's own row count."""
 
     stage: Stage
     seconds: float
@@ -61,7 +61,7 @@ class StageReport:
 
 @dataclass(frozen=True)
 class CopyReport:
-    """What came of a copy. `as_dict` is the object `--json` prints; `docs/report.md` has its schema.
+    """The report of a copy. `as_dict` is the object `--json` prints; `docs/report.md` has its schema.
 
     `bytes` and `digest` (xxh3, 128 bit, hex) are of the stream. `content_hash` is given for
     ``verify="full"``. `shape` is the fingerprint of the columns that were read. `holder` is who had the lock, of a copy that was skipped.
@@ -123,7 +123,7 @@ class CopyReport:
 
     @property
     def row_counts(self) -> tuple[tuple[str, int], ...]:
-        """What became of the rows, for people; nothing where nothing is known."""
+        """The rows by what became of them, for people; empty where nothing is known."""
         words = ("inserted", "updated", "deleted", "unchanged")
         return tuple((word, count) for word in words if (count := getattr(self, word)) is not None)
 

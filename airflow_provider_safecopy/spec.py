@@ -1,4 +1,4 @@
-"""What is asked for: one copy, as a frozen value, and the declarations of its options."""
+"""The request for one copy, as a frozen value, and the declarations of its options."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MiB = 1024 * 1024
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is: `bytes` so far of about `expected_bytes`, None where nobody can know."""
+    """The progress of a stage: `bytes` so far of about `expected_bytes`, None where it cannot be known."""
 
     stage: Stage
     bytes: int = 0
@@ -55,7 +55,7 @@ _limit = partial(option, kind=TIMEOUT, group="Time limits", shared=True)
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long each part may take, in seconds, 24 days at most. Every one is always in force; none can be switched off.
+    """The longest times of each part, in seconds, 24 days at most. Every one is always in force; none can be switched off.
 
     A query that sorts before its first row needs a `stall` longer than that sort. A control session waits as long, and
     3 s, for one answer; when it describes or verifies, and when it publishes, for all of them as long as these may take.
@@ -384,7 +384,7 @@ class CopySpec:
 
     @property
     def fewest_rows(self) -> int:
-        """How many rows the source must give at least."""
+        """The least number of rows that the source must give."""
         if self.min_rows is not None:
             return self.min_rows
         return 1 if self.write_mode == "replace" or self.missing != "keep" else 0

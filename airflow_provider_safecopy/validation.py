@@ -1,4 +1,4 @@
-"""What an option's value must be, demanded before anything is touched."""
+"""Requirements on the values of options, checked before anything is touched."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def require_seconds(option: str, value: object, *, most: float = CENTURY) -> Non
 
 
 def require_path(option: str, value: object) -> None:
-    """What can name a file, or None."""
+    """Raise `ConfigError` unless `value` can name a file, or is None."""
     if value is None:
         return
     if isinstance(value, str | os.PathLike):
@@ -127,7 +127,7 @@ def require_shares(option: str, shares: object) -> None:
 
 
 def require_column_names(option: str, names: Iterable[object]) -> None:
-    """What may be a column's name."""
+    """Raise `ConfigError` unless `names` can be names of columns."""
     for name in names:
         if not isinstance(name, str) or not name or "\0" in name or not is_text(name):
             raise ConfigError(f"{option} holds {name!r}, which is no column name")

@@ -25,7 +25,7 @@ _ROWS = 2
 
 @dataclass(frozen=True)
 class BatchMode:
-    """Who copies, and what becomes of tables whose lock is busy (`patience`: seconds to wait), or that are refused."""
+    """The owner of a batch, and what to do with tables that are busy (`patience`: seconds to wait) or refused."""
 
     owner: str
     on_busy: OnBusy

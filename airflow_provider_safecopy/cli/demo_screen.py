@@ -40,7 +40,7 @@ class Lines:
         """Lines say what has been done; bars say how far it is."""
 
     def close(self) -> None:
-        """What follows is written by others."""
+        """Leave the lines to other writers."""
 
     def _write(self, line: str) -> None:
         sys.stdout.write(f"{line}\n")  # that of the moment: while there are bars, rich writes lines above them
@@ -73,7 +73,7 @@ class Bars(Lines):
 
 
 def open_screen(*, verbose: bool) -> AbstractContextManager[Lines]:
-    """What shows the demo, on stdout."""
+    """Return the screen that shows the demo on stdout."""
     return _open_bars(verbose=verbose) if is_terminal(sys.stdout) else nullcontext(Lines(verbose=verbose))
 
 
@@ -106,7 +106,7 @@ def comparison(compared: Sequence[Comparison]) -> str:
 
 
 def sights(scenes: Sequence[Scene]) -> str:
-    """What was seen in each scene, and whether it had to be so, as lines of a table."""
+    """Return what each scene showed, and whether it had to be so, as lines of a table."""
     head = ("scene", "looked at", "seen", "as it must be")
     body = [
         (

@@ -1,4 +1,4 @@
-r"""What a person types and reads, under any locale.
+r"""Text that a person types and reads, under any locale.
 
 Korean is typed and read in two encodings: UTF-8, and EUC-KR on systems of an age (ko_KR.eucKR). Words
 given in either are understood there; what is written uses the terminal's encoding, and a character it
@@ -66,7 +66,7 @@ def settle_streams() -> None:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person looks at `stream`, on a terminal that can move its cursor."""
+    """Return whether a person looks at `stream`, on a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM") not in {None, "", "dumb"}
 
 

@@ -1,4 +1,4 @@
-"""What the command's exit code says. Scripts rely on these numbers; they never change meaning."""
+"""The exit codes of the command. Scripts rely on these numbers; they never change meaning."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _fields(error: SafeCopyError, subject: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_held(error: SafeCopyError) -> TypeGuard[LockBusyError]:
-    """Whether somebody holds the lock; it may also only rest for a moment after its release."""
+    """Return whether a run holds the lock; it may also only rest for a moment after its release."""
     return isinstance(error, LockBusyError) and error.holder.get("owner_key") is not None
 
 

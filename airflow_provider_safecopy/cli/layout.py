@@ -22,7 +22,7 @@ _NUMBERS = frozenset({1, 6})
 
 
 def list_facts(holder: Told) -> Iterator[tuple[str, str]]:
-    """What whoever is refused is told, as pairs of a word and a text."""
+    """Yield what a refused run is told of the holder, as pairs of a word and a text."""
     yield "held by", format_owner(holder)
     yield from (("member", _format_member(member)) for member in holder["members"])
     yield "since", f"{format_moment(holder['since'])} ({_format_age(holder, 'since')})"
@@ -48,7 +48,7 @@ def format_holders(holders: Sequence[Told]) -> list[str]:
 
 
 def format_reaped(report: ReapReport, target: str) -> str:
-    """What was reaped, or in a dry run would be."""
+    """Return what was reaped, or in a dry run would be."""
     if not report.initialised:
         return f"nothing to reap: {escape(target)} has no schema safecopy"
     lines = []
@@ -77,7 +77,7 @@ def format_reaped(report: ReapReport, target: str) -> str:
 
 
 def format_history(events: Sequence[Event]) -> list[str]:
-    """What happened, the newest first."""
+    """Return what happened, the newest first."""
     head = ("at", "lock", "token", "what", "who", "member", "")
     rows = [
         (
@@ -174,7 +174,7 @@ def format_skip(report: CopyReport, told: Mapping[str, Any]) -> str:
 
 
 def format_checks(checks: Sequence[Check]) -> str:
-    """What the doctor found, the next step below each finding that needs one."""
+    """Return what the doctor found, the next step below each finding that needs one."""
     rows = [(escape(check.outcome), escape(check.name), escape(check.detail).replace("\n", " ")) for check in checks]
     lines: list[str] = []
     for check, line in zip(checks, align_columns(rows, indent=""), strict=True):

@@ -159,17 +159,17 @@ def endpoint(which: str) -> _Decorator:
 
 
 def table(function: _Command) -> _Command:
-    """What is copied, and where to."""
+    """Add the options for what is copied, and where to."""
     return flags(each for each in CopySpec.options() if each.group == ROWS)(function)
 
 
 def manner(function: _Command) -> _Command:
-    """How it is copied."""
+    """Add the options for how it is copied."""
     return flags(each for each in CopySpec.options() if each.group != ROWS)(function)
 
 
 def overlap(function: _Command) -> _Command:
-    """Who runs it, and what becomes of it when another run holds the lock."""
+    """Add the options for who runs it, and what becomes of it when another run holds the lock."""
     return in_order(
         click.option(
             "--on-busy",
@@ -196,7 +196,7 @@ def overlap(function: _Command) -> _Command:
 
 
 def output(function: _Command) -> _Command:
-    """How much is said, and to whom."""
+    """Add the options for how much is said, and to whom."""
     return in_order(
         click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, UTF-8; all else on stderr."),
         verbose,
@@ -227,7 +227,7 @@ def endpoint_of(which: str, conninfo: str | None) -> Endpoint:
 
 
 def shows_password(which: str, endpoint: Endpoint) -> bool:
-    """Whether the password of `endpoint` stands on the command line, for all users of the host to read."""
+    """Return whether the password of `endpoint` stands on the command line, for all users of the host to read."""
     source = click.get_current_context().get_parameter_source(which)
     return source is ParameterSource.COMMANDLINE and "password" in endpoint.parameters
 
@@ -239,7 +239,7 @@ def tables(function: _Command) -> _Command:
 
 
 def keep_going(function: _Command) -> _Command:
-    """What becomes of the others when some of many tables are refused."""
+    """Add the option for the other tables when some of many are refused."""
     purpose = "With --tables-from: copy the other tables though some are refused."
     return click.option("--keep-going", is_flag=True, help=purpose)(function)
 

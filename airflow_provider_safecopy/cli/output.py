@@ -23,7 +23,7 @@ from airflow_provider_safecopy.errors import SafeCopyError
 
 @dataclass(frozen=True)
 class Output:
-    """How much a command says. `verbose` counts the -v."""
+    """The volume of a command's output. `verbose` counts the -v."""
 
     as_json: bool = False
     verbose: int = 0

@@ -145,7 +145,7 @@ def sql(ctx: click.Context, param: click.Parameter, value: str | None) -> str | 
 
 
 def content(path: str) -> bytes:
-    """What is in the file at `path`; on standard input where that is ``-``. Raises OSError."""
+    """Return what is in the file at `path`; on standard input where that is ``-``. Raises OSError."""
     if path == "-":
         if sys.stdin is None:  # closed by whoever started us
             raise OSError(errno.EBADF, "it is closed")

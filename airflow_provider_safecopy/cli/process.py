@@ -1,4 +1,4 @@
-"""What the command's process begins and ends with: its own time is most of what a small copy takes."""
+"""The start and the end of the command's process: its own time is most of what a small copy takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a copy is: a bar for each stage on a terminal, a line now and then elsewhere.
+"""Progress of a copy: a bar for each stage on a terminal, a line now and then elsewhere.
 
 Whoever reads the progress may go away, a closed pipe say, without the copy failing for it: then nothing
 more is written.
@@ -36,21 +36,21 @@ Clock = Callable[[], float]
 
 
 def open_progress(stream: TextIO, *, quiet: bool) -> AbstractContextManager[Listener]:
-    """What shows progress on `stream`: nothing if `quiet`, bars on a terminal, lines elsewhere."""
+    """Return the display of progress on `stream`: nothing if `quiet`, bars on a terminal, lines elsewhere."""
     if quiet:
         return nullcontext(lambda _: None)
     return _open_bars(stream) if is_terminal(stream) else nullcontext(Lines(stream))
 
 
 def open_count(stream: TextIO, *, quiet: bool) -> AbstractContextManager[Counter]:
-    """What shows on `stream` how many tables are done."""
+    """Return the display of how many tables are done on `stream`."""
     if quiet:
         return nullcontext(lambda _: None)
     return _open_counted_bar(stream) if is_terminal(stream) else nullcontext(Count(stream))
 
 
 def open_line(stream: TextIO, *, quiet: bool) -> AbstractContextManager[Teller]:
-    """What tells on `stream` that something is waited for: the first text stays, those after it take turns."""
+    """Return the display of a wait on `stream`: the first text stays, those after it take turns."""
     if quiet:
         return nullcontext(lambda _: None)
     return _open_status(stream) if is_terminal(stream) else nullcontext(SparseLines(stream))
@@ -145,14 +145,14 @@ class Bars:
         self._tasks[progress.stage] = self._rich.add_task(progress.stage, total=None, told="")
 
     def _sum_up(self, progress: Progress) -> None:
-        """What follows the transfer knows all that was carried over."""
+        """Fill the bars of the transfer: what follows it knows all that was transferred."""
         for stage in _MOVING & self._tasks.keys():
             told = figures(Progress(stage, progress.bytes, progress.rows), 0)
             self._rich.update(self._tasks[stage], told=told)
 
 
 def figures(progress: Progress, seconds: float) -> str:
-    """What is known of a stage that has gone on for `seconds`: rows, bytes, bytes per second, time left."""
+    """Return what is known of a stage that has gone on for `seconds`: rows, bytes, bytes per second, time left."""
     parts = [] if progress.rows is None else [f"{progress.rows:,} rows"]
     if progress.stage in _MOVING and progress.bytes:
         parts.append(format_bytes(progress.bytes))
@@ -165,13 +165,13 @@ def figures(progress: Progress, seconds: float) -> str:
 
 
 def format_count(progress: BatchProgress) -> str:
-    """How many tables are done, in words."""
+    """Return how many tables are done, in words."""
     failed = f", {progress.failed} failed" if progress.failed else ""
     return f"{progress.done} of {progress.total} tables{failed}"
 
 
 def measure(progress: Progress) -> tuple[int, int | None]:
-    """What is done, of how much: in rows where both are known, else in bytes.
+    """Return what is done, of how much: in rows where both are known, else in bytes.
 
     Verify and publish are single statements: nobody can know how far they are. What an export is expected
     to bring comes from statistics; one that goes past it has no known end.

@@ -1,4 +1,4 @@
-"""What Ctrl-C, a closing terminal and `kill` do to a command."""
+"""Effects of Ctrl-C, a closing terminal and `kill` on a command."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class LockWait:
         self._began = time.monotonic()
 
     def until_free(self, attempt: Callable[[], _T]) -> _T:
-        """What `attempt` answers. Raises `LockBusyError` once time is up, `AbortedError`, and what it raises."""
+        """Return what `attempt` answers. Raises `LockBusyError` once time is up, `AbortedError`, and what it raises."""
         while True:
             try:
                 return attempt()
@@ -98,7 +98,7 @@ class LockWait:
 def wait_for_lock(
     attempt: Callable[[], _T], target: Endpoint, abort: AbortSwitch, seconds: float, *, quiet: bool
 ) -> _T:
-    """What `attempt` answers as soon as the lock it needs, in `target`, is free; told on stderr unless `quiet`."""
+    """Return what `attempt` answers as soon as the lock it needs, in `target`, is free; told on stderr unless `quiet`."""
     store = PostgresStore(target)
     telling = partial(open_line, sys.stderr, quiet=quiet)
     try:
@@ -108,6 +108,6 @@ def wait_for_lock(
 
 
 def _may_be_taken(holder: Holder, *, since: float) -> bool:
-    """Whether an attempt is worth it: `since` is when the last one was made."""
+    """Return whether an attempt is worthwhile; `since` is when the last one was made."""
     crashed = holder.is_quiet and time.monotonic() - since > _ATTEMPT_SECONDS
     return holder.is_stale or crashed or not holder.members or is_gone(holder)

@@ -56,13 +56,13 @@ class Account:
         )
 
     def options(self) -> _Options:
-        """What `subprocess` needs to become this account."""
+        """Return what `subprocess` needs to become this account."""
         if self.user == os.geteuid():
             return {}
         return {"user": self.user, "group": self.group, "extra_groups": []}
 
     def may(self, *command: str | Path) -> bool:
-        """Whether a command succeeds when this account runs it."""
+        """Return whether a command succeeds when this account runs it."""
         try:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, capture_output=True, check=False, cwd="/", **self.options()
@@ -116,5 +116,5 @@ def _guard(path: Path, account: Account) -> subprocess.Popen[bytes]:
 
 
 def environment() -> dict[str, str]:
-    """What a server needs of the environment: nothing of ours, and no PG* variable."""
+    """Return what a server needs of the environment: nothing of ours, and no PG* variable."""
     return {"PATH": os.defpath, "LC_ALL": "C"}

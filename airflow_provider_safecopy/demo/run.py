@@ -37,7 +37,7 @@ class DagLog:
         self._task = ""
 
     def read(self, line: str) -> LogLine:
-        """What a line says. One that is no JSON is taken as it stands (Airflow before 3.2, a task's print)."""
+        """Return what a line says. One that is no JSON is taken as it stands (Airflow before 3.2, a task's print)."""
         try:
             entry = json.loads(line)
         except ValueError:
@@ -91,7 +91,7 @@ _FAILING = "safecopy: "
 
 
 class Screen(Protocol):
-    """Who shows it to a person."""
+    """The display for a person."""
 
     def say(self, text: str) -> None: ...
     def detail(self, text: str) -> None: ...

@@ -39,7 +39,7 @@ class Check:
 
     @property
     def holds(self) -> bool:
-        """Whether it was as it had to be."""
+        """True if it was as it had to be."""
         return self.seen == self.expected
 
 
@@ -92,13 +92,13 @@ class Stage:
             yield
 
     def holder(self) -> Holder:
-        """Who holds the table's lock. Raises `SafeCopyError` when nobody does."""
+        """Return the holder of the table's lock. Raises `SafeCopyError` if it is free."""
         if (holder := self.store.read_holder(TARGET)) is None:
             raise SafeCopyError(f"nobody holds the lock {TARGET}")
         return holder
 
     def remains(self, holder: Holder) -> str:
-        """What is left of a run in the target."""
+        """Return what is left of a run in the target."""
         names = [f"safecopy:{seen.attempt}" for seen in holder.members]
         with self.target.session() as session:
             staging, sessions = session.execute(sql.load("demo")["remains"], {"names": names}).fetchall()[0]
@@ -113,7 +113,7 @@ class Stage:
             Event().wait(min(holder.seconds_to_takeover, 0.5) + 0.01)
 
     def describe_takeover(self) -> str:
-        """How the lock was taken from whoever held it last."""
+        """Return how the lock was taken from its last holder."""
         kinds = (event.kind for event in self.store.read_history(TARGET))
         return next((kind for kind in kinds if kind.startswith("takeover")), "never")
 

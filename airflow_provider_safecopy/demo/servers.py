@@ -50,7 +50,7 @@ class Installation:
 
 @cache
 def installations() -> tuple[Installation, ...]:
-    """What this machine can start, newest first, one of each major: the wheel's before the distribution's."""
+    """Return what this machine can start, newest first, one of each major: the wheel's before the distribution's."""
     found: dict[int, Installation] = {}
     for directory in (*_of_the_wheel(), *_of_distributions()):
         if (major := _major(directory)) is not None:
@@ -175,7 +175,7 @@ class Server:
         return self._process.pid if self._process else None
 
     def conninfo(self, dbname: str = "postgres") -> str:
-        """How to reach a database of this server by TCP, as its superuser. Holds the password."""
+        """Return how to reach a database of this server by TCP, as its superuser. Holds the password."""
         return make_conninfo(host="127.0.0.1", port=self.port, dbname=dbname, user="postgres", password=self._password)
 
     def execute(self, dbname: str, sql: str, params: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
@@ -257,7 +257,7 @@ class Server:
             )
 
     def _answers(self) -> bool:
-        """Whether a session can be opened before the deadline, and before postgres ends."""
+        """Return whether a session can be opened before the deadline, and before postgres ends."""
         assert self._process is not None  # noqa: S101 - launched by the caller
         # By its socket, where nobody else can listen; PostgreSQL listens on TCP before that.
         endpoint = Endpoint.from_conninfo(make_conninfo(self.conninfo(), host=str(self.socket_directory)))

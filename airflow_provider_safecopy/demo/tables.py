@@ -29,7 +29,7 @@ class Database:
 
     @property
     def conninfo(self) -> str:
-        """How to reach it. Holds the password."""
+        """The connection string. Holds the password."""
         return self.server.conninfo(self.name)
 
     @contextmanager
@@ -44,7 +44,7 @@ class Database:
 
 @dataclass(frozen=True)
 class Content:
-    """What a table holds: how many rows, and a hash of all of them, whatever their order."""
+    """The content of a table: how many rows, and a hash of all of them, whatever their order."""
 
     rows: int
     hash: str
@@ -52,7 +52,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Position:
-    """How far the copy of a table is: rows that have left the source, that have reached the target, of how many."""
+    """The progress of a table's copy: rows that have left the source, that have reached the target, of how many."""
 
     exported: int
     imported: int
@@ -86,7 +86,7 @@ def contents(database: Database) -> dict[str, Content]:
 def positions(
     source: psycopg.Connection[Any], target: psycopg.Connection[Any], rows: Mapping[str, int]
 ) -> dict[str, Position]:
-    """How far each copy is that goes on at the moment, as both servers see it, of so many `rows`."""
+    """Return how far each copy is that goes on at the moment, as both servers see it, of so many `rows`."""
     exported = dict(source.execute(_statement("copying")).fetchall())
     imported = dict(target.execute(_statement("copying")).fetchall())
     going = [table for table in rows if table in exported or table in imported]

@@ -29,7 +29,7 @@ _CONNECTIONS = ("erp", "dw")
 
 
 class Screen(Protocol):
-    """Who shows the demo to a person."""
+    """The display of the demo for a person."""
 
     def say(self, text: str) -> None:
         """A step was taken, or a copy logged something."""
@@ -61,7 +61,7 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether both sides hold the same rows."""
+        """True if both sides hold the same rows."""
         return self.source == self.target
 
 

@@ -1,4 +1,4 @@
-"""What this Airflow knows of a lock's holder: whether its DAG run is over.
+"""Knowledge of this Airflow about a lock's holder: whether its DAG run is over.
 
 No store can know it, and no process: a run whose tasks were killed on another machine is over for Airflow long before
 its lock is due. Only runs of this very deployment are judged. Whatever cannot be learnt is not known, never guessed.
@@ -32,7 +32,7 @@ class Run:
 
 
 def name_deployment() -> str:
-    """What this Airflow is called; two that write into one database should not be called alike."""
+    """Return the name of this Airflow; two that write into one database should not have the same."""
     return _read_configured_name() or conf.get("api", "base_url", fallback="") or "airflow"
 
 
@@ -64,13 +64,13 @@ def build_liveness_check(own: Mapping[str, str], *, cleared: bool | None = None)
 
 
 def is_cleared(run: object) -> bool | None:
-    """Whether a DAG run of a task's context was cleared before; None where this Airflow does not say."""
+    """Return whether a DAG run of a task's context was cleared before; None where this Airflow does not say."""
     number = getattr(run, "clear_number", None)
     return number > 0 if isinstance(number, int) else None
 
 
 def is_finished(holder: Holder) -> bool:
-    """Whether the holder is a DAG run of this Airflow that has ended. False where that is not known. Never raises.
+    """Return whether the holder is a DAG run of this Airflow that has ended. False where that is not known. Never raises.
 
     A run of the same id may belong to another Airflow of the same name: it is the holder's only if it started when the
     holder says. If Airflow does not tell the start, the name must have been configured.

@@ -143,11 +143,11 @@ class SafeCopyHook(BaseHook):
         )
 
     def plan_tables(self, specs: Sequence[CopySpec]) -> tuple[CopyPlan, ...]:
-        """What `copy_tables` would do, with reasons and refusals. Nothing is touched."""
+        """Return what `copy_tables` would do, with reasons and refusals. Nothing is touched."""
         return pipeline.plan_tables([self._with_psql(spec) for spec in specs], self.source, self.target)
 
     def plan(self, spec: CopySpec) -> CopyPlan:
-        """What `copy` would do, with its reasons and refusals. Nothing is touched."""
+        """Return what `copy` would do, with its reasons and refusals. Nothing is touched."""
         return pipeline.plan(self._with_psql(spec), self.source, self.target)
 
     def living_lock(
@@ -195,7 +195,7 @@ class SafeCopyHook(BaseHook):
         return reap(self.target, dry_run=dry_run, overdue=overdue, keep=keep, judge=judge or build_liveness_check({}))
 
     def test_connection(self) -> tuple[bool, str]:
-        """Whether the doctor finds both databases and psql fit for copying, and what it found."""
+        """Return whether the doctor finds both databases and psql fit for copying, and what it found."""
         from airflow_provider_safecopy import doctor
 
         checks = doctor.examine(self.source, self.target, psql=self.psql)
@@ -255,7 +255,7 @@ def _read_extras(connection: Connection, where: str) -> dict[str, Any]:
 
 
 def _parse_extra(connection: Connection, where: str) -> dict[str, Any]:
-    """What Airflow makes of it, which masks its secrets; but what it cannot read it takes for nothing, sslmode and all."""
+    """Return the extra as Airflow reads it, which masks its secrets; refuse what Airflow would take for empty, sslmode and all."""
     try:
         given = json.loads(connection.extra or "null")
     except (ValueError, RecursionError):

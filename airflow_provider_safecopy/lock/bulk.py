@@ -196,7 +196,7 @@ class TableLocks(LivingLock):
         self._release_leases(going)
 
     def build_fence(self, lease: Lease, ask: Ask) -> Callable[[object], None]:
-        """What raises `FencedOutError` inside the transaction `ask` asks in, unless run and table are still ours."""
+        """Return a check that raises `FencedOutError` in the transaction of `ask`, unless run and table are still ours."""
         own = [each for each in self.leases if each.name in self.names and each.name != lease.name]
 
         def check(_: object) -> None:

@@ -1,4 +1,4 @@
-"""What a file store keeps of one lock: its state, its history, a guard for whoever changes it, and its holders' lives."""
+"""The files of one lock: its state, its history, a guard for its writers, and the flocks of its holders."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ class FileRecord:
 
     @property
     def history(self) -> FileHistory:
-        """What happened to it."""
+        """The history of the lock."""
         return FileHistory(self._file_path("history"))
 
     @contextmanager
@@ -230,7 +230,7 @@ class FileRecord:
         replace_file(self._file_path("state"), state.as_json())
 
     def hold_flock(self, attempt: str) -> Flock | None:
-        """What says, as long as it is open, that the attempt lives; None when another one says so already."""
+        """Return the open flock that shows the attempt to be alive; None if another one shows it already."""
         life = Flock(self._flock_path(attempt))
         if life.try_lock():
             return life
@@ -238,7 +238,7 @@ class FileRecord:
         return None
 
     def is_held(self, attempt: str) -> bool:
-        """Whether somebody lives who holds the attempt's flock."""
+        """Return whether a process holds the attempt's flock."""
         try:
             with Flock(self._flock_path(attempt), create=False) as life:
                 return not life.try_lock()

@@ -141,7 +141,7 @@ class MemberState:
 
 @dataclass(frozen=True)
 class LockState:
-    """Who holds the lock `name`, under which promise; free while `lease_id` is None. `token` only grows.
+    """The holder of the lock `name` and its promise; free while `lease_id` is None. `token` only grows.
 
     `written_at` and `written_wall` are when that was: by the clock since the boot called `boot`, and by the wall's.
     """
@@ -200,13 +200,13 @@ class LockState:
         return {each.attempt for each in self.members.values() if not each.detached and _has_ended(each, boot)}
 
     def is_current(self, lease: Lease) -> bool:
-        """Whether the lease is current."""
+        """Return whether the lease is current."""
         mine = self.members.get(lease.contender.member)
         current = (self.token, self.lease_id) == (lease.token, str(lease.lease_id))
         return current and mine is not None and mine.attempt == str(lease.attempt)
 
     def choose_kind(self, contender: Contender, now: float, *, dead: Collection[str], silent: bool) -> str | None:
-        """How the contender gets the lock now; None when it is busy.
+        """Return how the contender gets the lock now; None when it is busy.
 
         `dead` attempts are proven to be gone; `silent`: no member holds its own flock any more.
         """
@@ -225,7 +225,7 @@ class LockState:
         return "takeover-crash" if silent and self._has_crashed(now) else None
 
     def _has_crashed(self, now: float) -> bool:
-        """Whether the holder, without any flock, has not beaten for its grace. A detached member has no flock."""
+        """Return whether the holder, without any flock, has not beaten for its grace. A detached member has no flock."""
         detached = any(member.detached for member in self.members.values())
         return self.crash_grace is not None and self.alive_at + self.crash_grace < now and not detached
 

@@ -42,7 +42,7 @@ class Flock:
         return True
 
     def is_at(self, path: Path) -> bool:
-        """Whether `path` still names the open file: another process may have removed it meanwhile."""
+        """Return whether `path` still names the open file: another process may have removed it meanwhile."""
         if self._descriptor is None:
             return False
         try:

@@ -70,12 +70,12 @@ class PresenceNote:
 
     @property
     def is_overdue(self) -> bool:
-        """Whether its promise has ended by its own clock."""
+        """True if its promise has ended by its own clock."""
         now = _read_boot_clock()
         return now > self.due or (self.crash_grace is not None and now > self.beaten + self.crash_grace)
 
     def confirms(self, displacement: Displacement) -> bool:
-        """Whether the note agrees that its attempt was rightly displaced."""
+        """Return whether the note agrees that its attempt was rightly displaced."""
         match displacement.kind:
             case "supersede":
                 return (self.owner_key, self.member) == (displacement.owner_key, displacement.member)
@@ -140,7 +140,7 @@ def remove_note(contender: Contender) -> None:
 
 
 def is_alive(attempt: str) -> bool:
-    """Whether a living process of this user has left the note of this attempt."""
+    """Return whether a living process of this user has left the note of this attempt."""
     found = PresenceNote.read(attempt)
     return found is not None and found.place.is_local and not found.place.is_gone
 
@@ -230,6 +230,6 @@ def find_gone(holder: Holder) -> set[str]:
 
 
 def is_gone(holder: Holder) -> bool:
-    """Whether all attempts of `holder` are gone, as far as this machine can tell; False for one without any."""
+    """Return whether all attempts of `holder` are gone, as far as this machine can tell; False for one without any."""
     attempts = {seen.attempt for seen in holder.members}
     return bool(attempts) and attempts <= find_gone(holder)

@@ -195,7 +195,7 @@ class LivingLock:
 
     @property
     def seconds_left(self) -> float:
-        """How long this holder may go on without any confirmed progress, before it stops itself."""
+        """Seconds that this holder may go on without any confirmed progress, before it stops itself."""
         return self._until - time.monotonic()
 
     @property
@@ -290,7 +290,7 @@ class LivingLock:
         self.store.end_sessions(displaced)
 
     def _is_alive(self, holder: Holder) -> bool:
-        """Whether it is another run's and by no rule to be displaced now."""
+        """Return whether it is another run's and by no rule to be displaced now."""
         quiet = holder.quiet_seconds > _ALIVE_SECONDS
         return holder.owner_key != self.contender.owner_key and not (
             holder.is_stale or self._find_gone(holder) or quiet

@@ -21,7 +21,7 @@ CRASH_GRACE = 30.0
 
 @dataclass(frozen=True)
 class Promise:
-    """What a holder promises, in seconds. Contenders never bring their own: the holder's is kept with the lock.
+    """The promise of a holder, in seconds. Contenders never bring their own: the holder's is kept with the lock.
 
     `stale_after`: whoever makes no progress for so long may be displaced. `crash_grace`: so may, after so long
     without a heartbeat, whoever has no session on the server either; longer than a restart of the server, and None
@@ -52,7 +52,7 @@ class Promise:
 
 @dataclass(frozen=True)
 class Contender:
-    """Who wants a lock: one attempt (`attempt`, random) of one member (`member`) of a run (`owner_key`).
+    """A contender for a lock: one attempt (`attempt`, random) of one member (`member`) of a run (`owner_key`).
 
     Attempts of one owner share the lock: another member joins, a higher `try_number` of the same member supersedes,
     an equal or lower one is busy. `owner` is for people: what is told to whoever finds the lock busy. `process` is the
@@ -86,7 +86,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class DisplacedHolder:
-    """Who held the lock before it was taken over, or the attempt that was superseded."""
+    """The former holder of a lock that was taken over, or the attempt that was superseded."""
 
     owner_key: str
     owner: Mapping[str, str]
@@ -147,7 +147,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Holder:
-    """What a contender is told of a busy lock. Times are the store's own, `asked_at` among them.
+    """The holder of a busy lock, as a contender learns of it. Times are the store's own, `asked_at` among them.
 
     `due_at` is when it will be taken if nothing moves until then, `refused_count` how many were sent away since `granted_at`.
     `owner_key` is None while the lock is free but not to be taken before `not_before`; `lease_id` is None then, too.
@@ -182,7 +182,7 @@ class Holder:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether it may have crashed: no heartbeat within `CRASH_GRACE`. A detached member is quiet by nature."""
+        """True if it may have crashed: no heartbeat within `CRASH_GRACE`. A detached member is quiet by nature."""
         return self.quiet_seconds > CRASH_GRACE and all(seen.process is not None for seen in self.members)
 
     def __str__(self) -> str:
@@ -248,7 +248,7 @@ class Event:
 
 
 def format_application_name(attempt: UUID) -> str:
-    """What every session of one attempt is called, by psycopg and psql alike."""
+    """Return what every session of one attempt is called, by psycopg and psql alike."""
     return f"safecopy:{attempt}"
 
 

@@ -340,7 +340,7 @@ class PostgresStore:
         return len(seen)
 
     def has_session(self, holder: Holder) -> bool:
-        """Whether any member of `read_holder` has a session on this server. Behind a pooler a living one may have none."""
+        """Return whether any member of `read_holder` has a session on this server. Behind a pooler a living one may have none."""
         names = [f"safecopy:{seen.attempt}" for seen in holder.members]
         return bool(self._ask("connected", {"names": names})[0]["connected"])
 
@@ -403,7 +403,7 @@ class PostgresStore:
         return True
 
     def _ensure_row(self, name: str) -> Holder | None:
-        """Who has the lock, or had it; None when it had to be made."""
+        """Return the current or last holder of the lock; None if its row had to be made."""
         if row := self._ask_one("holders", {"name": name}):
             return parse_holder(row)
         self._ask_one("ensure", {"name": name})

@@ -20,7 +20,7 @@ from airflow_provider_safecopy.errors import LockStoreError
 
 
 def is_own_process(pid: int) -> bool:
-    """Whether `pid` is this process, and not its parent."""
+    """Return whether `pid` is this process, and not its parent."""
     return os.getpid() == pid
 
 
@@ -89,12 +89,12 @@ class ProcessIdentity:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the process has ended for certain. False where that cannot be known: elsewhere, or another boot."""
+        """True if the process has ended for certain. False where that cannot be known: elsewhere, or another boot."""
         return self._is_known() and _read_start_time(self.pid) != self.started and not _is_hidden(self.pid)
 
     @property
     def is_local(self) -> bool:
-        """Whether the process is, or was, of this boot and pid namespace, and so visible to this one."""
+        """True if the process is, or was, of this boot and pid namespace, and so visible to this one."""
         return self._is_known()
 
     def end(self) -> bool:
@@ -184,7 +184,7 @@ def _read_start_time(pid: int) -> int | None:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether there is a process of which /proc tells nothing: mounted with hidepid it tells only of one's own."""
+    """Return whether there is a process of which /proc tells nothing: mounted with hidepid it tells only of one's own."""
     if _read_stat(pid):
         return False
     try:

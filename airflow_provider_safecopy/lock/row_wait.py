@@ -43,11 +43,11 @@ class RowWait:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the wait has lasted long enough."""
+        """True if the wait has lasted long enough."""
         return time.monotonic() > self._end
 
     def has_time(self) -> bool:
-        """Whether to take another step after one without the row; log the holders once meanwhile."""
+        """Return whether to take another step after one without the row; log the holders once meanwhile."""
         seconds = time.monotonic() - self._began
         if not self._logged and seconds > _LOG_AFTER_SECONDS:
             self._logged = True

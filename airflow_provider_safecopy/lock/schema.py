@@ -72,7 +72,7 @@ def distrust_error(suspicions: Sequence[Suspicion]) -> LockStoreError:
 
 
 def is_trusted_by(connection: psycopg.Connection[Any], role: str) -> bool:
-    """Whether `role` trusts the schema's owner."""
+    """Return whether `role` trusts the schema's owner."""
     row = connection.execute(_TRUST["trusted_by"], {"role": role}).fetchone()
     return bool(row and row[0])
 
@@ -347,7 +347,7 @@ def store_error(problem: str, error: psycopg.Error | UnicodeEncodeError, *, lock
 
 
 def is_ready(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the schema is there, in this layout. Raises `LockStoreError` if it cannot be trusted."""
+    """Return whether the schema is there, in this layout. Raises `LockStoreError` if it cannot be trusted."""
     found = read_state(connection)
     if found.suspicions:
         raise distrust_error(found.suspicions)

@@ -1,4 +1,4 @@
-"""What every store of locks can do. Its clock is its own; contenders' clocks have no say."""
+"""The interface of every store of locks. Its clock is its own; contenders' clocks have no say."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Store(Protocol):
         """End what displaced attempts still have in this store's server. How many there were."""
 
     def read_holder(self, name: str) -> Holder | None:
-        """What is known of one lock; None when it is free."""
+        """Return the holder of one lock; None if it is free."""
 
     def read_holders(self) -> tuple[Holder, ...]:
         """Every lock that is held now."""
@@ -61,7 +61,7 @@ class Store(Protocol):
         """Keep a note that the contender was sent away."""
 
     def read_history(self, name: str | None = None, *, limit: int = 100) -> tuple[Event, ...]:
-        """What happened, the newest first."""
+        """Return the events of a lock, the newest first."""
 
     def forget(self, *, keep: float) -> int:
         """Remove what no living run needs: members of former owners, and history older than `keep` seconds."""

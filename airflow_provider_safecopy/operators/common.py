@@ -1,4 +1,4 @@
-"""What a task does when its lock is busy: fail, skip itself, or wait without a worker."""
+"""The task as a contender for a lock, and its answer to a busy one: fail, skip itself, or wait without a worker."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ def member_key(task_id: str, map_index: int | None) -> str:
 
 
 def default_append_key(context: Context) -> str:
-    """What an append of this task is, unless it is told: the same for every try of a task in one DAG run."""
+    """Return the append key of this task by default: the same for every try of a task in one DAG run."""
     ti = context["ti"]
     return f"{ti.dag_id} {ti.run_id} {name_member(ti)}"
 
 
 def is_test(context: Context) -> bool:
-    """Whether this is ``airflow tasks test``; ``airflow dags test`` makes a run, and is as good as any."""
+    """Return whether this is ``airflow tasks test``; ``airflow dags test`` makes a run, and is as good as any."""
     # Airflow 2 says so in the context, 3.3 by its environment; those between only where `--env-vars` is given.
     by_context: Mapping[str, Any] = context
     by_environment = os.environ.get("AIRFLOW_TEST_MODE", "").lower() in {"1", "true"}
@@ -102,7 +102,7 @@ def is_test(context: Context) -> bool:
 
 
 def _has_own_process(ti: Any) -> bool:
-    """Whether a task's process does nothing else, so that who takes its lock over may end it. Not in ``dag.test()``."""
+    """Return whether a task's process does nothing else, so that who takes its lock over may end it. Not in ``dag.test()``."""
     runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
     if runner is None:  # Airflow 2
         return getattr(ti, "job_id", None) is not None

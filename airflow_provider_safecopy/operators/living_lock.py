@@ -153,7 +153,7 @@ class ReleaseLivingLock(BaseOperator):
         self.log.info("lock %s: %s", name, "released" if freed else "left to other tasks of this run")
 
     def _is_own(self, member: str, ti: Any) -> bool:
-        """Whether a member is a task of this group; in a mapped group, of this one of its instances."""
+        """Return whether a member is a task of this group; in a mapped group, of this one of its instances."""
         # Ask the DAG: with Airflow 2, an instance of a mapped task does not know its group.
         group = self.dag.get_task(self.task_id).task_group
         tasks = {task.task_id for task in group.iter_tasks()} if group is not None else set()

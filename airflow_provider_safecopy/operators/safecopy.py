@@ -48,7 +48,7 @@ def as_include(source_sql: str | None) -> str | None:
 
 
 def is_plain(value: object) -> bool:
-    """Whether a value is known when the DAG is parsed: neither a template nor another task's result."""
+    """Return whether a value is known when the DAG is parsed: neither a template nor another task's result."""
     if isinstance(value, str):
         return _TEMPLATE.search(value) is None
     if isinstance(value, Mapping):
@@ -214,7 +214,7 @@ def run_batch(
 
 
 def build_failure(done: BatchReport) -> AirflowException:
-    """What fails the task: which tables were not copied and why, and how many were. Worth a retry if any of them is."""
+    """Return the error that fails the task: which tables were not copied and why. It is worth a retry if any of them is."""
     named = [f"{failed.target}: {format_error(failed.error)}" for failed in done.failed[:_MAX_NAMED]]
     more = f"; and {len(done.failed) - _MAX_NAMED} more" if len(done.failed) > _MAX_NAMED else ""
     published = ", ".join(report.target.partition(" ")[2] for report in done.tables if report.status == "published")
@@ -395,13 +395,13 @@ class SafeCopyOperator(BaseOperator):
         return self.spec_type.of(**self.options(context))
 
     def specs(self, context: Context | None = None) -> tuple[CopySpec, ...]:
-        """What is asked for of many tables; without a `context`, as far as that can be said before templates are."""
+        """Return the specs of many tables; without a `context`, as far as they are known before templates are rendered."""
         tables = self.tables if context or is_plain(self.tables) else [LATER]
         entries = table_list.parse_entries(tables, "tables", self.spec_type)
         return table_list.build_specs(entries, self.options(context), self.spec_type)
 
     def options(self, context: Context | None = None) -> dict[str, Any]:
-        """What is asked for of any table; without a `context`, with stand-ins for what a template will say."""
+        """Return the options of any table; without a `context`, with stand-ins for what a template will say."""
         templated = [each for each in self.spec_type.options() if each.templated]
         options = {each.name: getattr(self, each.name) for each in templated} | self.settled
         if context is None:

@@ -1,4 +1,4 @@
-"""What a copy says in the task's log: groups that Airflow folds, progress now and then, and the report."""
+"""The task's log of a copy: groups that Airflow folds, progress now and then, and the report."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GROUPS: Mapping[Stage, str] = {"verify": _PUBLISH, "publish": _PUBLISH}
 
 
 class Logger(Protocol):
-    """What Airflow 2's logger and Airflow 3's have in common."""
+    """The part that the loggers of Airflow 2 and 3 have in common."""
 
     def info(self, message: str, /, *values: Any) -> Any:
         """Write one line."""
@@ -45,13 +45,13 @@ class TaskLog:
         self._started = self._told = 0.0
 
     def log_options(self, spec: CopySpec) -> None:
-        """What was asked for, templates rendered; what was left to its default is left out."""
+        """Log the options that were given, with templates rendered; defaults are left out."""
         self._open("Asked for")
         self._lines(_list_options(spec))
         self._open(None)
 
     def log_options_of_all(self, specs: Sequence[CopySpec]) -> None:
-        """What was asked for of many tables: how many, and what of the first."""
+        """Log how many tables were asked for, and the options of the first."""
         self._open("Asked for")
         self._log.info("%d tables; of the first:", len(specs))
         self._lines(_list_options(specs[0]))
@@ -66,7 +66,7 @@ class TaskLog:
             self._log.info("%d of %d tables%s; at %s", progress.done, progress.total, failed, progress.at)
 
     def log_report_of_all(self, done: BatchReport) -> None:
-        """What came of many tables: a line for each, those that failed first."""
+        """Log a line for each table of a batch, those that failed first."""
         self._log.info(
             "%s: %d tables in %.1f s, %d failed", done.status, len(done.outcomes), done.seconds, len(done.failed)
         )
@@ -95,7 +95,7 @@ class TaskLog:
             self._log.info("%s: %s", progress.stage, ", ".join(_describe_progress(progress, now - self._started)))
 
     def log_plan(self, plan: CopyPlan) -> None:
-        """What would be done and why, what would be refused, and the exact SQL in its order."""
+        """Log what would be done and why, what would be refused, and the exact SQL in its order."""
         self._log.info("planned: %s → %s", plan.source, plan.target)
         self._log.info("  how       %s, %s, %s", plan.format, plan.transfer, plan.publish)
         self._lines(f"  refused   {refusal}" for refusal in plan.refusals)

@@ -58,7 +58,7 @@ _T = TypeVar("_T")
 
 
 def plan_tables(specs: Sequence[CopySpec], source: Endpoint, target: Endpoint) -> tuple[CopyPlan, ...]:
-    """What `copy_tables` would do, decided and not done. Refusals are in the plans."""
+    """Return what `copy_tables` would do, decided and not done. Refusals are in the plans."""
     _require_shared_options(specs)
     name, timeout = format_application_name(uuid4()), specs[0].timeouts.connect
     with (
@@ -217,7 +217,7 @@ class _Batch:
                     self.record_outcome(name, Failure.from_error(self.specs[name], error))
 
     def record_outcome(self, name: str, outcome: Outcome) -> None:
-        """What came of a table."""
+        """Record the outcome of a table."""
         spec = self.specs[name]
         if isinstance(outcome, Failure) and isinstance(outcome.error, LockBusyError) and self.on_busy == "skip":
             outcome = CopyReport.from_busy_error(spec, self.source.endpoint, self.target.endpoint, outcome.error)
@@ -260,7 +260,7 @@ class _Batch:
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """What ends the batch is what every table has come to that it would still have copied."""
+        """Record an error that ends the batch for every table not yet copied."""
         try:
             with translate_aborts(self.asked.abort), translate_losses(), translate_lost_lock(self.lock):
                 yield

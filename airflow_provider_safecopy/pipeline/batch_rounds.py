@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BatchResources:
-    """What all rounds of a batch share."""
+    """The resources that all rounds of a batch share."""
 
     asked: Attempt
     lock: TableLocks
@@ -225,5 +225,5 @@ class BatchRounds:
 
 
 def _has_joined(plan: CopyPlan, kin: Collection[str]) -> bool:
-    """Whether a partition or parent was attached since the lock was taken."""
+    """Return whether a partition or parent was attached since the lock was taken."""
     return plan.target_relation is not None and not {str(each) for each in plan.target_relation.kin} <= set(kin)

@@ -147,7 +147,7 @@ log = logging.getLogger(__name__)
 
 
 def plan(spec: CopySpec, source: Endpoint, target: Endpoint) -> CopyPlan:
-    """What `copy` would do, decided and not done. Refusals are in the plan; raises `StageError` if unreachable."""
+    """Return what `copy` would do, decided and not done. Refusals are in the plan; raises `StageError` if unreachable."""
     name, timeout = format_application_name(uuid4()), spec.timeouts.connect
     with (
         set_rows_shown(show=spec.show_rows),

@@ -41,7 +41,7 @@ Outcome = CopyReport | Failure
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What came of a batch. `outcomes` are in the order the tables were asked for."""
+    """The report of a batch. `outcomes` are in the order the tables were asked for."""
 
     outcomes: tuple[Outcome, ...]
     seconds: float = 0.0
@@ -80,7 +80,7 @@ class BatchReport:
 
 @dataclass(frozen=True)
 class BatchProgress:
-    """How far a batch is: `done` of `total` tables, `failed` of them failed, and the one it is `at`."""
+    """The progress of a batch: `done` of `total` tables, `failed` of them failed, and the one it is `at`."""
 
     done: int
     total: int

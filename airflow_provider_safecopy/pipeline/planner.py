@@ -92,7 +92,7 @@ SMALL_BYTES = 16 * MiB
 
 @dataclass(frozen=True)
 class TransferMethod:
-    """How the rows travel."""
+    """The format, the transfer and the psql by which the rows travel."""
 
     format: Literal["text", "binary"]
     transfer: Literal["sequential", "chunked"]
@@ -208,7 +208,7 @@ def describe_publications(publications: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True)
 class Content:
-    """What is known of earlier copies, None where nothing can be; what the source is expected to give; the strategy."""
+    """Earlier copies (None where nothing can be known), the size that the source is expected to give, and the strategy."""
 
     ledger: CopyHistory | None
     expected: Estimate
@@ -392,7 +392,7 @@ class BatchPlanner:
 
 
 def fits(plan: CopyPlan) -> bool:
-    """Whether a shuttle can carry it."""
+    """Return whether a shuttle can carry it."""
     spec = plan.spec
     return (
         plan.publish in _CARRIED
@@ -408,7 +408,7 @@ def fits(plan: CopyPlan) -> bool:
 
 
 def _is_plain(plan: CopyPlan) -> bool:
-    """Whether both scripts of a shuttle are plain: psql could interpret nothing in them."""
+    """Return whether both scripts of a shuttle are plain: psql could interpret nothing in them."""
     columns = [(taken.name, taken.type) for _, taken in plan.pairs]
     texts = plan.build_copy_source(), statements.create_staging(plan.target_name, columns)
     return all(copy_script.is_plain(copy_script.plain_names(text)) for text in texts)

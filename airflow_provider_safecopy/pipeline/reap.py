@@ -91,7 +91,7 @@ class Reaped:
 
 @dataclass(frozen=True)
 class ReapReport:
-    """What was done, or in a dry run would be: locks taken, staging tables dropped, rows of history forgotten.
+    """The result of a reaping, or its preview in a dry run: locks taken, staging tables dropped, rows of history forgotten.
 
     A dry run does not count what it would forget: `forgotten` is 0. `initialised` is False where the target has no
     schema `safecopy`, and so nothing to reap.
@@ -182,7 +182,7 @@ def _reap_locks(
 
 
 def _reap_lock(store: Store, reaped: Reaped, known: frozenset[str], overdue: float) -> bool:
-    """Whether the lock was taken: a holder that has revived since it was looked at keeps it."""
+    """Return whether the lock was taken: a holder that has revived since it was looked at keeps it."""
     displaced = store.reap(reaped.name, overdue=overdue, dead=known, reason=reaped.why)
     if displaced is None:
         log.info("lock %s: left alone, its holder has revived or released it", reaped.name)
@@ -194,7 +194,7 @@ def _reap_lock(store: Store, reaped: Reaped, known: frozenset[str], overdue: flo
 
 @contextmanager
 def _translate_errors(session: Session) -> Iterator[None]:
-    """What the control session is refused, or loses, as an error of the store."""
+    """Translate errors of the control session into errors of the store."""
     try:
         yield
     except psycopg.Error as error:

@@ -52,7 +52,7 @@ _Of = TypeVar("_Of")
 
 @dataclass(frozen=True)
 class Attempt:
-    """What was asked for, and by whom."""
+    """The spec of a copy, and who asks for it."""
 
     spec: CopySpec
     contender: Contender
@@ -61,7 +61,7 @@ class Attempt:
 
     @property
     def name(self) -> str:
-        """What all sessions of this attempt are called."""
+        """The name of all sessions of this attempt."""
         return format_application_name(self.contender.attempt)
 
     def session(self, endpoint: Endpoint, *, read_only: bool = False) -> AbstractContextManager[Session]:
@@ -133,7 +133,7 @@ def require_excluded(plan: CopyPlan, relatives: Collection[str]) -> None:
 
 @contextmanager
 def translate_aborts(abort: AbortSwitch) -> Iterator[None]:
-    """What fails as a run is stopped is no news: psql stopped as well (a terminal, a process group), a question cancelled."""
+    """Raise the abort instead of errors that it causes: psql stopped as well (a terminal, a process group), a question cancelled."""
     try:
         yield
     except (StageError, LockStoreError) as error:
@@ -178,7 +178,7 @@ def name_holders(target: Session) -> Iterator[None]:
 
 @contextmanager
 def translate_lost_lock(lock: LivingLock) -> Iterator[None]:
-    """What a lost lock brings about is told as what it is: the abort that stops the run, or sessions ended by others."""
+    """Raise the loss of the lock instead of errors that it causes: the abort that stops the run, or sessions ended by others."""
     try:
         yield
     except (AbortedError, StageError) as error:
@@ -222,7 +222,7 @@ def name_blockers(source: Session, target: Session) -> Iterator[None]:
 
 
 def end_displaced(lock: LivingLock, source: Session) -> None:
-    """What a displaced run still reads from the source; its sessions in the target are ended already."""
+    """End the reads of a displaced run from the source; its sessions in the target are ended already."""
     names = [f"safecopy:{attempt}" for lease in lock.leases if lease.displaced for attempt in lease.displaced.attempts]
     if names and (ended := source.fetch_all(sql.load("lock")["end_sessions"], {"names": names})):
         log.warning("%s: ended %d sessions of the run that held the lock before", source.endpoint, len(ended))
@@ -281,7 +281,7 @@ PHASES: dict[Stage, int] = {"export": 1, "import": 1, "verify": 2, "publish": 3}
 
 @dataclass(frozen=True)
 class Run:
-    """What every step of one copy needs. The token of `lease`, the run's own, names everything."""
+    """The values that every step of one copy needs. The token of `lease`, the run's own, names everything."""
 
     asked: Attempt
     plan: CopyPlan
@@ -293,7 +293,7 @@ class Run:
 
     @property
     def abort(self) -> AbortSwitch:
-        """What stops the run."""
+        """The switch that stops the run."""
         return self.asked.abort
 
     @property

@@ -1,1 +1,1 @@
-"""What both ends look like, and what will be done; nothing is changed."""
+"""Planning: what both ends look like, and what will be done. Nothing is changed."""

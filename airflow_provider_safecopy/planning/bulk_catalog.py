@@ -67,7 +67,7 @@ Tables = Mapping[TableName, Finding[Relation | None]]
 
 @dataclass(frozen=True)
 class SourceCatalog:
-    """What the source says of tables; `bases` are by their oids."""
+    """The source's answers about tables; `bases` are by their oids."""
 
     tables: Tables = field(default_factory=dict)
     system: ClusterIdentity | None = None
@@ -76,7 +76,7 @@ class SourceCatalog:
 
 @dataclass(frozen=True)
 class TargetCatalog:
-    """What the target says of tables. `facts` and `extents` are by their oids; `shapes` by the plan's names of both ends."""
+    """The target's answers about tables. `facts` and `extents` are by their oids; `shapes` by the plan's names of both ends."""
 
     tables: Tables = field(default_factory=dict)
     facts: Mapping[int, TableFacts] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class TargetCatalog:
 
 @dataclass(frozen=True)
 class Catalog:
-    """What both servers say of the tables of one copy or of a batch.
+    """The answers of both servers about the tables of one copy or of a batch.
 
     `blueprints`, by the source's oid, of tables to be made; `earlier`: plans of a moment ago, whose estimates will do;
     `lookbacks`: those that plans of other tables have found to be good.

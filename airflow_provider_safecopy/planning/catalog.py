@@ -92,7 +92,7 @@ class Relation:
 
     @property
     def label(self) -> str:
-        """How a person reads it."""
+        """The relation as a person reads it."""
         return "the query" if self.name is None else str(self.name)
 
     def column(self, name: str) -> Column | None:
@@ -179,7 +179,7 @@ def _home(session: Session, name: TableName) -> str | None:
 
 
 def type_facts(session: Session, oids: list[int]) -> dict[int, dict[str, Any]]:
-    """What a `Column` says of its type, by the type's oid."""
+    """Return what a `Column` says of its type, by the type's oid."""
     rows = session.fetch_all(_CATALOG["types"], {"oids": oids})
     return {row.pop("oid"): row for row in rows}
 

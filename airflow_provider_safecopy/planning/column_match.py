@@ -55,7 +55,7 @@ class _Type:
 
 
 def can_widen(source_type: str, target_type: str) -> bool:
-    """Whether `taken` is wider than `given`, both as the server spells them under ``search_path = pg_catalog``."""
+    """Return whether `taken` is wider than `given`, both as the server spells them under ``search_path = pg_catalog``."""
     one, other = _parse_type(source_type), _parse_type(target_type)
     if source_type == target_type or one is None or other is None or one.array != other.array or one.zone != other.zone:
         return False
@@ -206,7 +206,7 @@ def _check_types(source_column: Column, target_column: Column, target: Relation)
 
 
 def _suggest_adding(target: Relation, name: str, source_column: Column | None, spec: CopySpec) -> str:
-    """How a column gets into the target."""
+    """Return the hint for a column that the target lacks."""
     if source_column is None:
         return "add it to the target, or leave it out with columns"
     mend = table_statements.add_columns(_require_name(target), [NewColumn(name, source_column.type)]).as_string(None)
@@ -215,7 +215,7 @@ def _suggest_adding(target: Relation, name: str, source_column: Column | None, s
 
 
 def _suggest_removal(source: Relation, target: Relation, column: Column) -> str:
-    """How a column gets into the source, or out of the target."""
+    """Return the hint for a column that the source lacks."""
     dropped = table_statements.drop_column(_require_name(target), column.name).as_string(None)
     into = ""
     if source.kind in "rp":

@@ -63,7 +63,7 @@ _ENDLESS: dict[str, LiteralString] = {
 def match_range(
     column: str, type_: LiteralString, *, start: str | None, end: str | None, nulls: bool
 ) -> Composed | None:
-    """Whether a row lies from `start` up to but not including `end`; with `nulls` also one whose cursor is NULL."""
+    """Compose the condition of rows from `start` up to but not including `end`; with `nulls` also those whose cursor is NULL."""
     sides = [
         SQL("{} {} {}").format(Identifier(column), SQL(operator), _value(value, type_))
         for operator, value in ((">=", start), ("<", end))
@@ -140,7 +140,7 @@ _BEFORE_EACH = Identifier("safecopy_before_each")
 
 
 def is_plain(statement: Composable | str) -> bool:
-    """Whether psql can only send the text: no backslash, semicolon or variable is in it.
+    """Return whether psql can only send the text: no backslash, semicolon or variable is in it.
 
     Only plain SQL may stand in a script. psql gets any other with ``-c``, which it sends unread.
     """
@@ -197,7 +197,7 @@ def export_end(nonce: str, *, snapshot: str) -> str:
 
 
 def export_opening(*, snapshot: str, nonce: str, seconds: float, lock_wait: float = Timeouts.lock_wait) -> str:
-    """What an export psql runs first that is to export one table after the other, all under `snapshot`."""
+    """Return the opening of the script of an export psql that exports one table after the other, all under `snapshot`."""
     begin = SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     seen = SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot))
     last = [read_alone(), SQL("SAVEPOINT {}").format(_BEFORE_EACH)]
@@ -217,7 +217,7 @@ def export_next(read: Composable, *, format: str, output: str, nonce: str, snaps
 
 
 def load_opening(nonce: str) -> str:
-    """What an import psql says first that is to load one table after the other."""
+    """Return the opening of the script of an import psql that loads one table after the other."""
     return _script(_backend(nonce))
 
 
@@ -282,7 +282,7 @@ def load_end(nonce: str, *, frozen: bool = False) -> str:
 
 
 def load_commit(nonce: str) -> str:
-    """What is written into the import psql's last pipe once everything is proven, and never before."""
+    """Return the text for the import psql's last pipe, written once everything is proven, and never before."""
     return _script([SQL("COMMIT;"), _mark(nonce, "committed")])
 
 

@@ -34,7 +34,7 @@ _SYSTEM_COLUMNS = frozenset({"tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"}
 
 @dataclass(frozen=True)
 class SourceDefinition:
-    """What the source has of a table beside names and types. Of a view or a query nothing is taken."""
+    """The source's definition of a table beside names and types. Of a view or a query nothing is taken."""
 
     columns: Mapping[str, Mapping[str, Any]]
     keys: tuple[Mapping[str, Any], ...] = ()
@@ -119,7 +119,7 @@ def read_source_definitions(source: Session, relations: Sequence[Relation]) -> d
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What new columns are made from: the source's definition, and the target's vocabulary."""
+    """The origin of new columns: the source's definition, and the target's vocabulary."""
 
     source_definition: SourceDefinition
     vocabulary: Vocabulary

@@ -103,7 +103,7 @@ class _Leaf:
 
 @dataclass(frozen=True)
 class _TargetRows:
-    """What a look at the target shows: whether it holds rows at all, and which of its leaves do."""
+    """The rows that a look at the target finds: whether it holds any at all, and which of its leaves do."""
 
     has_rows: bool
     leaves: tuple[_Leaf, ...] = ()
@@ -226,7 +226,7 @@ class StoredWatermark:
 
 @dataclass(frozen=True)
 class CopyHistory:
-    """What one copy finds in the ledger, and will enter. Made anew with each plan; the last one under the lock.
+    """The history that one copy finds, and will enter. Made anew with each plan; the last one under the lock.
 
     `source_label` is the origin as the target can spell it, `basis` what its name stands for now. `earlier_append`: the slice is there
     already; `previous_receipt`: the receipt of it whose rows are gone, 0 where there is none; `was_empty`: the target was found
@@ -274,7 +274,7 @@ class CopyHistory:
 
 @dataclass(frozen=True)
 class HistoryInput:
-    """What was known of a copy before the ledger is asked: its identity, and what the ledger made of it a moment ago.
+    """The known facts of a copy before its history is read: its identity, and what the history made of it a moment ago.
 
     `list_checked_lookbacks` are those that other plans have found to be good.
     `is_refused`: the copy is refused already, and its identity alone is of use.

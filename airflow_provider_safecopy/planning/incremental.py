@@ -58,7 +58,7 @@ class Cursor:
 
 
 def kind_of(type_: str) -> Kind | None:
-    """What a type is as a cursor; None where it can be none."""
+    """Return what a type is as a cursor; None where it can be none."""
     return _KINDS.get(_TYPMOD.sub("", type_))
 
 
@@ -144,7 +144,7 @@ def bounds_of(
 
 
 def is_value(source: Session, cursor: Cursor, text: str) -> bool:
-    """Whether the source can read it as the cursor's type."""
+    """Return whether the source can read it as the cursor's type."""
     try:
         _compute_row(source, copy_script.read_value(cursor.kind.type, text))
     except (psycopg.DataError, UnicodeEncodeError):  # letters the source's encoding lacks are in no value
@@ -153,7 +153,7 @@ def is_value(source: Session, cursor: Cursor, text: str) -> bool:
 
 
 def zone_warnings(spec: CopySpec, cursor: Cursor) -> tuple[str, ...]:
-    """What a person had better know who gives moments, and has a cursor that knows no time zone."""
+    """Return warnings for moments that are compared with a cursor without a time zone."""
     ends = (spec.interval_start or "", spec.interval_end or "")
     if (
         cursor.kind.span != "interval"

@@ -39,7 +39,7 @@ class PlannedStep:
 
 @dataclass(frozen=True, repr=False)
 class CopyPlan:
-    """What a copy would do, or why it is refused. Only a plan without `refusals` can be carried out.
+    """The decisions of a copy, or why it is refused. Only a plan without `refusals` can be carried out.
 
     `str(plan)` is the plan as people read it: decisions, reasons, the exact SQL and its locks.
 
@@ -84,7 +84,7 @@ class CopyPlan:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether rows are loaded frozen, visible to every snapshot, as a swap needs them."""
+        """True if rows are loaded frozen, visible to every snapshot, as a swap needs them."""
         return self.publish == "swap"
 
     @property
@@ -100,17 +100,17 @@ class CopyPlan:
 
     @property
     def source_columns(self) -> tuple[str, ...]:
-        """What is read, in the order of transfer."""
+        """The columns that are read, in the order of transfer."""
         return tuple(given.name for given, _ in self.pairs)
 
     @property
     def target_columns(self) -> tuple[str, ...]:
-        """What is written, in the order of transfer."""
+        """The columns that are written, in the order of transfer."""
         return tuple(taken.name for _, taken in self.pairs)
 
     @property
     def keeps_identity(self) -> bool:
-        """Whether an identity column takes the source's values."""
+        """True if an identity column takes the source's values."""
         return any(taken.identity for _, taken in self.pairs)
 
     def build_query(self, page_range: PageRange | None = None) -> Composed:
@@ -123,7 +123,7 @@ class CopyPlan:
         )
 
     def build_copy_source(self, page_range: PageRange | None = None) -> Composed:
-        """What COPY reads: the table itself where all its rows are wanted as they are stored, which spares the source a fourteenth."""
+        """Compose what COPY reads: the table itself where all its rows are wanted as they are stored, which costs a fourteenth less."""
         found, narrowed = (
             self.source_relation,
             self.spec.where or (self.history and self.history.read_range) or page_range,
@@ -160,7 +160,7 @@ class CopyPlan:
 
     @property
     def source_schema(self) -> SourceSchema | None:
-        """What is read; None where there is no source to read."""
+        """The schema that is read; None without a source to read."""
         return (
             None
             if self.source_relation is None

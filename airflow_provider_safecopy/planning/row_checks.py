@@ -132,7 +132,7 @@ def _percent(part: int, whole: int) -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """How many rows and bytes are expected; None where they are not known."""
+    """The expected rows and bytes; None where they are not known."""
 
     rows: int | None = None
     size: int | None = None

@@ -28,7 +28,7 @@ _SHORT_DIGEST = 12
 
 @dataclass(frozen=True)
 class SourceIdentity:
-    """What is read. `endpoint` is as configured: a standby that took over is the same, another host name is not.
+    """The identity of a source. `endpoint` is as configured: a standby that took over is the same, another host name is not.
 
     `cluster` is the cluster's own identity, None where this role may not ask for it. `columns` are pairs of source and
     target column.
@@ -50,7 +50,7 @@ class SourceIdentity:
 
     @property
     def label(self) -> str:
-        """What people see of it. `where` and queries appear as digests, because their literals may be data."""
+        """The identity for people. `where` and queries appear as digests, because their literals may be data."""
         what = self.table or f"query {_compute_digest(self.query or '')[:_SHORT_DIGEST]}"
         return f"{self.endpoint} {what}" + (
             f" WHERE {_compute_digest(self.where)[:_SHORT_DIGEST]}" if self.where else ""
@@ -98,7 +98,7 @@ def build_source_identity(
 
 @dataclass(frozen=True)
 class CopyIdentity:
-    """What receipts call what is copied. `source_label` is the origin as the target can spell it, `basis` what its name stands for."""
+    """The identity of a copy in receipts. `source_label` is the origin as the target can spell it, `basis` what its name stands for."""
 
     source_identity: SourceIdentity
     source_label: str

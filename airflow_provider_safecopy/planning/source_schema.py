@@ -31,7 +31,7 @@ _UNKNOWN = (
 
 @dataclass(frozen=True)
 class SchemaColumn:
-    """What is remembered of a column; see `catalog.Column`."""
+    """The remembered facts of a column; see `catalog.Column`."""
 
     name: str
     type: str
@@ -47,7 +47,7 @@ class SourceSchema:
 
     @classmethod
     def from_relation(cls, relation: Relation, chosen: Mapping[str, str] | None = None) -> SourceSchema:
-        """What is read of `relation`."""
+        """Return what is read of `relation`."""
         read = [column for column in relation.columns if chosen is None or column.name in chosen]
         return cls(tuple(SchemaColumn(each.name, each.type, each.inner_shape, each.not_null) for each in read))
 
@@ -75,7 +75,7 @@ class SourceSchema:
         return {"fingerprint": self.fingerprint, "columns": columns}
 
     def list_differences(self, earlier: SourceSchema) -> tuple[str, ...]:
-        """What has become of the `earlier`, earlier shape, for people."""
+        """Return how the source differs from the `earlier` schema, for people."""
         now = {column.name: column for column in self.columns}
         then = {column.name: column for column in earlier.columns}
         found = [f"column {spell(name)} {now[name].type} is new" for name in now if name not in then]
@@ -104,7 +104,7 @@ class EarlierSchema:
 
 
 def read_last_schema(session: Session, *, source: str, target: TableName) -> EarlierSchema | None:
-    """What the last receipt of this target and source says; None where there is none, or none this role may read."""
+    """Return the schema in the last receipt of this target and source; None without one, or without one this role may read."""
     try:
         with session.connection.transaction():
             row = session.fetch_one(_DEFINE["last_shape"], {"source": source, "target": str(target)})

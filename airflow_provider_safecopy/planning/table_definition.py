@@ -47,7 +47,7 @@ class NewKey:
 
     @property
     def kind(self) -> str:
-        """How a person calls it."""
+        """The kind of key in words."""
         return "primary key" if self.primary else "unique constraint"
 
 

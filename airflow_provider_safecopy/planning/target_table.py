@@ -20,7 +20,7 @@ PAIRING = sql.load("key")["pairing"]
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What writing only differences depends on. `references` are not known where no index could be the key."""
+    """The facts that writing only differences depends on. `references` are not known where no index could be the key."""
 
     candidates: tuple[Candidate, ...]
     references: tuple[Reference, ...]

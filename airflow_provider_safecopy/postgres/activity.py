@@ -1,4 +1,4 @@
-"""Whether a server is working for this run: asked only when no byte moves, and answered by the server itself."""
+"""Signs of work in a server for this run: asked only when no byte moves, and answered by the server itself."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ActivityWatch:
         self._connection: psycopg.Connection[Any] | None = None
 
     def is_working(self) -> bool:
-        """Whether one of them runs a statement, and waits neither for a lock nor for its client. False if unknown.
+        """Return whether one of them runs a statement, and waits neither for a lock nor for its client. False if unknown.
 
         A session of the watched name that only asks about the others does not count. Never raises.
         """

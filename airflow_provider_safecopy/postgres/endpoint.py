@@ -154,7 +154,7 @@ class Endpoint:
         return replace(self, parameters=given | settled | there | password)
 
     def psql_conninfo(self) -> str:
-        """What psql gets on its command line: everything but secrets."""
+        """Return psql's connection string for its command line: everything but secrets."""
         return make_conninfo(**_KEEPALIVES | {k: v for k, v in self.parameters.items() if k not in _SETTLED})
 
     @contextmanager
@@ -183,7 +183,7 @@ class Endpoint:
             os.close(descriptor)
 
     def _conninfo(self, application_name: str, connect_timeout: float, said: dict[str, str]) -> str:
-        """What psycopg gets, the password included."""
+        """Return psycopg's connection string, the password included."""
         parameters = _KEEPALIVES | _UNANSWERED | said | dict(self.parameters)
         parameters |= {
             "application_name": application_name,
@@ -241,7 +241,7 @@ def _parse_conninfo(conninfo: str) -> dict[str, str] | ConfigError:
 
 
 def _is_ambiguous(conninfo: str) -> bool:
-    """Whether libpq would take the rest of a password with a stray @ or / for the host or the database, which are told."""
+    """Return whether libpq would take the rest of a password with a stray @ or / for the host or the database, which are told."""
     if (uri := _URI.match(conninfo)) is None:
         return False
     authority, _, database = conninfo[uri.end() :].partition("?")[0].partition("/")
@@ -249,7 +249,7 @@ def _is_ambiguous(conninfo: str) -> bool:
 
 
 def _wrong(given: Mapping[str, str]) -> ConfigError | None:
-    """What is wrong with parameters, told without a value of theirs."""
+    """Return the error in these parameters, without a value of theirs; None if there is none."""
     if unknown := set(given) - _KNOWN:
         return ConfigError(f"unknown connection parameter: {', '.join(sorted(unknown))}")
     if secrets := set(given) & _UNSUPPORTED_SECRETS:

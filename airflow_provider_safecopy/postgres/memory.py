@@ -77,7 +77,7 @@ def _open_unnamed(directory: str) -> int:
 
 
 def _is_in_memory(descriptor: int) -> bool:
-    """Whether its file system is kept in memory. False if that cannot be found out."""
+    """Return whether its file system is kept in memory. False if that cannot be found out."""
     device = os.fstat(descriptor).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     lines = [line.split() for line in _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()]

@@ -78,7 +78,7 @@ def spell(identifier: str) -> str:
 
 
 def is_text(text: str) -> bool:
-    """Whether UTF-8 can spell it: what was decoded wrongly, as from a command line, holds lone surrogates."""
+    """Return whether UTF-8 can spell it: what was decoded wrongly, as from a command line, holds lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
@@ -100,5 +100,5 @@ def _split_parts(text: str) -> list[str]:
 
 
 def fold_name(identifier: str) -> str:
-    """What is equal for names that look alike, or differ in letter case only."""
+    """Return an equal text for names that look alike, or differ in letter case only."""
     return unicodedata.normalize("NFC", identifier).casefold()

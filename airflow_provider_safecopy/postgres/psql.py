@@ -36,7 +36,7 @@ _LIBRARY_PATHS = ("usr/libexec/coreutils", "usr/lib/coreutils", "usr/lib64/coreu
 
 @cache
 def build_buffer_environment() -> Mapping[str, str]:
-    """What a process's environment needs for it; nothing where the library is not there."""
+    """Return the environment that gives a process large buffers; empty where the library is not there."""
     found = next((path for place in _LIBRARY_PATHS for path in Path("/").glob(f"{place}/libstdbuf.so")), None)
     return {} if found is None else {"LD_PRELOAD": str(found), "_STDBUF_I": str(_BUFFER_BYTES)}
 
@@ -287,7 +287,7 @@ def make_memory_file(text: str) -> int:
 
 
 def make_nonce() -> str:
-    """What marks our own lines in psql's stderr."""
+    """Return a new mark for our own lines in psql's stderr."""
     return secrets.token_hex(8)
 
 

@@ -1,4 +1,4 @@
-"""What psql says on stderr: our own marked lines, the server's SQLSTATE, and a bounded tail of the rest.
+"""The output of psql on stderr: our own marked lines, the server's SQLSTATE, and a bounded tail of the rest.
 
 Decided by marks and five-letter codes, never by words: messages are translated, and a stranger's NOTICE
 may say anything, on as many lines as it likes. A mark carries a nonce no stranger knows, and so does the place that
@@ -70,7 +70,7 @@ class Transcript:
         self._tail = (self._tail + said)[-TAIL_BYTES:]
 
     def _is_output(self, line: bytes, own_prefix: bytes) -> bool:
-        """Whether a line is psql's; of ours the mark is taken."""
+        """Return whether a line is psql's; take the mark of a line of ours."""
         if line.startswith(own_prefix):
             mark, _, value = line[len(own_prefix) :].decode("ascii", "replace").partition(" ")
             if len(self._marks) < _MARKS_KEPT:

@@ -102,7 +102,7 @@ class SettingsChangedError(StageError):
 
 @dataclass(frozen=True)
 class Server:
-    """What a server says of itself. `identity` is equal for two sessions in one database, and unequal else.
+    """The server's facts about itself. `identity` is equal for two sessions in one database, and unequal else.
 
     `grantees` are roles that default privileges give rights on the tables this role makes; an empty name is PUBLIC.
     `publications`: those that send the tables of the schema safecopy to subscribers; not asked of a source.

@@ -56,12 +56,12 @@ def no_rows(source_sql: str) -> Composed:
 
 
 def explain(query: Composable) -> Composed:
-    """What the planner expects of `query`, as JSON."""
+    """Compose the question for the server's plan of `query`, as JSON."""
     return SQL("EXPLAIN (FORMAT JSON) {}").format(query)
 
 
 def any_row(query: Composable) -> Composed:
-    """Whether `query` has a row at all."""
+    """Compose the question whether `query` has a row at all."""
     return SQL("SELECT EXISTS (SELECT FROM (\n{}\n) AS safecopy_source)").format(query)
 
 
@@ -129,7 +129,7 @@ def drop(of: TableName) -> Composed:
 
 
 def count(of: TableName) -> Composed:
-    """How many rows a table holds, with its partitions."""
+    """Compose the count of a table's rows, with its partitions."""
     return SQL("SELECT count(*) FROM {}").format(table(of))
 
 

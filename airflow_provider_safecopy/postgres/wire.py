@@ -48,7 +48,7 @@ class PromptConnection(psycopg.Connection[Any]):
 
     @property
     def is_own(self) -> bool:
-        """Whether this process made it, and not its parent."""
+        """True if this process made it, and not its parent."""
         return os.getpid() == self._process
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class PromptConnection(psycopg.Connection[Any]):
             self.close()
 
     def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
-        """What psycopg asks for each answer. It looks around every `interval` seconds."""
+        """Wait for each answer of psycopg. It looks around every `interval` seconds."""
         if not self.is_own:  # before anything is sent: the parent would take the answer for its own
             raise psycopg.OperationalError("this session belongs to the parent process")
         more = {} if timeout is None else {"timeout": timeout}  # unknown to psycopg 3.2

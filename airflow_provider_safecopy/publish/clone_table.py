@@ -86,7 +86,7 @@ class ClonePlan:
 
     @property
     def table_statement(self) -> str:
-        """What the empty table is made by."""
+        """The statement that makes the empty table."""
         return "\n".join(step.statement for step in self.phase("create"))
 
 
@@ -134,7 +134,7 @@ def create(session: Session, relation: Relation, staging: TableName, copied: fro
 
 
 def is_current(session: Session, staging: TableName, build: ClonePlan) -> bool:
-    """Whether `create` would make the same table today."""
+    """Return whether `create` would make the same table today."""
     return bool(session.fetch_value(_BUILD["stamped"], {"staging": staging.name, "made": build.table_statement}))
 
 

@@ -1,4 +1,4 @@
-"""What every step of one publish needs."""
+"""The values that every step of one publish needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What hangs on a table, carried over to the one that takes its place in a swap.
+"""Dependents of a table, moved to the one that takes its place in a swap.
 
 Rights, comments, triggers, policies, publications, views, foreign keys from elsewhere: the server itself says in
 SQL what each is, and is told so again once the new table has the name. What it cannot be told again refuses the swap.
@@ -66,7 +66,7 @@ class DependentStatements:
 
 
 def read_statements(session: Session, relation: Relation, new: TableName) -> DependentStatements:
-    """What to run so that nothing is lost of a table that is not refused, and is still in its place.
+    """Return statements that keep all dependents of a table that is not refused, and is still in its place.
 
     `new` is the table that will take it, where it is now: what default privileges granted on that one is taken back.
     """

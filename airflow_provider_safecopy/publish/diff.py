@@ -1,4 +1,4 @@
-"""What differs between staging and target, found under the lock: the common ground of `delta` and `upsert`."""
+"""Differences between staging and target, found under the lock: the common ground of `delta` and `upsert`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LOCK = "SHARE ROW EXCLUSIVE"
 
 
 def refusals(table: TargetTable, spec: CopySpec, missing: Missing) -> Iterator[Refusal]:
-    """What speaks against finding and writing differences in `table`."""
+    """Yield reasons against finding and writing differences in `table`."""
     relation, facts = table.relation, table.facts
     label, found = relation.label, keys.choose(facts.candidates, relation, spec)
     if isinstance(found, Refusal):
@@ -55,7 +55,7 @@ def refusals(table: TargetTable, spec: CopySpec, missing: Missing) -> Iterator[R
 
 
 def comparison(plan: CopyPlan, missing: Missing, staging: TableName = STAGING) -> Comparison:
-    """What is to be compared, of a plan that has a key. Raises `PlanError`, worth a retry, when it went meanwhile."""
+    """Return the comparison of a plan that has a key. Raises `PlanError`, worth a retry, when the key went meanwhile."""
     relation = plan.target_relation
     assert relation is not None  # noqa: S101 -- else it is refused
     if plan.key is None:  # there was one when the plan was begun, else it is refused
@@ -123,7 +123,7 @@ def find(job: PublishContext, of: Comparison) -> Mapping[str, int]:
 
 
 def tally(job: PublishContext, of: Comparison) -> Mapping[str, int]:
-    """How many differences there are of each kind."""
+    """Return how many differences there are of each kind."""
     return {row["kind"]: row["rows"] for row in job.target.fetch_all(diff_statements.tally(of))}
 
 
@@ -142,7 +142,7 @@ def _changed_key_error(plan: CopyPlan) -> PlanError:
 
 
 def is_watched(job: PublishContext) -> bool:
-    """Whether what is written may become something else: by triggers, or by actions of the table's own foreign keys."""
+    """Return whether what is written may become something else: by triggers, or by actions of the table's own foreign keys."""
     oid = job.plan.target_oid
     acting = (each.own_actions for each in read_references(job.target, oid))
     return bool(job.target.fetch_value(_KEY["has_triggers"], {"oid": oid})) or any(acting)
@@ -159,7 +159,7 @@ def require_no_difference(job: PublishContext, of: Comparison) -> None:
 
 
 def _are_few(job: PublishContext) -> bool:
-    """Whether rows are known to be few on both sides. Few to be looked up in a long table is what a planner must know."""
+    """Return whether rows are known to be few on both sides. Few to be looked up in a long table is what a planner must know."""
     relation = job.plan.target_relation
     return job.verification.rows <= _FEW_ROWS and relation is not None and 0 < relation.estimated_rows <= _FEW_ROWS
 

@@ -35,18 +35,18 @@ class Mark:
 
     @property
     def set_clause(self) -> SQL:
-        """What it says of a row that is missing."""
+        """The assignment that marks a row as missing."""
         return SQL("pg_catalog.now()" if self.moment else "true")
 
     @property
     def unset(self) -> SQL:
-        """What it says of a row that is there."""
+        """The assignment that marks a row as present."""
         return SQL("NULL" if self.moment else "false")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared with what. `columns` are copied; of these UPDATE may set `settable`, and may not set `always`
+    """The comparison of staging with the target. `columns` are copied; of these UPDATE may set `settable`, and may not set `always`
     (identities generated always; both without those that are equal in rows of one key). `kept` are not copied.
     """
 
@@ -81,13 +81,13 @@ def analyze(name: TableName, columns: Sequence[str] = ()) -> Composed:
 
 
 def keyless(of: Comparison) -> Composed:
-    """How many rows of staging have no whole key."""
+    """Compose the count of staging rows without a whole key."""
     null = SQL(" OR ").join(SQL("s.{} IS NOT DISTINCT FROM NULL").format(Identifier(name)) for name in of.key.names)
     return SQL("SELECT count(*) FROM {} AS s WHERE {}").format(table(of.staging), null)
 
 
 def count_repeated_keys(of: Comparison) -> Composed:
-    """How many rows of staging repeat another one's key."""
+    """Compose the count of staging rows that repeat another one's key."""
     return SQL("SELECT count(DISTINCT s.ctid) FROM {} AS t JOIN {} AS s ON {} AND t.ctid < s.ctid").format(
         table(of.staging), table(of.staging), _one_key(of.key)
     )
@@ -102,12 +102,12 @@ def compare(of: Comparison) -> Composed:
 
 
 def tally(of: Comparison) -> Composed:
-    """How many differences of each kind."""
+    """Compose the count of differences of each kind."""
     return SQL("SELECT kind, pg_catalog.count(*) AS rows FROM {} GROUP BY kind").format(table(of.difference))
 
 
 def any_difference(of: Comparison) -> Composed:
-    """How many rows still differ."""
+    """Compose the count of rows that still differ."""
     return SQL("SELECT pg_catalog.count(*) FROM (\n{}\n) AS safecopy_differences").format(differences(of))
 
 
@@ -155,7 +155,7 @@ def _is_marked(mark: Mark) -> Composed:
 
 
 def differ(columns: Iterable[str]) -> Composed:
-    """Whether any of the columns differs in a byte. Two ROW() side by side would be compared column by column."""
+    """Compose the condition that any of the columns differs in a byte. Two ROW() side by side would be compared column by column."""
     names = [Identifier(name) for name in columns]
     sides = [SQL(", ").join(SQL("{}.{}").format(SQL(side), name) for name in names) for side in ("t", "s")]
     return SQL("ROW({})::pg_catalog.record OPERATOR(pg_catalog.*<>) ROW({})::pg_catalog.record").format(*sides)
@@ -302,7 +302,7 @@ def lock_rows(of: Comparison, kinds: Collection[str], *, columns: Collection[str
 
 
 def referring(of: Comparison, by: Reference, kinds: Collection[str], *, changed: bool = False) -> Composed:
-    """How many rows refer by that foreign key to rows of these kinds; `changed`: to values that change."""
+    """Compose the count of rows that refer by that foreign key to rows of these kinds; `changed`: to values that change."""
     columns = [name for name in by.columns if name in of.settable] if changed else []
     staged, differing = _changing(of, columns)
     return SQL(
@@ -371,7 +371,7 @@ def _refers(by: Reference) -> Composed:
 
 
 def _changing(of: Comparison, columns: Collection[str]) -> tuple[Composable, Composable]:
-    """What to join, and on what, to look at rows alone whose `columns` change; all where there are none."""
+    """Return the join, and its condition, that leaves rows whose `columns` change; all rows where there are none."""
     if not columns:
         return SQL(""), SQL("")
     return SQL(", {s} AS s").format(**tables(of)), SQL(" AND {} AND {}").format(STAGED, differ(columns))

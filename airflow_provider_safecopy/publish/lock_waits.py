@@ -87,7 +87,7 @@ class Blockers:
 
     @property
     def seconds(self) -> float:
-        """How long the publish has waited for the lock."""
+        """Seconds that the publish has waited for the lock."""
         return 0.0 if self._began is None else time.monotonic() - self._began
 
     def outlast(

@@ -60,7 +60,7 @@ def views(session: Session, table: TableName) -> tuple[View, ...]:
 
 
 def steps(way: Strategy, table: TableName, found: Iterable[View]) -> tuple[PlannedStep, ...]:
-    """What will be done after the publish, for people, with the views to refresh that were `found`."""
+    """Return what will be done after the publish, for people, with the views to refresh that were `found`."""
     planned = [] if _has_statistics(way) else [("analyze", upkeep.analyze(table), "SHARE UPDATE EXCLUSIVE")]
     planned += [
         ("refresh", view.refresh(), "EXCLUSIVE" if view.beside_readers else "ACCESS EXCLUSIVE")
@@ -71,7 +71,7 @@ def steps(way: Strategy, table: TableName, found: Iterable[View]) -> tuple[Plann
 
 
 def warnings(role: str, found: Iterable[View]) -> Iterator[str]:
-    """What is known beforehand of refreshing the views that were `found`."""
+    """Yield warnings known beforehand of refreshing the views that were `found`."""
     for view in found:
         if not view.may_refresh:
             yield f"{view.name} will not be refreshed: role {role} may not, it belongs to {view.owner}"

@@ -46,14 +46,14 @@ class UniqueConflict:
 
 @dataclass(frozen=True)
 class ConflictPlan:
-    """What may clash, and what refers to the rows that do."""
+    """The unique values that may conflict, and what refers to their rows."""
 
     clashes: tuple[UniqueConflict, ...]
     referring: tuple[Reference, ...]
 
 
 def find(job: PublishContext, of: Comparison) -> tuple[UniqueConflict, ...]:
-    """What may clash when several rows are written."""
+    """Return the unique indexes that may conflict when several rows are written."""
     asked = {"oid": job.plan.target_oid, "key": of.key.index_oid}
     found = (
         UniqueConflict(row["index"], _intersect(row["columns"], of.settable))
@@ -189,13 +189,13 @@ def _write_rows(
 
 
 def _was_target_empty(job: PublishContext, counts: Mapping[str, int]) -> bool:
-    """Whether the target held no row, which slices and watermarks depend on; asked only if no row was met."""
+    """Return whether the target held no row, which slices and watermarks depend on; asked only if no row was met."""
     met = job.verification.rows - counts.get(NEW, 0) + counts.get(VANISHED, 0) + counts.get(MARKED, 0)
     return job.plan.spec.write_mode != "replace" and not met and target_lock.is_empty(job)
 
 
 def _count_previous(job: PublishContext, comparison: Comparison, counts: Mapping[str, int]) -> int | None:
-    """How many rows the target held; None where only counting a table of any length would tell."""
+    """Return how many rows the target held; None where only counting a table of any length would tell."""
     if comparison.missing == "delete":
         return job.verification.rows - counts.get(NEW, 0) + counts.get(VANISHED, 0)
     return target_lock.count(job) if comparison.missing == "mark" else None
@@ -208,7 +208,7 @@ def _check_counts(
     parts: Mapping[str, int],
     previous: int | None,
 ) -> WrittenRows:
-    """What was written, if it is what was to be. Raises `VerifyError`."""
+    """Return what was written, if it is what was to be. Raises `VerifyError`."""
     changed = sum(counts.get(kind, 0) for kind in (CHANGED, MOVED, REWRITTEN))
     wanted = {
         "new": counts.get(NEW, 0),

@@ -51,7 +51,7 @@ _WATERMARK = sql.load("watermark")
 
 @dataclass(frozen=True)
 class WatermarkChange:
-    """What becomes of the watermark in one publish: put at `new`, kept, or forgotten (`new` is None)."""
+    """The change of the watermark in one publish: put at `new`, kept, or forgotten (`new` is None)."""
 
     old: str | None
     new: str | None
@@ -59,7 +59,7 @@ class WatermarkChange:
 
     @property
     def warning(self) -> str | None:
-        """What a person had better know."""
+        """The warning about the watermark for a person; None without one."""
         if self.action != "forget":
             return None
         return (
@@ -123,7 +123,7 @@ def apply_change(job: PublishContext, change: WatermarkChange | None, written: W
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a publish has entered into the ledger. `published_at` is ISO 8601; `watermark` is that of the report."""
+    """The entry of a publish in the copy history. `published_at` is ISO 8601; `watermark` is that of the report."""
 
     published_at: str
     watermark: dict[str, Any] | None = None

@@ -80,7 +80,7 @@ def match(
 
 
 def steps(plan: CopyPlan) -> tuple[PlannedStep, ...]:
-    """How columns are added: to the table itself, or where another is to take its place, to that one alone."""
+    """Return the steps that add columns: to the table itself, or to the one that is to take its place alone."""
     if not adds_columns(plan):
         return ()
     swapped = plan.publish == "swap"
@@ -108,7 +108,7 @@ def widen(job: PublishContext) -> PublishContext:
 
 
 def adds_columns(plan: CopyPlan) -> bool:
-    """Whether the plan adds columns to a table that is there."""
+    """Return whether the plan adds columns to a table that is there."""
     return plan.definition is not None and plan.publish != "create"
 
 
@@ -122,7 +122,7 @@ def note_added_columns(job: PublishContext, error: Failure) -> Failure:
 
 
 def add_columns(plan: CopyPlan, staging: TableName) -> tuple[Composed, ...]:
-    """What gives the columns to a table that is to take the target's place."""
+    """Compose the statements that add the columns to a table that is to take the target's place."""
     return _statements(plan, staging) if adds_columns(plan) else ()
 
 

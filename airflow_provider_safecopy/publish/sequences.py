@@ -58,7 +58,7 @@ class Sequence:
 
     @property
     def is_ascending(self) -> bool:
-        """Whether its values grow."""
+        """True if its values grow."""
         return self.increment > 0
 
     @property
@@ -81,12 +81,12 @@ class Sequence:
         return None if self.cycles or state == (self.limit, True) else (self.limit, True)
 
     def is_exhausted(self, peak: int) -> bool:
-        """Whether none of its values lies beyond `peak`."""
+        """Return whether none of its values lies beyond `peak`."""
         return peak >= self.limit if self.is_ascending else peak <= self.limit
 
 
 def read_peaks(job: PublishContext, table: TableName) -> Peaks:
-    """What a copied column of `table` holds, of those whose sequences the target has. For a way that has no time later."""
+    """Return the greatest value in each copied column of `table` whose sequence the target has. For a strategy without time later."""
     return {(each.column_name, each.is_ascending): _read_peak(job, table, each) for each in _list_sequences(job)}
 
 
@@ -142,7 +142,7 @@ def _advance_sequence(job: PublishContext, sequence: Sequence, peak: Decimal) ->
 
 
 def _alter_sequence(job: PublishContext, sequence: Sequence, peak: int) -> bool:
-    """Whether it was moved as a part of the transaction."""
+    """Move the sequence as a part of the transaction; return whether it was moved."""
     try:
         with job.connection.transaction():
             job.connection.execute(statements.set_timeout("lock_timeout", job.lock_step))
@@ -160,7 +160,7 @@ def _alter_sequence(job: PublishContext, sequence: Sequence, peak: int) -> bool:
 
 
 def _set_sequence(job: PublishContext, sequence: Sequence, peak: int) -> bool:
-    """Whether it was moved, at once; again where somebody has drawn from it meanwhile."""
+    """Move the sequence at once, and again where another session has drawn from it meanwhile; return whether it was moved."""
     for _ in range(_TRIES):
         seen = _read_state(job, sequence)
         if (wanted := sequence.find_value_beyond(peak, seen)) is None:

@@ -138,7 +138,7 @@ class SwapPatience:
 
 
 def can_leave_swap(job: PublishContext) -> bool:
-    """Whether `auto` chose the swap, and another way needs no lock that waits for readers."""
+    """Return whether `auto` chose the swap, and another way needs no lock that waits for readers."""
     return job.plan.publish == "swap" and job.plan.spec.publish == "auto" and not schema_drift.adds_columns(job.plan)
 
 

@@ -1,4 +1,4 @@
-"""What the ways that write into the table as it stands have in common."""
+"""The common part of strategies that write into the table as it stands."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _require_known_kin(job: PublishContext, came: list[str]) -> None:
 
 
 def is_empty(job: PublishContext) -> bool:
-    """Whether the target holds no row; asked under its lock, before anything is written."""
+    """Return whether the target holds no row; asked under its lock, before anything is written."""
     return not job.target.fetch_value(statements.any_row(statements.select((), job.plan.target_name, None)))
 
 
@@ -77,12 +77,12 @@ def insert(job: PublishContext) -> int:
 
 
 def count(job: PublishContext, table: TableName | None = None) -> int:
-    """How many rows the target (or `table`) holds now."""
+    """Return how many rows the target (or `table`) holds now."""
     return int(job.target.fetch_value(statements.count(table or job.plan.target_name)))
 
 
 def require_rows(job: PublishContext, *, written: int, held: int, expected: int | None = None) -> None:
-    """What staging held, was written; and the table holds what it must (`expected`; None means just that).
+    """Raise `VerifyError` unless all of staging was written, and the table holds what it must (`expected`; None means staging's rows).
 
     Raises `VerifyError`.
     """

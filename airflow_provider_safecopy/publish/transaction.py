@@ -64,7 +64,7 @@ def commit(job: PublishContext) -> None:
 
 
 def _settle_commit(job: PublishContext) -> bool:
-    """Whether the lost COMMIT happened. The old session is ended first: a COMMIT in flight could come later."""
+    """Return whether the lost COMMIT happened. The old session is ended first: a COMMIT in flight could come later."""
     deadline = time.monotonic() + min(_SETTLE_SECONDS, job.plan.spec.timeouts.publish + _SETTLE_BEYOND)
     while True:
         try:
@@ -180,7 +180,7 @@ def publish(
 
 @dataclass(frozen=True)
 class _Preparation:
-    """What was done or decided before the transaction."""
+    """The work and the decisions before the transaction."""
 
     prepared: Any
     watermark_change: WatermarkChange | None
@@ -190,7 +190,7 @@ class _Preparation:
 
 @dataclass(frozen=True)
 class _Uncommitted:
-    """What is done but for COMMIT, and what is to be told of it."""
+    """The finished work before COMMIT, and what to report of it."""
 
     written: WrittenRows
     receipt: Receipt

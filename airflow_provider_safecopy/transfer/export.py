@@ -97,7 +97,7 @@ def wait_for_session(export: Export, *, seconds: float, abort: AbortSwitch) -> N
 
 
 def prove(export: Export, *, size: int, digest: str) -> Exported:
-    """What the ended psql proves. Raises `StageError` unless everything it said fits together."""
+    """Return the proof of an export whose psql has ended. Raises `StageError` unless everything it said fits together."""
     psql, transcript = export.psql, export.psql.transcript
     code = psql.process.returncode
     if code != 0:

@@ -33,7 +33,7 @@ _BURST_SECONDS = 0.1
 
 @dataclass
 class ReadAhead:
-    """Whether one stream may be read ahead of its target.
+    """The limit on reading one stream ahead of its target.
 
     While it is, each trial counts twice as much as the one before it: a moment's rush on the disk proves nothing.
     """
@@ -46,7 +46,7 @@ class ReadAhead:
     _averages: tuple[float, float] = 0.0, 0.0
 
     def can_read_ahead(self, read_bytes: int, written_bytes: int, now: float) -> bool:
-        """Whether more may be read though the target has not taken all. `read_bytes` and `written_bytes` are bytes so far."""
+        """Return whether more may be read though the target has not taken all. `read_bytes` and `written_bytes` are bytes so far."""
         if self.is_ahead:
             if read_bytes - self._read_bytes >= PROBE_BYTES and now - self._since >= PROBE_SECONDS:
                 ours, theirs = self._averages
@@ -83,7 +83,7 @@ class RateLimit:
     _at: float = field(default_factory=time.monotonic)
 
     def count_allowed(self, wanted: int, now: float) -> int:
-        """How many of the `wanted` bytes may be read now: none until some are worth a read."""
+        """Return how many of the `wanted` bytes may be read now: none until some are worth a read."""
         if self.rate is None:
             return wanted
         burst = max(1.0, self.rate * _BURST_SECONDS)

@@ -117,7 +117,7 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
 
 
 def require_agreement(exported: Exported, *, rows: int | None, size: int, digest: str, prefix: str = "") -> None:
-    """What came in must be what went out, before it is committed. Raises `VerifyError`, worth a retry."""
+    """Raise `VerifyError`, worth a retry, unless what came in is what went out. Asked before COMMIT."""
     proofs: dict[str, dict[str, Any]] = {
         "rows": {"exported": exported.rows, "imported": rows},
         "bytes": {"exported": exported.bytes, "imported": size},
@@ -130,7 +130,7 @@ def require_agreement(exported: Exported, *, rows: int | None, size: int, digest
 
 
 def prove(load: Load, *, rows: int, size: int, digest: str) -> Loaded:
-    """What the ended psql proves. Raises `StageError` unless it committed just these rows."""
+    """Return the proof of an import whose psql has ended. Raises `StageError` unless it committed just these rows."""
     psql, transcript = load.psql, load.psql.transcript
     code = psql.process.returncode
     if code != 0:

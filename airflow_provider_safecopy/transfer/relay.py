@@ -99,7 +99,7 @@ class Pipe:
             self.target_end.rested_at = self.target_end.moved_at = time.monotonic()
 
     def can_read(self, now: float) -> bool:
-        """Whether the export is to be read, as soon as there is something to read."""
+        """Return whether the export is to be read, as soon as there is something to read."""
         if self.export_ended or self.source_end.resting_until > now:
             return False
         behind = self.load is not None and bool(self.spool)
@@ -114,7 +114,7 @@ class Pipe:
         return True
 
     def can_write(self, now: float) -> bool:
-        """Whether the import is to be fed, as soon as it takes something."""
+        """Return whether the import is to be fed, as soon as it takes something."""
         if not self.spool:
             self.target_end.moved_at = (
                 self.target_end.moved_at if self.export_ended else max(self.target_end.moved_at, now)
@@ -170,7 +170,7 @@ class Pipe:
             self.export_ended = True
 
     def has_export_ended(self) -> bool:
-        """Whether the export's psql has ended, and all it wrote is read."""
+        """Return whether the export's psql has ended, and all it wrote is read."""
         if not self.export_ended or self.export.psql.process.poll() is None:
             return False
         self.export.psql.read_stderr()
@@ -219,7 +219,7 @@ class Pipe:
         self.spool.close()
 
     def _feed_import(self, data: memoryview, now: float) -> int:
-        """How many bytes the import took just now."""
+        """Return how many bytes the import took just now."""
         assert self.load is not None  # noqa: S101 -- there is one where bytes are given
         assert self.load.data_pipe is not None  # noqa: S101 -- it is ended only once all is given
         try:
@@ -389,7 +389,7 @@ class Relay:
             self._waiting(readers)
 
     def _build_handlers(self, now: float) -> dict[int, tuple[int, Callable[[], None]]]:
-        """What to wait for now, and what to do about it."""
+        """Return what to wait for now, and what to do about it."""
         waiting: dict[int, tuple[int, Callable[[], None]]] = {self._abort.fileno(): (select.POLLIN, self._abort.check)}
         for psql in self._list_children():
             if psql.stderr not in self._silent:

@@ -85,7 +85,7 @@ class Spool:
 
     @property
     def is_full(self) -> bool:
-        """Whether one more read would not fit."""
+        """True if one more read would not fit."""
         return self._goes_to_disk() and self._on_disk + READ_BYTES > self.limit
 
     def append(self, data: bytes | memoryview) -> None:

@@ -13,7 +13,7 @@ from airflow_provider_safecopy.postgres.statements import table
 
 
 def count_filled(of: TableName, columns: Sequence[str]) -> Composed:
-    """How many rows a table holds, and how many of them have a value in each of `columns`; in one pass."""
+    """Compose the count of a table's rows, and of values in each of `columns`; in one pass."""
     counts = SQL(", ").join(SQL("count({})").format(Identifier(column)) for column in columns)
     return SQL("SELECT count(*) AS rows, ARRAY[{}]::bigint[] AS filled FROM {}").format(counts, table(of))
 

@@ -72,7 +72,7 @@ def verify(plan: CopyPlan, exported: Exported, loaded: Loaded, *, source: Sessio
 
 
 def _count_previous(plan: CopyPlan, target: Session) -> int | None:
-    """How many rows the target holds, if a guard wants to know; the publish will count again, and under its lock.
+    """Return how many rows the target holds, if a guard wants to know; the publish will count again, and under its lock.
 
     None where there is no table yet, where others have it locked, or where rows may be marked already as missing.
     """

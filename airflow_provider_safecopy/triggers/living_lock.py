@@ -43,7 +43,7 @@ class LivingLockTrigger(BaseTrigger):
         self._endpoint: Endpoint | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """What another process makes it of: names, and no password."""
+        """Return the names that another process makes it from, and no password."""
         kwargs = {"conn_id": self.conn_id, "lock": self.lock, "deadline": self.deadline}
         return f"{type(self).__module__}.{type(self).__qualname__}", kwargs
 
@@ -80,7 +80,7 @@ class LivingLockTrigger(BaseTrigger):
 
 
 def _look_at(endpoint: Endpoint, lock: str) -> tuple[str | None, Holder | None]:
-    """Whether the store may well give the lock away, and who holds it: asked in earnest, it decides by more than this."""
+    """Return why the store may give the lock away, and who holds it: asked in earnest, it decides by more than this."""
     store = PostgresStore(endpoint)
     try:
         holder = store.read_holder(lock)

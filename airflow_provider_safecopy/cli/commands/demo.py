@@ -77,7 +77,7 @@ def _keep(stage: Setting) -> None:
 
 
 def _command() -> str:
-    """How this command is called, from any directory."""
+    """Return how this command is called, from any directory."""
     called = Path(sys.argv[0])
     if called.name != "safecopy":
         return f"{shlex.quote(sys.executable)} -m airflow_provider_safecopy.cli"

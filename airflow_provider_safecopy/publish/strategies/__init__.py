@@ -21,7 +21,7 @@ from airflow_provider_safecopy.spec import Strategy as Name
 
 
 class PublishStrategy(Protocol):
-    """What each of the modules here offers."""
+    """The interface of each module here."""
 
     def find_refusals(self, table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
         """Why this table does not bear it. Reads only."""
@@ -30,13 +30,13 @@ class PublishStrategy(Protocol):
         """Why ``auto`` had better choose another way where it can; None where there is no reason."""
 
     def list_steps(self, plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
-        """What it will do, for people: statements and the strongest lock of each. Reads only.
+        """Return the steps for people: statements and the strongest lock of each. Reads only.
 
         Those of the stage import, if any, are what its staging table is made by.
         """
 
     def prepare(self, job: PublishContext) -> Any:
-        """What can be done before the transaction, without anybody noticing; `write` is given the answer."""
+        """Do what is possible before the transaction, unnoticed by others; `write` gets the result."""
 
     def write(self, job: PublishContext, prepared: Any) -> WrittenRows:
         """Lock the target, demand that it is the table of the plan, write, and say what was written."""

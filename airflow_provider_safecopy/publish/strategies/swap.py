@@ -65,7 +65,7 @@ class PreparedSwap:
 
 
 def find_refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
-    """What cannot be built anew, and what cannot be carried over; for ``auto`` also who would get no rows."""
+    """Yield what cannot be built anew or kept; for ``auto`` also subscribers that would get no rows."""
     session, relation = table.session, table.relation
     if (
         spec.publish == "auto"
@@ -83,7 +83,7 @@ def find_refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
 
 
 def find_drawback(table: TargetTable, spec: CopySpec) -> str | None:
-    """What is lost for a while, though it is rightly done."""
+    """Return what is lost for a while after a swap, although the swap is correct."""
     return publish_dependents.find_drawback(table.session, table.relation)
 
 
@@ -135,7 +135,7 @@ def prepare(job: PublishContext) -> PreparedSwap:
 
 
 def _count_previous(job: PublishContext) -> int | None:
-    """How many rows will go. To know it for a large table would cost a twentieth of its copy: only where a guard asks."""
+    """Return how many rows will go. To know it for a large table would cost a twentieth of its copy: only where a guard asks."""
     size: int | None = job.target.fetch_value(_SIZE, {"oid": job.plan.target_oid})
     if size is None:  # it has been dropped
         raise _changed_error(job)
@@ -254,7 +254,7 @@ def _list_statements(new_build: ClonePlan, phase: clone_table.Phase) -> list[str
 
 
 def _run_in_step(job: PublishContext, began: float, step: float, commands: Iterable[Composed | str]) -> None:
-    """What may have to wait for a lock, within one step for all: readers queue behind us from the first we wait for."""
+    """Run statements that may wait for locks, within one step for all: readers queue behind us from the first we wait for."""
     for statement in commands:
         left = began + step - time.monotonic()
         timed = together((statements.set_timeout("lock_timeout", max(0.001, left)), statement))
