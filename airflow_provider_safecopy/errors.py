@@ -6,7 +6,7 @@
     ├── ConfigError           an option or a parameter makes no sense; nothing was connected to
     ├── PlanError             the copy was refused before anything was touched; `refusals` say why
     ├── LockStoreError        the store of locks, in the target the schema `safecopy`, could not be used
-    ├── LockBusyError         somebody else holds the lock: `holder` says who, since when, until when
+    ├── LockBusyError         another run holds the lock: `holder` says who, since when, until when
     ├── LockLostError         this run's lock was lost, or would have been: it stopped itself
     ├── StageError            a stage failed: `stage`, `exit_code`, `sqlstate`, `stderr_tail`
     │   ├── StageTimeoutError the stage outlived its own timeout
@@ -14,7 +14,7 @@
     ├── VerifyError           the proofs disagree, or a guard (empty source) refused; nothing was published
     ├── FencedOutError        the lock was lost before the publish, which refused this run
     ├── PublishUnknownError   COMMIT was sent, its answer is lost, and the receipt cannot be read
-    └── AbortedError          somebody stopped this run
+    └── AbortedError          this run was stopped
 
 Errors carry data, not prose alone: `as_dict()` is what `--json` prints. They survive pickling.
 `retryable` says whether running the same copy again, unchanged, can help.
@@ -115,7 +115,7 @@ class LockStoreError(SafeCopyError):
 
 
 class LockBusyError(SafeCopyError):
-    """Somebody else holds `lock`; nothing was touched.
+    """Another run holds `lock`; nothing was touched.
 
     `holder` is what is known of them as plain JSON values: ``owner``, ``members`` (task, try, host), ``since``,
     ``last_progress``, ``due``, ``takeable_in`` (seconds), ``refused`` (how many were sent away since).
@@ -191,10 +191,10 @@ class VerifyError(SafeCopyError):
 
 
 class FencedOutError(SafeCopyError):
-    """`lock` is held by somebody else, or by a later attempt: this one (`token`) may not publish any more."""
+    """`lock` is held by another run, or by a later attempt: this one (`token`) may not publish any more."""
 
     def __init__(self, message: str, *, lock: str, token: int) -> None:
-        super().__init__(message, hint="whoever holds the lock now publishes; nothing to do")
+        super().__init__(message, hint="the run that holds the lock now publishes; nothing to do")
         self.stage = "publish"
         self.lock = lock
         self.token = token
@@ -215,7 +215,7 @@ class PublishUnknownError(SafeCopyError):
 
 
 class AbortedError(SafeCopyError):
-    """Somebody stopped this run: a signal, a killed task, a closed terminal. `reason` says who."""
+    """This run was stopped: a signal, a killed task, a closed terminal. `reason` says who."""
 
     retryable_by_default = True
 

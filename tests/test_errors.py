@@ -159,7 +159,7 @@ def test_an_unknown_publish_says_where_to_look() -> None:
 
 
 def test_fenced_out_says_that_nothing_is_to_be_done() -> None:
-    assert "whoever holds the lock now publishes" in str(FencedOutError("x", lock="l", token=1))
+    assert "the run that holds the lock now publishes" in str(FencedOutError("x", lock="l", token=1))
 
 
 def test_an_abort_says_who() -> None:

@@ -60,7 +60,7 @@ def settle_streams() -> None:
     """Make stdout and stderr exist and never fail on a character. Call it once, first of all."""
     codecs.register(_search)
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
+        if getattr(sys, name) is None:  # closed by our parent
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 -- for the process's life
         _settle(getattr(sys, name))
 

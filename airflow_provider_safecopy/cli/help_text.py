@@ -23,7 +23,7 @@ Nothing is touched. Exit code 2 when the copy would be refused.
 INIT = """
 Create the schema safecopy in the target: locks, receipts, staging tables. May be run again.
 
-A copy creates it by itself where its role may create schemas. Where it may not, somebody who may
+A copy creates it by itself where its role may create schemas. Where it may not, a role that may
 runs this once, and grants the role what it needs.
 
 \b
@@ -54,10 +54,10 @@ LOCKS_HISTORY = """
 Show what happened to locks, the newest first: grants, refusals, takeovers, releases.
 """
 LOCKS_RELEASE = """
-Take a lock from its holder, whoever it is. The reason is kept in the history.
+Take a lock from its holder. The reason is kept in the history.
 
 The holder is fenced out: whatever it still does, it publishes nothing. Its sessions in the target
-are ended, and on this host its process, if it is a safecopy of its own. Exit code 2 when nobody
+are ended, and on this host its process, if it is a safecopy of its own. Exit code 2 when no run
 holds the lock.
 
 \b

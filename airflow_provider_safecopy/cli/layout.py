@@ -39,7 +39,7 @@ def format_owner(holder: Told) -> str:
     """The owner in one line."""
     from airflow_provider_safecopy.lock.model import describe_owner
 
-    return describe_owner(holder["owner"], holder["owner_key"] or "nobody")
+    return describe_owner(holder["owner"], holder["owner_key"] or "no holder")
 
 
 def format_holders(holders: Sequence[Told]) -> list[str]:
@@ -111,7 +111,7 @@ def event_as_dict(event: Event) -> dict[str, Any]:
 
 
 def format_moment(iso: str) -> str:
-    """A moment in the local time of whoever reads it."""
+    """A moment in the local time of the reader."""
     return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 

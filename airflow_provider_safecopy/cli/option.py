@@ -123,7 +123,7 @@ def with_output(function: Callable[..., int]) -> Callable[..., int]:
 
 
 def endpoints(output: Output, **given: str | None) -> tuple[Endpoint, ...]:
-    """The endpoints named, in order; a warning for each password that anybody on the host can read. No core is left."""
+    """The endpoints named, in order; a warning for each password that every user of the host can read. No core is left."""
     from airflow_provider_safecopy.postgres.endpoint import leave_no_core
 
     leave_no_core()

@@ -80,7 +80,7 @@ class _ToStderr(logging.Handler):
 
 
 def write_message(text: str) -> None:
-    """Write a line to stderr. That whoever read it has gone is no reason to stop a copy, or to fail."""
+    """Write a line to stderr. A reader that has gone is no reason to stop a copy, or to fail."""
     with suppress(OSError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
@@ -102,7 +102,7 @@ def _write_json(data: Mapping[str, Any]) -> None:
 
 
 def _write(text: str, *, raw: bytes | None = None) -> None:
-    """Write to stdout and see it go. A report nobody takes changes nothing about what it reports."""
+    """Write to stdout and see it go. A report without a reader changes nothing about what it reports."""
     try:
         if raw is None:
             sys.stdout.write(text)

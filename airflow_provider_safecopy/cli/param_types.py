@@ -147,7 +147,7 @@ def sql(ctx: click.Context, param: click.Parameter, value: str | None) -> str | 
 def content(path: str) -> bytes:
     """Return what is in the file at `path`; on standard input where that is ``-``. Raises OSError."""
     if path == "-":
-        if sys.stdin is None:  # closed by whoever started us
+        if sys.stdin is None:  # closed by our parent
             raise OSError(errno.EBADF, "it is closed")
         return sys.stdin.buffer.read()
     try:

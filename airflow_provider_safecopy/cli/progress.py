@@ -1,6 +1,6 @@
 """Progress of a copy: a bar for each stage on a terminal, a line now and then elsewhere.
 
-Whoever reads the progress may go away, a closed pipe say, without the copy failing for it: then nothing
+The reader of the progress may go away, as by a closed pipe, without the copy failing for it: then nothing
 more is written.
 """
 
@@ -27,7 +27,7 @@ LINE_SECONDS = 5.0
 _MOVING: frozenset[Stage] = frozenset({"export", "import"})
 
 WAITING_SECONDS = 60.0
-"""How often somebody who waits says so where there is no terminal."""
+"""Seconds between lines about a wait where there is no terminal."""
 
 Listener = Callable[[Progress], None]
 Teller = Callable[[str], None]
@@ -68,7 +68,7 @@ class SparseLines:
         now = self._clock()
         if self._told is None or now - self._told >= WAITING_SECONDS:
             self._told = now
-            with suppress(OSError):  # that whoever read it has gone is no reason to stop waiting
+            with suppress(OSError):  # a reader that has gone is no reason to stop waiting
                 self._stream.write(f"{escape(text)}\n")
                 self._stream.flush()
 
@@ -173,7 +173,7 @@ def format_count(progress: BatchProgress) -> str:
 def measure(progress: Progress) -> tuple[int, int | None]:
     """Return what is done, of how much: in rows where both are known, else in bytes.
 
-    Verify and publish are single statements: nobody can know how far they are. What an export is expected
+    Verify and publish are single statements: their progress is not known. What an export is expected
     to bring comes from statistics; one that goes past it has no known end.
     """
     if progress.stage not in _MOVING:

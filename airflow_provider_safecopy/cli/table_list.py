@@ -47,7 +47,7 @@ def _of_json(text: str, name: str) -> tuple[TableEntry, ...]:
 
 
 def _once(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
-    """Of what is said twice JSON keeps the last; whoever forgot the braces between two tables meant neither."""
+    """Of what is said twice JSON keeps the last; a person who forgot the braces between two tables meant neither."""
     said: dict[str, Any] = {}
     for word, value in pairs:
         if word in said:

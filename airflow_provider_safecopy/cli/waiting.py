@@ -1,6 +1,6 @@
 """Waiting for a busy lock: asked now and then, abortable at once, and not for ever.
 
-Whoever waits has no place in a queue: of several, the first to ask once the lock is free gets it.
+A waiting run has no place in a queue: of several, the first to ask once the lock is free gets it.
 """
 
 from __future__ import annotations

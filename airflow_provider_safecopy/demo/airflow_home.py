@@ -30,7 +30,7 @@ DAG = "영업_복사"
 _INSTALL = "pip install 'airflow-provider-safecopy[airflow,demo]'"
 _SETTINGS = {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-    "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "1",  # seconds: nobody waits five minutes for a demo to fail
+    "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "1",  # seconds: a demo does not wait five minutes for a demo to fail
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     "LC_ALL": "C.UTF-8",
     "PYTHONUTF8": "1",
@@ -98,7 +98,7 @@ class AirflowHome:
         return code if code >= 0 else 128 - code
 
     def write_environment(self) -> Path:
-        """A file for a shell to read (``. file``), for nobody else's eyes: it holds the passwords."""
+        """A file for a shell to read (``. file``), for this user's eyes alone: it holds the passwords."""
         path = self.path / "environment"
         path.touch(0o600)
         lines = (f"export {name}={shlex.quote(value)}\n" for name, value in sorted(self.environment.items()))

@@ -24,7 +24,7 @@ def inherited_environment() -> dict[str, str]:
 
 @contextmanager
 def drain(output: IO[str]) -> Iterator[SimpleQueue[str | None]]:
-    """The lines of `output`, read also while nobody asks for them: their writer must never wait for us."""
+    """The lines of `output`, read also while they are not asked for: their writer must never wait for us."""
     lines: SimpleQueue[str | None] = SimpleQueue()
 
     def drain() -> None:
@@ -66,7 +66,7 @@ def ensure_end(process: subprocess.Popen[bytes], *, group: bool = True) -> Itera
 def signals_held() -> Iterator[None]:
     """Inside, no signal interrupts us: one that arrives is raised on leaving.
 
-    An exception between fork and `ensure_end` would leave a child that nobody ends: it would go on, and write into
+    An exception between fork and `ensure_end` would leave a child that is never ended: it would go on, and write into
     a home that is gone. Only the main thread is ever interrupted, so only there is there anything to do.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -86,7 +86,7 @@ def signals_held() -> Iterator[None]:
 
 @contextmanager
 def guard(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Inside, the process, the leader of a group, ends with its group when we do, even if nobody lets us say so."""
+    """Inside, the process, the leader of a group, ends with its group when we do, even if we cannot say so."""
     guard = subprocess.Popen(
         ["/bin/sh", "-c", _GUARD, "safecopy-guard", str(process.pid)],
         stdin=subprocess.PIPE,

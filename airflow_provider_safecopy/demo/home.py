@@ -1,4 +1,4 @@
-"""Where an embedded server lives, and whom it runs as: a temporary directory, and somebody less than root."""
+"""Where an embedded server lives, and whom it runs as: a temporary directory, and a user with fewer rights than root."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Options(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Account:
-    """Whom the server runs as: ourselves, or somebody less than root."""
+    """Whom the server runs as: ourselves, or a user with fewer rights than root."""
 
     user: int
     group: int

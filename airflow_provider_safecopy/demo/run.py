@@ -61,9 +61,9 @@ def _details(entry: dict[str, Any]) -> str:
 
 
 COMMAND = ("-m", "airflow_provider_safecopy.cli", "copy")
-"""The command line's copy. Its process does nothing else: whoever takes its lock over may end it."""
+"""The command line's copy. Its process does nothing else: a run that takes its lock over may end it."""
 
-# A copy by somebody's own program, which nobody may end for its lock.
+# A copy by a user's own program, which may not be ended for its lock.
 _PROGRAM = """
 import logging, os, sys
 from airflow_provider_safecopy import pipeline
@@ -99,7 +99,7 @@ class Screen(Protocol):
 
 @dataclass
 class Run:
-    """A running copy. What it `said` so far is read only while somebody waits for it."""
+    """A running copy. What it `said` so far is read only while it is waited for."""
 
     name: str
     process: subprocess.Popen[bytes]

@@ -2,7 +2,7 @@
 fenced out.
 
 Each run is a process of its own, and copies the customers. So that it is certain to be at work when it is overlapped,
-killed or paused, somebody's report locks the table meanwhile: the run has staged and verified all rows, and waits.
+killed or paused, a report of another user locks the table meanwhile: the run has staged and verified all rows, and waits.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Stage:
         return Run.start(name, [*COMMAND, *told], self._environment(), self.screen)
 
     def program(self, name: str) -> AbstractContextManager[Run]:
-        """The same copy by somebody's own program, with a promise of few seconds."""
+        """The same copy by a user's own program, with a promise of few seconds."""
         told = (name, SOURCE, TARGET, str(STALE_AFTER))
         return Run.start(name, [*PROGRAM, *told], self._environment(), self.screen)
 
@@ -86,7 +86,7 @@ class Stage:
 
     @contextmanager
     def report(self) -> Iterator[None]:
-        """Inside, a report reads the target's table, and nobody publishes into it."""
+        """Inside, a report reads the target's table, and no publish into it is possible."""
         with self.target.session() as session, session.transaction():
             session.execute(sql.load("demo")["reading"])
             yield
@@ -94,7 +94,7 @@ class Stage:
     def holder(self) -> Holder:
         """Return the holder of the table's lock. Raises `SafeCopyError` if it is free."""
         if (holder := self.store.read_holder(TARGET)) is None:
-            raise SafeCopyError(f"nobody holds the lock {TARGET}")
+            raise SafeCopyError(f"the lock {TARGET} is free")
         return holder
 
     def remains(self, holder: Holder) -> str:

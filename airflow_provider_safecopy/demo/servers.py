@@ -1,4 +1,4 @@
-"""Embedded PostgreSQL servers: real ones, for the demo and for the tests. Not for data anybody needs.
+"""Embedded PostgreSQL servers: real ones, for the demo and for the tests. Not for data that is needed.
 
 A server lives in a temporary directory, listens on 127.0.0.1 and a Unix socket, and demands a password
 that is made up anew each time. It ends, and its directory goes, with `Server.stop` or with this process,
@@ -231,7 +231,7 @@ class Server:
         return "" if done.returncode == 0 else f"exit code {done.returncode}: {done.stderr.strip()}"
 
     def _run(self, postgres: Path, settings: Mapping[str, str]) -> None:
-        """Start postgres and see it answer; again on another port, where somebody else took the first."""
+        """Start postgres and see it answer; again on another port, where another process took the first."""
         for _ in range(5):
             self.port = _free_port()
             own = {"port": str(self.port), "unix_socket_directories": f'"{self.socket_directory}"'}
@@ -259,7 +259,7 @@ class Server:
     def _answers(self) -> bool:
         """Return whether a session can be opened before the deadline, and before postgres ends."""
         assert self._process is not None  # noqa: S101 - launched by the caller
-        # By its socket, where nobody else can listen; PostgreSQL listens on TCP before that.
+        # By its socket, where no other process can listen; PostgreSQL listens on TCP before that.
         endpoint = Endpoint.from_conninfo(make_conninfo(self.conninfo(), host=str(self.socket_directory)))
         deadline = time.monotonic() + _START_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:

@@ -35,7 +35,7 @@ class Screen(Protocol):
         """A step was taken, or a copy logged something."""
 
     def detail(self, text: str) -> None:
-        """Airflow said something that hardly anybody needs."""
+        """Show what Airflow said, which hardly a reader needs."""
 
     def move(self, positions: Mapping[str, Position]) -> None:
         """So far are the copies that go on at the moment."""

@@ -102,7 +102,7 @@ def _read_configured_name() -> str:
 
 
 def _find_run(owner: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """The DAG and the run, when they are this Airflow's; those of ``airflow tasks test`` are nobody's."""
+    """The DAG and the run, when they are this Airflow's; those of ``airflow tasks test`` belong to no run."""
     if owner.get("deployment") != name_deployment():
         return None, None
     return owner.get("dag"), owner.get("run")

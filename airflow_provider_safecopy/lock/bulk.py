@@ -133,7 +133,7 @@ class TableLocks(LivingLock):
         return super().acquire() if self.names else self
 
     def require_free(self, names: Iterable[str]) -> None:
-        """Raise `LockBusyError` if one of them is held by a living run of somebody else, changing nothing."""
+        """Raise `LockBusyError` if one of them is held by another run that lives, changing nothing."""
         wanted = set(names)
         for holder in self.store.read_holders():
             if holder.name in wanted and self._is_alive(holder):
@@ -141,7 +141,7 @@ class TableLocks(LivingLock):
                 raise busy_error(holder)
 
     def read_held_names(self) -> frozenset[str]:
-        """The names of all locks that anybody has at this moment. Where the store cannot be asked yet, none."""
+        """The names of all locks that are held at this moment. Where the store cannot be asked yet, none."""
         try:
             return frozenset(holder.name for holder in self.store.read_holders())
         except LockStoreError as error:

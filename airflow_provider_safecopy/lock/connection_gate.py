@@ -34,7 +34,7 @@ _JITTER_SECONDS = 0.05
 class ConnectionGate:
     """The gate before `source`, as one opener sees it.
 
-    None for `interval`: there is no gate. `opening_seconds` is how long opening may take; whoever takes longer has
+    None for `interval`: there is no gate. `opening_seconds` is how long opening may take; an opener that takes longer has
     crashed.
     """
 
@@ -71,7 +71,7 @@ class ConnectionGate:
             yield True
 
     def _build_opener(self) -> Contender:
-        """Nothing but an opener: no owner's members share the turn, and nobody ends a copy because of its gate."""
+        """Nothing but an opener: no owner's members share the turn, and no run ends a copy because of its gate."""
         asking, attempt = self.contender, uuid4()
         place = asking.process and replace(asking.process, may_end=False)
         return replace(
@@ -125,9 +125,9 @@ class ConnectionGate:
 
 
 def _seconds_to_wait(holder: Holder, interval: float, refused: int) -> float:
-    """As long as nobody can be let in anyway; then who was refused more often is likely to come sooner."""
+    """As long as no opener can be let in anyway; then who was refused more often is likely to come sooner."""
     least, most = _POLL_SECONDS
-    # Held now: whoever holds it has yet to open, and then comes the interval; unless it has crashed.
+    # Held now: the holder has yet to open, and then comes the interval; unless it has crashed.
     closed = holder.seconds_to_takeover if holder.owner_key is None else min(max(interval, least), most)
     return closed + random.uniform(0, _JITTER_SECONDS) / refused  # noqa: S311 -- jitter
 

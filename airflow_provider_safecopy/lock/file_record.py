@@ -108,9 +108,9 @@ def translate_errors(directory: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FileHistory:
-    """The file at `path`. Whoever writes to it is alone with it. Raises OSError.
+    """The file at `path`. A writer is alone with it. Raises OSError.
 
-    It is for people: the last line of somebody who was killed may be missing or torn, and is then left out.
+    It is for people: the last line of a process that was killed may be missing or torn, and is then left out.
     """
 
     path: Path
@@ -202,7 +202,7 @@ class FileRecord:
 
     @contextmanager
     def hold_guard(self) -> Iterator[None]:
-        """Alone with the lock's files. Raises `LockStoreError` when somebody else does not let go of them."""
+        """Alone with the lock's files. Raises `LockStoreError` when another process does not let go of them."""
         with self._take_guard():
             yield
 
@@ -216,7 +216,7 @@ class FileRecord:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise LockStoreError(
                 f"{path}: this is no state of a lock that this version can read: {error!r}",
-                hint="restore the file; only when nobody holds the lock, remove it: its tokens then begin again at 1",
+                hint="restore the file; only when the lock is free, remove it: its tokens then begin again at 1",
                 retryable=False,
             ) from error
 

@@ -275,7 +275,7 @@ class LockState:
         return replace(self._free(), not_before=self.granted_at + at_least)
 
     def force_free(self) -> Self:
-        """Free; the token grows, so that whoever held it is fenced out."""
+        """Free; the token grows, so that the former holder is fenced out."""
         return replace(self._free(), token=self.token + 1)
 
     def _free(self) -> Self:
@@ -286,7 +286,7 @@ class LockState:
         return replace(self, members={**self.members, key: replace(self.members[key], revoked=True)})
 
     def find_displaced(self, kind: str = "takeover", contender: Contender | None = None) -> DisplacedHolder | None:
-        """Whom that displaces: its holder, or the contender's former attempt; None when nobody."""
+        """Whom that displaces: its holder, or the contender's former attempt; None without one."""
         if kind == "supersede" and contender is not None:
             former = [self.members[contender.member]]
             return DisplacedHolder(contender.owner_key, contender.owner, self.token, *_collect_identities(former))

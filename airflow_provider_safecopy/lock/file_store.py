@@ -38,7 +38,7 @@ Clock = Callable[[], float]
 
 
 def read_boot_clock() -> float:
-    """Seconds since boot, suspended or not: nobody can set this clock."""
+    """Seconds since boot, suspended or not: no one can set this clock."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -240,7 +240,7 @@ class FileStore:
         return sum(self._forget_lock(name, keep) for name in names)
 
     def close(self) -> None:
-        """See `Store`. Whoever closes what it holds has crashed, unless it beats its heart again within its grace."""
+        """See `Store`. A holder that closes its store has crashed, unless it beats its heart again within its grace."""
         while self._lives:
             self._lives.popitem()[1].close()
 

@@ -32,7 +32,7 @@ class Flock:
             _open_flocks.add(self)
 
     def try_lock(self) -> bool:
-        """Lock it, unless somebody else has."""
+        """Lock it, unless another process has."""
         if self._descriptor is None:
             return False
         try:

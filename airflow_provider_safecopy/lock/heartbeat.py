@@ -95,7 +95,7 @@ class Heartbeat:
     def _send_heartbeat(self) -> None:
         if self._read_progress() == self._beaten and self._working():
             self._seen_working += 1
-        if self._stop.is_set():  # meanwhile: whoever waits for this thread is spared one more question
+        if self._stop.is_set():  # meanwhile: the thread that waits for this one waits for no further question
             return
         phase, count = at = self._read_progress()
         self._lock.send_heartbeat(phase=phase, count=count)

@@ -203,7 +203,7 @@ _FINISHED: set[str] = set()
 
 
 def mark_finished(attempt: UUID) -> None:
-    """Whatever the store has of this attempt's, now or in a moment, is nobody's."""
+    """Whatever the store has of this attempt's, now or in a moment, belongs to no attempt."""
     _FINISHED.add(str(attempt))
 
 

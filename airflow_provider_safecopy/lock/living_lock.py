@@ -78,7 +78,7 @@ class LivingLock:
     """One or several locks, held together or not at all, by one attempt.
 
     `where` is the database they live in (a conninfo or an `Endpoint`), a directory of this host (a `Path`), or any
-    `Store`. `contender` is who asks, by default a process that shares its locks with nobody; of one owner's attempts
+    `Store`. `contender` is who asks, by default a process that shares its locks with no other; of one owner's attempts
     each is a member. `terms` says when others may take the locks over: after ``stale_after`` seconds without
     progress, or ``crash_grace`` seconds after the holder has vanished. `judge` may know that a holder is gone when
     this machine does not. `relatives` are locks that no other attempt may hold while this one holds its own: those of a
@@ -176,7 +176,7 @@ class LivingLock:
     def heartbeat(self, progress: int | None = None) -> None:
         """Something was done: `progress` of it in all so far, or by default one step more.
 
-        Raises `LockLostError` when the lock is somebody else's, or has not been extended in time; `ConfigError` when
+        Raises `LockLostError` when the lock is another run's, or has not been extended in time; `ConfigError` when
         it was never acquired, or released.
         """
         if not self.leases and self.lost_error is None:
@@ -187,7 +187,7 @@ class LivingLock:
         self.check()
 
     def check(self) -> None:
-        """Raise `LockLostError` if the lock is lost, or its promise is about to end. Asks nobody."""
+        """Raise `LockLostError` if the lock is lost, or its promise is about to end. It asks no server."""
         if self.lost_error is None and self.leases and self.seconds_left <= 0:
             self.lost_error = self_stop_error(self.leases[0], self.terms)
         if self.lost_error is not None:
@@ -234,7 +234,7 @@ class LivingLock:
         self._show_presence()
 
     def fence(self, connection: psycopg.Connection[Any]) -> None:
-        """Inside a transaction in the locks' database: nobody takes them before its COMMIT. Raises `FencedOutError`."""
+        """Inside a transaction in the locks' database: no run takes them before its COMMIT. Raises `FencedOutError`."""
         if not isinstance(self.store, PostgresStore):
             raise ConfigError("only locks in a database can fence a transaction of it")
         for lease in self.leases:

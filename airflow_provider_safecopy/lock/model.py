@@ -13,7 +13,7 @@ from airflow_provider_safecopy.lock.process import ProcessIdentity
 from airflow_provider_safecopy.validation import require_seconds
 
 STALE_AFTER = 600.0
-"""Seconds without progress after which a lock may be taken, when nobody says otherwise."""
+"""Seconds without progress after which a lock may be taken, by default."""
 
 CRASH_GRACE = 30.0
 """Seconds without a heartbeat after which a holder without any session counts as crashed."""
@@ -23,8 +23,8 @@ CRASH_GRACE = 30.0
 class Promise:
     """The promise of a holder, in seconds. Contenders never bring their own: the holder's is kept with the lock.
 
-    `stale_after`: whoever makes no progress for so long may be displaced. `crash_grace`: so may, after so long
-    without a heartbeat, whoever has no session on the server either; longer than a restart of the server, and None
+    `stale_after`: a holder that makes no progress for so long may be displaced. `crash_grace`: so may, after so long
+    without a heartbeat, a holder that has no session on the server either; longer than a restart of the server, and None
     behind a transaction pooler, where living clients have no session.
     """
 
@@ -55,7 +55,7 @@ class Contender:
     """A contender for a lock: one attempt (`attempt`, random) of one member (`member`) of a run (`owner_key`).
 
     Attempts of one owner share the lock: another member joins, a higher `try_number` of the same member supersedes,
-    an equal or lower one is busy. `owner` is for people: what is told to whoever finds the lock busy. `process` is the
+    an equal or lower one is busy. `owner` is for people: what a refused contender is told. `process` is the
     process it lives in; a `is_detached` member lives in none, as the setup task of a DAG run that has ended. Of one that
     is only `is_passing`, as through the launch gate, the history keeps takeovers alone. `task`: of an instance of a mapped
     task, that task.
@@ -73,7 +73,7 @@ class Contender:
 
     @classmethod
     def alone(cls, owner: str = "") -> Contender:
-        """A process that shares its lock with nobody; `owner` says for people whose it is."""
+        """A process that shares its lock with no other; `owner` says for people whose it is."""
         attempt = uuid4()
         name = owner or "unnamed"
         return cls(f"{name}|{attempt}", {"owner": name, "host": socket.gethostname()}, attempt=attempt)
@@ -100,7 +100,7 @@ class DisplacedHolder:
 
 @dataclass(frozen=True)
 class Lease:
-    """Proof of the right to publish under `name`, good until somebody else is granted it.
+    """Proof of the right to publish under `name`, good until another run is granted it.
 
     The token alone would not do: restored from a backup, a server issues one twice. `lease_id` is random for each
     grant, `contender.attempt` for each process; sessions are called ``safecopy:<attempt>``. `kind` is how it came:
@@ -171,7 +171,7 @@ class Holder:
 
     @property
     def seconds_to_takeover(self) -> float:
-        """Seconds until somebody else may take it, if nothing moves; 0 when it is overdue already."""
+        """Seconds until another run may take it, if nothing moves; 0 when it is overdue already."""
         at = self.due_at if self.owner_key is not None else self.not_before or self.asked_at
         return max(0.0, (at - self.asked_at).total_seconds())
 
@@ -186,7 +186,7 @@ class Holder:
         return self.quiet_seconds > CRASH_GRACE and all(seen.process is not None for seen in self.members)
 
     def __str__(self) -> str:
-        return describe_owner(self.owner, self.owner_key or "nobody")
+        return describe_owner(self.owner, self.owner_key or "no holder")
 
     def build_lease(self, holding_member: Member) -> Lease:
         """Return the lease of one of its members, by which the lock can be released on behalf of that member."""

@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 _HOLDER_FACTS: Mapping[str, fact.FactCheck] = {
     "token": fact.is_count,
     "owner": lambda value: value is None or fact.is_text_mapping(value),
-    # NULL where somebody holds it and nobody knows until when.
+    # NULL where a holder has it, and it is not known until when.
     "stale": fact.is_flag,
 }
 _HELD_COLUMNS = ("owner_key", "granted_at", "alive_at", "due_at", "stale_after")
@@ -167,7 +167,7 @@ def parse_event(row: DictRow) -> Event | None:
 
 
 def parse_holder(row: DictRow) -> Holder:
-    """A free lock has no times; it is told of only while nobody may have it yet. Raises `LockStoreError`."""
+    """A free lock has no times; it is told of only while it may not be taken yet. Raises `LockStoreError`."""
     with translate_row_errors(row["name"]):
         fact.require_facts(row, _HOLDER_FACTS)
         missing = [name for name in _HELD_COLUMNS if row["held"] and row[name] is None]
@@ -274,7 +274,7 @@ class PostgresStore:
         return (self._connection.info.backend_pid,) if connected and self._connection else ()
 
     def acquire(self, name: str, contender: Contender, terms: Promise, *, dead: Collection[str] = ()) -> Lease | Holder:
-        """See `Store`. Waits for an open publish only of somebody who may be displaced, and ends it.
+        """See `Store`. Waits for an open publish only of a holder that may be displaced, and ends it.
 
         Makes the schema `safecopy` where there is none yet.
         """
@@ -291,7 +291,7 @@ class PostgresStore:
                 if error.sqlstate != LOCK_NOT_AVAILABLE:
                     raise
                 # It may be ours, but another session holds the row: end it if it is a publisher that may be displaced.
-                ended = self._ask("terminate", asked | {"whoever": False})
+                ended = self._ask("terminate", asked | {"any_holder": False})
                 log.info("lock %s: ended %d sessions of a holder that may be displaced", name, len(ended))
                 if wait.has_time():
                     continue
@@ -386,10 +386,10 @@ class PostgresStore:
                     raise
                 if not wait.has_time():
                     raise add_blockers(error, find_row_holders(self._ask, [name])) from error
-                # A person wants it free whoever holds it.
+                # A person wants it free, whatever run holds it.
                 self._ask(
                     "terminate",
-                    build_contender_parameters(_NO_CONTENDER) | asked | {"whoever": kind == "force-release"},
+                    build_contender_parameters(_NO_CONTENDER) | asked | {"any_holder": kind == "force-release"},
                 )
             else:
                 return (
@@ -473,7 +473,7 @@ class PostgresStore:
     def _connect(self, patience: float) -> wire.PromptConnection:
         """The connection, made when there is none; it closes itself when there is no answer within `patience`."""
         if self._connection is None or self._connection.closed:
-            # Once it was reached, it is reached soon or not at all: nobody's end is to wait for that.
+            # Once it was reached, it is reached soon or not at all: the end of a run is not to wait for that.
             again = (
                 self._connect_timeout if self._connection is None else min(self._connect_timeout, _RECONNECT_SECONDS)
             )

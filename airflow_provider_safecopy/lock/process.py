@@ -56,7 +56,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
 class ProcessIdentity:
     """One process, named so that no other can be meant: not after a reboot, nor in another container.
 
-    `started` is in clock ticks since boot, `namespace` the inode of the pid namespace. `may_end`: whoever takes the
+    `started` is in clock ticks since boot, `namespace` the inode of the pid namespace. `may_end`: a run that takes the
     lock over may end the process too, because it does nothing else.
     """
 

@@ -22,7 +22,7 @@ class Store(Protocol):
     def acquire(self, name: str, contender: Contender, terms: Promise, *, dead: Collection[str] = ()) -> Lease | Holder:
         """The lease: granted, joined, superseded or taken over; or who holds the lock instead.
 
-        `dead` names attempts that are proven to be gone: a lock held by nobody else is taken at once.
+        `dead` names attempts that are proven to be gone: a lock held by no others is taken at once.
         """
 
     def heartbeat(self, lease: Lease, *, phase: int, count: int) -> float:
@@ -32,7 +32,7 @@ class Store(Protocol):
         """
 
     def release(self, lease: Lease, *, at_least: float = 0) -> bool:
-        """Leave; the last member frees the lock, but nobody gets it sooner than `at_least` seconds after its grant.
+        """Leave; the last member frees the lock, but no run gets it sooner than `at_least` seconds after its grant.
 
         Twice is harmless, and so is a release after a takeover. True when the lock is free now by this call.
         """
@@ -41,7 +41,7 @@ class Store(Protocol):
         """Fence this very attempt out: whatever it still does, it cannot publish. Whether it was still current."""
 
     def force_release(self, name: str, *, reason: str) -> DisplacedHolder | None:
-        """Take the lock from its holder, who is fenced out. None when nobody held it."""
+        """Take the lock from its holder, who is fenced out. None if it was free."""
 
     def reap(
         self, name: str, *, overdue: float = 0, dead: Collection[str] = (), reason: str = "overdue"

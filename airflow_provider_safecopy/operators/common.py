@@ -112,9 +112,9 @@ def _has_own_process(ti: Any) -> bool:
 Mode = Literal["fail", "skip", "wait"]
 
 WAIT_TIMEOUT = 3600.0
-"""Seconds a task waits for a busy lock when nobody says otherwise."""
+"""Seconds a task waits for a busy lock by default."""
 
-# A trigger that nobody runs fails its task by Airflow's own clock, so much later than by ours. Seconds.
+# A trigger that no triggerer runs fails its task by Airflow's own clock, so much later than by ours. Seconds.
 _LEEWAY = 120.0
 
 

@@ -251,7 +251,7 @@ class SafeCopyOperator(BaseOperator):
 
     The run holds two locks in the target while it copies: the target table's own, and `lock`, or inside a
     `LivingLockGroup` the group's. The tasks of one DAG run share them, and a retry supersedes the try before it;
-    a run that lost them cannot publish any more. ``airflow tasks test`` shares them with nobody.
+    a run that lost them cannot publish any more. ``airflow tasks test`` shares them with no other run.
 
     :param source_conn_id: connection of type ``postgres`` to read from. (templated)
     :param target_conn_id: connection of type ``postgres`` to write to. (templated)

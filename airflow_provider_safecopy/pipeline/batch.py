@@ -1,6 +1,6 @@
 """A batch: many tables in one call. Small ones by rounds, which share all that can be shared; the others by the line.
 
-Every plan is drafted before the first table is touched, but of tables whose lock somebody has. From then on a table that fails does not keep the others from
+Every plan is drafted before the first table is touched, except for tables whose lock is held. From then on a table that fails does not keep the others from
 being copied; what each came to is in the `BatchReport`.
 """
 
@@ -93,7 +93,7 @@ def copy_tables(
 ) -> BatchReport:
     """Copy many tables, each as safely as `copy` does; what each came to is in the report.
 
-    Raises, before any table is touched: `ConfigError`, `StageError` where nobody can be reached, `PlanError` when any
+    Raises, before any table is touched: `ConfigError`, `StageError` where a server cannot be reached, `PlanError` when any
     is refused (with `keep_going` the others are copied), `LockBusyError` when another run holds the run's own lock, and
     with ``on_busy="wait"`` the lock of any of the tables. Afterwards nothing is raised for what befalls a table, nor
     when the batch is stopped: those not copied are among the `failed`. ``on_busy="skip"`` makes a table whose lock is
@@ -145,7 +145,7 @@ class _Batch:
     def decide(self, specs: Sequence[CopySpec], *, keep_going: bool) -> None:
         """Draft all plans. Raises `PlanError`, `ConfigError`.
 
-        A table whose lock somebody has is left to the line: stopped in the midst of a publish they may keep it locked, and
+        A table whose lock is held is left to the line: stopped in the midst of a publish they may keep it locked, and
         to describe it would wait for whom only the lock's next holder ends.
         """
         taken, refusals = self.lock.read_held_names(), dict[Refusal, None]()

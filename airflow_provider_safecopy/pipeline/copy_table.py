@@ -1,7 +1,7 @@
 """The straight line.
 
 Plan, token, snapshot, export and import into staging, verify, publish, report. Each step takes what the
-one before it made; no step can be left out, because nobody else makes what the next one wants.
+one before it made; no step can be left out, because nothing else makes what the next one wants.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def _copy_under_lock(
 ) -> CopyReport:
     """Plan, hold the lock, and do it.
 
-    `displacing`: the lock comes first. Whoever has it, stopped in the midst of its publish, may keep the target locked;
+    `displacing`: the lock comes first. A run that has it, stopped in the midst of its publish, may keep the target locked;
     to describe it would wait for one whom only the lock's next holder ends.
     """
     spec, abort = asked.spec, asked.abort

@@ -1,7 +1,7 @@
 """Reaping: locks are taken from runs that are dead for certain, and what they left in the target is cleared away.
 
 Only what can be reached from here: sessions in the target, staging tables of this role's, and processes on this very
-machine. Sessions a dead run still has in its source are not: nobody here knows the source. The next copy that takes
+machine. Sessions a dead run still has in its source are not: the source is not known here. The next copy that takes
 such a lock over does (it has the source's connection), and PostgreSQL ends them itself once it notices that the
 client is gone.
 """
@@ -68,7 +68,7 @@ def _make_displaced(holder: Holder, seen: Member) -> DisplacedHolder:
 log = logging.getLogger(__name__)
 
 KEEP_SECONDS = 90 * 86400.0
-"""How long the history of the locks is kept when nobody says otherwise."""
+"""How long the history of the locks is kept by default."""
 
 _SWEEP_SECONDS = 60.0
 
@@ -126,7 +126,7 @@ def reap(
     """Take the locks of dead runs in `target`, sweep their staging tables, forget history older than `keep` seconds.
 
     Dead is a holder that is stale since `overdue` seconds, one whose processes lived on this machine and have all
-    ended, and one whose attempts `judge` knows to be over. Whoever beats its heart within its promise is left alone:
+    ended, and one whose attempts `judge` knows to be over. A holder with a heartbeat within its promise is left alone:
     the store asks all of this again in the statement that takes the lock. `dry_run` changes nothing.
 
     Raises `StageError` when the target cannot be reached, `LockStoreError` when this role may not do it.

@@ -239,13 +239,13 @@ def ending_the_lost(attempt: Attempt, lock: LivingLock, source: Session, target:
     try:
         yield
     except BaseException as error:
-        # Where the lock could not ask, or a stage has tried in vain, there is nobody to ask.
+        # Where the lock could not ask, or a stage has tried without success, there is no server to ask.
         reached = [source, target] if lock.store_answers else [source]
         if not getattr(error, "__notes__", ()):
             # The lock's own session may be lost as well, and not know it yet; it opens another.
             _see_gone(error, attempt, [each for each in reached if each.connection.closed], _backends(source, target))
         raise
-    # Lost as it was to end its transaction, which then nobody misses but the source.
+    # Lost as it was to end its transaction, which then only the source misses.
     lost = [source] if source.connection.closed else []
     _see_gone(None, attempt, lost, (*_backends(source, target), *lock.backends))
 
@@ -302,6 +302,6 @@ class Run:
         return next(lease for lease in self.lock.leases if lease.name == self.plan.lock)
 
     def progress(self, at: Progress) -> None:
-        """Tell the lock, and whoever asked to be told."""
+        """Report to the lock, and to the caller's listener."""
         self.pulse.advance(PHASES[at.stage], 0)
         self.asked.progress(at)

@@ -83,7 +83,7 @@ def _holds_digits(source_limits: tuple[int, ...], target_limits: tuple[int, ...]
 
 
 def _parse_type(text: str) -> _Type | None:
-    """None for a type of somebody's own: those are spelled with their schema."""
+    """None for a type of a user: those are spelled with their schema."""
     found = _SPELLED.fullmatch(text)
     if found is None:
         return None
@@ -127,7 +127,7 @@ def check_columns(source: Relation, target: Relation, chosen: Mapping[str, str],
         if column.name in chosen.values() or column.generated or column.name == spec.missing_column:
             continue
         if spec.columns is None:
-            # Whatever `drift` says: a copy would reset it to its default, and nobody would hear of it.
+            # Whatever `drift` says: a copy would reset it to its default, and no message would say so.
             problem = f"of the target is not in the source {source.label}; new rows would have its default there"
             yield _refuse_column(
                 "column_missing",

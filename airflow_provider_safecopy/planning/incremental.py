@@ -101,7 +101,7 @@ Lookbacks = frozenset[tuple[str, str]]
 class ReadRange:
     """Rows whose cursor is at least `start` and less than `end`, None being no bound; and those without a cursor.
 
-    Rows whose cursor is NULL are read each time: nobody can tell whether they have been read. `follows`: nothing lies
+    Rows whose cursor is NULL are read each time: it is not known whether they have been read. `follows`: nothing lies
     unread between the watermark and `start`, so that it may be moved to what arrives.
     """
 

@@ -104,7 +104,7 @@ def check_server(session: Session, *, writing: bool) -> Iterator[Refusal]:
     if session.server.encoding == "SQL_ASCII":
         yield Refusal(
             "sql_ascii",
-            f"{where}: the database {session.server.database} is SQL_ASCII: nobody knows what its bytes mean",
+            f"{where}: the database {session.server.database} is SQL_ASCII: the meaning of its bytes is not known",
             hint="copy into or from a database with a real encoding, for example UTF8 or EUC_KR",
         )
     if writing and (session.server.in_recovery or session.server.read_only):
@@ -154,7 +154,7 @@ def check_target(session: Session, relation: Relation) -> Iterator[Refusal]:
     if relation.persistence == "t":
         yield Refusal(
             "temporary",
-            f"{label} is temporary: nobody else would see the rows",
+            f"{label} is temporary: no other session would see the rows",
             table=label,
             hint="name a permanent table",
         )
@@ -196,7 +196,7 @@ def _explain_table_difference(asked: TableName, stored: TableName) -> str:
 
 
 def explain_difference(asked: str, stored: str) -> str:
-    """Why two names that look alike are two; empty where they are one, or nobody could mistake them."""
+    """Why two names that look alike are two; empty where they are one, or could not be mistaken."""
     if asked == stored or fold_name(asked) != fold_name(stored):
         return ""
     if asked.casefold() == stored.casefold():

@@ -1,4 +1,4 @@
-"""The origin of rows: what is read, whoever answers.
+"""The origin of rows: what is read, whichever server answers.
 
 Two copies have one origin only if they read the same: the source as it was configured, the very cluster and database
 behind it, the table or query, `where`, the columns and the cursor. Where one of these changes the ledger knows nothing of

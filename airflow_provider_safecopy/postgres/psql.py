@@ -157,7 +157,7 @@ class Psql:
                     },
                     pass_fds=[*inherit, *secret],
                     bufsize=0,
-                    # The same process group: whoever kills the task's group must reach this child too.
+                    # The same process group: a signal to the task's group must reach this child too.
                     preexec_fn=lambda: _die_with_parent(parent),  # noqa: PLW1509 -- a few system calls, nothing that locks
                 )
             except OSError as error:

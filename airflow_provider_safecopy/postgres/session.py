@@ -34,7 +34,7 @@ _KEPT: WeakKeyDictionary[psycopg.Connection[Any], dict[str, str]] = WeakKeyDicti
 class Recall:
     """Asks static SQL over one connection; each text is planned once, for whatever parameters.
 
-    The server is asked each time. The plans live as long as its session does: behind a transaction pooler nobody keeps
+    The server is asked each time. The plans live as long as its session does: behind a transaction pooler none are kept
     them.
     """
 
@@ -47,7 +47,7 @@ class Recall:
         try:
             return self._ask(query, parameters or {})
         except psycopg.errors.InvalidSqlStatementName:
-            # Somebody's trigger has thrown away what the session kept.
+            # A user's trigger has thrown away what the session kept.
             self._names.clear()
             if self._connection.info.transaction_status != TransactionStatus.IDLE:
                 raise
@@ -77,7 +77,7 @@ SILENT_SECONDS = 3.0
 
 _LATE = "the server did not tell of its lock_timeout in time; the wait was cancelled"
 PATIENCE_SECONDS = 300.0
-"""How long an answer may take where nobody says otherwise."""
+"""How long an answer may take by default."""
 
 _GONE_SECONDS = 10.0
 _READING = "safecopy_reading"
@@ -276,7 +276,7 @@ def open_session(
     connection.lookout = lookout
     try:
         try:
-            with connection.limit_block(max(2.0, connect_timeout)):  # nobody has promised an answer yet
+            with connection.limit_block(max(2.0, connect_timeout)):  # no answer is promised yet
                 session = _introduce(endpoint, connection, read_only=read_only, lock_wait=lock_wait)
         except psycopg.Error as error:
             raise StageError(

@@ -88,7 +88,7 @@ def create_staging(staging: TableName, columns: Iterable[tuple[str, str]]) -> Co
     columns_and_types = SQL(", ").join(
         SQL("{} {}").format(Identifier(name), verbatim(type_)) for name, type_ in columns
     )
-    # Vacuumed by nobody: it lives for one run, and autovacuum would only take locks on it.
+    # Never vacuumed: it lives for one run, and autovacuum would only take locks on it.
     return SQL("CREATE UNLOGGED TABLE {} ({}) WITH (autovacuum_enabled = off)").format(
         table(staging), columns_and_types
     )
@@ -190,7 +190,7 @@ def list_columns(columns: Sequence[str]) -> Composed:
 
 
 def verbatim(text: str) -> SQL:
-    """Somebody's own SQL, a type spelled by the server, or a mark of ours, as it stands."""
+    """SQL of a user, a type spelled by the server, or a mark of ours, as it stands."""
     return SQL(text)
 
 

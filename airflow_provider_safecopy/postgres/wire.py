@@ -71,7 +71,7 @@ class PromptConnection(psycopg.Connection[Any]):
         """Cancel what is asked in the block, once `stopped` says true: psycopg's `QueryCanceled`.
 
         It is looked at while an answer is waited for, so that what was stopped between two questions ends with the
-        next one that takes long; whoever stops may cancel what is running as well, which is sooner.
+        next one that takes long; the thread that stops it may cancel what is running as well, which is sooner.
         """
         usual, self._stopped = self._stopped, stopped
         try:

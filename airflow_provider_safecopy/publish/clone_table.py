@@ -1,4 +1,4 @@
-"""Building a table like the target, all of it, while nobody looks: the statements are the server's own, made from its catalog.
+"""Building a table like the target, all of it, unseen by others: the statements are the server's own, made from its catalog.
 
 What belongs to the table itself is built here: columns, indexes, constraints, foreign keys, statistics. What others
 have hung on it (grants, triggers, policies, views, …) is carried over in the publish: see `carry`.
@@ -139,7 +139,7 @@ def is_current(session: Session, staging: TableName, build: ClonePlan) -> bool:
 
 
 def finish(job: PublishContext, build: ClonePlan) -> None:
-    """Add everything to the loaded table, each statement on its own: as long as it takes, with nobody kept waiting.
+    """Add everything to the loaded table, each statement on its own: as long as it takes, and no session is kept waiting.
 
     Raises `StageError` that names the target's index or constraint where the rows violate it, `StageTimeoutError` past
     `publish_timeout`.

@@ -95,7 +95,7 @@ def refusals(session: Session, relation: Relation) -> Iterator[Refusal]:
 
 
 def check_publications(session: Session, relation: Relation) -> Refusal | None:
-    """Why ``auto`` never swaps a published table: its subscribers would go on with the old rows, and nobody be told."""
+    """Why ``auto`` never swaps a published table: its subscribers would go on with the old rows, and without a word."""
     found = session.fetch_one(_CARRY["reluctance"], {"oid": relation.oid})
     if not found or not found["publications"]:
         return None

@@ -95,7 +95,7 @@ def count_repeated_keys(of: Comparison) -> Composed:
 
 def compare(of: Comparison) -> Composed:
     """Make the table of differences."""
-    # Vacuumed by nobody: it does not outlive its transaction.
+    # Never vacuumed: it does not outlive its transaction.
     return SQL("CREATE UNLOGGED TABLE {} WITH (autovacuum_enabled = off) AS\n{}").format(
         table(of.difference), differences(of)
     )
@@ -337,7 +337,7 @@ def relabel(of: Comparison, kind: str, to: str) -> Composed:
 
 
 def park(of: Comparison, columns: Collection[str], column: str, value: Composable) -> Composed:
-    """Take rows whose `columns` change out of each other's way: `column` gets a `value` nobody else has (e the row,
+    """Take rows whose `columns` change out of each other's way: `column` gets a `value` that no other row has (e the row,
     numbered). Their new places are noted.
     """
     return SQL("""WITH entry AS (

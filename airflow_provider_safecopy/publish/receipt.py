@@ -118,7 +118,7 @@ def apply_change(job: PublishContext, change: WatermarkChange | None, written: W
         "token": job.lease.token,
     }
     if not execute(_WATERMARK["put"], asked | row).rowcount:
-        log.warning("%s: its watermark was changed by somebody else meanwhile; it is left as it is", plan.target_name)
+        log.warning("%s: its watermark was changed by another session meanwhile; it is left as it is", plan.target_name)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Sequences: identity and serial columns that were copied draw their next value beyond all that is there now.
 
 Never back, and only where it is needed. Where this role owns the sequence that is part of the publish: a rollback
-undoes it, and nobody draws between the look and the move. Where it may only set it, or somebody else keeps the sequence
+undoes it, and no session draws between the look and the move. Where it may only set it, or another session keeps the sequence
 busy, it is set at once, which no rollback undoes; as drawing does, a publish that fails may then leave a gap.
 
 Not promised: values that other sessions have cached (CACHE) by then, where the sequence could only be set; sequences
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _SEQUENCE = sql.load("sequence")
 _CATALOG = sql.load("catalog")
 _TRIES = 5
-# Somebody keeps it busy, it is not ours, or the database refuses ALTER by an event trigger.
+# Another session keeps it busy, it is not ours, or the database refuses ALTER by an event trigger.
 _CANNOT_ALTER = (
     psycopg.errors.LockNotAvailable,
     psycopg.errors.InsufficientPrivilege,

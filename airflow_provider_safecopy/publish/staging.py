@@ -1,7 +1,7 @@
 """Staging: where rows wait, unseen, until they are proven. One table an attempt, in our own schema.
 
 Unlogged and never replicated, unless it is to become the target; needs no right on the user's schema. Its name carries token and attempt, so
-that nobody writes into another run's, and the next run knows which ones nobody needs any more.
+that no run writes into another's, and the next run knows which ones are not needed any more.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _CATALOG = sql.load("catalog")
 _NAME_BYTES = 63
 _DROP_SECONDS = 3.0
-# An autovacuum gives way to whoever has waited for deadlock_timeout, which is a second.
+# An autovacuum gives way to a session that has waited for deadlock_timeout, which is a second.
 _DROP_LOCK, _SWEEP_LOCK = "2s", "200ms"
 _SCHEMA = "safecopy"
 _PSQL_SIGNS = "\\;:"
@@ -82,13 +82,13 @@ def hold_staging(plan: CopyPlan, target: Session, *, token: int, attempt: UUID) 
 
 
 def drop_after_failure(target: Session, name: TableName) -> None:
-    """As `drop_tables`, of a copy that has failed: whoever waits for its end does not wait long for this."""
+    """As `drop_tables`, of a copy that has failed: its end does not take long because of this."""
     with target.limit_answer(_DROP_SECONDS):
         drop_tables(target, name)
 
 
 def drop_tables(target: Session, *names: TableName) -> None:
-    """Drop our staging tables; where the session is lost, or somebody reads them, the next run's sweep does it."""
+    """Drop our staging tables; where the session is lost, or another session reads them, the next run's sweep does it."""
     left: dict[TableName, psycopg.Error] = {}
     if names and target.connection.is_own:  # a forked child may leave the block that its parent entered
         try:
@@ -132,7 +132,7 @@ def drop_leftovers(target: Session, *, gone_attempts: Iterable[str] = ()) -> tup
         try:
             _drop_now(target, [name], lock_timeout=_SWEEP_LOCK)
         except psycopg.errors.LockNotAvailable:
-            log.info("%s: left alone, somebody is still using it", name)
+            log.info("%s: left alone, another session is still using it", name)
             continue
         log.warning("%s: dropped, its run is gone", name)
         swept.append(str(name))

@@ -25,7 +25,7 @@ from airflow_provider_safecopy.spec import CopySpec, SizeClass, Strategy
 # What ``auto`` may choose for ``replace``, the fastest first. None of them shows any reader anything but old or new.
 _SAFE: tuple[Strategy, ...] = tuple(way for way in ("swap", "delta", "delete_insert") if way in STRATEGIES)
 # For a small table among many. A swap asks more of the catalog than such a table has rows, and what it spares, bloat, is
-# none worth naming; of a tiny one, whose changes nobody listens to, all rows are written anew sooner than compared.
+# none worth naming; of a tiny one, whose changes nothing listens to, all rows are written anew sooner than compared.
 # Neither of the first two stops a reader for a moment.
 _ORDERS: Mapping[SizeClass, tuple[Strategy, ...]] = {
     "any": _SAFE,

@@ -29,7 +29,7 @@ def take(job: PublishContext, mode: LiteralString) -> None:
 
 
 def stop_autovacuum(job: PublishContext) -> None:
-    """It gives way to nobody who waits as shortly as we do for the real lock. This one queues no reader or writer."""
+    """Autovacuum does not yield to waits as short as ours for the real lock. This one queues no reader or writer."""
     job.connection.execute(_CATALOG["outlast_deadlock_timeout"])
     job.connection.execute(statements.lock(job.plan.target_name, "SHARE UPDATE EXCLUSIVE"))
     job.connection.execute(statements.set_timeout("lock_timeout", job.lock_step))

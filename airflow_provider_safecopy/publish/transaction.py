@@ -43,12 +43,12 @@ from airflow_provider_safecopy.transfer.verify import Verification
 log = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 5.0
-# A server that crashed needs some seconds; whoever gives a publish less time than this wants to hear of it sooner.
+# A server that crashed needs some seconds; a person who gives a publish less time than this wants to hear of it sooner.
 _SETTLE_SECONDS, _SETTLE_BEYOND = 60.0, 8.0
 
 
 def commit(job: PublishContext) -> None:
-    """Commit. Raises `StageError` when it certainly did not happen, `PublishUnknownError` when nobody can tell."""
+    """Commit. Raises `StageError` when it certainly did not happen, `PublishUnknownError` when it cannot be known."""
     try:
         job.connection.execute("COMMIT")
     except psycopg.OperationalError as error:
@@ -136,7 +136,7 @@ def publish(
     default the lease's, is the receipt's: one lease of a batch publishes many tables.
 
     Raises `FencedOutError`, `StageError` and its kinds, `VerifyError` when the table does not hold what was
-    written (a trigger?), `PublishUnknownError` when nobody can tell. In all but the last nothing changed.
+    written (a trigger?), `PublishUnknownError` when it cannot be known. In all but the last nothing changed.
     """
     started = time.monotonic()
     deadline = started + plan.spec.timeouts.publish
@@ -233,7 +233,7 @@ def _write(job: PublishContext, before: _Preparation, *, vacuumed: bool) -> _Unc
                 SQL("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
                 statements.set_timeout("statement_timeout", job.seconds_left),
                 statements.set_timeout("lock_timeout", job.lock_step),
-                # Readers may wait for this transaction: it ends with whoever is gone without a word, or stands still.
+                # Readers may wait for this transaction: it ends when its process is gone without a word, or stands still.
                 statements.set_timeout("idle_in_transaction_session_timeout", _IDLE_SECONDS),
                 SQL(_RECEIPT["durable"]),
             ]

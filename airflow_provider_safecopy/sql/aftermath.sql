@@ -2,7 +2,7 @@
 
 -- name: views
 -- Materialized views that hold rows of the table, of its partitions, or of what it is a partition of, directly or
--- through views; each after those it is made of. Views may be made of each other in a circle, which nobody can read.
+-- through views; each after those it is made of. Views may be made of each other in a circle, which cannot be read.
 WITH RECURSIVE upward(oid) AS (
     SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname::text = %(schema)s::text AND c.relname::text = %(name)s::text
@@ -38,5 +38,5 @@ WHERE c.relkind = 'm'
 ORDER BY found.depth, c.oid
 
 -- name: rows_as_usual
--- Whoever refreshes a view by hand has row security as it is.
+-- A person who refreshes a view by hand has row security as it is.
 SET LOCAL row_security TO DEFAULT

@@ -54,7 +54,7 @@ LEFT JOIN LATERAL (
           END::text[])
     ORDER BY h.mode LIMIT 1
 ) AS held ON true
--- Whoever holds a row holds a lock on its table, too.
+-- A session that holds a row holds a lock on its table, too.
 LEFT JOIN LATERAL (
     SELECT h.mode, h.relation FROM pg_locks h JOIN tree ON tree.oid = h.relation
     WHERE h.granted AND COALESCE(h.pid, 0) = b.pid AND h.locktype = 'relation' AND h.mode <> 'AccessShareLock'
@@ -69,14 +69,14 @@ LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
 ORDER BY b.pid
 
 -- name: end
--- Only whoever blocks the session at this very moment, in the transaction it was seen in.
+-- Only what blocks the session at this very moment, in the transaction it was seen in.
 SELECT pg_terminate_backend(a.pid) AS ended FROM pg_stat_activity a
 WHERE a.pid = %(pid)s AND a.pid = ANY (pg_blocking_pids(%(waiting)s))
   AND to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') IS NOT DISTINCT FROM %(transaction_start)s::text
 
 -- name: holders
 -- Who holds a lock on the table or a partition of it that a publish may have had to wait for: asked afterwards, where
--- nobody could look while it waited.
+-- no session could look while it waited.
 SELECT h.pid, a.usename::text AS role,
        COALESCE(NULLIF(a.application_name, ''), NULLIF(a.backend_type, 'client backend')) AS application_name, NULL::text AS prepared, a.state, h.mode,
        n.nspname::text AS schema, c.relname::text AS name, true AS holds,

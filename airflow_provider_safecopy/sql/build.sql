@@ -57,7 +57,7 @@ WITH RECURSIVE given AS (
 )
 
 -- name: table
--- Without autovacuum until it is published: it would only take locks on what nobody reads.
+-- Without autovacuum until it is published: it would only take locks on what is not read.
 SELECT 'create' AS phase, 0 AS rank, 0::bigint AS ord, 'table' AS kind, g.target AS name,
        format('CREATE %%sTABLE %%s (%%s) USING %%I WITH (%%s) TABLESPACE %%I', CASE g.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END,
               g.staging, columns.list, m.amname, options.list, COALESCE(p.spcname, g.usual_space)) AS statement,

@@ -1,8 +1,8 @@
 -- What is asked of many tables at once, and of none alone.
 
 -- name: extent
--- How large a table is, as far as the catalog knows: asking the files would wait for whoever has it locked. One that was
--- never analyzed has no pages there, but its rows have been counted as they came. `unnoticed`: nobody listens to changes
+-- How large a table is, as far as the catalog knows: asking the files would wait for the session that has it locked. One that was
+-- never analyzed has no pages there, but its rows have been counted as they came. `unnoticed`: nothing listens to changes
 -- of its rows, neither triggers (foreign keys have some) nor, as far as can be said without asking long, subscribers.
 -- pg_partition_tree would lock partitions before their parent, which all others lock first.
 WITH RECURSIVE part AS (

@@ -39,7 +39,7 @@ WITH RECURSIVE t AS (
     SELECT a.attnum, format(' (%%I)', a.attname), g.* FROM t, pg_attribute a, aclexplode(a.attacl) g
     WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
 ), chain AS (
-    -- Who was granted something by somebody else than the owner comes after that somebody.
+    -- Who was granted something by another role than the owner comes after that role.
     SELECT g.*, 0 AS depth FROM t, granted g WHERE g.grantor = t.relowner
     UNION
     SELECT g.*, c.depth + 1 FROM t, chain c JOIN granted g

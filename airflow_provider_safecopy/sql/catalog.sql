@@ -235,13 +235,13 @@ WHERE c.relnamespace = to_regnamespace('safecopy') AND c.relkind = 'r'
                       WHERE left(a.application_name, 17) = 'safecopy:' || right(c.relname::text, 8)))
 
 -- name: vacuumed
--- Whether somebody holds the lock of a VACUUM on the table or a partition of it. Who that is not every role may see.
+-- Whether a session holds the lock of a VACUUM on the table or a partition of it. Who that is not every role may see.
 SELECT EXISTS (SELECT FROM pg_locks l
                WHERE l.locktype = 'relation' AND l.granted AND l.mode = 'ShareUpdateExclusiveLock'
                  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
                  AND l.relation IN (SELECT relid FROM pg_partition_tree(%(oid)s) UNION ALL SELECT %(oid)s::oid))
 
 -- name: outlast_deadlock_timeout
--- An autovacuum gives way to whoever has waited for its table for deadlock_timeout.
+-- An autovacuum gives way to a session that has waited for its table for deadlock_timeout.
 SELECT set_config('lock_timeout', (setting::int + 500)::text || 'ms', true)
 FROM pg_settings WHERE name = 'deadlock_timeout'

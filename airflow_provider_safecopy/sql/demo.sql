@@ -40,7 +40,7 @@ SELECT 번호,
               '백자 찻잔 2인조','한지 공책 B5','떡볶이떡 2kg','전기 주전자 1.7L','겨울 이불 (퀸)'])[mod(번호, 12) + 1]
            || (ARRAY['',' · 선물 포장',' (묶음)',' / 당일 배송'])[mod(번호, 4) + 1],
        (mod(번호 * 7919, 997) + 3) * 100 + CASE mod(번호, 5) WHEN 0 THEN 0.50 ELSE 0 END,
-       -- Text as people, and their programs, really leave it: each of these has broken somebody's copy.
+       -- Text as people, and their programs, really leave it: each of these has broken a copy.
        (ARRAY[NULL, '', 'NULL', '\N', '\.', E'\\.\n다음 줄', E'탭\t탭', E'줄\n바꿈', E'윈도우\r\n줄바꿈', E'역슬래시 \\ 끝 \\',
               '"큰따옴표", ''작은따옴표''', '쉼표, 세미콜론; 등호=', '부재 시 경비실에 맡겨 주세요 😀', '👩‍👩‍👧 가족 · 🇰🇷', '똠방각하 펲시콜라 뷁',
               normalize('조합형 한글 각하', NFD), '끝에 빈칸   ', '   앞에 빈칸', '전각　공백', E'제어\x01문자', '문 앞에 놓아 주세요',
@@ -185,7 +185,7 @@ SELECT string_agg(DISTINCT CASE WHEN 비고 LIKE '제_판' THEN 비고 ELSE 'as 
 FROM 고객 WHERE mod(고객번호, 100) = 0
 
 -- name: reading
--- Somebody's long report, which nobody may publish into.
+-- A long report of another user, which no publish may disturb.
 LOCK TABLE 고객 IN SHARE MODE
 
 -- name: remains

@@ -108,7 +108,7 @@ SELECT has_table_privilege(%(oid)s::oid, 'UPDATE, DELETE, TRUNCATE') AS may_lock
              WHERE c.relkind = 'f' AND c.relispartition ORDER BY 1) AS foreign_partitions
 
 -- name: has_triggers
--- Whether somebody's own triggers fire on what is written.
+-- Whether a user's triggers fire on what is written.
 SELECT EXISTS (SELECT FROM pg_trigger t
                WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
                  AND t.tgrelid IN (SELECT relid FROM pg_partition_tree(%(oid)s) UNION ALL SELECT %(oid)s::oid))

@@ -1,6 +1,6 @@
 -- The living lock. Liveness, ownership and token are in one row, so that one UPDATE decides about all of them;
 -- only members' progress lies beside it. Every change of owner or attempt changes key columns and therefore waits
--- for whoever publishes under FOR KEY SHARE. All time is the server's. Order of locking: lock row, then member row.
+-- for the run that publishes under FOR KEY SHARE. All time is the server's. Order of locking: lock row, then member row.
 
 -- name: settings
 -- In front of every statement below, in one message and hence one transaction: nothing is left behind in a session
@@ -154,7 +154,7 @@ WHERE l.name = %(name)s AND l.token = %(token)s AND l.lease_id = %(lease_id)s::u
 FOR KEY SHARE OF l, m
 
 -- name: terminate
--- Of whoever may be displaced now, end the sessions: one of them may hold the lock's row in an open publish. All
+-- End the sessions of holders that may be displaced now: one of them may hold the lock's row in an open publish. All
 -- conditions are asked again here, so that a holder that has just revived is spared.
 SELECT a.pid, pg_terminate_backend(a.pid) AS ended
 FROM safecopy.lock l CROSS JOIN LATERAL jsonb_each(l.members) e
@@ -164,7 +164,7 @@ WHERE l.name = %(name)s AND a.pid <> pg_backend_pid() AND e.value->>'id' <> %(at
       WHEN l.owner_key = %(owner_key)s THEN e.key = %(member_key)s
           AND ((e.value->>'try')::int < %(try)s OR l.due_at < clock_timestamp()
                OR e.value->>'id' = ANY (%(dead)s::text[]))
-      ELSE %(whoever)s::bool OR l.due_at < clock_timestamp()
+      ELSE %(any_holder)s::bool OR l.due_at < clock_timestamp()
           OR NOT EXISTS (SELECT FROM jsonb_each(l.members) o WHERE o.value->>'id' <> ALL (%(dead)s::text[])) END
   AND (pg_has_role(a.usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'))
   AND ((SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
@@ -198,7 +198,7 @@ SELECT %(name)s, m.token, 'revoke', %(owner_key)s, %(owner)s::jsonb, %(member_ke
 RETURNING token
 
 -- name: force_release
--- By a person, or because the holder is overdue by `overdue`, or proven to be gone. The token grows: whoever held it
+-- By a person, or because the holder is overdue by `overdue`, or proven to be gone. The token grows: the former holder
 -- is fenced out.
 WITH f AS (
     UPDATE safecopy.lock l SET

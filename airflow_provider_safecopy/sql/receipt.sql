@@ -8,7 +8,7 @@ SELECT set_config('synchronous_commit',
 
 -- name: relaxed
 -- For the rest of the session, whatever is lost with a crash unless it is made durable as above: what is made only to
--- be dropped again. Where somebody asked for more than a flush, nothing is changed.
+-- be dropped again. Where the configuration asks for more than a flush, nothing is changed.
 SELECT set_config('synchronous_commit', 'off', false) WHERE current_setting('synchronous_commit') = 'on'
 
 -- name: write

@@ -58,7 +58,7 @@ SELECT 'trap', t.name || ' has the statistics ' || s.stxname FROM tables t JOIN 
 WHERE s.stxexprs IS NOT NULL
 UNION ALL
 -- A role with TRIGGER on a table may make a trigger at any later time.
-SELECT 'right', t.name || ' lets ' || COALESCE(r.rolname::text, 'everybody') || ' make triggers'
+SELECT 'right', t.name || ' lets ' || COALESCE(r.rolname::text, 'every role') || ' make triggers'
 FROM tables t CROSS JOIN LATERAL aclexplode(t.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
 WHERE a.privilege_type = 'TRIGGER' AND a.grantee <> t.relowner
   AND (a.grantee = 0 OR NOT (SELECT pg_has_role(a.grantee, us.datdba, 'USAGE') OR pg_has_role(a.grantee, us.role, 'USAGE')

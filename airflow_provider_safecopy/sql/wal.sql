@@ -1,5 +1,5 @@
 -- name: flush
--- Write all of the log so far to disk. A message of nothing; nobody decodes it who does not ask for `safecopy`.
+-- Write all of the log so far to disk. A message of nothing; only a decoder that asks for `safecopy` sees it.
 SELECT pg_catalog.pg_logical_emit_message(false, 'safecopy', '', true)
 
 -- name: flush_until_16

@@ -38,7 +38,7 @@ CROSS JOIN LATERAL (
 WHERE w.target = %(target)s AND w.origin = %(origin)s
 
 -- name: put
--- Only in the place of the one that was read from (`stored`), if there was one: whoever deleted that meanwhile wants
+-- Only in the place of the one that was read from (`stored`), if there was one: a person who deleted that meanwhile wants
 -- everything read again. The target's oid is asked for only now: it may have been made in this very transaction.
 INSERT INTO safecopy.watermark AS w
     (target, origin, source, cursor_column, type, value, basis, target_oid, token, target_files)

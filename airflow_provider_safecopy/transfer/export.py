@@ -44,7 +44,7 @@ class Exported:
 
 @dataclass
 class Export:
-    """A running export. `data` is the pipe's read end; whoever reads it closes it."""
+    """A running export. `data` is the pipe's read end; its reader closes it."""
 
     psql: Psql
     data: int

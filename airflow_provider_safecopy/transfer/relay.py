@@ -123,7 +123,7 @@ class Pipe:
         return self.load is not None and self.load.data_pipe is not None and self.target_end.resting_until <= now
 
     def compute_rest(self, now: float) -> float:
-        """Seconds until there is something to do again; 0 where nobody knows."""
+        """Seconds until there is something to do again; 0 where that is not known."""
         throttled = not self.export_ended and not self._throttle.count_allowed(READ_BYTES, now)
         waits = [side.resting_until - now for side in (self.source_end, self.target_end) if side.resting_until > now]
         return min([*waits, *([_IDLE_SECONDS] if throttled else [])], default=0.0)

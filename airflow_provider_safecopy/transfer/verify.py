@@ -131,7 +131,7 @@ def _read_row(
 
 
 def _cancelled_error(session: Session, error: psycopg.Error, *, limit: float, is_late: bool) -> StageError:
-    """By its timeout; or else by somebody there, or by a server whose clock jumped."""
+    """By its timeout; or else by a person there, or by a server whose clock jumped."""
     if is_late:
         return StageTimeoutError(
             f"verify on {session.endpoint} took longer than its timeout of {limit:g} s",

@@ -29,11 +29,11 @@ _ANSWER_SECONDS = 5.0
 
 
 class WalFlush:
-    """Has the target flush its log, over its control session while nobody asks it anything: one at a time.
+    """Has the target flush its log, over its control session while it is not asked anything: one at a time.
 
     Half of the time at most: where the disk is slow, it is left to the import, which flushes more at once.
     `wait_for_answer` before the session is asked again. Nothing depends on it but time: where a server refuses it, or the session
-    is lost, it is not asked for again, and whoever needs the session next finds out.
+    is lost, it is not asked for again, and the next use of the session finds out.
     """
 
     def __init__(self, target: Session) -> None:

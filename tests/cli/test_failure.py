@@ -68,7 +68,7 @@ def test_a_refused_plan_gives_each_reason_with_its_next_step() -> None:
         (LockStoreError("no", sqlstate="42501"), "the lock cannot be used", "server  SQLSTATE 42501"),
         (VerifyError("differ", proofs={"rows": "1 and 2"}), "verification failed", "rows: 1 and 2"),
         (LockLostError("lock l: taken", lock="l", token=1), "lock lost", "may succeed when run again"),
-        (FencedOutError("newer", lock="l", token=1), "fenced out", "whoever holds the lock now publishes"),
+        (FencedOutError("newer", lock="l", token=1), "fenced out", "the run that holds the lock now publishes"),
         (AbortedError("SIGINT"), "aborted: SIGINT", "run it again"),
         (StageError("e", stage="connect"), "connect failed", "may succeed when run again"),
         (StageError("e", stage="connect", retryable=False), "connect failed", "will fail again"),

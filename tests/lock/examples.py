@@ -74,7 +74,7 @@ def who_has_just_revived_is_spared(world: World) -> None:
     rival = build_contender_parameters(Contender("후임", process=None)) | {
         "name": lease.name,
         "dead": [],
-        "whoever": False,
+        "any_holder": False,
     }
     world.clock.seconds += 300
     world.store.heartbeat(lease, phase=1, count=1)

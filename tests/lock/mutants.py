@@ -70,7 +70,7 @@ MUTANTS = (
     Mutant("who revokes stays", "revoke", "member_id = gen_random_uuid()", "member_id = member_id"),
     Mutant("a forced release keeps the token", "force_release", "token = l.token + 1", "token = l.token"),
     Mutant("a reap asks for nothing", "force_release", "(%(kind)s = 'force-release'", "(true"),
-    Mutant("who has revived is ended", "terminate", "ELSE %(whoever)s::bool OR l.due_at < clock_timestamp()", "ELSE true"),
+    Mutant("who has revived is ended", "terminate", "ELSE %(any_holder)s::bool OR l.due_at < clock_timestamp()", "ELSE true"),
 )  # fmt: skip
 
 

@@ -137,7 +137,7 @@ def test_a_holder_knows_when_it_may_be_taken() -> None:
     assert free.seconds_to_takeover == 0
     assert replace(free, not_before=NOON + timedelta(minutes=4)).seconds_to_takeover == 60
     assert replace(HOLDER, not_before=NOON + timedelta(hours=4)).seconds_to_takeover == 480
-    assert str(free) == "nobody"
+    assert str(free) == "no holder"
 
 
 def test_a_holder_is_plain_json() -> None:

@@ -81,7 +81,7 @@ def _copy(
     from airflow_provider_safecopy.lock.model import Contender
     from airflow_provider_safecopy.lock.process import ProcessIdentity
 
-    # This process does nothing else: whoever takes its lock over may end it.
+    # This process does nothing else: a run that takes its lock over may end it.
     contender = replace(Contender.alone(owner), process=ProcessIdentity.read_current(may_end=True))
     switch = AbortSwitch()
 

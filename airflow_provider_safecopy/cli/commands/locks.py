@@ -51,7 +51,7 @@ def list_(output: Output, *, target: str | None, connect_timeout: float) -> int:
     (endpoint,) = endpoints(output, target=target)
     with _store(endpoint, connect_timeout) as store:
         held = [each.as_dict() for each in store.read_holders()] if store else []
-        text = f"nobody holds a lock in {escape(endpoint)}"
+        text = f"no lock is held in {escape(endpoint)}"
         if store is None:
             text += f": {_NOT_THERE}"
         output.result(
@@ -103,17 +103,17 @@ def history(output: Output, *, target: str | None, name: str | None, limit: int,
 @option.output
 @with_output
 def release(output: Output, *, name: str, target: str | None, reason: str, connect_timeout: float) -> int:
-    """Take it from whoever holds it."""
+    """Take it from its holder."""
     from airflow_provider_safecopy.lock.liveness import Displacement, end_displaced
 
     (endpoint,) = endpoints(output, target=target)
     with _store(endpoint, connect_timeout) as store:
         if store is None:
-            raise ConfigError(f"nobody holds a lock in {endpoint}", hint=_NOT_THERE)
+            raise ConfigError(f"no lock is held in {endpoint}", hint=_NOT_THERE)
         displaced = store.force_release(name, reason=reason)
         if displaced is None:
             _require_known(store, name, endpoint)
-            raise ConfigError(f"nobody holds the lock {name} in {endpoint}", hint=f"see {_see(name)}")
+            raise ConfigError(f"the lock {name} is free in {endpoint}", hint=f"see {_see(name)}")
         sessions, processes = end_displaced(store, displaced, Displacement("force-release", store.label, name))
     ended = f"{sessions} server sessions ended" + "".join(f", process {pid} ended" for pid in processes)
     output.result(

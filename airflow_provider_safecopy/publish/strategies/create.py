@@ -57,7 +57,7 @@ def prepare(job: PublishContext) -> None:
 def write(job: PublishContext, prepared: None) -> WrittenRows:
     """Make the table, insert all, add the keys, count.
 
-    Raises `PlanError`, worth a retry, when somebody else has made one of this name meanwhile.
+    Raises `PlanError`, worth a retry, when another session has made one of this name meanwhile.
     """
     plan, made = job.plan, _require_definition(job.plan)
     if catalog.describe(job.target, plan.target_name) is not None:

@@ -119,7 +119,7 @@ def list_steps(plan: CopyPlan, session: Session) -> tuple[PlannedStep, ...]:
 
 
 def prepare(job: PublishContext) -> PreparedSwap:
-    """Build indexes, constraints and statistics, and see what hangs on the target. Nobody waits meanwhile."""
+    """Build indexes, constraints and statistics, and see what hangs on the target. No session waits meanwhile."""
     relation, staging = _require_relation(job), job.verification.staging
     if wrong := tuple(find_refusals(TargetTable(job.target, relation), job.plan.spec)):
         raise PlanError(wrong, retryable=True)
