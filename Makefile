@@ -76,6 +76,7 @@ lint: .venv/installed ## Check style, types and floors
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/python -m tests.words
 
 test-matrix: $(MATRIX:%=.venv-airflow-%/installed) ## Run the Airflow part of the suite with older Airflows
 	set -e; for version in $(MATRIX); do \

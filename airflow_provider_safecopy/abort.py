@@ -47,7 +47,8 @@ class AbortSwitch:
         if self.is_thrown:
             return
         self.reason = reason
-        if os.getpid() != self._process:  # in a forked child: the registered ends and the pipe are the parent's
+        # In a forked child: the registered ends and the pipe are the parent's.
+        if os.getpid() != self._process:
             return
         os.write(self._wake_write, b"!")
         for end in tuple(self._hanging):

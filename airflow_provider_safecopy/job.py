@@ -144,7 +144,8 @@ class _Group:
         if not self._id:
             _guard(read_end, self._lifeline)
         os.close(read_end)
-        with suppress(ProcessLookupError, PermissionError):  # the guardian has done so itself
+        # The guardian has done so itself.
+        with suppress(ProcessLookupError, PermissionError):
             os.setpgid(self._id, self._id)
         self._process: subprocess.Popen[bytes] | None = None
         self._streams: dict[int, int] = {}
@@ -266,7 +267,8 @@ def _guard(read_end: int, lifeline: int) -> NoReturn:
     try:
         os.setpgid(0, 0)
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
-            with suppress(OSError):  # some belong to the C library
+            # Some belong to the C library.
+            with suppress(OSError):
                 signal.signal(number, signal.SIG_IGN)
         os.close(lifeline)
         nothing = os.open(os.devnull, os.O_RDWR)

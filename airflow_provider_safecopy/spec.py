@@ -1,4 +1,4 @@
-"""The request for one copy, as a frozen value, and the declarations of its options."""
+"""The request for one copy, as a frozen value, and the declarations of its options: the words, the times, and which go together."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ class Lines:
         """Leave the lines to other writers."""
 
     def _write(self, line: str) -> None:
-        sys.stdout.write(f"{line}\n")  # that of the moment: while there are bars, rich writes lines above them
+        # That of the moment: while there are bars, rich writes lines above them.
+        sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
 

@@ -60,7 +60,8 @@ def settle_streams() -> None:
     """Make stdout and stderr exist and never fail on a character. Call it once, first of all."""
     codecs.register(_search)
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by our parent
+        # Closed by our parent.
+        if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 -- for the process's life
         _settle(getattr(sys, name))
 
@@ -71,7 +72,8 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def _settle(stream: TextIO) -> None:
-    if not hasattr(stream, "reconfigure"):  # a test's own stream
+    # A test's own stream.
+    if not hasattr(stream, "reconfigure"):
         return
     encoding = codecs.lookup(stream.encoding).name
     stream.reconfigure(encoding=_ESCAPING_EUC_KR if encoding == "euc_kr" else encoding, errors="backslashreplace")

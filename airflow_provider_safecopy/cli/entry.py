@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `safecopy` with `arguments` (default: the command line's); the exit code. Main thread only."""
     encoding.settle_streams()
     words = encoding.arguments() if arguments is None else list(arguments)
-    asked = Output(as_json="--json" in words)  # for errors met before a command knows its options
+    # For errors met before a command knows its options.
+    asked = Output(as_json="--json" in words)
     try:
         with raise_on_signals(for_good=arguments is None):
             return _run(words, asked)

@@ -1,4 +1,4 @@
-"""Results, written for a person: what a copy did, what the doctor found."""
+"""Results as lines and tables for a person: holders, history, findings. Ages are by the store's clock, moments in local time."""
 
 from __future__ import annotations
 

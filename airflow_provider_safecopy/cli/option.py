@@ -1,4 +1,4 @@
-"""The options of the commands, each declared once, in groups a command takes whole."""
+"""The options of the commands, each declared once, in groups a command takes whole; and the commands' output and errors."""
 
 from __future__ import annotations
 

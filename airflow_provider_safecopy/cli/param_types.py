@@ -1,4 +1,11 @@
-"""Values of options, read from what a person types. Each function is a click callback."""
+"""Values of options, read from what a person types: times, sizes, columns. Each function is a click callback.
+
+Columns as written on a command line: ``고객번호,이름`` or ``고객번호=cust_no,이름=name``.
+
+The option may be repeated; all of it is one list, in order. Blanks around a name do not count. A name that
+holds a comma, an equals sign, a double quote or blanks at its ends is written in double quotes, a double
+quote inside it twice: ``"금액,원"=amount``. (Most shells need single quotes around the whole.)
+"""
 
 from __future__ import annotations
 
@@ -147,7 +154,8 @@ def sql(ctx: click.Context, param: click.Parameter, value: str | None) -> str | 
 def content(path: str) -> bytes:
     """Return what is in the file at `path`; on standard input where that is ``-``. Raises OSError."""
     if path == "-":
-        if sys.stdin is None:  # closed by our parent
+        # Closed by our parent.
+        if sys.stdin is None:
             raise OSError(errno.EBADF, "it is closed")
         return sys.stdin.buffer.read()
     try:

@@ -68,7 +68,8 @@ class SparseLines:
         now = self._clock()
         if self._told is None or now - self._told >= WAITING_SECONDS:
             self._told = now
-            with suppress(OSError):  # a reader that has gone is no reason to stop waiting
+            # A reader that has gone is no reason to stop waiting.
+            with suppress(OSError):
                 self._stream.write(f"{escape(text)}\n")
                 self._stream.flush()
 

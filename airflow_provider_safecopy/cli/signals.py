@@ -49,8 +49,10 @@ def throw_on_signals(switch: AbortSwitch) -> Iterator[None]:
         nonlocal told
         if not told:
             told = True
-            with suppress(OSError):  # the terminal may be what has gone
-                os.write(2, _STOPPING)  # no stream: the signal may have interrupted a write to it
+            # The terminal may be what has gone.
+            with suppress(OSError):
+                # No stream: the signal may have interrupted a write to it.
+                os.write(2, _STOPPING)
         switch.throw(signal.Signals(number).name)
 
     with _install_handler(throw) as before:

@@ -30,7 +30,8 @@ DAG = "영업_복사"
 _INSTALL = "pip install 'airflow-provider-safecopy[airflow,demo]'"
 _SETTINGS = {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-    "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "1",  # seconds: a demo does not wait five minutes for a demo to fail
+    # Seconds: a demo does not wait five minutes for a demo to fail.
+    "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "1",
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     "LC_ALL": "C.UTF-8",
     "PYTHONUTF8": "1",
@@ -115,7 +116,8 @@ class AirflowHome:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    process_group=0,  # Ctrl-C reaches it through us, once
+                    # Ctrl-C reaches it through us, once.
+                    process_group=0,
                 )
                 stack.enter_context(process)
                 stack.enter_context(child.ensure_end(process))

@@ -97,7 +97,8 @@ class Home:
 
     def close(self) -> None:
         """Remove the directory, and see that it is gone."""
-        self.guard.communicate(b"\n")  # a line, as forked children may hold the pipe open
+        # A line, as forked children may hold the pipe open.
+        self.guard.communicate(b"\n")
         if self.path.exists():
             shutil.rmtree(self.path)
 

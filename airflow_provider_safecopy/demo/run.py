@@ -124,7 +124,8 @@ class Run:
                     stdin=subprocess.DEVNULL,
                     stdout=into,
                     stderr=subprocess.STDOUT,
-                    process_group=0,  # Ctrl-C reaches it through us, once
+                    # Ctrl-C reaches it through us, once.
+                    process_group=0,
                 )
                 stack.enter_context(process)
                 stack.enter_context(child.guard(process))

@@ -252,7 +252,8 @@ class Server:
                 stderr=log,
                 cwd=self._home.path,
                 env=environment(),
-                process_group=0,  # Ctrl-C is for the demo, which then ends its servers in order.
+                # Ctrl-C is for the demo, which then ends its servers in order.
+                process_group=0,
                 **self._home.account.options(),
             )
 

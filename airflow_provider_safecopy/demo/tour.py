@@ -135,7 +135,8 @@ def _databases(
 
     with ThreadPoolExecutor() as pool:
         try:
-            with child.signals_held():  # interrupted in between, the pool would forget a thread, and its server
+            # Interrupted in between, the pool would forget a thread, and its server.
+            with child.signals_held():
                 source = pool.submit(make, origin, "erp", "영업", tables.fill_source)
                 target = pool.submit(make, destination, "dw", "분석", tables.fill_target)
             for role, made in (("target", target.result()), ("source", source.result())):

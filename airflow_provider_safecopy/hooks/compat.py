@@ -33,6 +33,7 @@ def patch_non_latin1_ids() -> None:
     runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
     supervisor = getattr(getattr(runner, "SUPERVISOR_COMMS", None), "supervisor", None)
     transport = getattr(getattr(supervisor, "client", None), "_transport", None)
-    application = getattr(transport, "app", None)  # None: Airflow 2, or a supervisor in a process of its own
+    # None: Airflow 2, or a supervisor in a process of its own.
+    application = getattr(transport, "app", None)
     if transport is not None and application is not None and not isinstance(application, _EncodedPaths):
         transport.app = _EncodedPaths(application)

@@ -73,7 +73,8 @@ class SafeCopyHook(BaseHook):
 
     def __init__(self, source_conn_id: str | None = None, target_conn_id: str = "", psql: str | None = None) -> None:
         super().__init__()
-        patch_non_latin1_ids()  # of whatever task uses this hook
+        # Of whatever task uses this hook.
+        patch_non_latin1_ids()
         self.source_conn_id = source_conn_id
         self.target_conn_id = target_conn_id
         self.psql = psql
@@ -273,7 +274,8 @@ def _parse_extra(connection: Connection, where: str) -> dict[str, Any]:
 
 def _format_for_libpq(value: Any, key: str, where: str) -> str:
     if isinstance(value, bool):
-        return str(int(value))  # libpq says 1 and 0
+        # Libpq says 1 and 0.
+        return str(int(value))
     if isinstance(value, str | int | float):
         return str(value)
     raise ConfigError(f"{where}: the extra {key!r} must be a string or a number")
@@ -282,6 +284,7 @@ def _format_for_libpq(value: Any, key: str, where: str) -> str:
 def _mask(password: str | None) -> None:
     """Airflow masks the password itself; in a URL it is spelled otherwise, and that is as secret."""
     if password:
-        text = password.encode(errors="replace")  # what is no text is refused only later
+        # What is no text is refused only later.
+        text = password.encode(errors="replace")
         for spelling in {quote(text), quote(text, safe=""), quote_plus(text)}:
             mask_secret(spelling)

@@ -99,9 +99,11 @@ class BulkStore(PostgresStore):
                 self._trusted = self._connection
                 return _read_answers(cursor)[-len(parameters) - 1 : -1]
         except psycopg.Error as error:
-            self.close()  # the plan would be left behind in the session
+            # The plan would be left behind in the session.
+            self.close()
             failure = schema.store_error(f"{self.endpoint}: the locks cannot be asked ({statement})", error)
-            if statement == "heartbeat":  # the others are asked again, one by one
+            # The others are asked again, one by one.
+            if statement == "heartbeat":
                 failure = add_blockers_at_once(failure, statement, self._ask, [one["name"] for one in parameters])
             raise failure from error
 

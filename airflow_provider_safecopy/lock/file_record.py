@@ -1,4 +1,4 @@
-"""The files of one lock: its state, its history, a guard for its writers, and the flocks of its holders."""
+"""The files of one lock, written whole or not at all: its state, its history, a guard for its writers, its holders' flocks."""
 
 from __future__ import annotations
 
@@ -259,7 +259,8 @@ class FileRecord:
         self.remove_flocks(self.list_attempts())
         for kind in ("state", "history", "guard"):
             self._file_path(kind).unlink(missing_ok=True)
-        with suppress(OSError):  # other locks lie in it
+        # Other locks lie in it.
+        with suppress(OSError):
             self.directory.rmdir()
 
     def _make_directory(self) -> None:

@@ -1,4 +1,4 @@
-"""The state of one lock of a file store, and the rules by which it changes hands. No file is touched in here.
+"""The state of a lock in a file, and the checks of what it holds: a file may be torn, or changed by hand.
 
 The same facts and rules as the row in `sql/lock.sql`. Instants are seconds since boot, suspended or not; they mean
 nothing after a reboot, until `rebase`.

@@ -32,8 +32,10 @@ class Heartbeat:
         self._working = is_working
         self._phase = 0
         self._count = 0
-        self._steps = 0  # by the work's thread, as are the two above
-        self._seen_working = 0  # by the thread in here
+        # By the work's thread, as are the two above.
+        self._steps = 0
+        # By the thread in here.
+        self._seen_working = 0
         self._beaten = (0, 0)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -95,7 +97,8 @@ class Heartbeat:
     def _send_heartbeat(self) -> None:
         if self._read_progress() == self._beaten and self._working():
             self._seen_working += 1
-        if self._stop.is_set():  # meanwhile: the thread that waits for this one waits for no further question
+        # Meanwhile: the thread that waits for this one waits for no further question.
+        if self._stop.is_set():
             return
         phase, count = at = self._read_progress()
         self._lock.send_heartbeat(phase=phase, count=count)

@@ -1,4 +1,12 @@
-"""Attempts of this very process that are over, and could not tell their store so."""
+"""Signs of life: whether a holder's attempts are gone, as this process and the presence notes of this machine tell.
+
+A presence note is what a process says about itself on its own machine.
+
+Only a note lets a process be ended, never the row of a lock: any role that may use the lock can write a row that names
+any process. So an attempt leaves a note in a directory that only its own user can write to: which process it is, which
+locks it holds for whom, and until when its promise is good. A run that displaces the attempt reads the note; without one
+it ends no process. A lost note does no harm: the process goes on, and finds at its next heartbeat that it lost its lock.
+"""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ def release_leases(store: Store, leases: Iterable[Lease]) -> None:
 def release_unconfirmed(store: Store, contender: Contender, names: Iterable[str], error: BaseException) -> None:
     """Release what `contender` may have been granted although `error` came instead of the answer."""
     if isinstance(error, LockBusyError) or isinstance(error.__cause__, wire.LateError):
-        return  # the lock was not granted, or the store is silent and would stay so
+        # The lock was not granted, or the store is silent and would stay so.
+        return
     for name in names:
         try:
             holder = store.read_holder(name)
@@ -68,7 +69,8 @@ def _release_lease(store: Store, lease: Lease) -> None:
         raise
 
 
-_ALIVE_SECONDS = 10.0  # seconds: a holder with a heartbeat this recent has not crashed
+# Seconds: a holder with a heartbeat this recent has not crashed.
+_ALIVE_SECONDS = 10.0
 
 LivenessCheck = Callable[[Holder], Collection[str]]
 """Who knows more of a holder than its store: the attempts it is certain are gone."""
@@ -165,7 +167,8 @@ class LivingLock:
             if holder is not None:
                 ours = holder.owner_key == self.contender.owner_key
                 held = held or not ours or self.contender.member in {seen.member for seen in holder.members}
-        with suppress(LockStoreError):  # not known yet
+        # Not known yet.
+        with suppress(LockStoreError):
             for holder in read_holders(self.store, self.relatives):
                 if self._is_alive(holder):
                     self.store.record_refusal(holder.name, self.contender)

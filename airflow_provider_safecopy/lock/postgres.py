@@ -2,6 +2,9 @@
 
 Each call is one message and one transaction, and leaves nothing behind in the session: it works behind a transaction
 pooler as well. The protocol's reasons are told beside its SQL, in `sql/lock.sql`.
+
+A row may have been changed by hand, or restored from something else. Of what decides, `LockStoreError` is raised where it
+cannot be read; what is only told of former holders is left out then.
 """
 
 from __future__ import annotations
@@ -221,13 +224,15 @@ def fenced_out_error(lease: Lease) -> FencedOutError:
     )
 
 
-_LOCK_STEP_SECONDS = 0.2  # a publisher that holds the row and may be displaced is terminated within one
+# A publisher that holds the row and may be displaced is terminated within one.
+_LOCK_STEP_SECONDS = 0.2
 # A release, or a heartbeat between two steps of work, waits less.
 _ANSWER_SECONDS = {"heartbeat": 2.0, "release": 2.0, "others": 5.0}
 _SCHEMA_SECONDS = 30.0
 _RECONNECT_SECONDS = 3.0
 _PATIENCE_SECONDS = 5.0
-_NO_SCHEMA = frozenset({"3F000", "42P01", "42703"})  # no schema, no table, or one of an older layout
+# No schema, no table, or one of an older layout.
+_NO_SCHEMA = frozenset({"3F000", "42P01", "42703"})
 # The server has ended the session.
 _SESSION_ENDED = frozenset({"57P01", "57P02", "57P03", "57P05"})
 # Whose answer, lost with the connection, cannot be had by asking again.
@@ -258,7 +263,8 @@ class PostgresStore:
         self._statements = statements
         self._connection: wire.PromptConnection | None = None
         self._trusted: wire.PromptConnection | None = None
-        self.watcher: wire.Watcher | None = None  # of a grant: its COMMIT may wait for standbys
+        # Of a grant: its COMMIT may wait for standbys.
+        self.watcher: wire.Watcher | None = None
         self._turn = threading.Lock()
         self._process = os.getpid()
 
@@ -423,7 +429,8 @@ class PostgresStore:
                     self._connection.close()
                 lost = self._connection is None or self._connection.closed
                 # Who is silent would be silent again.
-                once = statement in _NOT_REPEATABLE and error.sqlstate != "57P05"  # ended for being idle: never begun
+                # Ended for being idle: never begun.
+                once = statement in _NOT_REPEATABLE and error.sqlstate != "57P05"
                 if once or isinstance(error, wire.LateError) or not (was_open and lost):
                     raise
                 return self._send(statement, parameters)

@@ -1,4 +1,4 @@
-"""The errors of a holder that has lost its lock."""
+"""The errors of a contender whose lock is held, and of a holder that lost its own."""
 
 from __future__ import annotations
 

@@ -101,7 +101,8 @@ def _narrow_holders(ask: Ask, names: Sequence[str], candidates: Mapping[Blocker,
     Several may share a row: a copy that publishes, and a stranger. The row names neither of them then.
     """
     lockers = frozenset[str]()
-    with suppress(LockStoreError):  # the table is locked, not only its row
+    # The table is locked, not only its row.
+    with suppress(LockStoreError):
         lockers = frozenset(row["transaction"] for row in ask("row_lockers", {"names": list(names)}))
     named = [each for each, transactions in candidates.items() if transactions & lockers]
     strangers = [each for each in candidates if not (each.application_name or "").startswith("safecopy:")]

@@ -1,6 +1,17 @@
 """The schema `safecopy` in the target: creation, upgrades by its owner, and rights to use it.
 
 Nothing in it is touched before `lock.trust` allows it.
+
+The schema may be used only if a trusted role owns it, and if its tables are nothing but tables.
+
+Triggers, rules, policies and expressions of a table run with the rights of the role that uses the table. A role that
+made the schema first, or owned it once, may have left one there for the next user.
+
+Only `safecopy init` takes the schema over from an untrusted role, never a copy.
+
+Plain tables only change their owner, and grants of TRIGGER to others are revoked. If anything else is attached to a table,
+the whole schema is renamed and made anew: objects dropped one by one could be attached again meanwhile, and unknown kinds
+would be overlooked. Rows are moved by COPY, which plans no query and so runs no expression of the table.
 """
 
 from __future__ import annotations
@@ -130,7 +141,8 @@ def _claim(connection: psycopg.Connection[Any], make_tables: MakeTables) -> tupl
 
 
 def _replace(connection: psycopg.Connection[Any], make_tables: MakeTables) -> tuple[str, ...]:
-    former = f"safecopy_{secrets.token_hex(8)}"  # its owner cannot guess it before COMMIT
+    # Its owner cannot guess it before COMMIT.
+    former = f"safecopy_{secrets.token_hex(8)}"
     connection.execute(compose.SQL("ALTER SCHEMA safecopy RENAME TO {}").format(compose.Identifier(former)))
     make_tables(connection)
     moved = [name for name in ("lock", "receipt", "watermark", "lock_event") if _move(connection, former, name)]
@@ -188,7 +200,8 @@ def _copy_rows(
 
 def _build_insert(name: str, columns: compose.Composed, condition: compose.Composed) -> compose.Composed:
     own, moved = _qualify("safecopy", name), _qualify("pg_temp", _temporary_name(name))
-    if name == "lock":  # free, with a token above every token granted so far
+    # Free, with a token above every token granted so far.
+    if name == "lock":
         return compose.SQL(
             "INSERT INTO {} (name, token) SELECT name, LEAST(max(token), {}) + 1 FROM {} WHERE {} AND token >= 0 GROUP BY name"
         ).format(own, compose.Literal(_MAX_TOKEN), moved, condition)
@@ -327,13 +340,15 @@ def build_repair_hint(lock: str) -> str:
 
 def store_error(problem: str, error: psycopg.Error | UnicodeEncodeError, *, lock: str | None = None) -> LockStoreError:
     """The error of a store in a database, with the next step where a right or the schema is missing, or a row is garbled."""
-    if isinstance(error, UnicodeEncodeError):  # a name, an owner or a reason with bytes of another encoding in it
+    # A name, an owner or a reason with bytes of another encoding in it.
+    if isinstance(error, UnicodeEncodeError):
         told = f"{problem}: a text of it is none: {error.reason}"
         return LockStoreError(told, hint="give names, owners and reasons in UTF-8", retryable=False)
     if (found := parse_suspicions(str(error))) is not None:
         return distrust_error(found)
     denied = error.sqlstate in {"42501", "42703", "42704", "3F000", "42P01"}
-    too_long = error.sqlstate == "54000"  # of a name, for an index
+    # Of a name, for an index.
+    too_long = error.sqlstate == "54000"
     hint = "run safecopy init as a role that may, with --grant for this one" if denied else ""
     garbled = isinstance(error, psycopg.DataError | psycopg.errors.NotNullViolation)
     if lock is not None and garbled and error.sqlstate not in _CALLER_ERRORS:

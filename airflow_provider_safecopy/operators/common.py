@@ -1,4 +1,4 @@
-"""The task as a contender for a lock, and its answer to a busy one: fail, skip itself, or wait without a worker."""
+"""A task as a contender for a lock, its answer to a busy one, and our errors as Airflow's."""
 
 from __future__ import annotations
 
@@ -104,7 +104,8 @@ def is_test(context: Context) -> bool:
 def _has_own_process(ti: Any) -> bool:
     """Return whether a task's process does nothing else, so that who takes its lock over may end it. Not in ``dag.test()``."""
     runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
-    if runner is None:  # Airflow 2
+    # Airflow 2.
+    if runner is None:
         return getattr(ti, "job_id", None) is not None
     return getattr(getattr(runner, "SUPERVISOR_COMMS", None), "supervisor", None) is None
 

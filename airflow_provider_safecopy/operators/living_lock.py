@@ -1,4 +1,4 @@
-"""One guarded run: a task group whose tasks share a lock, from the first to the last."""
+"""One guarded run: a task group whose tasks share a lock, with the tasks that acquire and release it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ class AcquireLivingLock(BaseOperator):
             )
             with closing(lock.store), _release_on_failure(lock):
                 (lease,) = lock.acquire().leases
-                if self._killed:  # else this task would succeed under a lock that no task releases
+                # Else this task would succeed under a lock that no task releases.
+                if self._killed:
                     raise AirflowException("the task was killed")
                 if is_test(context):
                     lock.release()
@@ -148,7 +149,8 @@ class ReleaseLivingLock(BaseOperator):
             self.log.warning("lock %s: evicting %s", name, ", ".join(seen.member for seen in strays))
         freed = evict(store, holder, strays)
         for seen in own:
-            if seen.member == setup:  # last: it is the group's hold on the lock
+            # Last: it is the group's hold on the lock.
+            if seen.member == setup:
                 freed = store.release(holder.build_lease(seen))
         self.log.info("lock %s: %s", name, "released" if freed else "left to other tasks of this run")
 

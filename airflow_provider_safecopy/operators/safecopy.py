@@ -1,4 +1,4 @@
-"""The operator: one copy, as a task."""
+"""The operator: one copy, or many tables, as a task."""
 
 from __future__ import annotations
 
@@ -310,7 +310,8 @@ class SafeCopyOperator(BaseOperator):
         self.target_conn_id = target_conn_id
         self.tables = tables
         self.keep_going = keep_going
-        self.plan_only = dry_run  # `dry_run` is a method of every operator: `airflow tasks test --dry-run` calls it
+        # `dry_run` is a method of every operator: `airflow tasks test --dry-run` calls it.
+        self.plan_only = dry_run
         with translate_errors():
             self.on_busy = OnBusy(on_busy, wait_timeout)
             self._take(with_current_names(ours, self.spec_type.options()))
@@ -339,7 +340,8 @@ class SafeCopyOperator(BaseOperator):
 
         patch_non_latin1_ids()
         abort = self._abort = AbortSwitch()
-        if self._killed:  # before there was a switch to throw
+        # Before there was a switch to throw.
+        if self._killed:
             abort.throw("the task was killed")
         try:
             with translate_errors():

@@ -150,7 +150,8 @@ def _describe_progress(progress: Progress, seconds: float) -> Iterator[str]:
         yield f"{format_bytes(done / seconds)}/s"
         if expected and done < expected:
             left = seconds * (expected - done) / done
-            if left < _YEAR:  # a planner's guess may be beyond any calendar
+            # A planner's guess may be beyond any calendar.
+            if left < _YEAR:
                 yield f"about {timedelta(seconds=round(left))} left"
 
 

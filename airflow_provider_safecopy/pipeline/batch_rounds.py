@@ -80,7 +80,8 @@ class BatchRounds:
         self._tell = tell
         self._shuttle: PsqlPair | None = None
         self._swept = False
-        self._published: list[TableName] = []  # the staging tables of those of this round
+        # The staging tables of those of this round.
+        self._published: list[TableName] = []
         self.too_large: list[str] = []
 
     def close(self, *, at_once: bool = True) -> None:
@@ -124,7 +125,8 @@ class BatchRounds:
         ready = []
         for plan, lease in zip(plans, leases.values(), strict=True):
             if plan.refusals:
-                error = PlanError(plan.refusals, retryable=True)  # a moment ago nothing spoke against it
+                # A moment ago nothing spoke against it.
+                error = PlanError(plan.refusals, retryable=True)
                 self._tell(lease.name, Failure.from_error(plan.spec, error))
             elif (first := plan.find_earlier_report()) is not None:
                 self._tell(lease.name, first)

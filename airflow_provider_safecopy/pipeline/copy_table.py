@@ -300,7 +300,8 @@ def _drafted_twice(
 def _plan_copy(spec: CopySpec, source: Session, target: Session, *, telling: bool = True) -> CopyPlan:
     found = schema.find_refusals(target.connection, role=target.server.role, may_create=target.server.may_create)
     if any(refused.code == "untrusted_schema" for refused in found):
-        raise PlanError(found)  # a plan would read the ledger
+        # A plan would read the ledger.
+        raise PlanError(found)
     drafted = draft(spec, source, target, telling=telling)
     return replace(drafted, refusals=drafted.refusals + found)
 

@@ -1,4 +1,9 @@
-"""Drafting the plans of a batch: one bulk catalog is read, and each plan drafted from it as that of a single copy is."""
+"""Planning one copy, or all of a batch: read both ends, or one bulk catalog, and decide; nothing is touched.
+
+Drafting the plan: look at both ends and decide, touching nothing.
+
+Each check returns a `Finding`; the plan joins them, in the order in which people read them.
+"""
 
 from __future__ import annotations
 
@@ -360,7 +365,8 @@ class BatchPlanner:
         server = self.target.server
         found = schema.find_refusals(self.target.connection, role=server.role, may_create=server.may_create)
         if any(refused.code == "untrusted_schema" for refused in found):
-            raise PlanError(found)  # a plan would read the ledger
+            # A plan would read the ledger.
+            raise PlanError(found)
         catalog = read_catalog(self.source, self.target, specs, self.earlier)
         plans = list[CopyPlan]()
         for spec in specs:

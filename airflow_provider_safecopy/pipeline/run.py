@@ -1,4 +1,4 @@
-"""A run: one attempt that holds its lock and has its plan. What every step of the line needs."""
+"""One run of a copy: the attempt, its sessions and lock, and how its failures are reported."""
 
 from __future__ import annotations
 
@@ -259,7 +259,8 @@ def _see_gone(
     error: BaseException | None, attempt: Attempt, sessions: Iterable[Session], spared: tuple[int, ...]
 ) -> None:
     for session in sessions:
-        if not session.connection.is_own:  # a forked child that leaves its parent's copy
+        # A forked child that leaves its parent's copy.
+        if not session.connection.is_own:
             continue
         try:
             _end_sessions(session, attempt.name, spared)

@@ -1,4 +1,4 @@
-"""The catalog of a plan: what both servers say of the tables to copy, of one or, by few questions, of all of a batch.
+"""The bulk catalog: what both servers say of all tables of a call, as one value.
 
 It is a value, of one moment and for planning alone: what counts at the publish is asked again under the table's lock. Of
 one table only the relations are read beforehand; the rest is asked as far as the plan depends on it.

@@ -1,4 +1,4 @@
-"""Spelling: whether a server's encoding has the letters of an identifier, and how many bytes they take there."""
+"""Relations as the catalog shows them: columns, rights, and what the server's encoding can spell."""
 
 from __future__ import annotations
 

@@ -1,6 +1,23 @@
-"""Why columns cannot be paired: missing, left over, computed, of another type, or out of this role's reach.
+"""Columns of the source and of the target: which goes into which, which types may be wider, and why one does not fit.
 
 Where a statement on a table would mend it, the refusal's hint gives that statement.
+
+Widening: a type that differs, and still holds every value of the source with its exact text and meaning.
+
+| the source's type | goes into the target's |
+|---|---|
+| smallint, integer, bigint | a wider one of these; numeric; numeric(p,0) with p ≥ 5, 10, 19 |
+| numeric(p,s) | numeric(q,s) with q ≥ p; numeric |
+| character varying(n) | character varying(m) with m ≥ n; character varying; text |
+| character varying, text | each other |
+| timestamp(p), time(p), interval(p), with or without time zone | the same with (q), q ≥ p; none means 6 |
+| bit varying(n) | bit varying(m) with m ≥ n; bit varying |
+| an array of one of these | an array of what its elements go into |
+
+Nothing else. Left out on purpose, though PostgreSQL would take them: real into double precision (0.1 becomes another
+number, 12345678 another text), character(n) (its padding is part of the text), bit(n), numeric with another scale,
+integers into numeric with a scale (5 becomes 5.00), date into timestamp, json into jsonb, timestamp into timestamptz,
+intervals of certain fields, and domains (their rules are a user's own).
 """
 
 from __future__ import annotations

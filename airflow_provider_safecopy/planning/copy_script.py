@@ -1,4 +1,4 @@
-r"""The scripts psql runs: a stage's own transaction, its settings, and the marks its counts come back by.
+r"""The scripts of psql for export and import, and the conditions of a read range.
 
 A script ends each line of ours with a marked `\warn`: the server's own row count and backend pid come back
 that way (ROW_COUNT is right after `\g` to a file, and zero after COPY to psql's stdout).

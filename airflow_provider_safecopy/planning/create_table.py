@@ -1,4 +1,4 @@
-"""Creation: a target table that is missing, made like the source's.
+"""A missing target table, made from what the source says of its columns and keys, as far as it means the same elsewhere.
 
 Made are columns with their types, NOT NULL, identity, built-in collations and such defaults as mean the same anywhere;
 primary key and unique constraints; comments. Not made: other indexes, checks, foreign keys, triggers, policies, grants

@@ -1,4 +1,12 @@
-"""The ledger: what the target's schema `safecopy` knows of earlier publishes, and what a copy makes of it."""
+"""The copy history: what the target's schema `safecopy` knows of earlier publishes, and what a copy makes of it.
+
+An append adds rows to a target under a key: once, and again only when its rows are gone.
+
+A receipt says that a key was appended. Whether its rows are still there is judged by the table: its OID, whether it
+is empty or was found empty or replaced since, and the files its rows were put into. If the table does not show it, the
+copy is refused: rows must neither be missing nor be there twice. A name proves nothing: tables are renamed, detached and
+rebuilt by hand.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +139,8 @@ def _read_target_rows(target: Session, table: TableName, row: dict[str, Any]) ->
 def _find_vanished(table: TableName, oid: int, row: dict[str, Any]) -> VanishedAppend | None:
     """Return why the ledger proves that none of the rows can be there any more, or None."""
     events = {"replaced": "has been replaced"}
-    if row["inserted"] != 0:  # a slice without rows can miss none
+    # A slice without rows can miss none.
+    if row["inserted"] != 0:
         events["emptied"] = "has been found empty by a later copy"
     if row["another"] and (oid == 0 or row["inserted"] == 0):
         events["another"] = "has been made anew"

@@ -1,4 +1,4 @@
-"""The bounds of an incremental copy: which of the source's rows are read this time."""
+"""Incremental copies: the cursor, whose values grow with every change, and the read range that follows from it."""
 
 from __future__ import annotations
 

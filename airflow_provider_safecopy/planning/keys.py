@@ -1,4 +1,4 @@
-"""Foreign keys that refer to the target: what would happen to other tables' rows when the target's go or change."""
+"""Keys: by which columns, and by which equality, a row of the source is a row of the target; and who refers to them."""
 
 from __future__ import annotations
 

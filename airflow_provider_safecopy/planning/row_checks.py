@@ -1,4 +1,4 @@
-"""The estimate: how much there is to copy, as the source's planner expects it."""
+"""Row checks: what is refused though every proof agrees, because it cannot be meant; and how much the source will give."""
 
 from __future__ import annotations
 
@@ -153,7 +153,8 @@ def estimate(
     """Return how much the copy will read; an `earlier` plan of the same query knows it."""
     readable = given and given.may_enter and given.may_select and not given.filtered
     if given is None or not readable or not all(column.may_select for column, _ in pairs):
-        return Finding(UNKNOWN)  # refused already, for a better reason than the server would give
+        # Refused already, for a better reason than the server would give.
+        return Finding(UNKNOWN)
     columns = [column.name for column, _ in pairs]
     read_from, option = given.name or spec.source_sql or "", "where" if spec.where else given.label
     query = statements.select(columns, read_from, spec.where, bounds.condition() if bounds else None)
@@ -175,7 +176,8 @@ def estimate(
 def _ask(session: Session, query: Composed, where: Composed | None, *, counts: bool) -> tuple[dict[str, Any], bool]:
     """Return the planner's expectation of `query`; and, if that `counts`, whether it has no row."""
     with session.run_user_sql():
-        if where is not None:  # it must be a complete condition, and not only fit between our parentheses
+        # It must be a complete condition, and not only fit between our parentheses.
+        if where is not None:
             session.fetch_one(statements.explain(where))
         node: dict[str, Any] = session.fetch_value(statements.explain(query))[0]["Plan"]
         return node, counts and not session.fetch_value(statements.any_row(query))

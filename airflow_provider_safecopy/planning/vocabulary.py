@@ -68,7 +68,8 @@ def _read_known(
             answers = ask_all(target, _DEFINE[question], {parameter: "text"}, asked)
     except _UNSPELLABLE:
         if len(values) == 1:
-            return {}  # what cannot be spelled there is not there
+            # What cannot be spelled there is not there.
+            return {}
         single = (_read_known(target, question, parameter, [value], sign) for value in values)
         return {value: row for found in single for value, row in found.items()}
     return {value: rows[0] for value, rows in zip(values, answers, strict=True) if rows and rows[0][sign]}

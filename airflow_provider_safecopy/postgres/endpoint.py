@@ -98,7 +98,8 @@ class Endpoint:
         """From any libpq conninfo or URI. Raises `ConfigError`, without repeating what may be a secret."""
         parsed = _parse_conninfo(conninfo)
         if isinstance(parsed, ConfigError):
-            del conninfo  # what takes down the locals of a traceback finds no password
+            # What takes down the locals of a traceback finds no password.
+            del conninfo
             raise parsed
         return cls.from_parameters(parsed)
 
@@ -107,7 +108,8 @@ class Endpoint:
         """From libpq's parameters by name; None and empty values are left out. Raises `ConfigError`."""
         given = {key: str(value) for key, value in parameters.items() if value is not None and value != ""}
         if (wrong := _wrong(given)) is not None:
-            del parameters, given  # as above
+            # As above.
+            del parameters, given
             raise wrong
         return cls(given, _label(given), find_ignored_variables(given))
 
@@ -140,7 +142,8 @@ class Endpoint:
                 retryable=False,
                 hint="check host, port and network",
             )
-        raise unreachable  # out here it has no context: locals of psycopg's own frames hold the password
+        # Out here it has no context: locals of psycopg's own frames hold the password.
+        raise unreachable
 
     def narrow_to(self, connection: psycopg.Connection[Any]) -> Endpoint:
         """This endpoint, narrowed to the very server, user and password `connection` ended up with."""
@@ -227,7 +230,8 @@ def _parse_conninfo(conninfo: str) -> dict[str, str] | ConfigError:
             "the connection URI has an @ where its host or database would be: a part of the password?",
             hint="write %40 for an @ and %2F for a / that are not the URI's own",
         )
-    if "\0" in conninfo:  # libpq would read no further, and reach another database than the one meant
+    # Libpq would read no further, and reach another database than the one meant.
+    if "\0" in conninfo:
         return ConfigError("the connection string cannot be read: it holds a NUL", hint=hint)
     try:
         found = conninfo_to_dict(conninfo)
@@ -260,7 +264,8 @@ def _wrong(given: Mapping[str, str]) -> ConfigError | None:
     for key, value in given.items():
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
             return ConfigError(f"the connection parameter {key} is not a text: it holds a NUL, or another encoding")
-    if not _PORTS.fullmatch(given.get("port", "")):  # that of a URI without a host may be its password
+    # That of a URI without a host may be its password.
+    if not _PORTS.fullmatch(given.get("port", "")):
         return ConfigError("the connection parameter port is no number")
     for key in _TOLD:
         if "password=" in given.get(key, "").replace(" ", ""):
@@ -278,7 +283,8 @@ def _more_than_one_line(given: Mapping[str, str]) -> ConfigError | None:
 
 def _password_file(endpoint: Endpoint) -> int:
     """A password file for libpq that any host, database and user matches. The caller closes it."""
-    if (wrong := _more_than_one_line(endpoint.parameters)) is not None:  # once more: it may come from the environment
+    # Once more: it may come from the environment.
+    if (wrong := _more_than_one_line(endpoint.parameters)) is not None:
         raise wrong
     escaped = endpoint.parameters["password"].replace("\\", "\\\\").replace(":", "\\:")
     return memory.memory_file(f"*:*:*:*:{escaped}\n".encode(), "safecopy-password")

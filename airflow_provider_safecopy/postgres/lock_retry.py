@@ -50,7 +50,8 @@ def retry(
         except psycopg.errors.LockNotAvailable as error:
             on_blocked(error)
         _wait_pause(compute_pause(step), abort, read_deadline, on_wait)
-    raise AssertionError  # there is always another step
+    # There is always another step.
+    raise AssertionError
 
 
 def iterate_steps() -> Iterator[float]:

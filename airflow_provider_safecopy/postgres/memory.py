@@ -14,7 +14,8 @@ from airflow_provider_safecopy.errors import ConfigError
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _MFD_CLOEXEC = 1
-_O_TMPFILE = 0o20200000  # Linux, of all machines that Python runs on; not every Python knows it
+# Linux, of all machines that Python runs on; not every Python knows it.
+_O_TMPFILE = 0o20200000
 _MOUNTS = Path("/proc/self/mountinfo")
 _KEPT_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
@@ -23,7 +24,8 @@ def memory_file(content: bytes = b"", name: str = "safecopy") -> int:
     """Return the descriptor of a memory file, at its start; the caller closes it. Raises `ConfigError`."""
     descriptor = _open(name)
     try:
-        os.fchmod(descriptor, 0o600)  # libpq ignores a password file that others may read
+        # Libpq ignores a password file that others may read.
+        os.fchmod(descriptor, 0o600)
         view = memoryview(content)
         while view:
             view = view[os.write(descriptor, view) :]

@@ -17,9 +17,11 @@ _MARKS_KEPT = 32
 # "ERROR:  42P01: …", with "psql:<stdin>:7: " before it in a script.
 _CODED = re.compile(rb"(?:psql:.*?:\d+: )?[^:]+:  ([0-9A-Z]{5}): ")
 _NO_ERRORS = (b"00", b"01", b"02")
-_ENDS_A_MESSAGE = b"LOCATION:  "  # psql's own word, and psql speaks English: LC_ALL=C
+# Psql's own word, and psql speaks English: LC_ALL=C.
+_ENDS_A_MESSAGE = b"LOCATION:  "
 _PLACE_ENDS = b"\x1b[0m"
-_NUMBER = re.compile(r"[0-9]{1,19}")  # the server's are bigint
+# The server's are bigint.
+_NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 @dataclass

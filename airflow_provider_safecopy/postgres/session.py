@@ -194,8 +194,10 @@ class Session:
             raise psycopg.errors.LockNotAvailable(_LATE) from error
         finally:
             timer.cancel()
-            timer.join()  # no thread of ours is left when psql is forked, and no cancel of it is on its way any more
-        if late.is_set():  # it came at the same moment as the lock, and may yet hit what follows
+            # No thread of ours is left when psql is forked, and no cancel of it is on its way any more.
+            timer.join()
+        # It came at the same moment as the lock, and may yet hit what follows.
+        if late.is_set():
             raise psycopg.errors.LockNotAvailable(_LATE)
 
     @contextmanager
@@ -211,7 +213,8 @@ class Session:
         try:
             yield
         except BaseException:
-            with suppress(psycopg.Error):  # a session that is lost has nothing to undo
+            # A session that is lost has nothing to undo.
+            with suppress(psycopg.Error):
                 self.connection.execute(statements.undo_reading(savepoint))
             raise
         ((changed,),) = self.connection.execute(statements.end_reading(savepoint, keeps_locks=keeps_locks)).fetchall()
@@ -276,7 +279,8 @@ def open_session(
     connection.lookout = lookout
     try:
         try:
-            with connection.limit_block(max(2.0, connect_timeout)):  # no answer is promised yet
+            # No answer is promised yet.
+            with connection.limit_block(max(2.0, connect_timeout)):
                 session = _introduce(endpoint, connection, read_only=read_only, lock_wait=lock_wait)
         except psycopg.Error as error:
             raise StageError(

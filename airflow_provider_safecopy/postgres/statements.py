@@ -1,4 +1,4 @@
-"""Settings that decide what bytes, literals and names mean: pinned in every session, and checked.
+"""Statements that any room may need: on a table and its rows, prepared ones, and the settings that are pinned.
 
 Any code that runs on a server may change them: a function in a view, a default, a check. So they are pinned before each
 COPY and each query that runs such SQL, and checked after it. All names are spelled with their schema, since
@@ -211,7 +211,8 @@ def first(name: str, query: str, values: Sequence[Any] = ()) -> Composed:
 
 
 MEANINGS: tuple[tuple[LiteralString, LiteralString], ...] = (
-    ("quote_all_identifiers", "off"),  # first: a search_path set under it is stored with quotes
+    # First: a search_path set under it is stored with quotes.
+    ("quote_all_identifiers", "off"),
     ("search_path", "pg_catalog"),
     ("client_encoding", "UTF8"),
     ("DateStyle", "ISO, YMD"),

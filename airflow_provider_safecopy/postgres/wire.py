@@ -94,9 +94,11 @@ class PromptConnection(psycopg.Connection[Any]):
 
     def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
         """Wait for each answer of psycopg. It looks around every `interval` seconds."""
-        if not self.is_own:  # before anything is sent: the parent would take the answer for its own
+        # Before anything is sent: the parent would take the answer for its own.
+        if not self.is_own:
             raise psycopg.OperationalError("this session belongs to the parent process")
-        more = {} if timeout is None else {"timeout": timeout}  # unknown to psycopg 3.2
+        # Unknown to psycopg 3.2.
+        more = {} if timeout is None else {"timeout": timeout}
         began = time.monotonic()
         try:
             return super().wait(_in_time(gen, self.patience, self._limit, lambda: self._look(began)), interval, **more)

@@ -94,7 +94,8 @@ def refusals(session: Session, relation: Relation, copied: frozenset[str]) -> It
     """Why a table like `relation`, of which the columns `copied` are loaded, cannot be built by this role. Reads only."""
     label, role = relation.label, session.server.role
     if relation.kind != "r":
-        return  # refused by `carry`
+        # Refused by `carry`.
+        return
     for found in session.fetch_all(_BUILD["obstacles"], {"oid": relation.oid}):
         yield _build_refusal(label, role, found["why"], found["told"])
     for column in relation.columns:

@@ -58,7 +58,8 @@ def comparison(plan: CopyPlan, missing: Missing, staging: TableName = STAGING) -
     """Return the comparison of a plan that has a key. Raises `PlanError`, worth a retry, when the key went meanwhile."""
     relation = plan.target_relation
     assert relation is not None  # noqa: S101 -- else it is refused
-    if plan.key is None:  # there was one when the plan was begun, else it is refused
+    # There was one when the plan was begun, else it is refused.
+    if plan.key is None:
         raise _changed_key_error(plan)
     free = [taken for _, taken in plan.pairs if taken.name not in plan.key.exact]
     named = {*plan.target_columns, plan.spec.missing_column}

@@ -1,4 +1,13 @@
-"""Statements about rows that stand in each other's way, or that rows of other tables refer to. For the letters and pieces see `difference`."""
+"""Statements that find and write what differs between staging and target, also rows that conflict or are referred to.
+
+Those that write it come after them.
+
+Rows are paired by key, and compared by their bytes: whatever the type, also where it has no ``=``. The differences are
+kept in a table of ours, a row for each: what is to be done (`kind`), where the target's row is, where staging's.
+Everything of ours is spelled with its schema, for these run under the role's own search_path.
+
+The names in all of them: t the target, s staging, d the differences, c a table that refers to the target.
+"""
 
 from __future__ import annotations
 

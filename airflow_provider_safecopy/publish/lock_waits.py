@@ -61,7 +61,8 @@ class Blockers:
         self, job: PublishContext, *, stage: str = "publish", what: str | None = None, ends: bool = True
     ) -> None:
         self.vacuumed = False
-        self.warnings: list[str] = []  # by the thread, as are the next four
+        # By the thread, as are the next four.
+        self.warnings: list[str] = []
         self._job = job
         self._stage = stage
         self._what = what or str(job.plan.target_name)
@@ -153,7 +154,8 @@ class Blockers:
         now = time.monotonic()
         if self._began is not None and now - self._told >= _TOLD_EVERY_SECONDS:
             seen = self.read_latest()
-            if not seen and now - self._began < _SEEN_SECONDS:  # its next step is looked at
+            # Its next step is looked at.
+            if not seen and now - self._began < _SEEN_SECONDS:
                 self._told = now - _TOLD_EVERY_SECONDS + _LOOK_AGAIN_SECONDS
                 return
             self._told, found = now, list_blockers(seen)
@@ -222,7 +224,8 @@ class Blockers:
         seen = {"pid": blocker.pid, "transaction_start": began, "waiting": waiting}
         try:
             if session.execute(_BLOCKERS["end"], seen).fetchone() != {"ended": True}:
-                return  # the step is over: the next will show whether it is still there
+                # The step is over: the next will show whether it is still there.
+                return
             warning = f"ended {blocker}, which had held up the publish for {seconds:.1f} s"
         except psycopg.errors.InsufficientPrivilege as error:
             warning = f"{blocker} held up the publish and could not be ended: {describe(error)}"

@@ -1,4 +1,10 @@
-"""Reconcile: bring the target to what staging holds, touching no row that is there already, and no other table's rows."""
+"""Writing what differs: row by row by key, and around unique values that rows exchange.
+
+Rows that exchange unique values conflict while they are written one after the other.
+
+Where writing them straight fails, they are deleted and inserted again in one statement; those that rows of other tables
+refer to in a way that forbids it are first given another value for a moment, that only this transaction sees.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +153,8 @@ def merge_rows(job: PublishContext, comparison: Comparison) -> WrittenRows:
     """
     found = diff.find(job, comparison)
     previous = _count_previous(job, comparison, found)
-    if comparison.missing != "keep":  # before anything is written; marking rows does not make the table smaller
+    # Before anything is written; marking rows does not make the table smaller.
+    if comparison.missing != "keep":
         left = job.verification.rows - found.get(NEW, 0) + found.get(VANISHED, 0) + found.get(MARKED, 0)
         row_checks.require_size(job.plan, previous=left, held=job.verification.rows)
     was_empty = _was_target_empty(job, found)

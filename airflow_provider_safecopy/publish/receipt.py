@@ -1,4 +1,11 @@
-"""The receipt: the proof of a publish, committed with the data it proves."""
+"""The receipt of a publish and the watermark, both committed with the rows.
+
+The watermark says how far a target has read a source; it is committed with the rows.
+
+A wrong watermark must cost no more than reading again. So one is used only for the very same source, while the source is
+what it was and the target still holds rows; it is moved only to what has arrived, and never over a gap; and it is
+forgotten when the source holds nothing at or beyond it any more, or when rows of the target are removed by other copies.
+"""
 
 from __future__ import annotations
 

@@ -151,7 +151,8 @@ def _alter_sequence(job: PublishContext, sequence: Sequence, peak: int) -> bool:
             if (wanted := sequence.find_value_beyond(peak, _read_state(job, sequence))) is not None:
                 value, called = wanted
                 job.connection.execute(upkeep.restart_sequence(sequence.name, value))
-                if called:  # transactional here: the sequence is a new one until COMMIT
+                # Transactional here: the sequence is a new one until COMMIT.
+                if called:
                     job.connection.execute(upkeep.set_sequence(sequence.name, (value, False), value, called=True))
     except _CANNOT_ALTER as error:
         log.info("sequence %s is set, not altered: %s", sequence.name, error)

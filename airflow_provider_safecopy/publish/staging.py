@@ -90,7 +90,8 @@ def drop_after_failure(target: Session, name: TableName) -> None:
 def drop_tables(target: Session, *names: TableName) -> None:
     """Drop our staging tables; where the session is lost, or another session reads them, the next run's sweep does it."""
     left: dict[TableName, psycopg.Error] = {}
-    if names and target.connection.is_own:  # a forked child may leave the block that its parent entered
+    # A forked child may leave the block that its parent entered.
+    if names and target.connection.is_own:
         try:
             _drop_now(target, names, lock_timeout=_DROP_LOCK)
         except psycopg.Error as error:

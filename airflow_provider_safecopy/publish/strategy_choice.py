@@ -1,4 +1,4 @@
-"""Swap patience: replace a swap by another way when readers keep the table too long.
+"""The choice of the publish strategy: what is fast among what is safe, and when a waiting swap gives way.
 
 Swap takes ACCESS EXCLUSIVE, which waits even for an idle transaction that once read the table. The rows in staging
 are proven; delta and delete_insert write the same rows from there, beside any reader. This holds only for
@@ -147,10 +147,12 @@ def _replan(job: PublishContext, blockers: str, seconds: float) -> PublishContex
     plan, relation = job.plan, job.plan.target_relation
     asked = {"target": plan.target_oid, "exclusive": False}
     if relation is None or job.target.fetch_all(_BLOCKERS["holders"], asked):
-        return None  # a writer holds the table: any other way would wait for it too
+        # A writer holds the table: any other way would wait for it too.
+        return None
     staging = job.verification.staging
     if job.target.fetch_value(_BLOCKERS["rows_may_change"], {"schema": staging.schema, "name": staging.name}):
-        return None  # rows in staging may have changed since they were proven
+        # Rows in staging may have changed since they were proven.
+        return None
     table = TargetTable(job.target, relation)
     way = choose_instead_of_swap(plan.spec, table)
     if way is None:

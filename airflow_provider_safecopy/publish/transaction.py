@@ -1,4 +1,4 @@
-"""Publish: one transaction turns the old rows into the new ones, with the receipt that proves it.
+"""The publishing transaction, its COMMIT, and what is known when the answer to that is lost.
 
 Fence, lock, write, read back, receipt, COMMIT. A lost answer to COMMIT is settled by reading the receipt,
 never by trying again. How the rows are written is a way's affair; see `ways`.

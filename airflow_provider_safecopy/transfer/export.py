@@ -107,7 +107,8 @@ def prove(export: Export, *, size: int, digest: str) -> Exported:
     rows = transcript.number("rows")
     if rows is None or transcript.values("end") != [""]:
         raise psql.build_error("ended with exit code 0 but without the server's row count", retryable=True)
-    if rows > 0 and size == 0:  # even a row without columns is a line, or two bytes
+    # Even a row without columns is a line, or two bytes.
+    if rows > 0 and size == 0:
         raise psql.build_error(f"reports {rows} rows, and not a single byte came", retryable=True)
     seconds = time.monotonic() - psql.started
     log.info("export done: %d rows, %d bytes, %.2f s (PID %d)", rows, size, seconds, psql.pid)

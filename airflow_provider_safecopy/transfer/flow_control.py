@@ -68,7 +68,8 @@ class ReadAhead:
 
     def _begin_trial(self, read_bytes: int, written_bytes: int, now: float, *, is_ahead: bool) -> None:
         if self.is_ahead and is_ahead:
-            self._factor = 1  # it was worth it
+            # It was worth it.
+            self._factor = 1
         elif not is_ahead:
             self._averages = 0.0, 0.0
         self.is_ahead, self._read_bytes, self._written_bytes, self._since = is_ahead, read_bytes, written_bytes, now

@@ -1,8 +1,13 @@
-"""The stream: bytes from the export psql into the import psql, lane by lane, watched all the while.
+"""The relay of bytes from export to import: pipes side by side, and when each may end or commit.
 
 Sequential and chunked differ in one thing, when the imports start. In both, the end of the stream is withheld from
 every import until every export is proven, and COMMIT from each until all row counts agree.
 One thread, one poll loop: nothing here waits for anything it could not be woken from.
+
+A pipe is one export, the spool behind it, and the import it feeds. A copy has one, or several side by side.
+
+Bytes that the import takes at once are passed on while they are warm; what it does not take waits in the spool, and
+while anything waits no more is read, unless the source is to be read ahead: see `flow_control`.
 """
 
 from __future__ import annotations
@@ -106,10 +111,12 @@ class Pipe:
         if behind and (
             self.spool.is_full or not self._pace.can_read_ahead(self.source_end.size, self.target_end.size, now)
         ):
-            self.source_end.moved_at = now  # it is we who do not read: no stall of the export's
+            # It is we who do not read: no stall of the export's.
+            self.source_end.moved_at = now
             return False
         if not self._throttle.count_allowed(READ_BYTES, now):
-            self.source_end.moved_at = now  # likewise
+            # Likewise.
+            self.source_end.moved_at = now
             return False
         return True
 
@@ -228,7 +235,8 @@ class Pipe:
             self.target_end.rest(now)
             return 0
         except BrokenPipeError:
-            self.target_end.resting_until = now + _IDLE_SECONDS  # it is dying: `check_limits` will find its exit code
+            # It is dying: `check_limits` will find its exit code.
+            self.target_end.resting_until = now + _IDLE_SECONDS
             return 0
         self.target_end.add(data[:written])
         self.target_end.moved_at = now

@@ -1,4 +1,4 @@
-"""The shuttle: two psql sessions that stay, and carry one small table after the other.
+"""Many small tables by one pair of psql that stays, one table after the other.
 
 For a table of a few rows, starting psql twice takes longer than all the rest. Here each side has one psql for all of
 them, told what is next through its stdin, and believed by what it says after each: it goes on only after success
@@ -157,12 +157,14 @@ class PsqlPair:
         self.begin_export(plan)
         driver = self._export
         assert driver is not None  # noqa: S101 -- it has just been asked
-        driver.began = driver.moved = time.monotonic()  # whatever we did meanwhile is no stall of its own
+        # Whatever we did meanwhile is no stall of its own.
+        driver.began = driver.moved = time.monotonic()
         self._size, self._digest = 0, xxhash.xxh3_128()
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
         self._wait(driver, "keeper", data=self._data)
-        self._read()  # all that it wrote before the mark is in the pipe by now
+        # All that it wrote before the mark is in the pipe by now.
+        self._read()
         self._asked = None
         return self._prove_export(driver)
 
@@ -272,7 +274,8 @@ class PsqlPair:
             if data in ready and self._read():
                 driver.moved = time.monotonic()
             if psql.stderr in ready and not psql.read_stderr():
-                poll.unregister(psql.stderr)  # it is ending
+                # It is ending.
+                poll.unregister(psql.stderr)
             if not psql.transcript.values(mark):
                 self._look[0 if psql.stage == "export" else 1](time.monotonic() - driver.moved)
                 driver.require_life(self._timeouts)
@@ -318,7 +321,8 @@ class PsqlPair:
         rows = psql.transcript.number("rows")
         if rows is None:
             raise psql.build_error("did not give the server's row count", retryable=True)
-        if rows > 0 and size == 0:  # even a row without columns is a line, or two bytes
+        # Even a row without columns is a line, or two bytes.
+        if rows > 0 and size == 0:
             raise psql.build_error(f"reports {rows} rows, and not a single byte came", retryable=True)
         report = StageReport("export", time.monotonic() - driver.began, psql.pid, rows=rows, bytes=size)
         return Exported(rows, size, self._digest.hexdigest(), (report,))

@@ -129,7 +129,8 @@ def prepare(job: PublishContext) -> PreparedSwap:
     clone_table.finish(job, planned)
     previous = _count_previous(job)
     new: int = job.target.fetch_value(_OID, {"schema": staging.schema, "name": staging.name})
-    _compare_rights(job, new, new)  # planned here: there is no time for it under the lock
+    # Planned here: there is no time for it under the lock.
+    _compare_rights(job, new, new)
     # Once more: what the server gave the new sequences by itself is known only now.
     return PreparedSwap(_read_build(job), _read_dependents(job), previous, new)
 
@@ -137,7 +138,8 @@ def prepare(job: PublishContext) -> PreparedSwap:
 def _count_previous(job: PublishContext) -> int | None:
     """Return how many rows will go. To know it for a large table would cost a twentieth of its copy: only where a guard asks."""
     size: int | None = job.target.fetch_value(_SIZE, {"oid": job.plan.target_oid})
-    if size is None:  # it has been dropped
+    # It has been dropped.
+    if size is None:
         raise _changed_error(job)
     if job.plan.spec.max_shrink is None and size > COUNTED_BYTES:
         return None
@@ -229,7 +231,8 @@ def _require_same_definition(job: PublishContext, prepared: PreparedSwap) -> Non
         prepared.dependents.likeness,
         publish_dependents.read_statements(job.target, new, job.verification.staging).likeness,
     )
-    if added:  # the table differs by the columns that this copy adds
+    # The table differs by the columns that this copy adds.
+    if added:
         differing -= {f"table {prepared.build.phase('create')[0].name}"}
         hung = {statement for statement in hung if not statement.startswith("COMMENT ON COLUMN")}
     if found := sorted(differing | hung):
