@@ -71,7 +71,7 @@ def test_dags_test_copies_the_sales_tables(
     assert ran.states == {"고객_복사": "success", "주문_내역_복사": "success", "매출_집계_복사": "success"}
     assert ran.results["주문_내역_복사"]["rows"] == 2000
     assert _contents(target, "분석") == _contents(source, "영업")
-    assert "published: " in said
+    assert "published in " in said
     assert said.count("::group::Transfer") >= 3
     nothing_left(source, target)
 

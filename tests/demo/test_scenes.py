@@ -109,7 +109,7 @@ def test_a_scene_that_goes_otherwise_fails_the_demo_and_is_named(
     pair: tuple[Database, Database], psql: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = Scene("시험", (Check("it was so", "1", "1"), Check("it was not so", "1", "2")))
-    for scene in ("overlapped", "killed", "paused"):
+    for scene in ("play_overlap", "play_kill", "play_pause"):
         monkeypatch.setattr(scenes, scene, lambda _: wrong)
     with pytest.raises(VerifyError, match="not as it had to be: it was not so") as caught:
         scenes.play(*pair, Told(), psql=psql)
@@ -132,7 +132,7 @@ def test_a_scene_that_is_broken_off_ends_its_runs(
 
     monkeypatch.setattr(Run, "pause", pause)
     monkeypatch.setattr(scenes.Stage, "until_due", interrupted)
-    for scene in ("overlapped", "killed"):
+    for scene in ("play_overlap", "play_kill"):
         monkeypatch.setattr(scenes, scene, lambda _: Scene("시험", ()))
     with pytest.raises(KeyboardInterrupt):
         scenes.play(*pair, Told(), psql=psql)
