@@ -18,6 +18,7 @@ import select
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import xxhash
 
@@ -198,13 +199,12 @@ class Pipe:
         if load is not None and load.commit_pipe is not None and load.psql.process.poll() is not None:
             load.psql.read_stderr()
             raise load.psql.build_error(f"failed with exit code {load.psql.process.returncode}")
-        if not self.has_export_ended():
-            self._require_life(self.export.psql, self.source_end.moved_at, limits.export)
+        working = [] if self.has_export_ended() else [(self.source_end.moved_at, self.export.psql, limits.export)]
         if load is not None:
-            self._require_life(load.psql, self.target_end.moved_at, limits.import_)
-
-    def _require_life(self, psql: Psql, moved: float, timeout: float) -> None:
-        psql.require_life(began=psql.started, moved=moved, timeout=timeout, stall=self._timeouts.stall)
+            working.append((self.target_end.moved_at, load.psql, limits.import_))
+        # One that stands still soon stops the other: the first of them is to blame, however late we look.
+        for moved, psql, timeout in sorted(working, key=itemgetter(0)):
+            psql.require_life(began=psql.started, moved=moved, timeout=timeout, stall=limits.stall)
 
     def read_idle_seconds(self, now: float) -> tuple[float, float]:
         """Return how long nothing has moved in export and import; 0 where nothing has to move."""

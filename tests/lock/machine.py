@@ -115,7 +115,7 @@ class LockMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Whatever happened, who comes when every promise is over gets the lock: nobody can bar it for ever."""
         try:
-            self.acquire("구조", "복구", 1, Promise(), after=20, dead="nobody", is_detached=False, ends=True)
+            self.acquire("구조", "복구", 1, Promise(), after=20, dead="nobody", detached=False, ends=True)
             assert self.model.owner == "구조"
             self.agrees()
         finally:
@@ -129,7 +129,7 @@ class LockMachine(RuleBasedStateMachine):
         number=TRIES,
         promise=PROMISES,
         dead=st.sampled_from(["nobody", "nobody", "nobody", "stranger", "first", "all"]),
-        is_detached=st.booleans(),
+        detached=st.booleans(),
         ends=st.booleans(),
     )
     def acquire(
