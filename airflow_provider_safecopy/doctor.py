@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import psycopg
 
+from airflow_provider_safecopy import shortage
 from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema as lock
 from airflow_provider_safecopy.lock.model import format_application_name
@@ -52,10 +53,12 @@ def examine(
 
     Never raises for what it finds: a check that failed is an answer, and the rest are still made.
     """
+    limits = _limits(spec)  # before anything is open, as a copy looks
     with ExitStack() as stack:
         ours, of_source = _session("source", source, stack)
         theirs, of_target = _session("target", target, stack)
-        checks = [*_psql(psql), *_spool(spool_dir), *of_source, *of_target, *_newest(psql, ours, theirs)]
+        here = [*limits, *_psql(psql), *_spool(spool_dir)]
+        checks = [*here, *of_source, *of_target, *_newest(psql, ours, theirs)]
         found = _lock(theirs) if theirs else ()
         checks += _schema(theirs, found) if theirs else ()
         if ours and theirs:
@@ -69,7 +72,7 @@ def examine(
 def _psql(given: str | None) -> Iterator[Check]:
     try:
         binary = find_psql(given)
-    except ConfigError as error:
+    except SafeCopyError as error:
         yield Check("psql", "failed", error.message, error.hint)
     else:
         yield Check("psql", "ok", f"psql {binary.major} at {binary.path}")
@@ -79,9 +82,19 @@ def _psql(given: str | None) -> Iterator[Check]:
         yield Check("memory files", "failed", error.message, error.hint)
 
 
-def _spool(directory: str | None) -> list[Check]:
-    failed = _failures("spool directory", spool.find_refusals(directory, needed=0, limit=None))
-    return failed or [Check("spool directory", "ok", f"{spool.choose_directory(directory)} can be written to")]
+def _limits(spec: CopySpec | None) -> list[Check]:
+    ok = Check("limits", "ok", "as many files and processes as a copy needs can be opened and started")
+    return _failures("limits", shortage.check(lanes=spec.parallel if spec else 1)) or [ok]
+
+
+def _spool(directory: str | None) -> Iterator[Check]:
+    """Only what speaks against any copy fails: a small one needs less room than a large one's first file."""
+    if failed := _failures("spool directory", spool.find_refusals(directory, needed=1, limit=None)):
+        yield from failed
+        return
+    yield Check("spool directory", "ok", f"{spool.choose_directory(directory)} can be written to")
+    for narrow in spool.find_refusals(directory, needed=0, limit=None):
+        yield Check("spool directory", "warning", narrow.message, "it will do for small tables")
 
 
 def _session(side: str, endpoint: Endpoint | None, stack: ExitStack) -> tuple[Session | None, list[Check]]:
@@ -124,7 +137,7 @@ def _newest(given: str | None, *sessions: Session | None) -> Iterator[Check]:
 def _find_psql(given: str | None) -> PsqlBinary | None:
     try:
         return find_psql(given)
-    except ConfigError:  # told by _psql already
+    except SafeCopyError:  # told by _psql already
         return None
 
 

@@ -45,7 +45,7 @@ class Refusal:
         return f"{told} ({self.hint})" if self.hint else told
 
 
-_PASSING = frozenset({"spool_full", "source_changed", "target_changed"})
+_PASSING = frozenset({"spool_full", "source_changed", "target_changed", "open_files", "processes", "memory"})
 """The codes of refusals that may pass without a change to the copy, such as a full disk."""
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Self
 
+from airflow_provider_safecopy import shortage
 from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.postgres.memory import memory_file
@@ -140,7 +141,8 @@ class _Group:
 
     def __enter__(self) -> Self:
         read_end, self._lifeline = os.pipe2(os.O_CLOEXEC)
-        self._id = os.fork()
+        with shortage.translate("prepare", starting=True):
+            self._id = os.fork()
         if not self._id:
             _guard(read_end, self._lifeline)
         os.close(read_end)
@@ -175,6 +177,8 @@ class _Group:
                 process_group=self._id,
             )
         except OSError as error:
+            if (short := shortage.find(error, starting=True)) is not None:
+                raise shortage.as_error(short, "prepare") from error
             raise ConfigError(f"cannot start {command[0]}: {error.strerror}", hint="check its path") from error
         for pipe, ours in ((self._process.stdout, 1), (self._process.stderr, 2)):
             assert pipe is not None  # noqa: S101 -- asked for above

@@ -45,7 +45,7 @@ def test_a_healthy_pair(source: Database, target: Database) -> None:
     checks = examine(source.endpoint, target.endpoint)
     assert told(checks) == [
         (name, "ok")
-        for name in ("psql", "spool directory", "source", "target", "schema safecopy", "majors", "encodings")
+        for name in ("limits", "psql", "spool directory", "source", "target", "schema safecopy", "majors", "encodings")
     ]
     assert f"{source.endpoint}: PostgreSQL 16." in about(checks, "source").detail
     assert f"database {target.name}, UTF8, as postgres" in about(checks, "target").detail
@@ -66,9 +66,9 @@ def test_it_touches_nothing(source: Database, target: Database) -> None:
 
 
 def test_with_one_endpoint_or_none_it_looks_at_what_there_is(source: Database, target: Database) -> None:
-    assert told(examine(None, None)) == [("psql", "ok"), ("spool directory", "ok")]
-    assert [name for name, _ in told(examine(source.endpoint, None))] == ["psql", "spool directory", "source"]
-    assert [name for name, _ in told(examine(None, target.endpoint))][2:] == ["target", "schema safecopy"]
+    assert told(examine(None, None)) == [("limits", "ok"), ("psql", "ok"), ("spool directory", "ok")]
+    assert [name for name, _ in told(examine(source.endpoint, None))] == ["limits", "psql", "spool directory", "source"]
+    assert [name for name, _ in told(examine(None, target.endpoint))][3:] == ["target", "schema safecopy"]
 
 
 @pytest.mark.parametrize("away", ["source", "target"])

@@ -22,12 +22,13 @@ from airflow_provider_safecopy.errors import (
     LockLostError,
     PlanError,
     StageError,
+    StageTimeoutError,
     VerifyError,
 )
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 from airflow_provider_safecopy.lock.postgres import PostgresStore
 from airflow_provider_safecopy.postgres.endpoint import Endpoint
-from airflow_provider_safecopy.spec import CopySpec, Progress, Timeouts
+from airflow_provider_safecopy.spec import CopySpec, Progress, Strategy, Timeouts
 from tests.conftest import MakePsql, NothingLeft
 from tests.support.customers import TABLE, same, spec
 from tests.support.database import Database
@@ -451,15 +452,65 @@ def taken_over(source: Database, target: Database) -> int | None:
 # The launch gate
 
 
-def test_a_connect_interval_spaces_both_connections_to_the_source(
+def test_a_copy_opens_its_connections_to_the_source_in_one_turn_of_the_gate(
     filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture
 ) -> None:
     source, target = filled
-    started = time.monotonic()
     with caplog.at_level(logging.INFO):
-        pipeline.copy(spec(connect_interval=0.5), source.endpoint, target.endpoint)
-    assert time.monotonic() - started > 0.5
-    gate = [record.getMessage() for record in caplog.records if "launch gate" in record.getMessage()]
-    told = [line.rpartition(": ")[2].split()[0] for line in gate if ": waiting" not in line]
-    assert told == ["acquired", "opened", "released"] * 2
+        pipeline.copy(spec(connect_interval=60), source.endpoint, target.endpoint)
+    assert gate_log(caplog) == ["acquired", "opened", "opened", "released"]
     assert same(source, target)
+
+
+def gate_log(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the gate's lines in the log say, by their first words."""
+    gate = [record.getMessage() for record in caplog.records if "launch gate" in record.getMessage()]
+    return [line.rpartition(": ")[2].split()[0] for line in gate if ": waiting" not in line]
+
+
+def test_so_does_one_with_several_streams(filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture) -> None:
+    source, target = filled
+    with caplog.at_level(logging.INFO):
+        streams = spec(connect_interval=60, parallel=3, publish="delete_insert")
+        assert len(pipeline.plan(streams, source.endpoint, target.endpoint).page_ranges) == 3
+        pipeline.copy(streams, source.endpoint, target.endpoint)
+    assert gate_log(caplog) == ["acquired", *["opened"] * 4, "released"]
+    assert same(source, target)
+
+
+@pytest.mark.parametrize("publish", ["delete_insert", "swap"], ids=["by one psql", "one by one"])
+def test_a_batch_takes_one_turn_and_those_of_its_tables_that_are_copied_by_themselves_one_each(
+    filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture, publish: Strategy
+) -> None:
+    source, target = filled
+    with caplog.at_level(logging.INFO):
+        specs = [spec(connect_interval=0.1, publish=publish)]
+        assert not pipeline.copy_tables(specs, source.endpoint, target.endpoint).failed
+    opened = ["opened", "opened"]
+    expected = ["acquired", *opened, "released"]
+    assert gate_log(caplog) == (expected if publish != "swap" else ["acquired", "opened", "released", *expected])
+    assert same(source, target)
+
+
+def test_a_refused_copy_gives_its_turn_back(
+    filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture
+) -> None:
+    source, target = filled
+    with caplog.at_level(logging.INFO), pytest.raises(PlanError):
+        pipeline.copy(spec(connect_interval=0.1, columns=["없는_열"]), source.endpoint, target.endpoint)
+    assert gate_log(caplog) == ["acquired", "opened", "released"]
+
+
+def test_a_copy_that_waits_for_a_lock_looks_for_the_holder_in_its_own_turn(
+    filled: tuple[Database, Database], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Held by the copy itself, the gate does not keep its lookout from opening a session."""
+    source, target = filled
+    waits = Timeouts(lock_wait=4)
+    with source.connect() as session, caplog.at_level(logging.INFO):
+        holder = session.info.backend_pid
+        session.execute(f"BEGIN; LOCK TABLE {TABLE}".encode())
+        with pytest.raises(StageTimeoutError) as caught:
+            pipeline.copy(spec(connect_interval=60, timeouts=waits), source.endpoint, target.endpoint)
+    assert [each["pid"] for each in caught.value.blockers] == [holder]
+    assert gate_log(caplog)[-1] == "released"

@@ -56,14 +56,18 @@ def decode(raw: bytes, locale_encoding: str) -> str:
     return as_local
 
 
-def settle_streams() -> None:
-    """Make stdout and stderr exist and never fail on a character. Call it once, first of all."""
+def settle_streams() -> tuple[str, ...]:
+    """Make stdout and stderr exist and never fail on a character; return which were closed. Call it once, first of all."""
     codecs.register(_search)
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a file of ours would get the number of a stream
+        pass
+    os.close(descriptor)
+    closed = tuple(name for name in ("stdout", "stderr") if getattr(sys, name) is None)
     for name in ("stdout", "stderr"):
-        # Closed by our parent.
-        if getattr(sys, name) is None:
+        if name in closed:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 -- for the process's life
         _settle(getattr(sys, name))
+    return closed
 
 
 def is_terminal(stream: TextIO) -> bool:

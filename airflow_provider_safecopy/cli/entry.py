@@ -17,7 +17,7 @@ from airflow_provider_safecopy.cli.commands.plan import plan
 from airflow_provider_safecopy.cli.commands.reap import reap
 from airflow_provider_safecopy.cli.commands.run import run
 from airflow_provider_safecopy.cli.output import Output, drop_unwritten
-from airflow_provider_safecopy.cli.signals import raise_on_signals
+from airflow_provider_safecopy.cli.signals import raise_on_signals, reset_sigchld
 from airflow_provider_safecopy.errors import AbortedError, ConfigError, SafeCopyError
 
 
@@ -37,14 +37,20 @@ def safecopy(context: click.Context) -> int:
     return exitcode.DONE
 
 
+_OPEN_HINT = "give it a file, a pipe or /dev/null, or leave out --json"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `safecopy` with `arguments` (default: the command line's); the exit code. Main thread only."""
-    encoding.settle_streams()
+    closed = encoding.settle_streams()
+    reset_sigchld()
     words = encoding.arguments() if arguments is None else list(arguments)
     # For errors met before a command knows its options.
-    asked = Output(as_json="--json" in words)
+    asked = Output(as_json="--json" in words, verbose=2 * ("-vv" in words) + words.count("-v"))
     try:
         with raise_on_signals(for_good=arguments is None):
+            if asked.as_json and "stdout" in closed:
+                return asked.fail(ConfigError("--json writes to stdout, which is closed", hint=_OPEN_HINT))
             return _run(words, asked)
     except (KeyboardInterrupt, click.Abort) as interrupt:
         return asked.fail(AbortedError(str(interrupt) or "SIGINT"))
@@ -53,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str], asked: Output) -> int:
-
     try:
         code = safecopy.main(args=list(words), prog_name="safecopy", standalone_mode=False)
     except click.ClickException as error:

@@ -22,6 +22,8 @@ INTERNAL = 1
 """A mistake of SafeCopy itself, to be reported; or the demo failed."""
 REFUSED = 2
 """A bad request, a refused plan, a failed check of `doctor`."""
+UNWRITTEN = 8
+"""The command has done all it was asked for, and its result could not be written to stdout."""
 ABORTED = 130
 """Stopped by SIGINT, SIGTERM or SIGHUP."""
 

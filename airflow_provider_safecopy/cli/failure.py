@@ -34,6 +34,7 @@ _TITLES: dict[type[SafeCopyError], str] = {
     AbortedError: "aborted",
 }
 _UNCHANGED = "unchanged, nothing was published"
+HOW_TO_REPORT = "this is a mistake in SafeCopy: please report it with what the same command shows with -vv"
 _UNKNOWN = "old rows or new rows, whole in either case; which of them is not known"
 
 
@@ -45,6 +46,12 @@ def format_error(error: SafeCopyError, *, subject: str = "") -> str:
         first, *more = escape(value).splitlines() or [""]
         lines += [f"  {name:<{width}}  {first}", *(f"  {'':<{width}}  {line}" for line in more)]
     return "\n".join(lines)
+
+
+def describe_unexpected(error: Exception) -> str:
+    """Return a mistake of our own in one line: its kind and its message."""
+    text = " ".join(str(error).split())
+    return escape(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 def _title(error: SafeCopyError) -> str:

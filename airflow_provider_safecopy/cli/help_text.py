@@ -133,6 +133,6 @@ Other PG* variables are ignored: only the connection itself says where it goes.
 EXIT_CODES = """
 \b
 Exit codes: 0 done, 2 bad request or refused, 3 another run holds the lock, 4 the lock was lost,
-5 a stage failed or timed out, 6 verification failed, 7 publish outcome unknown, 130 aborted,
-1 a mistake in safecopy.
+5 a stage failed or timed out, 6 verification failed, 7 publish outcome unknown, 8 done, but its result
+could not be written to stdout, 130 aborted, 1 a mistake in safecopy.
 """

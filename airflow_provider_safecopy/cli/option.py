@@ -109,7 +109,7 @@ def with_output(function: Callable[..., int]) -> Callable[..., int]:
         subject = _subject(**options)
         try:
             with output.logging():
-                return function(output, **options)
+                return output.code(function(output, **options))
         except SafeCopyError as error:
             return output.fail(error, subject=subject)
         except KeyboardInterrupt as interrupt:

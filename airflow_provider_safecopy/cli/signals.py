@@ -26,6 +26,12 @@ class _Interrupt:
             raise KeyboardInterrupt(signal.Signals(number).name)
 
 
+def reset_sigchld() -> None:
+    """Have the system report how children end, which the parent process may have switched off."""
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 @contextmanager
 def raise_on_signals(*, for_good: bool = False) -> Iterator[None]:
     """Inside, the first ending signal raises KeyboardInterrupt with its name; later ones change nothing.

@@ -4,6 +4,9 @@ It does not limit how many run, only how many start at once. It is a lock as any
 while a connection opens, and then resting for the interval. A crashed opener's is taken over: at once where its process
 is seen to be gone, else when opening should long have ended. Copies into different targets do not see each other's.
 
+A copy opens its control session and its psqls in one turn. It gives that turn up where more than half of the time that
+opening may take lies between them, because its tables are locked or its plan takes long, and takes another one then.
+
 Not gated: sessions that end what a failed run has left behind, and those of plans and doctors.
 """
 
@@ -13,7 +16,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
@@ -55,6 +58,7 @@ class ConnectionGate:
             return
         with self._hold_turn(self._acquire_turn(self.interval, abort, on_wait), self.interval):
             yield
+            self._log_opened()
 
     @contextmanager
     def try_enter(self) -> Iterator[bool]:
@@ -69,6 +73,7 @@ class ConnectionGate:
             return
         with self._hold_turn((answer, asked), self.interval):
             yield True
+            self._log_opened()
 
     def _build_opener(self) -> Contender:
         """Nothing but an opener: no owner's members share the turn, and no run ends a copy because of its gate."""
@@ -111,10 +116,12 @@ class ConnectionGate:
         lease, asked = grant
         try:
             yield
-            log.info("launch gate of %s: opened", self.source)
         finally:
             # The interval counts from now, when the connection is open; the store counts from its grant.
             self._release(lease, at_least=time.monotonic() - asked + interval)
+
+    def _log_opened(self) -> None:
+        log.info("launch gate of %s: opened", self.source)
 
     def _release(self, lease: Lease, at_least: float) -> None:
         try:
@@ -122,6 +129,52 @@ class ConnectionGate:
             log.info("launch gate of %s: released", self.source)
         except LockStoreError as error:
             log.warning("launch gate of %s: could not be released, and opens by itself: %s", self.source, error)
+
+
+class Opening:
+    """The turn in which a copy opens all that it needs of a source. Always `close` it, as soon as nothing is missing."""
+
+    def __init__(self, gate: ConnectionGate, abort: AbortSwitch) -> None:
+        self._gate = gate
+        self._abort = abort
+        self._turn = ExitStack()
+        self._until = float("-inf")
+
+    @contextmanager
+    def turn(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Open a connection inside the block: in the turn that is held, else in a new one. Raises as `Gate.turn` does.
+
+        The turn is held on after the block.
+        """
+        gate = self._gate
+        if gate.interval is None:
+            yield
+            return
+        if not self._holds():
+            self.close()
+            lease, asked = gate._acquire_turn(gate.interval, self._abort, waiting)  # noqa: SLF001 -- one thing, in two classes
+            self._turn.enter_context(gate._hold_turn((lease, asked), gate.interval))  # noqa: SLF001 -- as above
+            self._until = asked + gate.opening_seconds / 2
+        yield
+        gate._log_opened()  # noqa: SLF001 -- as above
+
+    @contextmanager
+    def glance(self) -> Iterator[bool]:
+        """As `Gate.glance`; in the turn that is held, a connection may be opened."""
+        if self._holds():
+            yield True
+            return
+        with self._gate.try_enter() as mine:
+            yield mine
+
+    def close(self) -> None:
+        """Let the next opener in, after the interval. Twice is harmless."""
+        self._until = float("-inf")
+        self._turn.close()
+
+    def _holds(self) -> bool:
+        """Whether the turn is ours for long enough to open a connection; by our own clock."""
+        return time.monotonic() < self._until
 
 
 def _seconds_to_wait(holder: Holder, interval: float, refused: int) -> float:

@@ -39,6 +39,7 @@ class Heartbeat:
         self._beaten = (0, 0)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._unstarted: RuntimeError | None = None
 
     @property
     def lost_error(self) -> LockLostError | None:
@@ -46,19 +47,29 @@ class Heartbeat:
         return self._lock.lost_error
 
     def advance(self, phase: int, count: int) -> None:
-        """The work has come so far: cheap, and from the work's thread only."""
+        """The work has come so far: cheap, and from the work's thread only. Raises as `require_beat` does."""
+        self.require_beat()
         if phase > self._phase:
             self._phase, self._count = phase, count
         else:
             self._count = max(self._count, count)
 
     def count_step(self) -> None:
-        """Something was done that has no measure of its own."""
+        """Something was done that has no measure of its own. Raises as `require_beat` does."""
+        self.require_beat()
         self._steps += 1
+
+    def require_beat(self) -> None:
+        """Raise RuntimeError if no thread could be started, so that nothing beats."""
+        if self._unstarted is not None:
+            raise self._unstarted
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """No thread inside the block, so that psql can be forked. It must be short."""
+        """No thread inside the block, so that psql can be forked. It must be short.
+
+        A thread that cannot be started again raises later, in `require_beat`: here it would lose the psql of the block.
+        """
         self._stop_thread()
         try:
             yield
@@ -67,6 +78,7 @@ class Heartbeat:
 
     def __enter__(self) -> Self:
         self._start_thread()
+        self.require_beat()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,8 +86,13 @@ class Heartbeat:
 
     def _start_thread(self) -> None:
         self._stop.clear()
-        self._thread = threading.Thread(target=self._run, name="safecopy heartbeat", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="safecopy heartbeat", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._unstarted = error
+        else:
+            self._thread = thread
 
     def _stop_thread(self) -> None:
         self._stop.set()

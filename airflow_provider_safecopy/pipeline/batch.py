@@ -19,7 +19,7 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import ConfigError, LockBusyError, PlanError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.lock.bulk import BulkStore, TableLocks
-from airflow_provider_safecopy.lock.connection_gate import ConnectionGate
+from airflow_provider_safecopy.lock.connection_gate import Opening
 from airflow_provider_safecopy.lock.heartbeat import Heartbeat
 from airflow_provider_safecopy.lock.living_lock import LivenessCheck
 from airflow_provider_safecopy.lock.model import Contender, Promise, format_application_name
@@ -34,6 +34,7 @@ from airflow_provider_safecopy.pipeline.run import (
     ending_the_lost,
     guard_fork,
     name_holders,
+    require_room,
     translate_aborts,
     translate_losses,
     translate_lost_lock,
@@ -60,6 +61,7 @@ _T = TypeVar("_T")
 def plan_tables(specs: Sequence[CopySpec], source: Endpoint, target: Endpoint) -> tuple[CopyPlan, ...]:
     """Return what `copy_tables` would do, decided and not done. Refusals are in the plans."""
     _require_shared_options(specs)
+    require_room(specs[0])
     name, timeout = format_application_name(uuid4()), specs[0].timeouts.connect
     with (
         set_rows_shown(show=all(spec.show_rows for spec in specs)),
@@ -101,9 +103,10 @@ def copy_tables(
 
     Tables that are carried in rounds are read in one snapshot: consistent in itself. Each of the others has its own.
     """
+    _require_shared_options(specs)
+    require_room(specs[0], abort)
     abort, started = abort or AbortSwitch(), time.monotonic()
     contender = contender or Contender.alone(owner)
-    _require_shared_options(specs)
     shown = set_rows_shown(show=all(spec.show_rows for spec in specs))
     with shown, translate_aborts(abort), translate_losses(), ExitStack() as stack:
         asked = Attempt(specs[0], contender, abort, lambda _: None)
@@ -112,12 +115,13 @@ def copy_tables(
         stack.callback(lock.release)
         abort.check()
         lock.peek()
-        gate = asked.gate(lock, source)
-        with gate.wait_turn(abort):
+        opening = asked.opening(lock, source)
+        stack.callback(opening.close)
+        with opening.turn():
             ours = stack.enter_context(asked.session(source, read_only=True))
-        ours.lookout.enter_gate = gate.try_enter
+        ours.lookout.enter_gate = opening.glance
         listener = guard_fork(progress or (lambda _: None))
-        batch = _Batch(asked, lock, gate, ours, theirs, BatchPlanner(ours, theirs), on_busy, listener)
+        batch = _Batch(asked, lock, opening, ours, theirs, BatchPlanner(ours, theirs), on_busy, listener)
         batch.decide(specs, keep_going=keep_going)
         batch.begin()
         batch.carry()
@@ -131,7 +135,7 @@ class _Batch:
 
     asked: Attempt
     lock: TableLocks
-    gate: ConnectionGate
+    opening: Opening
     source: Session
     target: Session
     drafts: BatchPlanner
@@ -206,6 +210,7 @@ class _Batch:
     def copy_others(self, judge: LivenessCheck | None) -> None:
         """Copy what is left by the line, one after the other, each by a member of this run."""
         self.source.end_transaction()
+        self.opening.close()  # each of them has a turn of its own
         left = [name for name in self.specs if name not in self.found]
         with self._ending():
             for name in left:
@@ -246,7 +251,7 @@ class _Batch:
         """All that the rounds work with; the pulse beats meanwhile."""
         asked, ours, theirs = self.asked, self.source, self.target
         watches = [
-            ActivityWatch(ours.endpoint, application_name=asked.name, enter_gate=self.gate.try_enter),
+            ActivityWatch(ours.endpoint, application_name=asked.name, enter_gate=self.opening.glance),
             ActivityWatch(theirs.endpoint, application_name=asked.name),
         ]
         theirs.connection.execute(sql.load("receipt")["relaxed"])
@@ -256,7 +261,7 @@ class _Batch:
             seen = stack.enter_context(hold_snapshot(ours))
             works = Heartbeat(self.lock, asked.abort, is_working=lambda: any(watch.is_working() for watch in watches))
             pulse = stack.enter_context(works)
-            yield BatchResources(asked, self.lock, self.gate, pulse, ours, theirs, seen, self.drafts)
+            yield BatchResources(asked, self.lock, self.opening, pulse, ours, theirs, seen, self.drafts)
 
     @contextmanager
     def _ending(self) -> Iterator[None]:

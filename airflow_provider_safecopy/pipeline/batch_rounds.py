@@ -15,7 +15,7 @@ from uuid import uuid5
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import PlanError, SafeCopyError, StageError
 from airflow_provider_safecopy.lock.bulk import TableLocks
-from airflow_provider_safecopy.lock.connection_gate import ConnectionGate
+from airflow_provider_safecopy.lock.connection_gate import Opening
 from airflow_provider_safecopy.lock.heartbeat import Heartbeat
 from airflow_provider_safecopy.lock.model import Lease
 from airflow_provider_safecopy.pipeline.outcome import Failure, Outcome, build_report, takeover_of
@@ -52,7 +52,7 @@ class BatchResources:
 
     asked: Attempt
     lock: TableLocks
-    gate: ConnectionGate
+    opening: Opening
     pulse: Heartbeat
     source: Session
     target: Session
@@ -189,6 +189,7 @@ class BatchRounds:
         try:
             with self._shuttle.interrupt_on_abort(), name_blockers(crew.source, crew.target):
                 exported = self._shuttle.fetch(plan)
+                crew.opening.close()
                 if following is not None:
                     self._shuttle.begin_export(following)
                 return exported, self._shuttle.load(plan, name, exported)
@@ -222,7 +223,7 @@ class BatchRounds:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         crew = self._crew
-        with crew.gate.wait_turn(crew.asked.abort, on_wait=crew.pulse.count_step), crew.pulse.pause():
+        with crew.opening.turn(waiting=crew.pulse.count_step), crew.pulse.pause():
             yield
 
 

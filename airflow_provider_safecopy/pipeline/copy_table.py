@@ -17,6 +17,7 @@ from uuid import uuid4
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import PlanError
 from airflow_provider_safecopy.lock import schema
+from airflow_provider_safecopy.lock.connection_gate import Opening
 from airflow_provider_safecopy.lock.heartbeat import Heartbeat
 from airflow_provider_safecopy.lock.living_lock import LivenessCheck, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, format_application_name
@@ -33,6 +34,7 @@ from airflow_provider_safecopy.pipeline.run import (
     name_blockers,
     name_holders,
     require_excluded,
+    require_room,
     see_them_gone,
     translate_aborts,
     translate_losses,
@@ -97,6 +99,7 @@ def transfer_table(run: Run, table: TableName, spools: Sequence[Spool]) -> tuple
                     timeouts=plan.spec.timeouts,
                 )
             )
+        run.opening.close()
         with name_blockers(run.source, run.target):
             return stream.run()
     except BaseException as error:
@@ -110,7 +113,7 @@ def transfer_table(run: Run, table: TableName, spools: Sequence[Spool]) -> tuple
 def _exporting(run: Run, pages: PageRange | None) -> Export:
     """Start the export, when it is its turn to connect. No thread of ours may live while psql is forked."""
     asked, source = run.asked, run.source.endpoint
-    with asked.gate(run.lock, source).wait_turn(run.abort, on_wait=run.pulse.count_step):
+    with run.opening.turn(waiting=run.pulse.count_step):
         with run.pulse.pause():
             running = export.start(run.plan, source, pages=pages, snapshot=run.snapshot, application_name=asked.name)
         if asked.spec.connect_interval is not None:
@@ -149,6 +152,7 @@ log = logging.getLogger(__name__)
 def plan(spec: CopySpec, source: Endpoint, target: Endpoint) -> CopyPlan:
     """Return what `copy` would do, decided and not done. Refusals are in the plan; raises `StageError` if unreachable."""
     name, timeout = format_application_name(uuid4()), spec.timeouts.connect
+    require_room(spec)
     with (
         set_rows_shown(show=spec.show_rows),
         translate_losses(),
@@ -183,6 +187,7 @@ def copy(
     of them but `PublishUnknownError` the target is unchanged. Must run in one thread from start to end: psql dies
     with the thread.
     """
+    require_room(spec, abort)
     abort, started = abort or AbortSwitch(), time.monotonic()
     contender = contender or Contender.alone(owner)
     with set_rows_shown(show=spec.show_rows), translate_aborts(abort), translate_losses(), ExitStack() as stack:
@@ -192,15 +197,17 @@ def copy(
         stack.callback(lock.release)
         abort.check()
         displacing = lock.peek()
-        with asked.gate(lock, source).wait_turn(abort):
+        opening = asked.opening(lock, source)
+        stack.callback(opening.close)
+        with opening.turn():
             ours = stack.enter_context(asked.session(source, read_only=True))
-        ours.lookout.enter_gate = asked.gate(lock, source).try_enter
-        report = _copy_under_lock(asked, lock, ours, theirs, displacing=displacing)
+        ours.lookout.enter_gate = opening.glance
+        report = _copy_under_lock(asked, lock, opening, ours, theirs, displacing=displacing)
     return replace(report, seconds=time.monotonic() - started, peak_rss_bytes=peak_rss())
 
 
 def _copy_under_lock(
-    asked: Attempt, lock: LivingLock, source: Session, target: Session, *, displacing: bool = False
+    asked: Attempt, lock: LivingLock, opening: Opening, source: Session, target: Session, *, displacing: bool = False
 ) -> CopyReport:
     """Plan, hold the lock, and do it.
 
@@ -221,9 +228,7 @@ def _copy_under_lock(
         lock.acquire()
         end_displaced(lock, source)
     watches = [
-        ActivityWatch(
-            source.endpoint, application_name=asked.name, enter_gate=asked.gate(lock, source.endpoint).try_enter
-        ),
+        ActivityWatch(source.endpoint, application_name=asked.name, enter_gate=opening.glance),
         ActivityWatch(target.endpoint, application_name=asked.name),
     ]
     with (
@@ -247,7 +252,7 @@ def _copy_under_lock(
             log.info("copy %s into %s: %s", decided.source, decided.target, *first.reasons)
             return first
         receipt.require_no_sibling(target, decided, lock.leases[0].contender)
-        return _carry_out(Run(asked, decided, lock, pulse, source, target, seen))
+        return _carry_out(Run(asked, decided, lock, pulse, source, target, seen, opening))
 
 
 def _carry_out(run: Run) -> CopyReport:

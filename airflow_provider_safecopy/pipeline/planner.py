@@ -14,7 +14,8 @@ from typing import Literal
 
 import psycopg
 
-from airflow_provider_safecopy.errors import ConfigError, PlanError, Refusal
+from airflow_provider_safecopy import shortage
+from airflow_provider_safecopy.errors import ConfigError, PlanError, Refusal, StageError
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.planning import (
     catalog,
@@ -183,6 +184,10 @@ def _find_psql(spec: CopySpec) -> Finding[PsqlBinary | None]:
         return Finding(find_psql(spec.psql), able)
     except ConfigError as error:
         return Finding(None, (*able, Refusal("psql", error.message, hint=error.hint)))
+    except StageError as error:
+        if error.__cause__ is None or (short := shortage.find(error.__cause__, starting=True)) is None:
+            raise
+        return Finding(None, (*able, short))
 
 
 def _estimate_spool(spec: CopySpec, transfer: str, size: int | None) -> int:

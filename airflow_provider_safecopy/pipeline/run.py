@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import psycopg
 
-from airflow_provider_safecopy import sql
+from airflow_provider_safecopy import shortage, sql
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import (
     AbortedError,
@@ -24,7 +24,7 @@ from airflow_provider_safecopy.errors import (
     StageTimeoutError,
     StalledError,
 )
-from airflow_provider_safecopy.lock.connection_gate import ConnectionGate
+from airflow_provider_safecopy.lock.connection_gate import ConnectionGate, Opening
 from airflow_provider_safecopy.lock.heartbeat import Heartbeat
 from airflow_provider_safecopy.lock.living_lock import LivenessCheck, LivingLock
 from airflow_provider_safecopy.lock.model import Contender, Lease, Promise, format_application_name
@@ -99,10 +99,20 @@ class Attempt:
         except psycopg.errors.LockNotAvailable as error:
             raise lock_wait_error(error, "plan", f"{table} or a partition of it", target.lookout) from error
 
-    def gate(self, lock: LivingLock, source: Endpoint) -> ConnectionGate:
-        """The gate before the source."""
+    def opening(self, lock: LivingLock, source: Endpoint) -> Opening:
+        """The turn before the source, in which all its connections are opened."""
         spec = self.spec
-        return ConnectionGate(lock.store, str(source), spec.connect_interval, self.contender, spec.timeouts.connect)
+        gate = ConnectionGate(lock.store, str(source), spec.connect_interval, self.contender, spec.timeouts.connect)
+        return Opening(gate, self.abort)
+
+
+def require_room(spec: CopySpec, abort: AbortSwitch | None = None) -> None:
+    """Raise `PlanError` if this process may not open or start all that a copy needs. Call it before anything is open.
+
+    The descriptors of `abort`, if there is one already, are among those.
+    """
+    if refusals := shortage.check(lanes=spec.parallel, switch=abort is None):
+        raise PlanError(refusals)
 
 
 def guard_fork(progress: Callable[[_Of], None]) -> Callable[[_Of], None]:
@@ -147,14 +157,17 @@ def translate_aborts(abort: AbortSwitch) -> Iterator[None]:
 
 @contextmanager
 def translate_losses() -> Iterator[None]:
-    """Every stage translates what it asks; what is left is a control session lost between two of them."""
+    """Every stage translates what it asks; what is left is a control session lost between two of them, or a shortage."""
     try:
-        yield
+        with shortage.translate("prepare"):
+            yield
     except psycopg.errors.LockNotAvailable as error:
         raise lock_wait_error(error, "connect", "a table that a control session reads") from error
     except psycopg.Error as error:
         message = f"a control session failed: {describe(error)}; nothing was changed"
-        raise StageError(message, stage="connect", sqlstate=error.sqlstate) from error
+        short = shortage.find(error.__cause__) if error.__cause__ else None
+        hint = short.hint if short else ""
+        raise StageError(message, stage="connect", sqlstate=error.sqlstate, hint=hint) from error
 
 
 @contextmanager
@@ -291,6 +304,7 @@ class Run:
     source: Session
     target: Session
     snapshot: str
+    opening: Opening
 
     @property
     def abort(self) -> AbortSwitch:

@@ -19,6 +19,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from airflow_provider_safecopy import shortage
 from airflow_provider_safecopy.errors import ConfigError, StageError
 from airflow_provider_safecopy.postgres import memory
 from airflow_provider_safecopy.postgres.environment import find_ignored_variables, shield_from_environment
@@ -129,7 +130,7 @@ class Endpoint:
         pinned for the session.
         """
         try:
-            with shield_from_environment(self.parameters) as said:
+            with shortage.translate("connect"), shield_from_environment(self.parameters) as said:
                 return kind.connect(
                     self._conninfo(application_name, connect_timeout, said), autocommit=True, prepare_threshold=None
                 )
@@ -148,7 +149,7 @@ class Endpoint:
     def narrow_to(self, connection: psycopg.Connection[Any]) -> Endpoint:
         """This endpoint, narrowed to the very server, user and password `connection` ended up with."""
         info = connection.info
-        settled = {key: value for key, value in info.get_parameters().items() if key in _SINCE_14 and value}
+        settled = _settled_parameters(connection)
         given = {key: value for key, value in self.parameters.items() if key not in _SETTLED}
         for own in _UNANSWERED.keys() - self.parameters.keys():
             settled.pop(own, None)
@@ -199,6 +200,8 @@ class Endpoint:
         text = str(error).strip()
         if password := self.parameters.get("password"):
             text = text.replace(password, "***")
+        if (short := shortage.find_in(text) or shortage.look()) is not None:
+            return shortage.as_error(short, "connect")
         refused = error.pgconn is not None and bool(error.pgconn.needs_password)
         hint = "check the password" if refused or "password authentication" in text else "check host, port and network"
         if _NOT_ALLOWED in text:
@@ -211,6 +214,20 @@ class Endpoint:
             retryable=not (refused or _HOPELESS.search(text)),
             hint=hint,
         )
+
+
+def _settled_parameters(connection: psycopg.Connection[Any]) -> dict[str, str]:
+    """Return the parameters that psql needs too and that have not libpq's default.
+
+    psycopg has a method for this, which fails for a user without a home directory.
+    """
+    compiled = {option.keyword: option.compiled for option in pq.Conninfo.get_defaults()}
+    compiled[b"channel_binding"] = compiled.get(b"channel_binding") or b"prefer"
+    return {
+        option.keyword.decode(): option.val.decode()
+        for option in connection.pgconn.info
+        if option.val and option.keyword.decode() in _SINCE_14 and option.val != compiled.get(option.keyword)
+    }
 
 
 def leave_no_core() -> None:

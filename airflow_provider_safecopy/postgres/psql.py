@@ -30,6 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from airflow_provider_safecopy import shortage
 from airflow_provider_safecopy.errors import ConfigError, StageError, StageTimeoutError, StalledError
 from airflow_provider_safecopy.postgres import memory
 from airflow_provider_safecopy.postgres.diagnosis import describe_output
@@ -62,6 +63,7 @@ _SEARCH_PATHS = (
     "opt/homebrew/opt/postgresql*/bin/psql",
 )
 _VERSION = re.compile(r"\(PostgreSQL\)\s+([0-9]{1,4})(?![0-9])")
+_WORDS_BYTES = 500
 _F_SETPIPE_SZ = 1031
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -89,7 +91,8 @@ def find_psql(requested: str | None = None) -> PsqlBinary:
     """The psql to use: `requested`, else `SAFECOPY_PSQL`, else the one on PATH, else the newest installed.
 
     Debian's psql on PATH is a script that adds 60 ms and picks a cluster by itself: it is passed over.
-    Raises `ConfigError` when there is none, when the given one is none, or when it is older than 14.
+    Raises `ConfigError` when there is none, when the given one is none, or when it is older than 14; `StageError` when
+    this machine can start none now.
     """
     chosen = requested or os.environ.get("SAFECOPY_PSQL")
     if chosen:
@@ -145,6 +148,7 @@ class Psql:
         head = [binary.path, "-X", "-w", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
         command = [*head, "-d", endpoint.psql_conninfo(), *arguments]
         parent, colour = os.getpid(), make_nonce()
+        _reset_sigchld()
         with endpoint.psql_environment(application_name=application_name, connect_timeout=connect_timeout) as (
             environment,
             secret,
@@ -168,6 +172,8 @@ class Psql:
                     preexec_fn=lambda: _die_with_parent(parent),  # noqa: PLW1509 -- a few system calls, nothing that locks
                 )
             except OSError as error:
+                if (short := shortage.find(error, starting=True)) is not None:
+                    raise shortage.as_error(short, stage) from error
                 raise StageError(
                     f"{stage}: cannot start {binary.path}: {error}", stage=stage, retryable=False
                 ) from error
@@ -203,10 +209,9 @@ class Psql:
         self.send(signal.SIGINT)
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, unless the child has been reaped."""
-        if self.process.returncode is None and self.parent == os.getpid():
-            # Not yet reaped, so the pid is still its own.
-            os.kill(self.pid, number)
+        """Send a signal, unless the child has ended: its pid may be another's then."""
+        if self.parent == os.getpid():
+            self.process.send_signal(number)
 
     def close(self) -> None:
         """Hear the last of stderr and let its descriptor go. Twice is harmless."""
@@ -302,11 +307,8 @@ def make_nonce() -> str:
 
 @cache
 def _read_binary(path: str) -> PsqlBinary:
-    try:
-        answer = subprocess.run([path, "--version"], capture_output=True, timeout=30, check=True, env={"LC_ALL": "C"})
-    except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: no file can have such a name
-        raise ConfigError(f"{path} does not answer --version: {error}", hint="name a working psql") from error
-    version = _VERSION.search(answer.stdout.decode("utf-8", "replace"))
+    _reset_sigchld()
+    version = _VERSION.search(_ask_version(path))
     if version is None:
         raise ConfigError(f"{path} is not PostgreSQL's psql", hint="name a working psql")
     if int(version[1]) < OLDEST_MAJOR:
@@ -315,6 +317,64 @@ def _read_binary(path: str) -> PsqlBinary:
             hint="install a newer PostgreSQL client, or name one in SAFECOPY_PSQL",
         )
     return PsqlBinary(path, int(version[1]))
+
+
+def _ask_version(path: str) -> str:
+    """Return what psql answers to --version, told to write to a descriptor that it inherits. Raises as `find_psql` does."""
+    with shortage.translate("plan"):
+        inherited, written = os.pipe2(os.O_CLOEXEC)
+    try:
+        done = _run(path, "-X", "-o", f"/proc/self/fd/{written}", "--version", inherit=[written])
+        if done.returncode == 0:
+            return done.stdout.decode("utf-8", "replace")
+    finally:
+        os.close(inherited)
+        os.close(written)
+    plain = _run(path, "--version")
+    if plain.returncode == 0 and _VERSION.search(plain.stdout.decode("utf-8", "replace")):
+        raise ConfigError(
+            f"{path} closes the descriptors that it inherits, and passwords and rows come through them",
+            hint="name the real psql, not a wrapper of it (sudo closes them); and mount /proc, if it is not there",
+        )
+    raise ConfigError(
+        f"{path} does not answer --version: {_last_words(plain)}",
+        hint="name a working psql, or install what it misses",
+    )
+
+
+def _run(path: str, *words: str, inherit: Sequence[int] = ()) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(
+            [path, *words], capture_output=True, timeout=30, check=False, env={"LC_ALL": "C"}, pass_fds=inherit
+        )
+    except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: no file can have such a name
+        if (short := shortage.find(error, starting=True)) is not None:
+            raise shortage.as_error(short, "plan") from error
+        raise ConfigError(f"{path} does not answer --version: {error}", hint="name a working psql") from error
+
+
+def _last_words(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Return how it ended and the end of what it wrote to stderr: the loader names there a library that is missing."""
+    code = done.returncode
+    ended = f"exit status {code}" if code >= 0 else f"ended by signal {-code}"
+    said = " ".join(done.stderr[-_WORDS_BYTES:].decode("utf-8", "replace").split())
+    return f"{ended}: {said}" if said else ended
+
+
+def _reset_sigchld() -> None:
+    """Have the system report how children end, which a parent may have switched off. Raises `ConfigError`.
+
+    With SIGCHLD ignored, a killed psql looks like one that has done all, and its pid may be another's at once.
+    """
+    if signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN:
+        return
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    except ValueError as error:
+        raise ConfigError(
+            "this process ignores SIGCHLD, so that it cannot learn how psql ends",
+            hint="call signal.signal(signal.SIGCHLD, signal.SIG_DFL) in the main thread before the copy",
+        ) from error
 
 
 def _is_script(path: str) -> bool:

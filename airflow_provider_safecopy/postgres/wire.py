@@ -12,6 +12,8 @@ import psycopg
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 
+from airflow_provider_safecopy import shortage
+
 _T = TypeVar("_T")
 _CANCEL_SECONDS, _CANCEL_AGAIN_SECONDS = 2.0, 1.0
 
@@ -102,6 +104,10 @@ class PromptConnection(psycopg.Connection[Any]):
         began = time.monotonic()
         try:
             return super().wait(_in_time(gen, self.patience, self._limit, lambda: self._look(began)), interval, **more)
+        except (OSError, MemoryError) as error:  # an answer may be on its way, and would be taken for that of the next
+            self.close()
+            short = shortage.find(error)
+            raise psycopg.OperationalError(short.message if short else str(error)) from error
         except LateError as error:
             self.close()
             if self.lookout is not None and (why := self.lookout.explain()):

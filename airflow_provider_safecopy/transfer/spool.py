@@ -16,6 +16,7 @@ from typing import IO
 
 import xxhash
 
+from airflow_provider_safecopy import shortage
 from airflow_provider_safecopy.errors import Refusal
 
 CHUNK_BYTES = 16 * 1024 * 1024
@@ -24,6 +25,10 @@ MANY_CHUNKS = 64
 
 READ_BYTES = 256 * 1024
 """The most that is moved at once: small enough to be still warm in the processor when it is written."""
+
+
+_WRITABLE_HINT = "name a writable directory with spool_dir, such as a mounted volume"
+_FREE_HINT = "free space in {}, or name another directory with spool_dir, and run the copy again"
 
 
 class SpoolFullError(Exception):
@@ -157,26 +162,39 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 
 def choose_directory(spool_dir: str | None) -> str:
-    """Where chunk files go: `spool_dir`, else the system's temporary directory (`TMPDIR`)."""
+    """Where chunk files go: `spool_dir`, else the system's temporary directory (`TMPDIR`). Raises OSError if it has none."""
     return spool_dir or tempfile.gettempdir()
 
 
 def find_refusals(spool_dir: str | None, *, needed: int, limit: int | None) -> list[Refusal]:
-    """Why the spool directory will not do: not there, not writable, or without room for `needed` bytes."""
-    directory = choose_directory(spool_dir)
+    """Why the spool directory will not do: not there, not writable, or without room for `needed` bytes.
+
+    Without `needed` there must be room for one chunk file.
+    """
+    try:
+        directory = choose_directory(spool_dir)
+    except OSError as error:
+        message = f"spool directory: this user may write to no temporary directory ({error.strerror})"
+        return [Refusal("spool_dir", message, hint=_WRITABLE_HINT)]
     try:
         with tempfile.TemporaryFile(prefix="safecopy-", dir=directory) as probe:
             probe.write(b"?")
             probe.flush()
         free = shutil.disk_usage(directory).free
     except OSError as error:
-        hint = "name a writable directory with spool_dir"
-        return [Refusal("spool_dir", f"spool directory {directory}: {error.strerror or error}", hint=hint)]
-    least = max(needed, CHUNK_BYTES)
+        return [shortage.find(error) or _describe(directory, error)]
+    least = needed or CHUNK_BYTES
     if free < least:
         message = f"spool directory {directory}: {free:,} bytes are free, about {least:,} are needed"
-        return [Refusal("spool_full", message, hint=f"free space in {directory}, and run the copy again")]
+        return [Refusal("spool_full", message, hint=_FREE_HINT.format(directory))]
     if limit is not None and needed > limit:
         message = f"spool_limit is {limit:,} bytes, and a sequential copy needs about {needed:,}"
         return [Refusal("spool_limit", message, hint="raise spool_limit, or ask for transfer=chunked")]
     return []
+
+
+def _describe(directory: str, error: OSError) -> Refusal:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        message = f"spool directory {directory}: no room for one file: {error.strerror}"
+        return Refusal("spool_full", message, hint=_FREE_HINT.format(directory))
+    return Refusal("spool_dir", f"spool directory {directory}: {error.strerror or error}", hint=_WRITABLE_HINT)

@@ -355,7 +355,7 @@ def test_a_copy_that_ignores_hangups_goes_on(safecopy: Command, fake_psql: MakeP
     assert ran.code == 5, ran.err  # it stalled, and was not aborted
 
 
-def test_a_report_nobody_takes_changes_nothing(safecopy: Command) -> None:
+def test_a_report_that_cannot_be_written_takes_nothing_back(safecopy: Command) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [*COMMAND, "copy", *safecopy.tables, "--json"],
@@ -365,7 +365,7 @@ def test_a_report_nobody_takes_changes_nothing(safecopy: Command) -> None:
             check=False,
             timeout=100,
         )
-    assert done.returncode == 0
+    assert done.returncode == 8
     assert b"the result could not be written to stdout: No space left on device" in done.stderr
     assert safecopy.holds() == "new"
 

@@ -23,7 +23,7 @@ def test_help_names_every_command_and_exit_code(bare: Bare) -> None:
     for ran in (bare("--help"), bare("-h")):
         assert (ran.code, ran.err) == (0, "")
         assert all(re.search(rf"^  {command} ", ran.out, re.MULTILINE) for command in COMMANDS)
-        assert all(f"{code} " in ran.out.partition("Exit codes:")[2] for code in (0, 2, 3, 4, 5, 6, 7, 130, 1))
+        assert all(f"{code} " in ran.out.partition("Exit codes:")[2] for code in (0, 2, 3, 4, 5, 6, 7, 8, 130, 1))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -108,7 +108,7 @@ def test_no_command_imports_airflow(bare: Bare) -> None:
     assert done.stdout.splitlines()[-1] == "[2, 5] True False"
 
 
-def test_a_mistake_of_ours_is_1_with_its_traceback(
+def test_a_mistake_of_ours_is_1_and_one_line_its_traceback_is_for_those_who_ask(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -119,7 +119,12 @@ def test_a_mistake_of_ours_is_1_with_its_traceback(
     assert main(words) == 1
     told = capfd.readouterr()
     assert told.out == ""
+    assert told.err.count("\n") == 1
     assert "ZeroDivisionError: this should never happen" in told.err
     assert "please report" in told.err
+    assert "-vv" in told.err
+    for verbose in (["-vv"], ["-v", "-v"]):
+        assert main([*words, *verbose]) == 1
+        assert "Traceback" in capfd.readouterr().err
     assert main([*words, "--json"]) == 1
     assert '"type": "InternalError"' in capfd.readouterr().out

@@ -146,7 +146,7 @@ def _own_directory() -> Path:
     state = os.environ.get("XDG_STATE_HOME", "")
     home = Path("~").expanduser() if os.environ.get("HOME") else None
     if not Path(state).is_absolute() and home is None:
-        return Path(tempfile.gettempdir()) / f"safecopy-{os.getuid()}"
+        return _temporary_directory() / f"safecopy-{os.getuid()}"
     base = Path(state) if Path(state).is_absolute() else Path(str(home), ".local", "state")
     directory = base / "safecopy" / "locks"
     try:
@@ -156,3 +156,12 @@ def _own_directory() -> Path:
             f"no directory for the lock: {directory}: {error.strerror}", hint="name one with --store, or use --target"
         ) from error
     return directory
+
+
+def _temporary_directory() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError as error:
+        raise ConfigError(
+            f"no directory for the lock: no home, and {error.strerror}", hint="name one with --store, or use --target"
+        ) from error
