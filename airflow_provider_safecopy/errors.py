@@ -45,6 +45,16 @@ class Refusal:
         return f"{told} ({self.hint})" if self.hint else told
 
 
+# Classes of SQLSTATE that the same copy, run again unchanged, will meet again: something is not supported, does not exist,
+# is not allowed, breaks a rule, or is too large.
+_HOPELESS_CLASSES = frozenset({"0A", "21", "22", "23", "28", "2B", "3D", "3F", "42", "44", "54"})
+
+
+def may_pass(sqlstate: str | None) -> bool:
+    """Return whether the same statement, run again unchanged, may succeed after this error of a server."""
+    return (sqlstate or "")[:2] not in _HOPELESS_CLASSES
+
+
 _PASSING = frozenset({"spool_full", "source_changed", "target_changed", "open_files", "processes", "memory"})
 """The codes of refusals that may pass without a change to the copy, such as a full disk."""
 

@@ -67,7 +67,7 @@ NAME = Kind("text", validation.require_text, "str", "NAME")
 VALUE = Kind("text", validation.require_text, "str", "VALUE")
 KEY = Kind("text", validation.require_short_text, "str", "TEXT")
 DISTANCE = Kind("text", validation.require_text, "str | float", "N|INTERVAL", read=validation.as_text)
-COLUMN = Kind("text", validation.require_column, "str", "NAME")
+COLUMN = Kind("column", validation.require_column, "str", "NAME")
 COLUMNS = Kind(
     "columns",
     validation.require_columns,

@@ -207,7 +207,7 @@ class CopySpec:
         templated=True,
     )
     cursor_column: str | None = option(
-        None, kind.NAME, "incremental: source column that grows with every change.", group=WRITING
+        None, kind.COLUMN, "incremental: source column that grows with every change.", group=WRITING
     )
     lookback: str | None = option(
         None,

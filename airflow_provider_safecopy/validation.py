@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from airflow_provider_safecopy.errors import ConfigError
+from airflow_provider_safecopy.postgres import fragment
 from airflow_provider_safecopy.postgres.names import TableName, is_text
 
 _SHORT_BYTES = 2000
@@ -15,7 +15,6 @@ CENTURY = 100 * 366 * 86400
 """Seconds. A longer time is a typing error, and clocks and calendars have no answer for it."""
 
 _BEYOND = 1 << 80
-_END = re.compile(r"[;\s]+$")
 
 
 def require_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -146,8 +145,8 @@ def as_table(_option: str, table: object) -> object:
 
 
 def as_fragment(_option: str, text: object) -> object:
-    """Return the SQL without the semicolon at its end, which a part of a statement may not have."""
-    return _END.sub("", text) if isinstance(text, str) else text
+    """Return the SQL without the semicolon at its end, and comments after that."""
+    return fragment.trim(text) if isinstance(text, str) else text
 
 
 def as_text(_option: str, value: object) -> object:

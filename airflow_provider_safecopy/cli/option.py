@@ -27,6 +27,11 @@ _Command = Callable[..., Any]
 _Decorator = Callable[[_Command], _Command]
 
 
+def _column(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    text = param_types.text(context, param, value)
+    return None if text is None else param_types.unquote_name(text)
+
+
 def _columns(context: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
     return param_types.parse(param_types.texts(context, param, values))
 
@@ -38,6 +43,7 @@ def _names(context: click.Context, param: click.Parameter, values: tuple[str, ..
 _READ: dict[str, dict[str, Any]] = {
     "text": {"callback": param_types.text},
     "sql": {"callback": param_types.sql},
+    "column": {"callback": _column},
     "columns": {"callback": _columns, "multiple": True},
     "names": {"callback": _names, "multiple": True},
     "shares": {"callback": param_types.shares, "multiple": True},

@@ -70,6 +70,12 @@ def parse(options: Iterable[str]) -> dict[str, str] | None:
     return columns if given else None
 
 
+def unquote_name(word: str) -> str:
+    """Return the one name that `word` is, without the double quotes around it."""
+    match = _NAME.fullmatch(word)
+    return match["quoted"].replace('""', '"') if match and match["quoted"] else word
+
+
 def names(word: str, options: Iterable[str]) -> tuple[str, ...] | None:
     """A list of names alone, such as ``--key`` takes; None where no option was given. Raises `ConfigError`."""
     found: list[str] = []
@@ -209,7 +215,7 @@ def shares(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     for value in texts(ctx, param, values):
         name, _, number = value.rpartition("=")
         try:
-            found[name] = float(number.removesuffix("%"))
+            found[unquote_name(name)] = float(number.removesuffix("%"))
         except ValueError:
             raise click.BadParameter(f"{value!r} is no column and percentage, such as 이메일=5", ctx, param) from None
         if not name:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,7 @@ from airflow_provider_safecopy.pipeline.reap import KEEP_SECONDS, ReapReport, re
 from airflow_provider_safecopy.pipeline.run import name_holders
 from airflow_provider_safecopy.planning.plan import CopyPlan
 from airflow_provider_safecopy.postgres.endpoint import Endpoint
+from airflow_provider_safecopy.postgres.pooler import SharedSessionError
 from airflow_provider_safecopy.postgres.session import open_session
 from airflow_provider_safecopy.report import CopyReport
 from airflow_provider_safecopy.spec import CopySpec, Progress
@@ -166,6 +167,7 @@ class SafeCopyHook(BaseHook):
         contender = contender or Contender.alone()
         name = format_application_name(contender.attempt)
         with (
+            suppress(SharedSessionError),  # a lock works there: its store makes the schema, and sets nothing
             open_session(self.target, application_name=name, connect_timeout=_CONNECT_SECONDS) as session,
             name_holders(session),
         ):

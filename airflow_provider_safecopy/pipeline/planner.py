@@ -22,6 +22,7 @@ from airflow_provider_safecopy.planning import (
     column_match,
     copy_script,
     create_table,
+    large_object,
     preflight,
     row_checks,
     source_schema,
@@ -277,7 +278,8 @@ def draft(
     manner = choose_method(
         spec, (source, target), given, match.pairs, size=content.value.expected.size, publish=publish
     )
-    of_way = Finding(None, warnings=tuple(_warn_of_strategy(publish, ends.value.target)))
+    warnings = *_warn_of_strategy(publish, ends.value.target), *large_object.warnings(source, match.pairs)
+    of_way = Finding(None, warnings=warnings)
     plan = CopyPlan(
         spec=spec,
         source=f"{source.endpoint} {given.label if given else spec.source_table or 'the query'}",

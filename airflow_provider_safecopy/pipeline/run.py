@@ -23,6 +23,7 @@ from airflow_provider_safecopy.errors import (
     StageError,
     StageTimeoutError,
     StalledError,
+    may_pass,
 )
 from airflow_provider_safecopy.lock.connection_gate import ConnectionGate, Opening
 from airflow_provider_safecopy.lock.heartbeat import Heartbeat
@@ -167,7 +168,9 @@ def translate_losses() -> Iterator[None]:
         message = f"a control session failed: {describe(error)}; nothing was changed"
         short = shortage.find(error.__cause__) if error.__cause__ else None
         hint = short.hint if short else ""
-        raise StageError(message, stage="connect", sqlstate=error.sqlstate, hint=hint) from error
+        raise StageError(
+            message, stage="connect", sqlstate=error.sqlstate, hint=hint, retryable=may_pass(error.sqlstate)
+        ) from error
 
 
 @contextmanager

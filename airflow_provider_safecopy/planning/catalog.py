@@ -35,6 +35,9 @@ KINDS = {
 class Column:
     """One column. `type` is spelled with its typmod; `inner_shape` tells enums, domains and composites apart.
 
+    `structure` says of what the type is made at every depth, without schemas, and `origins` whence its parts come that are
+    made of nothing else; `type_schema` is the type's own schema. All three are empty for what is built in.
+
     `may_use`, `may_select`, `may_insert`, `may_update`: this role's rights on the type and on the column. `always`: an
     identity that no UPDATE may set.
     """
@@ -42,6 +45,9 @@ class Column:
     name: str
     type: str
     inner_shape: str = ""
+    structure: str = ""
+    origins: str = ""
+    type_schema: str = ""
     binary_safe: bool = False
     is_money: bool = False
     not_null: bool = False
@@ -54,6 +60,17 @@ class Column:
     may_insert: bool = True
     may_update: bool = True
 
+    @property
+    def bare_type(self) -> str:
+        """The type as it is spelled where its schema is in the search_path."""
+        return self.type.removeprefix(f"{self.type_schema}.") if self.type_schema else self.type
+
+    def has_type_of(self, other: Column) -> bool:
+        """Return whether both types are the same: by definition, or of one extension, in whatever schemas they are."""
+        if self.structure != other.structure:
+            return False
+        return self.type == other.type or (self.bare_type, self.origins) == (other.bare_type, other.origins)
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -63,6 +80,8 @@ class Relation:
     DELETE action would change other tables. `published_without_identity`: DELETE is refused by a
     publication that has no key to name the row by; `update_without_identity`: UPDATE is. `meddlers`: row triggers
     that fire before INSERT or UPDATE, and may change row values; `triggers`: all that are enabled.
+    `updates_refused_by`, `deletes_refused_by`: publications whose row filter or column list does not fit the replica
+    identity. `may_select_whole`: SELECT on the table, and not on single columns only. `temporal_keys`: keys on periods.
     `kin`: its partitions and parents.
     """
 
@@ -75,6 +94,7 @@ class Relation:
     owner: str = ""
     may_enter: bool = True
     may_select: bool = True
+    may_select_whole: bool = True
     may_insert: bool = False
     may_update: bool = False
     may_delete: bool = False
@@ -82,6 +102,9 @@ class Relation:
     has_children: bool = False
     published_without_identity: bool = False
     update_without_identity: bool = False
+    updates_refused_by: tuple[str, ...] = ()
+    deletes_refused_by: tuple[str, ...] = ()
+    temporal_keys: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
     meddlers: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
@@ -137,7 +160,10 @@ def _relation_of(
     name: TableName, row: dict[str, Any], columns: list[dict[str, Any]], facts: Mapping[int, Mapping[str, Any]]
 ) -> Relation:
     """Return the relation of which the catalog says this."""
-    lists = ("rules", "meddlers", "triggers", "referenced_by", "deletes_spread_by")
+    lists = (
+        *("rules", "meddlers", "triggers", "referenced_by", "deletes_spread_by"),
+        *("updates_refused_by", "deletes_refused_by", "temporal_keys"),
+    )
     own: dict[str, Any] = {
         key: tuple(value) if key in lists else value for key, value in row.items() if not key.startswith("kin_")
     }

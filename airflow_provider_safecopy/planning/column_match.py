@@ -194,14 +194,17 @@ def check_pairs(
 def explain_widening(pairs: Sequence[ColumnPair]) -> Iterator[str]:
     """Reasons why types that differ are taken."""
     for given, taken in pairs:
-        if given.type != taken.type:
+        if given.type != taken.type and not given.has_type_of(taken):
             yield f"column {spell(taken.name)}: {taken.type} holds every {given.type} of the source, as the same text"
 
 
 def _check_types(source_column: Column, target_column: Column, target: Relation) -> Iterator[Refusal]:
     place, asked = f"{target.label}.{spell(target_column.name)}", spell(source_column.name)
+    if source_column.has_type_of(target_column):
+        return
     if source_column.type != target_column.type and not can_widen(source_column.type, target_column.type):
         using = not can_widen(target_column.type, source_column.type)
+        known = not source_column.structure and not target_column.structure
         mend = table_statements.retype(
             _require_name(target), target_column.name, source_column.type, using=using
         ).as_string(None)
@@ -210,16 +213,28 @@ def _check_types(source_column: Column, target_column: Column, target: Relation)
             f"{place} is {target_column.type}, but the source's {asked} is {source_column.type}",
             table=target.label,
             column=spell(target_column.name),
-            hint=f"make them equal: {mend}; or cast in source_sql: {asked}::{target_column.type}",
+            hint=f"make them equal: {mend}; or cast in source_sql: {asked}::{target_column.type}"
+            if known
+            else f"give both sides one type; source{_made(source_column)}; target{_made(target_column)}",
         )
-    elif source_column.type == target_column.type and source_column.inner_shape != target_column.inner_shape:
+    elif source_column.type == target_column.type:
+        deeper = source_column.inner_shape == target_column.inner_shape
+        in_source, in_target = (
+            (source_column.structure, target_column.structure)
+            if deeper
+            else (source_column.inner_shape, target_column.inner_shape)
+        )
         yield Refusal(
             "type_differs",
             f"{place}: the type {target_column.type} is made differently on the two sides",
             table=target.label,
             column=spell(target_column.name),
-            hint=f"source: {source_column.inner_shape}; target: {target_column.inner_shape}",
+            hint=f"source: {in_source}; target: {in_target}",
         )
+
+
+def _made(column: Column) -> str:
+    return column.structure or f": {column.type}"
 
 
 def _suggest_adding(target: Relation, name: str, source_column: Column | None, spec: CopySpec) -> str:

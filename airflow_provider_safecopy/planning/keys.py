@@ -108,6 +108,8 @@ def _best(relation: Relation, candidates: Iterable[Candidate], copied: frozenset
         left_out = left_out or candidate.key
     if left_out is not None:
         return _not_copied(relation, left_out.names, copied)
+    if relation.temporal_keys:
+        return _temporal(relation)
     return Refusal(
         "no_key",
         f"{relation.label} has no primary key, nor a unique index without NULLs: its rows cannot be told apart",
@@ -125,6 +127,8 @@ def _find_requested(
     for candidate in unique:
         if not candidate.nullable and candidate.joinable:
             return candidate.key
+    if not unique and relation.temporal_keys:
+        return _temporal(relation)
     told = ", ".join(map(spell, wanted))
     if unique and unique[0].nullable:
         nullable = unique[0].nullable[0]
@@ -136,6 +140,17 @@ def _find_requested(
         f"{relation.label} has no unique index on just ({told}): one key could be several rows",
         table=relation.label,
         hint="add a unique index on these columns; one that is partial, or of expressions, will not do",
+    )
+
+
+def _temporal(relation: Relation) -> Refusal:
+    names = ", ".join(map(spell, relation.temporal_keys))
+    return Refusal(
+        "no_key",
+        f"{relation.label}: its key {names} is WITHOUT OVERLAPS, which keeps periods apart, but does not say which row is "
+        "which: that takes columns that are equal",
+        table=relation.label,
+        hint="ask for write_mode=replace, with publish=auto or delete_insert; or add a unique index on plain columns",
     )
 
 

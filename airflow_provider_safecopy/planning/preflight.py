@@ -223,6 +223,19 @@ def refuse_privilege(label: str, role: str, right: str, column: str | None = Non
     )
 
 
+def of_publications(relation: Relation, publications: Iterable[str]) -> Iterator[Refusal]:
+    """Yield why the server refuses to change rows that `publications` send; nothing if there are none."""
+    if found := sorted(set(publications)):
+        yield Refusal(
+            "no_replica_identity",
+            f"{relation.label} is published by {', '.join(map(spell, found))} with a row filter or columns that do not fit "
+            "its replica identity: UPDATE or DELETE is refused",
+            table=relation.label,
+            hint="give it a REPLICA IDENTITY whose columns are those of the filter, and in the column list; or ask for "
+            "publish=truncate_insert",
+        )
+
+
 def find_trigger_drawback(relation: Relation) -> str | None:
     """Why a way that writes row by row is chosen with reluctance, where triggers may change what is written."""
     if not relation.meddlers:

@@ -126,8 +126,7 @@ class Endpoint:
     ) -> psycopg.Connection[Any]:
         """A new autocommit session. Raises `StageError(stage="connect")`, whose text holds no password.
 
-        Nothing is prepared by name. A transaction pooler in between is not promised to work: settings are
-        pinned for the session.
+        Nothing is prepared by name.
         """
         try:
             with shortage.translate("connect"), shield_from_environment(self.parameters) as said:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Literal
 
 from airflow_provider_safecopy import shortage
-from airflow_provider_safecopy.errors import ConfigError, StageError, StageTimeoutError, StalledError
+from airflow_provider_safecopy.errors import ConfigError, StageError, StageTimeoutError, StalledError, may_pass
 from airflow_provider_safecopy.postgres import memory
 from airflow_provider_safecopy.postgres.diagnosis import describe_output
 from airflow_provider_safecopy.postgres.endpoint import Endpoint, leave_no_core
@@ -69,8 +69,6 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 # How long a child is asked before it is told: Airflow 3 leaves a killed task five seconds in all.
 _END_SIGNALS = ((signal.SIGINT, 1.0), (signal.SIGTERM, 0.5), (signal.SIGKILL, 10.0))
-# SQLSTATE classes that the same copy, run again unchanged, will meet again.
-_HOPELESS_CLASSES = frozenset({"0A", "22", "23", "28", "2B", "3D", "3F", "42", "54"})
 # Where the server's own words mislead: this is "out of memory".
 _HINTS = {"54000": "a value or a row is larger than the 1 GB PostgreSQL can handle: leave its column out, or cut it"}
 _SNAPSHOT_LOST = frozenset({"22023", "42704"})
@@ -242,7 +240,7 @@ class Psql:
             sqlstate=sqlstate,
             stderr_tail=said,
             hint=hint or (_FAILED_OVER if failed_over else _HINTS.get(sqlstate or "", "")),
-            retryable=passing or (sqlstate or "")[:2] not in _HOPELESS_CLASSES if retryable is None else retryable,
+            retryable=passing or may_pass(sqlstate) if retryable is None else retryable,
         )
 
     def require_life(self, *, began: float, moved: float, timeout: float, stall: float) -> None:

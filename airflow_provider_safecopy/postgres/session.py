@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any, LiteralString, cast
 from weakref import WeakKeyDictionary
@@ -20,7 +21,7 @@ from psycopg.sql import SQL, Composed
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import StageError
-from airflow_provider_safecopy.postgres import statements, wire
+from airflow_provider_safecopy.postgres import pooler, statements, wire
 from airflow_provider_safecopy.postgres.endpoint import Endpoint
 from airflow_provider_safecopy.postgres.lookout import Blocker, Lookout, read_blocker
 from airflow_provider_safecopy.postgres.statements import keep_timeout
@@ -281,7 +282,14 @@ def open_session(
         try:
             # No answer is promised yet.
             with connection.limit_block(max(2.0, connect_timeout)):
-                session = _introduce(endpoint, connection, read_only=read_only, lock_wait=lock_wait)
+                opening = partial(_introduce, endpoint, connection, read_only=read_only, lock_wait=lock_wait)
+                try:
+                    session = opening(pooler.require_direct(connection))
+                except psycopg.errors.DivisionByZero:
+                    pooler.require_own_session(
+                        endpoint, connection, application_name=application_name, connect_timeout=connect_timeout
+                    )
+                    session = opening()
         except psycopg.Error as error:
             raise StageError(
                 f"{endpoint}: connected, but the server cannot be asked: {error}",
@@ -312,8 +320,15 @@ def end_stage_sessions(session: Session, *, application_name: str, kept_backends
     log.debug("%s: no session of %s is left", session.endpoint, application_name)
 
 
-def _introduce(endpoint: Endpoint, connection: wire.PromptConnection, *, read_only: bool, lock_wait: float) -> Session:
-    """All in one message, and hence one transaction."""
+def _introduce(
+    endpoint: Endpoint,
+    connection: wire.PromptConnection,
+    condition: Composed | None = None,
+    *,
+    read_only: bool,
+    lock_wait: float,
+) -> Session:
+    """All in one message, and hence one transaction. A `condition` that fails lets nothing be set."""
     more = (
         "publications",
         *(("publications_of_schema",) if connection.info.server_version >= _SCHEMAS_PUBLISHED else ()),
@@ -323,14 +338,15 @@ def _introduce(endpoint: Endpoint, connection: wire.PromptConnection, *, read_on
     asked = [SQL(_CATALOG[word]) for word in words]
     with connection.cursor(row_factory=dict_row) as cursor:
         patient = keep_timeout("lock_timeout", lock_wait)
-        cursor.execute(SQL("; ").join([asked[0], *statements.session_pins(), *asked[1:], patient]))
+        conditions = [] if condition is None else [condition]
+        cursor.execute(SQL("; ").join([*conditions, asked[0], *statements.session_pins(), *asked[1:], patient]))
         told: list[list[dict[str, Any]]] = []
         while True:
             if cursor.description:
                 told.append(cursor.fetchall())
             if not cursor.nextset():
                 break
-    (own,), _, (facts,), *rest = told
+    (own,), _, (facts,), *rest = told[len(conditions) :]
     path = tuple(own.pop("search_path"))
     publications = () if read_only else tuple(row["name"] for rows in rest[: len(more)] for row in rows)
     facts["grantees"] = tuple(facts["grantees"])

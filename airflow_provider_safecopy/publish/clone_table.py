@@ -17,7 +17,7 @@ from typing import Literal, LiteralString
 import psycopg
 
 from airflow_provider_safecopy import sql
-from airflow_provider_safecopy.errors import Refusal, StageError, StageTimeoutError
+from airflow_provider_safecopy.errors import Refusal, StageError, StageTimeoutError, may_pass
 from airflow_provider_safecopy.planning.catalog import Relation
 from airflow_provider_safecopy.postgres import statements
 from airflow_provider_safecopy.postgres.diagnosis import describe
@@ -205,7 +205,7 @@ def _build_error(job: PublishContext, step: Step, error: psycopg.Error) -> Stage
         stage="prepare",
         sqlstate=error.sqlstate,
         hint=hint,
-        retryable=not violated and error.sqlstate not in _NOT_FOUND | {"42501", "54000", "54011"},
+        retryable=may_pass(error.sqlstate),
     )
 
 

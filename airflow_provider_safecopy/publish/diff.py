@@ -13,7 +13,7 @@ from airflow_provider_safecopy.planning import keys
 from airflow_provider_safecopy.planning.catalog import Relation
 from airflow_provider_safecopy.planning.keys import ACTIONS, Key, Reference, read_references
 from airflow_provider_safecopy.planning.plan import STAGING, CopyPlan, PlannedStep
-from airflow_provider_safecopy.planning.preflight import refuse_privilege
+from airflow_provider_safecopy.planning.preflight import of_publications, refuse_privilege
 from airflow_provider_safecopy.planning.target_table import TargetTable
 from airflow_provider_safecopy.postgres import statements
 from airflow_provider_safecopy.postgres.diagnosis import rows_shown
@@ -52,6 +52,8 @@ def refusals(table: TargetTable, spec: CopySpec, missing: Missing) -> Iterator[R
             table=label,
             hint="make the key its REPLICA IDENTITY, or add a primary key",
         )
+    deletes = relation.deletes_refused_by if missing == "delete" else ()
+    yield from of_publications(relation, (*relation.updates_refused_by, *deletes))
 
 
 def comparison(plan: CopyPlan, missing: Missing, staging: TableName = STAGING) -> Comparison:
@@ -189,6 +191,8 @@ def _of_rights(table: TargetTable, spec: CopySpec, by: Key, missing: Missing) ->
         for column in changing:
             if not column.may_update and not column.always:
                 yield refuse_privilege(label, role, f"UPDATE on column {spell(column.name)}", column.name)
+    if relation.may_select and not relation.may_select_whole:
+        yield refuse_privilege(label, role, "SELECT on the whole table, by which rows are compared,")
     if deleting and not relation.may_delete:
         yield refuse_privilege(label, role, "DELETE")
     elif not table.facts.may_lock:

@@ -1,11 +1,11 @@
-"""Sequences: identity and serial columns that were copied draw their next value beyond all that is there now.
+"""Sequences: columns that were copied draw their next value beyond all that is there now, by identity, serial or default.
 
 Never back, and only where it is needed. Where this role owns the sequence that is part of the publish: a rollback
 undoes it, and no session draws between the look and the move. Where it may only set it, or another session keeps the sequence
 busy, it is set at once, which no rollback undoes; as drawing does, a publish that fails may then leave a gap.
 
 Not promised: values that other sessions have cached (CACHE) by then, where the sequence could only be set; sequences
-that a column draws from and does not own.
+that a column's values are made of in an expression, as ``'A' || nextval('s')``: a warning names those.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Peaks = Mapping[tuple[str, bool], Decimal | None]
 
 @dataclass(frozen=True)
 class Sequence:
-    """A sequence and the column that owns it."""
+    """A sequence and the column that draws from it. `expression` is its default if the values are only made of it."""
 
     column_name: str
     name: TableName
@@ -55,6 +55,7 @@ class Sequence:
     may_alter: bool
     may_read: bool
     may_set: bool
+    expression: str | None = None
 
     @property
     def is_ascending(self) -> bool:
@@ -87,7 +88,11 @@ class Sequence:
 
 def read_peaks(job: PublishContext, table: TableName) -> Peaks:
     """Return the greatest value in each copied column of `table` whose sequence the target has. For a strategy without time later."""
-    return {(each.column_name, each.is_ascending): _read_peak(job, table, each) for each in _list_sequences(job)}
+    return {
+        (each.column_name, each.is_ascending): _read_peak(job, table, each)
+        for each in _drawn(job)
+        if not each.expression
+    }
 
 
 def advance_sequences(job: PublishContext, known_peaks: Peaks | None = None) -> list[str]:
@@ -97,7 +102,10 @@ def advance_sequences(job: PublishContext, known_peaks: Peaks | None = None) -> 
     """
     job.connection.execute(_SEQUENCE["own_names"])
     found = []
-    for sequence in _list_sequences(job):
+    for sequence in _drawn(job):
+        if sequence.expression:
+            found.append(_derived(sequence))
+            continue
         key = (sequence.column_name, sequence.is_ascending)
         peak = (
             known_peaks[key] if known_peaks and key in known_peaks else _read_peak(job, job.plan.target_name, sequence)
@@ -109,10 +117,10 @@ def advance_sequences(job: PublishContext, known_peaks: Peaks | None = None) -> 
     return found
 
 
-def _list_sequences(job: PublishContext) -> list[Sequence]:
-    name = job.plan.target_name
-    asked = {"schema": name.schema, "name": name.name, "columns": list(job.plan.target_columns)}
-    rows = job.target.fetch_all(_SEQUENCE["owned"], asked)
+def _drawn(job: PublishContext) -> list[Sequence]:
+    name, path = job.plan.target_name, list(job.target.search_path)
+    asked = {"schema": name.schema, "name": name.name, "columns": list(job.plan.target_columns), "path": path}
+    rows = job.target.fetch_all(_SEQUENCE["drawn"], asked)
     return [Sequence(name=TableName(row.pop("schema"), row.pop("name")), **row) for row in rows]
 
 
@@ -176,6 +184,13 @@ def _read_state(job: PublishContext, sequence: Sequence) -> SequenceState:
     row = job.target.fetch_one(upkeep.sequence_state(sequence.name))
     assert row is not None  # noqa: S101 -- a sequence is a table of one row
     return row["last_value"], row["is_called"]
+
+
+def _derived(sequence: Sequence) -> str:
+    return (
+        f"sequence {sequence.name}: it was not moved; column {spell(sequence.column_name)} has values made of it "
+        f"({sequence.expression}), and those that were copied may come again: see that it lies beyond them"
+    )
 
 
 def _describe_missing_rights(job: PublishContext, sequence: Sequence, peak: int, rights: str) -> str:

@@ -19,7 +19,7 @@ from psycopg.sql import SQL
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.abort import AbortSwitch
-from airflow_provider_safecopy.errors import PublishUnknownError, StageError, StageTimeoutError
+from airflow_provider_safecopy.errors import PublishUnknownError, StageError, StageTimeoutError, may_pass
 from airflow_provider_safecopy.lock.model import Lease
 from airflow_provider_safecopy.planning import history as slices
 from airflow_provider_safecopy.planning import row_checks
@@ -274,10 +274,9 @@ def _translate_error(job: PublishContext, error: psycopg.Error) -> StageError:
             error, "publish", f"{plan.target_name} or a table that publishing needs", job.target.lookout
         )
     kind = StageTimeoutError if isinstance(error, psycopg.errors.QueryCanceled) else StageError
-    violated = isinstance(error, psycopg.IntegrityError | psycopg.DataError)
     return kind(
         f"publish into {plan.target_name} failed: {describe(error)}; nothing was changed",
         stage="publish",
         sqlstate=error.sqlstate,
-        retryable=not violated and error.sqlstate not in {"42501", "54000", "54011"},
+        retryable=may_pass(error.sqlstate),
     )

@@ -84,6 +84,7 @@ SELECT c.oid, c.relkind::text AS kind, c.relpersistence::text AS persistence,
        pg_get_userbyid(c.relowner)::text AS owner,
        has_schema_privilege(n.oid, 'USAGE') AS may_enter,
        has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid, 'SELECT') AS may_select,
+       has_table_privilege(c.oid, 'SELECT') AS may_select_whole,
        has_table_privilege(c.oid, 'INSERT') OR has_any_column_privilege(c.oid, 'INSERT') AS may_insert,
        has_table_privilege(c.oid, 'UPDATE') OR has_any_column_privilege(c.oid, 'UPDATE') AS may_update,
        has_table_privilege(c.oid, 'DELETE') AS may_delete,
@@ -97,8 +98,12 @@ SELECT c.oid, c.relkind::text AS kind, c.relpersistence::text AS persistence,
                AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0 ORDER BY 1) AS meddlers,
        ARRAY(SELECT g.tgname::text FROM pg_trigger g
              WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A') ORDER BY 1) AS triggers,
+       -- Keys on periods of time, of version 18 on.
+       ARRAY(SELECT k.conname::text FROM pg_constraint k
+             WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u') AND (to_jsonb(k) ->> 'conperiod')::bool ORDER BY 1) AS temporal_keys,
        kin.kin_schemas, kin.kin_names, inbound.referenced_by, inbound.deletes_spread_by,
-       nameless.published_without_identity, nameless.update_without_identity
+       nameless.published_without_identity, nameless.update_without_identity,
+       unfit.updates_refused_by, unfit.deletes_refused_by
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 -- The table with its partitions: a foreign key may refer to any of them, or to the parent of the one that is asked for.
 -- Not by pg_partition_tree, which locks the partitions: all others lock the parent first, so that would be a deadlock.
@@ -141,6 +146,49 @@ CROSS JOIN LATERAL (
                      OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = leaf.oid
                                 AND (i.indisreplident OR leaf.relreplident = 'd' AND i.indisprimary)))) AS published
 ) AS nameless
+-- Publications that refuse to send changes: a row filter names a column outside of the replica identity, a column list
+-- leaves one of its columns out (from version 15 on), or a generated column belongs to it that is not sent (18).
+CROSS JOIN LATERAL (
+    SELECT COALESCE(array_agg(DISTINCT refusing.name ORDER BY refusing.name) FILTER (WHERE refusing.updates), '{}') AS updates_refused_by,
+           COALESCE(array_agg(DISTINCT refusing.name ORDER BY refusing.name) FILTER (WHERE refusing.deletes), '{}') AS deletes_refused_by
+    FROM (
+        SELECT p.pubname::text AS name, p.pubupdate AS updates, p.pubdelete AS deletes
+        FROM pg_class leaf
+        CROSS JOIN LATERAL (
+            SELECT array_agg(a.attname) AS columns FROM pg_attribute a
+            WHERE a.attrelid = leaf.oid AND a.attnum > 0 AND NOT a.attisdropped
+              AND (leaf.relreplident = 'f'
+                   OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = leaf.oid AND a.attnum = ANY (i.indkey)
+                                AND (i.indisreplident OR leaf.relreplident = 'd' AND i.indisprimary)))
+        ) AS identity
+        CROSS JOIN pg_publication p
+        CROSS JOIN LATERAL (
+            SELECT sent.prrelid, to_jsonb(sent) ->> 'prqual' AS filter, to_jsonb(sent) -> 'prattrs' AS numbers
+            FROM pg_publication_rel sent
+            WHERE sent.prpubid = p.oid
+              AND sent.prrelid = COALESCE((SELECT above.relid::oid
+                                           FROM pg_partition_ancestors(leaf.oid) WITH ORDINALITY AS above(relid, position)
+                                           JOIN pg_publication_rel listed ON listed.prpubid = p.oid AND listed.prrelid = above.relid
+                                           WHERE p.pubviaroot ORDER BY position DESC LIMIT 1), leaf.oid)
+        ) AS sent
+        WHERE leaf.oid = ANY (tree.oids) AND leaf.relkind = 'r' AND identity.columns IS NOT NULL
+          AND (jsonb_typeof(sent.numbers) = 'array' AND leaf.relreplident = 'f'
+               OR EXISTS (SELECT FROM pg_attribute a
+                          WHERE a.attrelid = sent.prrelid AND a.attnum > 0 AND NOT a.attisdropped
+                            AND CASE WHEN a.attname = ANY (identity.columns)
+                                     THEN jsonb_typeof(sent.numbers) = 'array' AND NOT sent.numbers @> to_jsonb(a.attnum)
+                                     ELSE strpos(sent.filter, format(':varattno %%s ', a.attnum)) > 0 END))
+        UNION ALL
+        SELECT p.pubname::text, p.pubupdate, p.pubdelete
+        FROM pg_class leaf JOIN pg_publication p ON to_jsonb(p) ->> 'pubgencols' = 'n'
+        WHERE leaf.oid = ANY (tree.oids) AND leaf.relkind = 'r' AND leaf.relreplident = 'f'
+          AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = leaf.oid AND a.attgenerated <> '' AND NOT a.attisdropped)
+          AND EXISTS (SELECT FROM pg_publication_tables t JOIN pg_namespace tn ON tn.nspname = t.schemaname
+                      JOIN pg_class tc ON tc.relnamespace = tn.oid AND tc.relname = t.tablename
+                      WHERE t.pubname = p.pubname
+                        AND (tc.oid = leaf.oid OR tc.oid IN (SELECT relid FROM pg_partition_ancestors(leaf.oid))))
+    ) AS refusing
+) AS unfit
 WHERE n.nspname::text = %(schema)s::text AND c.relname::text = %(name)s::text
   -- The same, cut where it is too long, for the index's sake.
   AND n.nspname = %(schema)s::text::name AND c.relname = %(name)s::text::name
@@ -161,8 +209,10 @@ WHERE a.attrelid = %(oid)s AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 
 -- name: types
--- What two types of equal name must also have in common, one level deep, and whether binary may be used.
-WITH asked AS (
+-- What two types must also have in common, and whether binary may be used. `inner_shape` says it one level deep, for
+-- people; `structure` at every depth, in names without their schemas; `origins` says where each type comes from that is
+-- not made of others: from an extension, which may lie in another schema elsewhere, or from a schema of its own.
+WITH RECURSIVE asked AS (
     SELECT DISTINCT oid FROM unnest(%(oids)s::oid[]) AS oid
 ), part AS (
     SELECT a.oid AS asked, t.* FROM asked a JOIN pg_type t ON t.oid = a.oid
@@ -178,13 +228,49 @@ WITH asked AS (
         WHEN 'd' THEN format_type(p.typbasetype, p.typtypmod)
         END AS made_of
     FROM part p
+), node AS (
+    -- What is built in has an oid below 16384, and is the same everywhere.
+    SELECT oid AS asked, ''::text COLLATE "C" AS path, oid, -1 AS typmod FROM asked WHERE oid >= 16384
+    UNION ALL
+    SELECT n.asked, n.path || inner_type.step COLLATE "C", inner_type.oid, inner_type.typmod
+    FROM node n JOIN pg_type t ON t.oid = n.oid AND t.oid >= 16384
+    CROSS JOIN LATERAL (
+        SELECT ' []', t.typelem, n.typmod WHERE t.typcategory = 'A' AND t.typelem <> 0
+        UNION ALL
+        SELECT ' over', t.typbasetype, t.typtypmod WHERE t.typtype = 'd'
+        UNION ALL
+        SELECT format(' %%s %%I', to_char(row_number() OVER (ORDER BY a.attnum), '0000'), a.attname), a.atttypid, a.atttypmod
+        FROM pg_attribute a WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT ' of', r.rngsubtype, -1 FROM pg_range r WHERE t.typtype = 'r' AND r.rngtypid = t.oid
+        UNION ALL
+        SELECT ' of', r.rngtypid, -1 FROM pg_range r WHERE t.typtype = 'm' AND r.rngmultitypid = t.oid
+    ) AS inner_type(step, oid, typmod)
+), deep AS (
+    SELECT n.asked,
+           string_agg(n.path || ': ' || CASE
+               WHEN t.typtype = 'e' THEN (SELECT format('%%I (%%s)', t.typname, string_agg(quote_literal(l.enumlabel), ', ' ORDER BY l.enumsortorder))
+                                          FROM pg_enum l WHERE l.enumtypid = t.oid)
+               WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN format_type(n.oid, n.typmod)
+               ELSE substr(format_type(n.oid, n.typmod), length(quote_ident(s.nspname)) + 2) END, '; ' ORDER BY n.path) AS structure,
+           string_agg(n.path || ': ' || COALESCE('extension ' || quote_ident(e.extname), 'schema ' || quote_ident(s.nspname)), '; ' ORDER BY n.path)
+               FILTER (WHERE t.oid >= 16384 AND t.typcategory <> 'A' AND (t.typtype = 'b' OR e.oid IS NOT NULL)) AS origins
+    FROM node n JOIN pg_type t ON t.oid = n.oid JOIN pg_namespace s ON s.oid = t.typnamespace
+    LEFT JOIN pg_depend d ON d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e'
+                         AND d.refclassid = 'pg_extension'::regclass
+    LEFT JOIN pg_extension e ON e.oid = d.refobjid
+    GROUP BY n.asked
 )
 SELECT asked AS oid,
        bool_or(typname IN ('money', '_money')) AS is_money,
        bool_and(oid < 16384 AND typsend <> 0 AND typreceive <> 0 AND typtype = 'b'
                 AND typname !~ '^_?reg' AND typname NOT IN ('money', '_money')) AS binary_safe,
        bool_and(has_type_privilege(oid, 'USAGE') AND has_schema_privilege(typnamespace, 'USAGE')) AS may_use,
-       COALESCE(string_agg(made_of, ' '), '') AS inner_shape
+       COALESCE(string_agg(made_of, ' '), '') AS inner_shape,
+       COALESCE((SELECT structure FROM deep WHERE deep.asked = shaped.asked), '') AS structure,
+       COALESCE((SELECT origins FROM deep WHERE deep.asked = shaped.asked), '') AS origins,
+       COALESCE(max(CASE WHEN typnamespace <> 'pg_catalog'::regnamespace THEN typnamespace::regnamespace::text END)
+                FILTER (WHERE oid = asked), '') AS type_schema
 FROM shaped GROUP BY asked
 
 -- name: type_names
@@ -219,6 +305,9 @@ SELECT pg_relation_size(%(oid)s::oid) AS bytes
 SELECT EXISTS (SELECT FROM pg_stat_activity
                WHERE application_name = %(application)s AND pid <> pg_backend_pid() AND state = 'active'
                  AND COALESCE(wait_event_type, '') NOT IN ('Lock', 'Client'))
+
+-- name: large_objects
+SELECT EXISTS (SELECT FROM pg_largeobject_metadata)
 
 -- name: export_snapshot
 SELECT pg_export_snapshot()

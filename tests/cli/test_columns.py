@@ -56,3 +56,21 @@ def test_any_name_can_be_given_in_quotes(wanted: dict[str, str]) -> None:
 
     option = ",".join(f"{quoted(source)}={quoted(target)}" for source, target in wanted.items())
     assert param_types.parse([option]) == wanted
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ('"수정 일시"', "수정 일시"),
+        ('"따""옴표"', '따"옴표'),
+        ("수정 일시", "수정 일시"),
+        ("금액,원", "금액,원"),
+        ("a=b", "a=b"),
+        ('"', '"'),
+        ('가"나"', '가"나"'),
+        (' "가" ', "가"),
+    ],
+)
+def test_a_single_name_may_stand_in_quotes(word: str, name: str) -> None:
+    """The kind: an option that takes one column reads it as those do that take several."""
+    assert param_types.unquote_name(word) == name

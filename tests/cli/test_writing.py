@@ -50,6 +50,10 @@ def test_what_is_left_out_is_the_spec_s_own_default(spec: Any) -> None:
             {"write_mode": "upsert", "key_columns": ("금액,원", "번호")},
         ),
         (
+            ("--write-mode", "incremental", "--cursor-column", '"변경 일시"'),
+            {"write_mode": "incremental", "cursor_column": "변경 일시"},
+        ),
+        (
             ("--write-mode", "incremental", "--cursor-column", "변경일시", "--lookback", "2 days"),
             {"write_mode": "incremental", "cursor_column": "변경일시", "lookback": "2 days"},
         ),

@@ -393,3 +393,80 @@ def test_a_database_that_refuses_ddl_has_it_set(ends: tuple[Database, Database])
     )
     assert pipeline.copy(spec(), source.endpoint, target.endpoint).warnings == ()
     assert drawn(target) == 301
+
+
+LOOSE = {
+    "another schema": ("CREATE SEQUENCE 번호.표", "nextval('번호.표')", "번호.표"),
+    "a cast": ("CREATE SEQUENCE 번호.표", "nextval('번호.표')::int", "번호.표"),
+    "a text": ("CREATE SEQUENCE 번호.표", "nextval('번호.표'::text)", "번호.표"),
+    "a text in quotes": ('CREATE SEQUENCE 번호."표.하나"', "nextval('번호.\"표.하나\"'::text)", '번호."표.하나"'),
+    "a text without a schema": ("CREATE SEQUENCE 표", "nextval('표'::text)", "public.표"),
+    "that of another column": (
+        "CREATE TABLE 번호.남 (n bigserial); INSERT INTO 번호.남 DEFAULT VALUES",
+        "nextval('번호.남_n_seq')",
+        "번호.남_n_seq",
+    ),
+    "one that goes down": ("CREATE SEQUENCE 번호.표 INCREMENT -1", "nextval('번호.표')", "번호.표"),
+}
+"""Sequences that no column of the table owns: how they are made, the default that draws from them, and their names."""
+
+
+@pytest.mark.parametrize("way", WAYS_HERE)
+@pytest.mark.parametrize("what", LOOSE)
+def test_one_that_the_table_does_not_own_goes_on_beyond_what_was_copied(
+    ends: tuple[Database, Database], what: str, way: str
+) -> None:
+    """The kind: a sequence that a default draws from without being owned gives values again that were copied."""
+    source, target = ends
+    made, default, name = LOOSE[what]
+    target.execute(f"CREATE SCHEMA 번호; {made}")
+    down = "down" in what
+    make(source, target, f"bigint PRIMARY KEY DEFAULT {default}", rows="-1, -2, -300" if down else "1, 2, 300")
+    report = pipeline.copy(spec(publish=way), source.endpoint, target.endpoint)
+    assert drawn(target) == (-301 if down else 301)
+    assert state(target, name) == (-301 if down else 301, True)
+    assert report.warnings == ()
+
+
+def test_one_that_two_tables_share_never_goes_back(ends: tuple[Database, Database]) -> None:
+    """The kind, for a shared sequence: what another table has drawn is not drawn again either."""
+    source, target = ends
+    target.execute("CREATE SEQUENCE 공용 START 5000")
+    make(source, target, "bigint PRIMARY KEY DEFAULT nextval('공용')")
+    pipeline.copy(spec(publish="delta"), source.endpoint, target.endpoint)
+    assert drawn(target) == 5000
+    source.execute(f"INSERT INTO {TABLE} VALUES (7000, '회원')")
+    pipeline.copy(spec(publish="delta"), source.endpoint, target.endpoint)
+    assert target.value("SELECT nextval('공용')") == 7001
+
+
+@pytest.mark.parametrize(
+    ("column", "rows"),
+    [("text DEFAULT 'A' || nextval('표')", "1, 2"), ("bigint DEFAULT nextval('표') * 10 + 1", "11, 21")],
+)
+def test_one_that_values_are_made_of_is_named_in_a_warning(
+    ends: tuple[Database, Database], column: str, rows: str
+) -> None:
+    """The kind's other side: from such a value it cannot be told where the sequence must be."""
+    source, target = ends
+    target.execute("CREATE SEQUENCE 표")
+    make(source, target, column, rows)
+    source.execute(f'ALTER TABLE {TABLE} ALTER "번호" TYPE {column.split(maxsplit=1)[0]}')
+    report = pipeline.copy(spec(), source.endpoint, target.endpoint)
+    (warning,) = report.warnings
+    assert "public.표" in warning
+    assert "nextval" in warning
+
+
+def test_one_that_is_not_ours_is_named_with_what_to_run(ends: tuple[Database, Database], role: MakeRole) -> None:
+    """The kind, for a role without rights on the sequence."""
+    source, target = ends
+    target.execute("CREATE SEQUENCE 표")
+    make(source, target, "bigint PRIMARY KEY DEFAULT nextval('표')")
+    loader = role(target)
+    target.execute(
+        f'GRANT CREATE ON DATABASE "{target.name}" TO "{loader.role}"; GRANT USAGE ON SCHEMA "영업" TO "{loader.role}";'
+        f'GRANT SELECT, INSERT, DELETE ON {TABLE} TO "{loader.role}"'
+    )
+    report = pipeline.copy(spec(), source.endpoint, loader.endpoint)
+    assert any("sequence public.표" in each and "setval" in each for each in report.warnings)

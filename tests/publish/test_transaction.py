@@ -174,3 +174,44 @@ def test_readers_with_an_old_snapshot_see_the_old_rows_after_delete_insert(fille
         assert reader.execute(f"SELECT count(*) FROM {TABLE}".encode()).fetchall() == [(2,)]
         reader.rollback()
         assert reader.execute(f"SELECT count(*) FROM {TABLE}".encode()).fetchall() == [(2000,)]
+
+
+_RAISING = """
+CREATE FUNCTION "영업".refuse() RETURNS trigger LANGUAGE plpgsql AS
+    $$BEGIN RAISE EXCEPTION '거절' USING ERRCODE = '{code}'; END$$;
+CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION "영업".refuse()
+"""
+_HOPELESS = ("54000", "54011", "42P01", "42703", "42601", "42846", "42P10", "0A000", "2201X", "23514", "44000", "3F000")
+
+
+@pytest.mark.parametrize(
+    ("code", "retryable"), [*((code, False) for code in _HOPELESS), ("40001", True), ("53100", True), ("P0001", True)]
+)
+def test_an_error_that_would_come_again_is_no_reason_to_retry(
+    filled: tuple[Database, Database], code: str, retryable: bool
+) -> None:
+    """The kind: a server's error about what exists, is allowed, or fits is the same at each try; one of its state passes."""
+    source, target = filled
+    target.execute(_RAISING.format(code=code, table=TABLE))
+    with pytest.raises(StageError) as caught:
+        pipeline.copy(spec(publish="delete_insert"), source.endpoint, target.endpoint)
+    assert (caught.value.stage, caught.value.sqlstate, caught.value.retryable) == ("publish", code, retryable)
+
+
+_CHOOSY = """
+CREATE FUNCTION "영업".seen(bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS
+    $$BEGIN IF $1 > 0 THEN RAISE EXCEPTION '거절' USING ERRCODE = '{code}'; END IF; RETURN $1; END$$;
+CREATE INDEX ON {table} ("영업".seen("번호"))
+"""
+
+
+@pytest.mark.parametrize(("code", "retryable"), [("42P01", False), ("54000", False), ("42846", False), ("40001", True)])
+def test_an_index_that_would_fail_again_is_no_reason_to_retry(
+    filled: tuple[Database, Database], code: str, retryable: bool
+) -> None:
+    """The kind: the same as for a publish, where the new table of a swap is built."""
+    source, target = filled
+    target.execute(_CHOOSY.format(code=code, table=TABLE))
+    with pytest.raises(StageError) as caught:
+        pipeline.copy(spec(publish="swap"), source.endpoint, target.endpoint)
+    assert (caught.value.stage, caught.value.sqlstate, caught.value.retryable) == ("prepare", code, retryable)

@@ -1,4 +1,4 @@
-"""PgBouncer before a test database, in transaction mode: every transaction may get another of its few sessions."""
+"""PgBouncer before a test database; in transaction mode every transaction may get another of its few sessions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ unix_socket_dir =
 auth_type = trust
 auth_file = {home}/users
 admin_users = {role}
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = {size}
 logfile = {home}/log
 pidfile = {home}/data/postmaster.pid
@@ -49,8 +49,8 @@ class Pooler:
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def before(cls, database: Database, *, size: int) -> Self:
-        """One whose clients share `size` sessions in the database. Skips the test where there is no PgBouncer."""
+    def before(cls, database: Database, *, size: int, mode: str = "transaction") -> Self:
+        """One whose clients share `size` sessions in the database, for as long as `mode` says. Skips the test where there is no PgBouncer."""
         binary = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
         if binary is None:
             pytest.skip("PgBouncer is not on this machine; a package manager has it: apt-get install pgbouncer")
@@ -61,7 +61,7 @@ class Pooler:
         for _ in range(5):
             port = _free_port()
             conninfo = make_conninfo(database.conninfo, port=port)
-            pooler = cls(port, conninfo, home, _started(binary, home, database, port, size))
+            pooler = cls(port, conninfo, home, _started(binary, home, database, (port, size, mode)))
             if pooler._answers():
                 return pooler
             pooler._end()
@@ -96,8 +96,9 @@ class Pooler:
         return False
 
 
-def _started(binary: str, home: Home, database: Database, port: int, size: int) -> subprocess.Popen[bytes]:
-    told = {"home": home.path, "port": port, "size": size, "role": _parts(database)["user"]}
+def _started(binary: str, home: Home, database: Database, pool: tuple[int, int, str]) -> subprocess.Popen[bytes]:
+    port, size, mode = pool
+    told = {"home": home.path, "port": port, "size": size, "mode": mode, "role": _parts(database)["user"]}
     _write(home, "pgbouncer.ini", _SETTINGS.format(**told, server_port=database.server.port))
     return subprocess.Popen(
         [binary, "--quiet", home.path / "pgbouncer.ini"],

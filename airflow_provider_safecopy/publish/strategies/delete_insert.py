@@ -37,6 +37,7 @@ def find_refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
             table=label,
             hint="add a primary key or a REPLICA IDENTITY, or ask for publish=truncate_insert",
         )
+    yield from preflight.of_publications(relation, relation.deletes_refused_by)
 
 
 def find_drawback(table: TargetTable, spec: CopySpec) -> str | None:
