@@ -59,11 +59,10 @@ class Column:
 class Relation:
     """A table, a view, a foreign table, … or (`kind` q, `name` None) the result of a query.
 
-    `filtered`: row security would hide rows from this role. `deletes_spread_by`: foreign keys whose ON
-    DELETE action would change other tables. `published_without_identity`: DELETE is refused by a
-    publication that has no key to name the row by; `update_without_identity`: UPDATE is. `meddlers`: row triggers
-    that fire before INSERT or UPDATE, and may change row values; `triggers`: all that are enabled.
-    `kin`: its partitions and parents.
+    `filtered`: row security would hide rows from this role. `deletes_spread_by`: foreign keys whose ON DELETE action
+    would change other tables. `published_without_identity`: DELETE is refused by a publication that has no key to name
+    the row by; `update_without_identity`: UPDATE is. `meddlers`: row triggers that fire before INSERT or UPDATE, and
+    may change row values; `triggers`: all that are enabled. `kin`: the partitions and parents.
     """
 
     name: TableName | None
@@ -92,16 +91,19 @@ class Relation:
 
     @property
     def label(self) -> str:
-        """The relation as a person reads it."""
+        """The name of the relation for people."""
         return "the query" if self.name is None else str(self.name)
 
     def column(self, name: str) -> Column | None:
-        """The column of exactly this name, or None."""
+        """Return the column of exactly this name, or None."""
         return next((column for column in self.columns if column.name == name), None)
 
 
 def describe(session: Session, name: TableName) -> Relation | None:
-    """The relation of exactly this name, or None. An unqualified name is looked up along search_path."""
+    """Return the relation of exactly this name, or None.
+
+    A name without a schema is looked up along search_path.
+    """
     schema = name.schema or _home(session, name)
     if schema is None:
         return None
@@ -114,7 +116,10 @@ def describe(session: Session, name: TableName) -> Relation | None:
 
 
 def describe_all(session: Session, names: Iterable[TableName]) -> dict[TableName, Relation | None]:
-    """Return what `describe` does for each of the names; those of several with a schema by three questions in all."""
+    """Return the result of `describe` for each name.
+
+    Several names with a schema are asked for in three queries.
+    """
     wanted = sorted(set(names), key=lambda name: (name.schema or "", name.name))
     full = [name for name in wanted if name.schema is not None]
     together = _describe_together(session, full) if len(full) > 1 else {}
@@ -136,7 +141,7 @@ def _describe_together(session: Session, names: Sequence[TableName]) -> dict[Tab
 def _relation_of(
     name: TableName, row: dict[str, Any], columns: list[dict[str, Any]], facts: Mapping[int, Mapping[str, Any]]
 ) -> Relation:
-    """Return the relation of which the catalog says this."""
+    """Return the relation that these rows of the catalog describe."""
     lists = ("rules", "meddlers", "triggers", "referenced_by", "deletes_spread_by")
     own: dict[str, Any] = {
         key: tuple(value) if key in lists else value for key, value in row.items() if not key.startswith("kin_")
@@ -151,11 +156,12 @@ def _column_of(row: dict[str, Any], facts: Mapping[int, Mapping[str, Any]]) -> C
 
 
 def describe_query(session: Session, source_sql: str) -> Relation:
-    """The shape of a query's result. Raises psycopg.Error when the server cannot make sense of it.
+    """Return the columns of a query's result, as a relation.
 
-    It must be a complete query, and not only fit between our parentheses.
+    Raises psycopg.Error if the server cannot understand the query.
     """
     with session.run_user_sql(), session.connection.cursor(binary=True) as cursor:
+        # It must be a complete query, and not only fit between our parentheses.
         session.fetch_one(statements.explain(statements.verbatim(source_sql)))
         result = cursor.execute(statements.no_rows(source_sql)).pgresult
         assert result is not None  # noqa: S101 -- execute returned
@@ -169,32 +175,34 @@ def describe_query(session: Session, source_sql: str) -> Relation:
 
 
 def read_names(session: Session) -> tuple[TableName, ...]:
-    """Ask for the names of all tables that this role may see."""
+    """Read the names of all tables that this role may see."""
     return tuple(TableName(row["schema"], row["name"]) for row in session.fetch_all(_CATALOG["tables"], {}))
 
 
 def _home(session: Session, name: TableName) -> str | None:
+    # The path is a parameter: the session itself runs with search_path = pg_catalog.
     home: str | None = session.fetch_value(_CATALOG["home"], {"path": list(session.search_path), "name": name.name})
     return home
 
 
 def type_facts(session: Session, oids: list[int]) -> dict[int, dict[str, Any]]:
-    """Return what a `Column` says of its type, by the type's oid."""
+    """Return the facts of a `Column` about its type, by the type's OID."""
     rows = session.fetch_all(_CATALOG["types"], {"oids": oids})
     return {row.pop("oid"): row for row in rows}
 
 
 def check_spelling(session: Session, *texts: str) -> tuple[bool, ...]:
-    """Return whether the server can spell each of the texts."""
+    """Return for each text whether the server can spell it."""
     return tuple(count_bytes(session, text) is not None for text in texts)
 
 
 def count_bytes(session: Session, identifier: str) -> int | None:
-    """Return how many bytes the identifier has in the server's encoding; None if it cannot be spelled there."""
+    """Return the length of the identifier in bytes of the server's encoding; None if it cannot be spelled."""
     if session.server.encoding == "UTF8" or identifier.isascii():
         return len(identifier.encode())
     try:
         with session.connection.transaction():
+            # The server counts: a codec of Python's may disagree with the server's on any encoding but UTF-8.
             length: int = session.fetch_value(_CATALOG["spelling"], {"name": identifier})
     except (psycopg.errors.UntranslatableCharacter, psycopg.errors.CharacterNotInRepertoire):
         return None
