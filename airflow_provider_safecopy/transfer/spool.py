@@ -20,19 +20,28 @@ from airflow_provider_safecopy.errors import Refusal
 
 CHUNK_BYTES = 16 * 1024 * 1024
 MANY_CHUNKS = 64
-"""So many chunk files and more of what is on disk grow with it: each is an open file, and a process may have only so many."""
+"""With this many chunk files on disk, new ones grow with what is on disk.
+
+Each is an open file, and a process may have only so many.
+"""
 
 READ_BYTES = 256 * 1024
-"""The most that is moved at once: small enough to be still warm in the processor when it is written."""
+"""The most that is moved at once, in bytes.
+
+It is small enough to be still warm in the processor when it is written.
+"""
 
 
 class SpoolFullError(Exception):
-    """No room: the spool's limit, or the disk's. Internal: the stages turn it into what users see."""
+    """The spool's limit is reached. Internal: the stages turn it into an error for users."""
 
 
 @dataclass
 class _ChunkFile:
-    """`pieces` are the digests and sizes of what was written and is not read yet; the last may still grow."""
+    """A chunk file, which has no name.
+
+    `pieces` are the digests and sizes of what was written and is not read yet; the last may still grow.
+    """
 
     file: IO[bytes]
     written: int = 0
@@ -41,9 +50,10 @@ class _ChunkFile:
     growing: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
 
     def add(self, data: bytes | memoryview) -> None:
-        """Write at the end."""
+        """Write `data` at the end."""
         _write_all(self.file.fileno(), data)
         self.written += len(data)
+        # Small writes share one piece: it is read at once, against one digest.
         size = self.pieces[-1][1] if self.pieces else 0
         if not self.pieces or size + len(data) > READ_BYTES:
             self.growing, size = xxhash.xxh3_64(), 0
@@ -53,7 +63,10 @@ class _ChunkFile:
         self.pieces.append((self.growing.intdigest(), size + len(data)))
 
     def read_piece(self) -> bytes:
-        """The next piece. Raises OSError for one that is not what was written."""
+        """Return the next piece.
+
+        Raises OSError if it is not what was written.
+        """
         digest, size = self.pieces.popleft()
         data = os.pread(self.file.fileno(), size, self.read)
         if len(data) < size:
@@ -68,8 +81,7 @@ class _ChunkFile:
 class Spool:
     """A queue of bytes. `memory` and `limit` bound what it holds in memory and on disk, in bytes.
 
-    Once anything is on disk everything goes there until the disk part is empty again: order is kept,
-    and chunk files are filled rather than sprinkled.
+    `peak_disk_bytes` is the most that was on disk so far.
     """
 
     directory: str
@@ -89,11 +101,12 @@ class Spool:
         return self._goes_to_disk() and self._on_disk + READ_BYTES > self.limit
 
     def append(self, data: bytes | memoryview) -> None:
-        """Append; what `data` views may change afterwards.
+        """Append `data`, which may change afterwards.
 
-        Raises `SpoolFullError` where the limit is reached, OSError where the disk refuses.
+        Raises `SpoolFullError` if the limit is reached, OSError if the disk refuses.
         """
         if not self._goes_to_disk():
+            # A copy, because the relay reads into one buffer again and again.
             self._queue.append(bytes(data))
             self._in_memory += len(data)
             return
@@ -104,9 +117,9 @@ class Spool:
         self.peak_disk_bytes = max(self.peak_disk_bytes, self._on_disk)
 
     def read_head(self) -> bytes | memoryview:
-        """The next bytes, at most `READ_BYTES`, left in place until `advance`.
+        """Return the next bytes, at most `READ_BYTES`, and leave them in place until `advance`.
 
-        Raises IndexError when empty, OSError where the disk does not give back what it took.
+        Raises IndexError if the spool is empty, OSError if the disk does not give back what was written.
         """
         first = self._queue[0]
         if not isinstance(first, _ChunkFile):
@@ -120,7 +133,7 @@ class Spool:
         return data
 
     def advance(self, count: int) -> None:
-        """Forget the first `count` bytes of `head()`."""
+        """Forget the first `count` bytes of `read_head()`."""
         first = self._queue.popleft()
         assert not isinstance(first, _ChunkFile)  # noqa: S101 -- head() has turned it into bytes
         self._in_memory -= count
@@ -128,13 +141,15 @@ class Spool:
             self._queue.appendleft(memoryview(first)[count:])
 
     def close(self) -> None:
-        """Give back memory and disk. Twice is harmless."""
+        """Release memory and disk. A second call is harmless."""
         for item in self._queue:
             if isinstance(item, _ChunkFile):
                 self._close_chunk(item)
         self._queue.clear()
 
     def _goes_to_disk(self) -> bool:
+        # Once anything is on disk everything goes there, until the disk part is empty again: order is kept, and chunk
+        # files are filled rather than sprinkled.
         return self._on_disk > 0 or self._in_memory + READ_BYTES > self.memory
 
     def _close_chunk(self, chunk: _ChunkFile) -> None:
@@ -153,18 +168,26 @@ class Spool:
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
+        # A write may take only a part, such as the last bytes of a disk.
         view = view[os.write(descriptor, view) :]
 
 
 def choose_directory(spool_dir: str | None) -> str:
-    """Where chunk files go: `spool_dir`, else the system's temporary directory (`TMPDIR`)."""
+    """Return the directory of chunk files.
+
+    It is `spool_dir`, or the system's temporary directory (`TMPDIR`).
+    """
     return spool_dir or tempfile.gettempdir()
 
 
 def find_refusals(spool_dir: str | None, *, needed: int, limit: int | None) -> list[Refusal]:
-    """Why the spool directory will not do: not there, not writable, or without room for `needed` bytes."""
+    """Return why the spool directory cannot be used.
+
+    It is not there, not writable, or without room for `needed` bytes.
+    """
     directory = choose_directory(spool_dir)
     try:
+        # Only a write shows a directory that is read-only or full, whatever its permissions say.
         with tempfile.TemporaryFile(prefix="safecopy-", dir=directory) as probe:
             probe.write(b"?")
             probe.flush()
