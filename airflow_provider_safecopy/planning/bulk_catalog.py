@@ -1,7 +1,7 @@
 """The bulk catalog: what both servers say of all tables of a call, as one value.
 
-It is a value, of one moment and for planning alone: what counts at the publish is asked again under the table's lock. Of
-one table only the relations are read beforehand; the rest is asked as far as the plan depends on it.
+It is true of one moment and serves planning alone: what counts at the publish is asked again under the table's lock.
+For one table only the relations are read beforehand; the rest is asked for when the plan depends on it.
 """
 
 from __future__ import annotations
@@ -33,21 +33,24 @@ from airflow_provider_safecopy.spec import CopySpec, MiB, SizeClass
 
 SMALL_ROWS = 10_000
 SMALL_BYTES = MiB
-"""A table of a batch that is no larger, on both sides, is not swapped unless that was asked for."""
+"""A table of a batch that is no larger, on both sides, is swapped only on request."""
 
 TINY_BYTES = 256 * 1024
-"""One that is no larger than this, and has no triggers or subscribers, has all of its rows written anew."""
+"""A table no larger than this, without triggers or subscribers, has all of its rows written anew."""
 
 
 def extent_of(row: Mapping[str, Any]) -> SizeClass:
-    """Return how large a target table is by its statistics."""
+    """Return the size class of a target table by its statistics."""
     if row["rows"] > SMALL_ROWS or row["bytes"] > SMALL_BYTES:
         return "any"
     return "tiny" if row["bytes"] <= TINY_BYTES and row["unnoticed"] else "small"
 
 
 def at_least(extent: SizeClass, rows: int | None, size: int | None) -> SizeClass:
-    """Return how large a table is whose source is expected to have so many `rows` and bytes."""
+    """Return the size class of a copy into a table of class `extent`.
+
+    `rows` and `size` (bytes) are expected from the source; None if not known.
+    """
     if rows is None or size is None or rows > SMALL_ROWS or size > SMALL_BYTES:
         return "any"
     return "small" if extent == "tiny" and size > TINY_BYTES else extent
@@ -62,12 +65,15 @@ Answer = TypeVar("Answer")
 
 
 Tables = Mapping[TableName, Finding[Relation | None]]
-"""Tables of one server by the names they are asked for by: None where there is none, refused if there should be one."""
+"""Tables of one server by the names they are asked for by.
+
+None stands for a table that does not exist; it is refused if it should.
+"""
 
 
 @dataclass(frozen=True)
 class SourceCatalog:
-    """The source's answers about tables; `bases` are by their oids."""
+    """The source's answers about tables. `bases` are by OID."""
 
     tables: Tables = field(default_factory=dict)
     system: ClusterIdentity | None = None
@@ -76,7 +82,11 @@ class SourceCatalog:
 
 @dataclass(frozen=True)
 class TargetCatalog:
-    """The target's answers about tables. `facts` and `extents` are by their oids; `shapes` by the plan's names of both ends."""
+    """The target's answers about tables.
+
+    `facts` and `extents` are by OID, `shapes` by the plan's names of both ends. `readable`: whether this role may read
+    the copy history; None if it was not asked.
+    """
 
     tables: Tables = field(default_factory=dict)
     facts: Mapping[int, TableFacts] = field(default_factory=dict)
@@ -89,8 +99,8 @@ class TargetCatalog:
 class Catalog:
     """The answers of both servers about the tables of one copy or of a batch.
 
-    `blueprints`, by the source's oid, of tables to be made; `earlier`: plans of a moment ago, whose estimates will do;
-    `lookbacks`: those that plans of other tables have found to be good.
+    `blueprints` are those of tables to be made, by the source's OID. `earlier` are plans of a moment ago, whose
+    estimates will do. `lookbacks` are those that plans of other tables have found to be good.
     """
 
     source: SourceCatalog = SourceCatalog()
@@ -100,7 +110,7 @@ class Catalog:
     lookbacks: Lookbacks = frozenset()
 
     def with_plan(self, plan: CopyPlan) -> Catalog:
-        """Return the catalog for the plans that follow this one, with what it has found out for them too."""
+        """Return the catalog for the next plans, with what `plan` has found out for them too."""
         if plan.history is None or plan.refusals:
             return self
         found = plan.history.list_checked_lookbacks(plan.spec.lookback)
@@ -108,7 +118,7 @@ class Catalog:
 
 
 def read_one(source: Session, target: Session, spec: CopySpec) -> Catalog:
-    """Ask both servers for the tables of one copy."""
+    """Read the tables of one copy from both servers."""
     wanted = ((source, _sources([spec])), (target, _targets([spec])))
     given, taken = (_read_tables(session, names) for session, names in wanted)
     return Catalog(SourceCatalog(given), TargetCatalog(taken))
@@ -117,7 +127,7 @@ def read_one(source: Session, target: Session, spec: CopySpec) -> Catalog:
 def read_catalog(
     source: Session, target: Session, specs: Sequence[CopySpec], earlier: Mapping[TableName, CopyPlan] | None = None
 ) -> Catalog:
-    """Ask both servers for what planning these copies depends on, as far as all can be asked at once."""
+    """Read what planning these copies depends on, as far as it can be asked for all at once."""
     given = _attempt(
         source,
         lambda: _read_source(source, specs),
@@ -158,19 +168,23 @@ def _read_target(session: Session, specs: Sequence[CopySpec], source: Session) -
 
 
 def _sources(specs: Iterable[CopySpec]) -> dict[TableName, bool]:
-    """Return the tables to read from, which must all be there."""
+    """Return the tables to read from. All of them must exist (True)."""
     return {spec.source_table: True for spec in specs if spec.source_table is not None}
 
 
 def _targets(specs: Iterable[CopySpec]) -> dict[TableName, bool]:
-    """Return the tables to write, and whether each must be there."""
+    """Return the tables to write into, and whether each must exist."""
     return {spec.target_table: not spec.create_target for spec in specs}
 
 
 def _read_tables(session: Session, names: Mapping[TableName, bool]) -> Tables:
-    """Describe the tables whose names can be spelled; the names of all are read only where one is missing that must not."""
+    """Describe the tables whose names can be spelled.
+
+    A table that must exist, and does not, is refused with similar names.
+    """
     wrong = {name: tuple(preflight.check_name(session, name)) for name in names}
     relations = catalog.describe_all(session, [name for name in names if not wrong[name]])
+    # A server may have very many names: they are read only to suggest similar ones.
     missing = [name for name, required in names.items() if required and relations.get(name, True) is None]
     if missing:
         tables = catalog.read_names(session)
@@ -209,6 +223,7 @@ def _list_names(specs: Sequence[CopySpec], source: Session) -> list[tuple[str, T
     return [
         (f"{source.endpoint} {spec.source_table}", spec.target_table)
         for spec in specs
+        # Names without a schema are looked up on the way: their plans ask for the last schema themselves.
         if spec.source_table and spec.source_table.schema and spec.target_table.schema
     ]
 
@@ -225,7 +240,10 @@ def _to_be_made(specs: Sequence[CopySpec], given: Tables, taken: Tables) -> Iter
 def _read_blueprints(
     source: Session, target: Session, missing: Sequence[tuple[CopySpec, Relation]]
 ) -> Mapping[int, Blueprint]:
-    """Return what the missing tables are made from; the target is asked for all types and defaults together."""
+    """Return what the missing tables are made from, by the source's OID.
+
+    The target is asked for the types and defaults of all tables together.
+    """
     originals = read_source_definitions(source, [found for _, found in missing])
     chosen = {found.oid: spec.columns or {each.name: "" for each in found.columns} for spec, found in missing}
     vocabulary = read_vocabulary(
@@ -238,15 +256,15 @@ def _read_blueprints(
 
 
 def _attempt(session: Session, read: Callable[[], Answer], otherwise: Callable[[], Answer]) -> Answer:
-    """Return what `read` returns; what `otherwise` does if something cannot be asked of all.
-
-    The definitions of views lock the views' tables: they are released, or a batch would keep them until its end.
-    """
+    """Return the result of `read`; that of `otherwise` if something cannot be asked for all at once."""
     try:
+        # The definitions of views lock the views' tables: unless these locks are released, a batch keeps them until its
+        # end.
         with session.connection.transaction(force_rollback=True):
             return read()
     except psycopg.DatabaseError as error:
         # Cancelled: an abort comes once, and would not end the next question. Locked: each question would wait as long.
+        # Any other error may be that of one table, which must not fail the others.
         if session.connection.closed or isinstance(
             error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable
         ):

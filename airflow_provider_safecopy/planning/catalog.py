@@ -115,16 +115,19 @@ class Relation:
 
     @property
     def label(self) -> str:
-        """The relation as a person reads it."""
+        """The name of the relation for people."""
         return "the query" if self.name is None else str(self.name)
 
     def column(self, name: str) -> Column | None:
-        """The column of exactly this name, or None."""
+        """Return the column of exactly this name, or None."""
         return next((column for column in self.columns if column.name == name), None)
 
 
 def describe(session: Session, name: TableName) -> Relation | None:
-    """The relation of exactly this name, or None. An unqualified name is looked up along search_path."""
+    """Return the relation of exactly this name, or None.
+
+    A name without a schema is looked up along search_path.
+    """
     schema = name.schema or _home(session, name)
     if schema is None:
         return None
@@ -137,7 +140,10 @@ def describe(session: Session, name: TableName) -> Relation | None:
 
 
 def describe_all(session: Session, names: Iterable[TableName]) -> dict[TableName, Relation | None]:
-    """Return what `describe` does for each of the names; those of several with a schema by three questions in all."""
+    """Return the result of `describe` for each name.
+
+    Several names with a schema are asked for in three queries.
+    """
     wanted = sorted(set(names), key=lambda name: (name.schema or "", name.name))
     full = [name for name in wanted if name.schema is not None]
     together = _describe_together(session, full) if len(full) > 1 else {}
@@ -159,7 +165,7 @@ def _describe_together(session: Session, names: Sequence[TableName]) -> dict[Tab
 def _relation_of(
     name: TableName, row: dict[str, Any], columns: list[dict[str, Any]], facts: Mapping[int, Mapping[str, Any]]
 ) -> Relation:
-    """Return the relation of which the catalog says this."""
+    """Return the relation that these rows of the catalog describe."""
     lists = (
         *("rules", "meddlers", "triggers", "referenced_by", "deletes_spread_by"),
         *("updates_refused_by", "deletes_refused_by", "temporal_keys"),
@@ -177,11 +183,12 @@ def _column_of(row: dict[str, Any], facts: Mapping[int, Mapping[str, Any]]) -> C
 
 
 def describe_query(session: Session, source_sql: str) -> Relation:
-    """The shape of a query's result. Raises psycopg.Error when the server cannot make sense of it.
+    """Return the columns of a query's result, as a relation.
 
-    It must be a complete query, and not only fit between our parentheses.
+    Raises psycopg.Error if the server cannot understand the query.
     """
     with session.run_user_sql(), session.connection.cursor(binary=True) as cursor:
+        # It must be a complete query, and not only fit between our parentheses.
         session.fetch_one(statements.explain(statements.verbatim(source_sql)))
         result = cursor.execute(statements.no_rows(source_sql)).pgresult
         assert result is not None  # noqa: S101 -- execute returned
@@ -195,32 +202,34 @@ def describe_query(session: Session, source_sql: str) -> Relation:
 
 
 def read_names(session: Session) -> tuple[TableName, ...]:
-    """Ask for the names of all tables that this role may see."""
+    """Read the names of all tables that this role may see."""
     return tuple(TableName(row["schema"], row["name"]) for row in session.fetch_all(_CATALOG["tables"], {}))
 
 
 def _home(session: Session, name: TableName) -> str | None:
+    # The path is a parameter: the session itself runs with search_path = pg_catalog.
     home: str | None = session.fetch_value(_CATALOG["home"], {"path": list(session.search_path), "name": name.name})
     return home
 
 
 def type_facts(session: Session, oids: list[int]) -> dict[int, dict[str, Any]]:
-    """Return what a `Column` says of its type, by the type's oid."""
+    """Return the facts of a `Column` about its type, by the type's OID."""
     rows = session.fetch_all(_CATALOG["types"], {"oids": oids})
     return {row.pop("oid"): row for row in rows}
 
 
 def check_spelling(session: Session, *texts: str) -> tuple[bool, ...]:
-    """Return whether the server can spell each of the texts."""
+    """Return for each text whether the server can spell it."""
     return tuple(count_bytes(session, text) is not None for text in texts)
 
 
 def count_bytes(session: Session, identifier: str) -> int | None:
-    """Return how many bytes the identifier has in the server's encoding; None if it cannot be spelled there."""
+    """Return the length of the identifier in bytes of the server's encoding; None if it cannot be spelled."""
     if session.server.encoding == "UTF8" or identifier.isascii():
         return len(identifier.encode())
     try:
         with session.connection.transaction():
+            # The server counts: a codec of Python's may disagree with the server's on any encoding but UTF-8.
             length: int = session.fetch_value(_CATALOG["spelling"], {"name": identifier})
     except (psycopg.errors.UntranslatableCharacter, psycopg.errors.CharacterNotInRepertoire):
         return None

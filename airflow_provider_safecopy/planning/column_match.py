@@ -1,6 +1,6 @@
-"""Columns of the source and of the target: which goes into which, which types may be wider, and why one does not fit.
+"""Column match: which column goes into which, which types may be wider, and why one does not fit.
 
-Where a statement on a table would mend it, the refusal's hint gives that statement.
+If a statement on a table would fix it, the refusal's hint gives that statement.
 
 Widening: a type that differs, and still holds every value of the source with its exact text and meaning.
 
@@ -40,7 +40,10 @@ ColumnPair = tuple[Column, Column]
 
 @dataclass(frozen=True)
 class ColumnMatch:
-    """`relation` is the target as it is; or, where `definition` is that of a whole table, as it would be (oid 0)."""
+    """The column pairs of a copy, with the target's relation.
+
+    `relation` is the target as it is; or, if `definition` is that of a whole table, as it would be (oid 0).
+    """
 
     pairs: tuple[ColumnPair, ...] = ()
     relation: Relation | None = None
@@ -53,13 +56,14 @@ _SPELLED = re.compile(
 _DIGITS = {"smallint": 5, "integer": 10, "bigint": 19}
 _TIMES = ("timestamp", "time", "interval")
 _MAX_PRECISION = 6
+# More than any type can be given, so that it compares as the widest.
 _UNLIMITED = 1 << 40
 _TEXTS = ("character varying", "text")
 
 
 @dataclass(frozen=True)
 class _Type:
-    """A built-in type, taken apart as the server spells it."""
+    """A built-in type, parsed from the server's spelling."""
 
     name: str
     limits: tuple[int, ...]
@@ -67,12 +71,15 @@ class _Type:
     array: bool
 
     def limit(self, unlimited: int) -> int:
-        """The one number in its parentheses, or what none means."""
+        """Return the one number in its parentheses, or `unlimited` without parentheses."""
         return self.limits[0] if self.limits else unlimited
 
 
 def can_widen(source_type: str, target_type: str) -> bool:
-    """Return whether `taken` is wider than `given`, both as the server spells them under ``search_path = pg_catalog``."""
+    """Return whether `target_type` is wider than `source_type`.
+
+    Both are as the server spells them under ``search_path = pg_catalog``.
+    """
     one, other = _parse_type(source_type), _parse_type(target_type)
     if source_type == target_type or one is None or other is None or one.array != other.array or one.zone != other.zone:
         return False
@@ -88,19 +95,24 @@ def can_widen(source_type: str, target_type: str) -> bool:
 
 def _holds_integers(digits: int, target: _Type) -> bool:
     if target.name == "numeric":
+        # With a scale, 5 would become 5.00: another text.
         return not target.limits or (target.limits[1] == 0 and target.limits[0] >= digits)
     return digits < _DIGITS.get(target.name, 0)
 
 
 def _holds_digits(source_limits: tuple[int, ...], target_limits: tuple[int, ...]) -> bool:
-    """Of a numeric: the same scale, so that 1.50 stays 1.50."""
+    """Return whether a numeric with `target_limits` holds one with `source_limits`, as the same text."""
     if not target_limits:
         return True
+    # The same scale, so that 1.50 stays 1.50.
     return bool(source_limits) and source_limits[1] == target_limits[1] and source_limits[0] <= target_limits[0]
 
 
 def _parse_type(text: str) -> _Type | None:
-    """None for a type of a user: those are spelled with their schema."""
+    """Return the parsed type; None for a type of a user.
+
+    Those are spelled with their schema.
+    """
     found = _SPELLED.fullmatch(text)
     if found is None:
         return None
@@ -109,7 +121,7 @@ def _parse_type(text: str) -> _Type | None:
 
 
 def check_names(source: Relation, chosen: Mapping[str, str]) -> Iterator[Refusal]:
-    """Two columns of one name, as a query may have."""
+    """Yield a refusal if two columns have one name, as a query allows."""
     names = [column.name for column in source.columns if column.name in chosen]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         message = f"{source.label} has two columns of one name: {', '.join(map(spell, twice))}"
@@ -117,7 +129,7 @@ def check_names(source: Relation, chosen: Mapping[str, str]) -> Iterator[Refusal
 
 
 def check_source(source: Relation, chosen: Mapping[str, str]) -> Iterator[Refusal]:
-    """Chosen columns that are not there."""
+    """Yield a refusal of each chosen column that the source does not have."""
     for name in chosen:
         if source.column(name) is None:
             problem = f"is not in the source {source.label}"
@@ -127,7 +139,7 @@ def check_source(source: Relation, chosen: Mapping[str, str]) -> Iterator[Refusa
 
 
 def check_columns(source: Relation, target: Relation, chosen: Mapping[str, str], spec: CopySpec) -> Iterator[Refusal]:
-    """Columns that are missing, left over, or computed."""
+    """Yield refusals of columns that are missing, left over, or computed."""
     yield from check_source(source, chosen)
     for name, wanted in chosen.items():
         given, taken = source.column(name), target.column(wanted)
@@ -144,7 +156,7 @@ def check_columns(source: Relation, target: Relation, chosen: Mapping[str, str],
         if column.name in chosen.values() or column.generated or column.name == spec.missing_column:
             continue
         if spec.columns is None:
-            # Whatever `drift` says: a copy would reset it to its default, and no message would say so.
+            # Whatever `drift` says: a copy would reset the column to its default without a message.
             problem = f"of the target is not in the source {source.label}; new rows would have its default there"
             yield _refuse_column(
                 "column_missing",
@@ -163,7 +175,10 @@ def check_columns(source: Relation, target: Relation, chosen: Mapping[str, str],
 def check_pairs(
     pairs: Sequence[ColumnPair], source: Session, target: Session, relations: tuple[Relation, Relation]
 ) -> Iterator[Refusal]:
-    """Column pairs whose values would not mean the same on the other side, or that may not be touched."""
+    """Yield refusals of column pairs that cannot be copied.
+
+    Their values would not mean the same on the other side, or this role may not use them.
+    """
     read, written = relations
     for given, taken in pairs:
         yield from _check_types(given, taken, written)
@@ -180,7 +195,7 @@ def check_pairs(
             yield refuse_privilege(
                 written.label, target.server.role, f"USAGE on type {taken.type} or on its schema", taken.name
             )
-        # A right that is lacking on the whole table has been told once, and is not told again of each column.
+        # A right that is lacking on the whole table has been refused once: not again for each column.
         if read.may_select and not given.may_select:
             yield refuse_privilege(read.label, source.server.role, f"SELECT on column {spell(given.name)}", given.name)
         rights = (("SELECT", written.may_select, taken.may_select), ("INSERT", written.may_insert, taken.may_insert))
@@ -192,7 +207,7 @@ def check_pairs(
 
 
 def explain_widening(pairs: Sequence[ColumnPair]) -> Iterator[str]:
-    """Reasons why types that differ are taken."""
+    """Yield the reasons why types that differ are accepted."""
     for given, taken in pairs:
         if given.type != taken.type and not given.has_type_of(taken):
             yield f"column {spell(taken.name)}: {taken.type} holds every {given.type} of the source, as the same text"
@@ -203,6 +218,7 @@ def _check_types(source_column: Column, target_column: Column, target: Relation)
     if source_column.has_type_of(target_column):
         return
     if source_column.type != target_column.type and not can_widen(source_column.type, target_column.type):
+        # A wider type takes the old values by itself; any other needs a cast that a person must think about.
         using = not can_widen(target_column.type, source_column.type)
         known = not source_column.structure and not target_column.structure
         mend = table_statements.retype(
@@ -263,7 +279,8 @@ def _require_name(relation: Relation) -> TableName:
 
 
 def _read_money_locale(session: Session) -> str:
-    """The part of lc_monetary that amounts depend on: the codeset does not count, and POSIX is C."""
+    """Return the part of lc_monetary that amounts depend on."""
+    # The codeset does not change an amount, and POSIX is another name of C.
     name = session.server.lc_monetary.partition(".")[0]
     return "C" if name == "POSIX" else name
 

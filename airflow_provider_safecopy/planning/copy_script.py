@@ -1,7 +1,7 @@
 r"""The scripts of psql for export and import, and the conditions of a read range.
 
-A script ends each line of ours with a marked `\warn`: the server's own row count and backend pid come back
-that way (ROW_COUNT is right after `\g` to a file, and zero after COPY to psql's stdout).
+A script reports by marked lines, with `\warn`: the server's own row count and backend pid come back that way. ROW_COUNT
+is right after `\g` to a file, and zero after COPY to psql's stdout.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def proof(snapshot: str) -> Composed:
     planning is unchanged, because that transaction has locked it.
     """
     query = SQL(
+        # In hex: a name may hold a line break, which would end the mark.
         "SELECT pg_catalog.encode(pg_catalog.convert_to(r.safecopy_replaced, 'UTF8'), 'hex') AS safecopy_replaced, "
         "EXISTS (SELECT FROM pg_catalog.pg_locks k WHERE k.locktype = 'virtualxid' AND k.granted "
         "AND k.mode = 'ExclusiveLock' AND k.virtualtransaction = {}) AS safecopy_keeper FROM ({}) AS r"
@@ -41,17 +42,19 @@ def proof(snapshot: str) -> Composed:
 
 
 def read_alone() -> Composable:
-    """Have the transaction read without parallel workers where a function may read tables that the proof cannot see."""
+    """Compose the statement that forbids parallel workers where the proof could miss what they read."""
     return verbatim(sql.load("snapshot")["read_alone"])
 
 
 def _parse_transaction(snapshot: str) -> str:
-    """Return the transaction that exported `snapshot`, as pg_locks spells it: it is in the snapshot's name."""
+    """Return the transaction that exported `snapshot`, as pg_locks spells it."""
+    # The name of a snapshot contains the transaction that exported it.
     backend, transaction, _ = snapshot.split("-")
     return f"{int(backend, 16)}/{int(transaction, 16)}"
 
 
-# What tells values apart that are greater than all others, and say nothing of how far one has come.
+# NaN and infinity are greater than all other values and say nothing of how far a copy has come: as a watermark, they
+# would hide every later row.
 _ENDLESS: dict[str, LiteralString] = {
     "numeric": "{} NOT IN ('NaN', 'Infinity', '-Infinity')",
     "date": "isfinite({})",
@@ -63,7 +66,10 @@ _ENDLESS: dict[str, LiteralString] = {
 def match_range(
     column: str, type_: LiteralString, *, start: str | None, end: str | None, nulls: bool
 ) -> Composed | None:
-    """Compose the condition of rows from `start` up to but not including `end`; with `nulls` also those whose cursor is NULL."""
+    """Compose the condition of rows from `start` up to but not including `end`.
+
+    With `nulls` also of those whose cursor is NULL. None if neither end is given.
+    """
     sides = [
         SQL("{} {} {}").format(Identifier(column), SQL(operator), _value(value, type_))
         for operator, value in ((">=", start), ("<", end))
@@ -76,7 +82,10 @@ def match_range(
 
 
 def read_interval(type_: LiteralString, start: str, end: str, mark: str | None) -> Composed:
-    """Both ends as the server spells them, whether they are in order, and whether `mark` leaves no gap before them."""
+    """Compose the query for both ends as the server spells them.
+
+    Also whether they are in order (`ordered`), and whether `mark` leaves no gap before them (`follows`).
+    """
     first, last = _value(start, type_), _value(end, type_)
     follows = SQL("{} <= {}").format(first, _value(mark, type_)) if mark is not None else SQL("false")
     return SQL('SELECT ({0})::text AS "start", ({1})::text AS "end", {0} < {1} AS ordered, {2} AS follows').format(
@@ -85,14 +94,15 @@ def read_interval(type_: LiteralString, start: str, end: str, mark: str | None) 
 
 
 def read_value(type_: LiteralString, text: str) -> Composed:
-    """The value as the server spells it."""
+    """Compose the query for the value as the server spells it."""
     return SQL("SELECT ({})::text").format(_value(text, type_))
 
 
 def count_back(type_: LiteralString, mark: str, lookback: str, *, span: LiteralString, least: str | None) -> Composed:
-    """`mark` less `lookback`, in the cursor's type, and whether that is not beyond it.
+    """Compose the query for `mark` less `lookback`, in the cursor's type.
 
-    `span` is the type of `lookback`, `least` the cursor type's least value.
+    Also whether that is not beyond `mark` (`ordered`). `span` is the type of `lookback`, `least` the cursor type's
+    least value.
     """
     value = _value(mark, type_)
     if span == "interval":
@@ -100,12 +110,17 @@ def count_back(type_: LiteralString, mark: str, lookback: str, *, span: LiteralS
     else:
         start = SQL("{}::numeric - {}").format(value, _value(lookback, span))
         if least is not None:
+            # Counted in numeric, and cut at the least value: the cursor's own type would overflow. Rounded down,
+            # because more may be read and not less.
             start = SQL("GREATEST(floor({}), {})").format(start, _value(least, "numeric"))
     return SQL('SELECT ({0})::text AS "start", {0} <= {1} AS ordered').format(start, value)
 
 
 def read_greatest(staging: TableName, column: str, type_: LiteralString, mark: str | None) -> Composed:
-    """The greatest cursor in staging that has an end, whether it lies `beyond` the mark, and whether it is `behind` it."""
+    """Compose the query for the greatest finite cursor in staging.
+
+    Also whether it lies `beyond` the mark, and whether it lies `behind` it.
+    """
     has_end = SQL(_ENDLESS.get(type_, "true")).format(Identifier(column))
     greatest = SQL("max({}) FILTER (WHERE {})").format(Identifier(column), has_end)
     found = SQL("SELECT ({})::{} AS found FROM {}").format(greatest, SQL(type_), table(staging))
@@ -126,11 +141,11 @@ _READ_BY_PSQL = re.compile(r"[\\;]|(?<!:)(?:::)*:(?=[A-Za-z_'\"{\x80-\U0010ffff]
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _ESCAPED = re.compile(r"[\\;:!]")
 
-# Whether a session may hang. Our own watchdogs end a stage; the server's own timeouts are the second net.
+# Our own watchdogs end a stage that hangs; the server's own timeouts are the second net.
 _LIMITS: tuple[tuple[LiteralString, LiteralString], ...] = (
     ("idle_in_transaction_session_timeout", "0"),
     ("client_connection_check_interval", "2s"),
-    # Of a client that has vanished without a word the server would hear after two hours.
+    # By default a server notices only after two hours that its client has vanished (power, network).
     ("tcp_keepalives_idle", "30"),
     ("tcp_keepalives_interval", "10"),
     ("tcp_keepalives_count", "3"),
@@ -197,27 +212,33 @@ def export_end(nonce: str, *, snapshot: str) -> str:
 
 
 def export_opening(*, snapshot: str, nonce: str, seconds: float, lock_wait: float = Timeouts.lock_wait) -> str:
-    """Return the opening of the script of an export psql that exports one table after the other, all under `snapshot`."""
+    """Return the opening script of an export psql.
+
+    It may then export one table after the other, all under `snapshot`.
+    """
     begin = SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     seen = SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot))
     last = [read_alone(), SQL("SAVEPOINT {}").format(_BEFORE_EACH)]
+    # The savepoint is where each export of a persistent psql starts from: see `export_next`.
     first = _begin(begin, seen, seconds=seconds, lock_wait=lock_wait, last=last)
     return _script([first, *_backend(nonce)])
 
 
 def export_next(read: Composable, *, format: str, output: str, nonce: str, snapshot: str) -> str:  # noqa: A002 -- SQL's own word
-    """Return the next export of a shuttle: COPY `read` into `output`, and its checks. Only for plain SQL.
+    """Return the next export of a persistent psql: COPY `read` into `output`, and its checks.
 
-    Settings are pinned again, because the table before may have run a function that changed them. Its locks are released
-    after the source proof, which covers all that is locked: this session then idles, and others wait for no lock of it.
+    Only for plain SQL.
     """
     copy = _write_to_file(export_copy(read, format=format), output)
+    # Released after the source proof, which covers all that is locked: the session then idles, and no other session
+    # waits for a lock of it.
     anew = SQL("ROLLBACK TO SAVEPOINT {};").format(_BEFORE_EACH)
+    # Pinned again, because the table before may have run a function that changed settings.
     return _script([_join(statements.pins()), copy, *_export_checks(nonce, snapshot), anew])
 
 
 def load_opening(nonce: str) -> str:
-    """Return the opening of the script of an import psql that loads one table after the other."""
+    """Return the opening script of an import psql that loads one table after the other."""
     return _script(_backend(nonce))
 
 
@@ -232,16 +253,16 @@ def load_next(
     lock_wait: float = Timeouts.lock_wait,
     hidden_from: Iterable[str] = (),
 ) -> str:
-    r"""A staging table and its rows, from the file `data`, in a transaction that is left open; and the rows' count.
+    """Return the script that creates a staging table and loads it from the file `data`.
 
-    All on one line, as ``\copy`` wants it: names of staging tables hold nothing that psql could act upon, and columns are not named, since
-    the table has just these. A commit that is lost with the server's memory takes no more with it than staging: what is
-    published has a commit of its own, which no earlier one may be missing from.
+    Its transaction is left open, and the rows' count is reported.
     """
     return _script(
         [
             _begin(
                 SQL("BEGIN READ WRITE"),
+                # A commit that is lost with the server's memory loses staging alone: what is published has a commit of
+                # its own, which no earlier one may be missing from.
                 SQL("SET LOCAL synchronous_commit TO off"),
                 seconds=seconds,
                 lock_wait=lock_wait,
@@ -249,6 +270,8 @@ def load_next(
             _join(
                 [plain_names(create_staging(staging, columns)), *map(plain_names, hide_staging(staging, hidden_from))]
             ),
+            # On one line, as `\copy` wants it. Names of staging tables hold nothing that psql could act upon. Columns
+            # are not named, since the table has just these.
             SQL("\\copy {} FROM {} (FORMAT {})").format(table(staging), Literal(data), SQL(_format(format))),
             *_copy_checks(nonce),
         ]
@@ -256,20 +279,22 @@ def load_next(
 
 
 def load_prologue(*, nonce: str, seconds: float, lock_wait: float = Timeouts.lock_wait) -> str:
-    """Return what the import psql runs before its COPY."""
+    """Return the script that the import psql runs before its COPY."""
     return _script([_begin(SQL("BEGIN READ WRITE"), seconds=seconds, lock_wait=lock_wait), *_backend(nonce)])
 
 
 def load_frozen(staging: TableName) -> str:
-    """Empty the table in the COPY's own transaction, so that rows load frozen. For ``-c``.
-
-    Its defaults may ask for the day where the role is.
-    """
+    """Return the statement that lets the COPY load frozen rows. For ``-c``."""
+    # COPY freezes rows only in the transaction that emptied the table. Defaults may ask for the date: it is that of the
+    # role's own time zone.
     return SQL("TRUNCATE {}; SET LOCAL {} TO DEFAULT").format(table(staging), Identifier(_OWN_ZONE)).as_string(None)
 
 
 def load_copy(staging: TableName, columns: Sequence[str], *, format: str, freeze: bool = False) -> str:  # noqa: A002 -- SQL's own word
-    """The import's COPY, given to psql by ``-c``: only so does COPY read psql's own stdin."""
+    """Return the import's COPY for ``-c``.
+
+    Only with ``-c`` does COPY read psql's own stdin.
+    """
     into = SQL(" ({})").format(list_columns(columns)) if columns else SQL("")
     frozen = SQL(", FREEZE" if freeze else "")
     copy = SQL("COPY {}{} FROM STDIN (FORMAT {}{})").format(table(staging), into, SQL(_format(format)), frozen)
@@ -282,13 +307,17 @@ def load_end(nonce: str, *, frozen: bool = False) -> str:
 
 
 def load_commit(nonce: str) -> str:
-    """Return the text for the import psql's last pipe, written once everything is proven, and never before."""
+    """Return the text for the import psql's last pipe.
+
+    It is written once everything is proven, and never before.
+    """
     return _script([SQL("COMMIT;"), _mark(nonce, "committed")])
 
 
 def _begin(*first: Composable, seconds: float, lock_wait: float, last: Sequence[Composable] = ()) -> Composed:
-    """Begin and pin in one message: a role's own idle timeout finds no gap to strike in."""
-    # Two minutes later than our own timeout: it must never be the one that cuts a healthy stage.
+    """Compose BEGIN, `first`, the pinned settings, the limits and `last` as one message."""
+    # All in one message: between two, the role's own idle timeout could end the session.
+    # Two minutes later than our own timeout: the server's must never be the one that cuts a healthy stage.
     limits = (
         *_LIMITS,
         ("lock_timeout", f"{max(1, round(lock_wait * 1000))}ms"),
@@ -310,7 +339,7 @@ def _write_to_file(copy: Composable, output: str) -> Composed:
 
 
 def _copy_checks(nonce: str, *, but: tuple[str, ...] = ()) -> list[Composable]:
-    """Return statements that report the row count, and which settings have changed, except `but`."""
+    """Return the statements that report the row count and the changed settings, except `but`."""
     return [
         _mark(nonce, "rows :ROW_COUNT"),
         SQL("{} \\gset").format(statements.select_changed(but=but)),

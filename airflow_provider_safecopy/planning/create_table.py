@@ -1,9 +1,10 @@
-"""A missing target table, made from what the source says of its columns and keys, as far as it means the same elsewhere.
+"""A missing target table, made from the source's definition as far as it means the same elsewhere.
 
 Made are columns with their types, NOT NULL, identity, built-in collations and such defaults as mean the same anywhere;
 primary key and unique constraints; comments. Not made: other indexes, checks, foreign keys, triggers, policies, grants
 (the schema's default privileges apply), partitions, storage options. Generated columns become ordinary ones: the values
-are the source's, and not what this server's collations would make of them. Of a view or a query: columns and types.
+are the source's, and not what this server's collations would make of them. For a view or a query only columns and types
+are made.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ from airflow_provider_safecopy.spec import CopySpec
 
 _DEFINE = sql.load("define")
 _QUESTIONS = ("columns", "keys", "table_comment")
-# Every table has these already, unseen.
+# PostgreSQL refuses these names: every table has its system columns.
 _SYSTEM_COLUMNS = frozenset({"tableoid", "cmax", "xmax", "cmin", "xmin", "ctid"})
 
 
 @dataclass(frozen=True)
 class SourceDefinition:
-    """The source's definition of a table beside names and types. Of a view or a query nothing is taken."""
+    """The source's definition of a table, beside column names and types.
+
+    It is empty for a view or a query.
+    """
 
     columns: Mapping[str, Mapping[str, Any]]
     keys: tuple[Mapping[str, Any], ...] = ()
@@ -42,7 +46,7 @@ class SourceDefinition:
 
     @classmethod
     def read(cls, source: Session, relation: Relation) -> SourceDefinition:
-        """Asked of the source."""
+        """Read the definition of `relation` from the source."""
         if relation.kind not in ("r", "p"):
             return cls({})
         asked = {"oid": relation.oid}
@@ -53,7 +57,7 @@ class SourceDefinition:
     def from_rows(
         cls, columns: Iterable[Mapping[str, Any]], keys: Iterable[Mapping[str, Any]], comment: str | None
     ) -> SourceDefinition:
-        """Return what the rows of these questions to the source say."""
+        """Return the definition that the rows of these questions describe."""
         return cls({row["name"]: row for row in columns}, tuple(keys), comment)
 
     def list_defaults(self, names: Iterable[str]) -> Iterable[str]:
@@ -67,14 +71,18 @@ class SourceDefinition:
         return (row["collation"] for row in found if row["collation"] and row["collation_built_in"])
 
     def build_added_column(self, vocabulary: Vocabulary, source_column: Column, name: str) -> Finding[NewColumn]:
-        """Return a column for a table that has rows: it may be NULL, whatever it may be in the source."""
+        """Return a column for a table that has rows.
+
+        It may be NULL, whatever it may be in the source, and has no default.
+        """
         found = self.columns.get(source_column.name, {})
         collation = _choose_collation(vocabulary, name, found)
+        # No NOT NULL: the rows that are there already have no value in this column.
         new = NewColumn(name, source_column.type, found.get("comment"), collation=collation.value)
         return Finding(new, warnings=collation.warnings)
 
     def build_column(self, vocabulary: Vocabulary, source_column: Column, name: str) -> Finding[NewColumn]:
-        """Return a column for a new table, with warnings of what cannot be like the source's."""
+        """Return a column for a new table, with warnings of what differs from the source's."""
         found = self.columns.get(source_column.name)
         if found is None:
             return Finding(NewColumn(name, source_column.type))
@@ -91,11 +99,15 @@ class SourceDefinition:
         return Finding(new, warnings=default.warnings + collation.warnings)
 
     def choose_keys(self, columns: Mapping[str, str], *, major: int) -> Finding[tuple[NewKey, ...]]:
-        """Return primary key and unique constraints on the copied `columns`, for a target of this major version."""
+        """Return the primary key and unique constraints whose columns are all copied.
+
+        `columns` are the copied columns, source to target; `major` is the target's major version.
+        """
         made, lost = [], []
         for found in self.keys:
             wanted = (*found["columns"], *found["included"])
             why = next((f"{spell(each)} is not copied" for each in wanted if each not in columns), None)
+            # NULLS NOT DISTINCT is known from version 15 on, WITHOUT OVERLAPS from 18 on.
             if found["temporal"] or (found["nulls_not_distinct"] and major < 15):
                 why = "not every target knows its kind"
             if why is None:
@@ -107,7 +119,10 @@ class SourceDefinition:
 
 
 def read_source_definitions(source: Session, relations: Sequence[Relation]) -> dict[int, SourceDefinition]:
-    """Return what `Original.of` does for each relation, by its oid, by three questions in all."""
+    """Return the definition of each relation by its OID, in three queries.
+
+    Each is what `SourceDefinition.read` returns.
+    """
     tables = [each for each in relations if each.kind in ("r", "p")]
     asked = [{"oid": each.oid} for each in tables]
     answers = [ask_all(source, _DEFINE[question], {"oid": "oid"}, asked) for question in _QUESTIONS]
@@ -119,7 +134,7 @@ def read_source_definitions(source: Session, relations: Sequence[Relation]) -> d
 
 @dataclass(frozen=True)
 class Blueprint:
-    """The origin of new columns: the source's definition, and the target's vocabulary."""
+    """The facts that new columns are made from: the source's definition, and the target's vocabulary."""
 
     source_definition: SourceDefinition
     vocabulary: Vocabulary
@@ -128,7 +143,10 @@ class Blueprint:
 def read_blueprint(
     source: Session, target: Session, relation: Relation, names: Iterable[str], *, defaults: bool = True
 ) -> Blueprint:
-    """Ask both ends for what new columns like those of `relation` called `names` depend on."""
+    """Read what new columns like `names` of `relation` depend on, from both servers.
+
+    Without `defaults` the target is not asked whether it understands the defaults.
+    """
     chosen = set(names)
     original = SourceDefinition.read(source, relation)
     types = [each.type for each in relation.columns if each.name in chosen]
@@ -139,7 +157,7 @@ def read_blueprint(
 def plan_target_column(
     target: Session, vocabulary: Vocabulary, source_column: Column, name: str, label: str
 ) -> Column | Refusal:
-    """The column as it would be in the target, or why it cannot be there."""
+    """Return the column as it would be in the target, or why it cannot be there."""
     length, place, column = count_bytes(target, name), target.server.encoding, spell(name)
     if length is None:
         message = f"column {column} cannot be spelled in {place}, the encoding of {target.endpoint}"
@@ -147,6 +165,7 @@ def plan_target_column(
     if length > NAME_BYTES:
         message = f"column {column} is {length} bytes long in {place}; PostgreSQL would silently cut it at {NAME_BYTES}"
         return Refusal("name_too_long", message, label, column, "give it a shorter name with columns")
+    # Refused here with its reason: the server would fail in the middle of the copy.
     if name in _SYSTEM_COLUMNS:
         message = f"column {column} cannot be made: every table has a system column of this name"
         return Refusal("column_unaddable", message, label, column, "give it another name with columns")
@@ -164,6 +183,7 @@ def _choose_default(vocabulary: Vocabulary, name: str, facts: Mapping[str, Any])
     expression: str | None = facts["expression"]
     if expression is None:
         return Finding(None)
+    # The source's values are kept: this server might compute others, with other collations or functions.
     if facts["generated"]:
         ordinary = f"column {spell(name)} is an ordinary one, with the source's values, and not computed: {expression}"
         return Finding(None, warnings=(ordinary,))
@@ -206,9 +226,9 @@ def _build_key(facts: Mapping[str, Any], columns: Mapping[str, str]) -> NewKey:
 def match(
     spec: CopySpec, source: Session, target: Session, given: Relation, known: Blueprint | None
 ) -> Finding[ColumnMatch]:
-    """Return the table to be made, with every column of the source or those that were chosen.
+    """Return the table to be made, with all columns of the source or the chosen ones.
 
-    `known` is what a batch has read of the source's definition; without, it is asked for.
+    `known` is what a batch has read of both ends; without, it is asked for.
     """
     placed = _name(spec, target)
     name, label = placed.value, str(placed.value)
@@ -233,12 +253,15 @@ def match(
 
 
 def place(target: Session, asked: TableName) -> TableName:
-    """Where a table of this name would be made: as everywhere in SQL, in the first schema of the role's search_path."""
+    """Return the full name that a new table `asked` would get.
+
+    As everywhere in SQL, a name without a schema goes into the first schema of the role's search_path.
+    """
     return TableName(asked.schema or next(iter(target.search_path), None), asked.name)
 
 
 def _name(spec: CopySpec, target: Session) -> Finding[TableName]:
-    """Return its full name, where there is the schema and the right to make it there."""
+    """Return the full name; refuse it without its schema, or without the right to create a table there."""
     name, role = place(target, spec.target_table), target.server.role
     schema = name.schema
     found = schema and target.fetch_one(_DEFINE["schema_there"], {"schema": schema, "name": name.name})
@@ -249,6 +272,7 @@ def _name(spec: CopySpec, target: Session) -> Finding[TableName]:
         hint = f"make it: {table_statements.create_schema(schema).as_string(None)}" if schema else "give one"
         return Finding(name, (Refusal("no_such_schema", message, str(name), hint=hint),))
     refusals = []
+    # A table brings a row type of its own name, which another type of that name forbids.
     if found["taken"]:
         message = f"{name} is a type: no table can be made beside it"
         refusals.append(Refusal("not_a_target", message, str(name), hint="give the table another name"))
@@ -280,7 +304,7 @@ def _of_missing_column(spec: CopySpec, label: str) -> Iterator[Refusal]:
 def _keys(
     spec: CopySpec, target: Session, table: TableName, original: SourceDefinition, copied: Mapping[str, str]
 ) -> Finding[tuple[NewKey, ...]]:
-    """Return the source's keys on the `copied` columns, and the one that later runs need."""
+    """Return the source's keys on the `copied` columns, and the key that later runs need."""
     made = original.choose_keys(copied, major=target.server.major)
     demanded = _build_demanded_keys(spec, made.value, copied)
     named = [_name_key(target, table, key) for key in (*made.value, *demanded.value)]
@@ -291,7 +315,7 @@ def _keys(
 def _build_demanded_keys(
     spec: CopySpec, keys: tuple[NewKey, ...], copied: Mapping[str, str]
 ) -> Finding[tuple[NewKey, ...]]:
-    """Return the key by which later runs will know a row, where the source has none like it."""
+    """Return the key by which later runs pair rows, unless the source has one like it."""
     if spec.write_mode not in ("upsert", "incremental"):
         return Finding(())
     wanted, table = spec.key_columns, str(spec.target_table)
@@ -309,7 +333,10 @@ def _build_demanded_keys(
 
 
 def _name_key(target: Session, table: TableName, key: NewKey) -> Finding[NewKey]:
-    """Return the key with its own name where that is free and fits; else the server finds one."""
+    """Return the key with its own name if that is free and fits.
+
+    Otherwise it has no name, and the server chooses one.
+    """
     if key.name is None or _is_free(target, table, key.name):
         return Finding(key)
     other = f"{key.kind} {spell(key.name)} gets another name: this one is taken, or does not fit"
@@ -318,6 +345,7 @@ def _name_key(target: Session, table: TableName, key: NewKey) -> Finding[NewKey]
 
 def _is_free(target: Session, table: TableName, name: str) -> bool:
     length = count_bytes(target, name)
+    # An index of this name stands beside the tables of its schema, and the table itself will have the name.
     if name == table.name or length is None or length > NAME_BYTES:
         return False
     return not target.fetch_value(_DEFINE["name_there"], {"schema": table.schema, "name": name})

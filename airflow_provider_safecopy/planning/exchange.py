@@ -1,4 +1,7 @@
-"""Tables exchanged while their copy is planned: planning's questions then meant different tables, and mislead."""
+"""Tables that are exchanged while their copy is planned.
+
+Planning's questions then meant different tables, and its refusals would mislead.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +35,12 @@ def _exchanges(first: CopyPlan, second: CopyPlan, source: Session, target: Sessi
 
 
 def _is_another(session: Session, before: Relation | None, relation: Relation | None) -> bool:
-    """Return true unless one table had the name in both plans, and has it still."""
+    """Return whether the name stands, or stood in the first plan, for another table."""
     if relation is None or relation.name is None or not relation.oid:
         return False
     if before is not None and before.oid != relation.oid:
         return True
+    # Asked once more: the table may have gone between two questions of the second plan.
     now = catalog.describe(session, relation.name)
     return now is None or now.oid != relation.oid
 

@@ -1,4 +1,4 @@
-"""A finding: what one check returns. Checks return values; none of them appends to a list of its caller's."""
+"""A finding: what one check returns. Checks return values; none appends to a list of its caller."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from airflow_provider_safecopy.errors import Refusal
 
+# Covariant: a finding of a column is also a finding of a column or None.
 Value_co = TypeVar("Value_co", covariant=True)
 
 
@@ -27,7 +28,7 @@ def refuse(refusals: Iterable[Refusal]) -> Finding[None]:
 
 
 def join(*findings: Finding[Any]) -> Finding[None]:
-    """Return what all findings say, in their order; their values are left out."""
+    """Return the refusals, reasons and warnings of all findings in order, without their values."""
     return Finding(
         None,
         tuple(each for found in findings for each in found.refusals),

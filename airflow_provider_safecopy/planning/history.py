@@ -1,11 +1,11 @@
-"""The copy history: what the target's schema `safecopy` knows of earlier publishes, and what a copy makes of it.
+"""The copy history: what the target's schema `safecopy` knows of earlier publishes.
 
 An append adds rows to a target under a key: once, and again only when its rows are gone.
 
-A receipt says that a key was appended. Whether its rows are still there is judged by the table: its OID, whether it
-is empty or was found empty or replaced since, and the files its rows were put into. If the table does not show it, the
-copy is refused: rows must neither be missing nor be there twice. A name proves nothing: tables are renamed, detached and
-rebuilt by hand.
+A receipt says that a key was appended. Whether its rows are still there is decided by the table: its OID, whether it is
+empty or was found empty or replaced since, and the files its rows were put into. If the table does not show it, the
+copy is refused: rows must neither be missing nor be there twice. A name proves nothing: tables are renamed, detached
+and rebuilt by hand.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ _RECEIPT = sql.load("receipt")
 
 @dataclass(frozen=True)
 class AppendRecord:
-    """That a slice has been appended: by which run, when (ISO 8601), and how many rows it has."""
+    """The receipt of an append key whose rows are there.
+
+    It says which run appended them, when (ISO 8601, UTC), and how many they were.
+    """
 
     lock: str
     token: int
@@ -51,9 +54,9 @@ class AppendRecord:
 
 @dataclass(frozen=True)
 class VanishedAppend:
-    """A slice whose rows are certainly gone: the `receipt` that the next one follows, and `why`.
+    """An append whose rows are certainly gone.
 
-    `is_empty`: because the whole table is empty.
+    `receipt` is the receipt that the next append follows, `why` the reason. `is_empty`: the whole table is empty.
     """
 
     receipt: int
@@ -70,9 +73,10 @@ def find_append(
     *,
     kin: Sequence[TableName] = (),
 ) -> AppendRecord | VanishedAppend | Refusal | None:
-    """Return what became of the slice in `table` (`oid`, 0 if it does not exist); None if never appended.
+    """Return the state of `append_key` in `table`; None if it was never appended.
 
-    `kin` are the partitions and parents of the table.
+    `oid` is the table's, 0 if it does not exist. `kin` are its partitions and parents. A `Refusal` means that it is
+    unclear whether the rows are still there, or that they came from another source.
     """
     asked = {"target": str(table), "slice": append_key, "oid": oid, "kin": [str(each) for each in kin]}
     row = target.fetch_one(_RECEIPT["of_slice"], asked)
@@ -86,6 +90,7 @@ def find_append(
             return vanished
         if (doubt := _find_doubt(row, seen)) is not None:
             return _refuse_doubt(table, append_key, row, doubt)
+    # Checked last: rows that are gone do not matter, wherever they came from.
     if row["origin"] != source_identity.digest:
         return _refuse_other_rows(table, append_key, row, str(source_identity))
     return AppendRecord(
@@ -94,15 +99,23 @@ def find_append(
 
 
 def require_unchanged_append(target: Session, table: TableName, append_key: str, previous_receipt: int) -> None:
-    """Raise a retryable `PlanError`, inside the publish, if the slice was appended since planning."""
+    """Raise a retryable `PlanError` if the key was appended since planning.
+
+    The publish calls it, inside its transaction.
+    """
     row = target.fetch_one(_RECEIPT["last_of_slice"], {"target": str(table), "slice": append_key})
+    # The plan knows the receipt of rows that are gone; any other receipt came after the plan.
     if row is not None and row["id"] != previous_receipt:
         raise already_appended_error(table, append_key, f"token {row['token']} did, at {row['published_at']}")
 
 
 @dataclass(frozen=True)
 class _Leaf:
-    """The table itself or a partition of it. `has_rows`: whether it holds any; None if this role may not read it."""
+    """The table itself, or a partition of it.
+
+    `fate` is that of its file since the append (see `of_slice` in receipt.sql). `has_rows` is None if this role may not
+    read it.
+    """
 
     name: TableName
     fate: str
@@ -111,7 +124,7 @@ class _Leaf:
 
 @dataclass(frozen=True)
 class _TargetRows:
-    """The rows that a look at the target finds: whether it holds any at all, and which of its leaves do."""
+    """The rows that the target holds now: whether it holds any, and which of its leaves do."""
 
     has_rows: bool
     leaves: tuple[_Leaf, ...] = ()
@@ -126,10 +139,11 @@ class _TargetRows:
 
 
 def _read_target_rows(target: Session, table: TableName, row: dict[str, Any]) -> _TargetRows:
-    """Return what the target holds now, asked in one statement."""
+    """Return which tables hold rows now."""
     names = [TableName(*each) for each in zip(row["schemas"], row["names"], strict=True)]
     readable = [name for name, may_read in zip(names, row["readable"], strict=True) if may_read]
     with target.run_user_sql():
+        # One statement, so one instant: between two, rows could move from one partition to another and be missed.
         whole, *each = target.fetch_value(statements.any_rows(table, readable))
     rows = dict(zip(readable, each, strict=True))
     leaves = (_Leaf(name, fate, rows.get(name)) for name, fate in zip(names, row["fates"], strict=True))
@@ -137,11 +151,12 @@ def _read_target_rows(target: Session, table: TableName, row: dict[str, Any]) ->
 
 
 def _find_vanished(table: TableName, oid: int, row: dict[str, Any]) -> VanishedAppend | None:
-    """Return why the ledger proves that none of the rows can be there any more, or None."""
+    """Return why the history proves that all of the rows are gone, or None."""
     events = {"replaced": "has been replaced"}
-    # A slice without rows can miss none.
+    # An append without rows cannot miss any.
     if row["inserted"] != 0:
         events["emptied"] = "has been found empty by a later copy"
+    # A table that was made anew with rows may hold these rows again: that is a doubt, and no proof.
     if row["another"] and (oid == 0 or row["inserted"] == 0):
         events["another"] = "has been made anew"
     why = next((what for event, what in events.items() if row[event]), "does not exist" if oid == 0 else None)
@@ -149,9 +164,10 @@ def _find_vanished(table: TableName, oid: int, row: dict[str, Any]) -> VanishedA
 
 
 def _find_emptied(table: TableName, row: dict[str, Any], target_rows: _TargetRows) -> VanishedAppend | None:
-    """Return why the target shows that none of the rows can be there any more, or None."""
+    """Return why the target shows that all of the rows are gone, or None."""
     if not target_rows.has_rows:
         return VanishedAppend(row["last"], f"{table} is empty", is_empty=True)
+    # A table that got none of the rows counts only where they may be now: see `elsewhere` in receipt.sql.
     put = row["gone"] or target_rows.has_empty("kept", "rewritten")
     if (
         put
@@ -163,7 +179,7 @@ def _find_emptied(table: TableName, row: dict[str, Any], target_rows: _TargetRow
 
 
 def _find_doubt(row: dict[str, Any], target_rows: _TargetRows) -> str | None:
-    """Return why some rows may be missing; None if all or none are there."""
+    """Return why some of the rows may be missing; None if all or none are there."""
     if row["another"]:
         return "the table has been made anew since, and holds rows"
     if row["thinned"]:
@@ -174,7 +190,8 @@ def _find_doubt(row: dict[str, Any], target_rows: _TargetRows) -> str | None:
 
 
 def _find_rewritten(target_rows: _TargetRows) -> str | None:
-    """Return which tables have a new file and hold rows, of which none can say where they come from."""
+    """Return which tables have a new file and hold rows of unknown origin, or None."""
+    # VACUUM FULL keeps rows, TRUNCATE does not, and both leave a new file: nothing tells which it was.
     suspects = target_rows.list_leaves("rewritten")
     if filled := ", ".join(str(leaf.name) for leaf in suspects if leaf.has_rows):
         return f"{filled} has been truncated or rewritten since (TRUNCATE, VACUUM FULL, CLUSTER, ALTER TABLE), and holds rows"
@@ -182,8 +199,8 @@ def _find_rewritten(target_rows: _TargetRows) -> str | None:
 
 
 def _find_lost(row: dict[str, Any], target_rows: _TargetRows) -> str | None:
-    """Return which rows may be missing with a partition that is empty or gone."""
-    # A server that does not count rows lists partitions that never got any: that one of them is empty says nothing.
+    """Return why rows may be missing with a partition that is empty or gone, or None."""
+    # A server that does not count rows lists partitions that never got any: an empty one of them proves nothing.
     if not row["gone"] and not target_rows.has_empty("rewritten", *(["kept"] if row["counted"] else [])):
         return None
     if row["elsewhere"] and (named := ", ".join(str(leaf.name) for leaf in target_rows.list_leaves("later"))):
@@ -194,7 +211,7 @@ def _find_lost(row: dict[str, Any], target_rows: _TargetRows) -> str | None:
 def _refuse_doubt(table: TableName, append_key: str, row: dict[str, Any], doubt: str) -> Refusal:
     return Refusal(
         "slice_unsure",
-        f"{table}: slice {append_key} was appended at {row['published_at']} (token {row['token']}), but it is unclear whether "
+        f"{table}: append_key {append_key} was appended at {row['published_at']} (token {row['token']}), but it is unclear whether "
         f"its rows are still there: {doubt}",
         table=str(table),
         hint="look for its rows: if they are there, there is nothing to copy; if not, remove what is left of them and give "
@@ -203,9 +220,12 @@ def _refuse_doubt(table: TableName, append_key: str, row: dict[str, Any], doubt:
 
 
 def already_appended_error(table: TableName, append_key: str, detail: str) -> PlanError:
-    """Return the error of the second run; its next try finds out whether the first appended the same."""
+    """Return the retryable error of a run whose key was appended after its plan.
+
+    Its next try finds out whether the other run appended the same.
+    """
     message = (
-        f"{table}: slice {append_key} has been appended since this copy was planned: {detail}; nothing was changed"
+        f"{table}: append_key {append_key} has been appended since this copy was planned: {detail}; nothing was changed"
     )
     return PlanError((Refusal("slice_taken", message, str(table), hint="run the copy again"),), retryable=True)
 
@@ -214,8 +234,8 @@ def _refuse_other_rows(table: TableName, append_key: str, row: dict[str, Any], r
     first = row["read"] or row["source"]
     return Refusal(
         "slice_taken",
-        f"{table}: slice {append_key} was appended at {row['published_at']} (token {row['token']}) from {first}, "
-        f"and would now be of other rows: {requested}",
+        f"{table}: append_key {append_key} was appended at {row['published_at']} (token {row['token']}) from {first}, "
+        f"and would now add other rows: {requested}",
         table=str(table),
         hint="give this one another append_key",
     )
@@ -226,7 +246,10 @@ _WATERMARK = sql.load("watermark")
 
 @dataclass(frozen=True)
 class StoredWatermark:
-    """A watermark as the ledger has it. `stale_reason` says why it does not count any more; None where it does; `is_empty`, whether the target is."""
+    """A watermark as the copy history stores it.
+
+    `stale_reason` says why it does not count any more; None if it counts. `is_empty`: the target is empty.
+    """
 
     value: str
     stale_reason: str | None = None
@@ -235,11 +258,12 @@ class StoredWatermark:
 
 @dataclass(frozen=True)
 class CopyHistory:
-    """The history that one copy finds, and will enter. Made anew with each plan; the last one under the lock.
+    """The history that one copy finds, and the entry that it will add.
 
-    `source_label` is the origin as the target can spell it, `basis` what its name stands for now. `earlier_append`: the slice is there
-    already; `previous_receipt`: the receipt of it whose rows are gone, 0 where there is none; `was_empty`: the target was found
-    without rows. `append_key` of an incremental copy is the interval, where nothing else was asked for.
+    It is read with each plan; the last time under the lock. `source_label` is the source's identity as the target can
+    spell it, `basis` the digest of what its name stands for now. `earlier_append`: the key's rows are there already.
+    `previous_receipt`: the receipt of an append whose rows are gone, 0 without one. `was_empty`: the target was found
+    without rows. `append_key` of an incremental copy is its interval, unless another key was given.
     """
 
     source_identity: SourceIdentity
@@ -256,24 +280,30 @@ class CopyHistory:
 
     @property
     def watermark(self) -> str | None:
-        """The watermark that counts."""
+        """The value of the watermark; None without one that counts."""
         return self.stored_watermark.value if self.stored_watermark and not self.stored_watermark.stale_reason else None
 
     def has_same_range(self, history: CopyHistory, cursor: Cursor) -> bool:
-        """Return whether the source would compute the bounds of this for `history` with this `cursor`."""
+        """Return whether the source would compute this read range for `history` and `cursor` too."""
         return self.read_range is not None and (self.read_range.cursor, self.stored_watermark) == (
             cursor,
             history.stored_watermark,
         )
 
     def list_checked_lookbacks(self, lookback: str | None) -> Lookbacks:
-        """Return the `lookback` of this copy if the source has counted it back from nothing, for the plans that follow."""
+        """Return the `lookback` if the source has computed it without a watermark; else nothing.
+
+        The plans that follow need not check it again.
+        """
         if self.read_range is None or self.watermark is not None or lookback is None:
             return frozenset()
         return frozenset({(self.read_range.cursor.kind.type, lookback)})
 
     def build_watermark_entry(self, new: str | None) -> dict[str, Any] | None:
-        """Of an incremental copy: what was read, and where the watermark is afterwards."""
+        """Return what an incremental copy read, and its watermark afterwards (`new`).
+
+        None for any other copy.
+        """
         if self.read_range is None:
             return None
         bounds = self.read_range
@@ -283,10 +313,11 @@ class CopyHistory:
 
 @dataclass(frozen=True)
 class HistoryInput:
-    """The known facts of a copy before its history is read: its identity, and what the history made of it a moment ago.
+    """The facts of a copy that are known before its history is read.
 
-    `list_checked_lookbacks` are those that other plans have found to be good.
-    `is_refused`: the copy is refused already, and its identity alone is of use.
+    `is_readable` is None until the target was asked. `earlier_history` is that of the plan made a moment ago.
+    `lookbacks` are those that other plans have found to be good. `is_refused`: the copy is refused already, and its
+    identity alone is of use.
     """
 
     identity: Finding[CopyIdentity]
@@ -303,10 +334,14 @@ def read_copy_history(
     pairs: Sequence[tuple[Column, Column]],
     known: HistoryInput,
 ) -> Finding[CopyHistory]:
-    """Return what the ledger says of the copy that is `known`. Reads only. `target_relation`: the target, if there is one yet."""
+    """Return the copy history of a copy. Reads only.
+
+    `target_relation` is the target; None if it does not exist yet.
+    """
     source, target = sessions
     identity = known.identity.value
     ledger = CopyHistory(identity.source_identity, identity.source_label, identity.basis, spec.append_key)
+    # Questions for a copy that will not run would only delay its refusals.
     if known.identity.refusals or known.is_refused:
         return Finding(ledger, known.identity.refusals)
     if spec.write_mode == "append" and spec.append_key is not None:
@@ -323,7 +358,7 @@ def read_copy_history(
 
 
 def is_readable(target: Session) -> bool:
-    """Ask whether the ledger is there, and this role may read it."""
+    """Return whether the copy history exists and this role may read it."""
     return bool(target.fetch_value(_WATERMARK["readable"]))
 
 
@@ -334,14 +369,14 @@ def _can_read(target: Session, known: HistoryInput) -> bool:
 def _add_append(
     history: CopyHistory, spec: CopySpec, target: Session, target_relation: Relation | None
 ) -> Finding[CopyHistory]:
-    """Return the ledger with what it knows of the slice."""
+    """Return the history with what it knows of the append key."""
     table = (target_relation and target_relation.name) or spec.target_table
     oid, kin = (target_relation.oid, target_relation.kin) if target_relation else (0, ())
     found = find_append(target, table, oid, str(spec.append_key), history.source_identity, kin=kin)
     if isinstance(found, Refusal):
         return Finding(history, (found,))
     if isinstance(found, VanishedAppend):
-        reason = f"slice {spec.append_key} is appended once more: its rows are gone: {found.why}"
+        reason = f"append_key {spec.append_key} is appended once more: its rows are gone: {found.why}"
         again = replace(history, previous_receipt=found.receipt, was_empty=found.is_empty, reasons=(reason,))
         return Finding(again, reasons=again.reasons)
     return Finding(history if found is None else replace(history, earlier_append=found))
@@ -360,6 +395,8 @@ def _read_watermark(
     row = target.fetch_one(_WATERMARK["of_origin"], asked)
     if row is None:
         return None
+    # It counts for the very tables that it was read from and into: others of the same names may hold rows that were
+    # never read, or lack rows that were.
     stale = None
     if row["type"] != cursor.kind.type:
         stale = f"the cursor was {row['type']} then"
@@ -373,6 +410,7 @@ def _read_watermark(
         stale = f"a copy has replaced {target_relation.label} since, deleted rows of it, or found it empty"
     elif row["moved"]:
         stale = f"{target_relation.label} has been truncated or rewritten since"
+    # Whatever emptied the target, what the watermark counts as read is not there any more.
     empty = target_relation.name is not None and _is_empty(target, target_relation.name)
     return StoredWatermark(row["value"], f"{target_relation.label} is empty" if empty else stale, is_empty=empty)
 
@@ -385,7 +423,10 @@ def _is_empty(target: Session, table: TableName) -> bool:
 def _check_watermark(
     source: Session, target_relation: Relation | None, history: CopyHistory, cursor: Cursor
 ) -> list[Refusal]:
-    """Only a hand can have put there what is no value of the cursor's: what it means is for a person to say."""
+    """Refuse a watermark that is no value of the cursor's type.
+
+    Only a person can have written such a value, and only a person can say what it means.
+    """
     if history.watermark is None or target_relation is None or is_value(source, cursor, history.watermark):
         return []
     row = f"the row of safecopy.watermark whose target is {target_relation.name} and whose origin is {history.source_identity.digest}"
@@ -409,7 +450,8 @@ def _add_read_range(
     target_relation: Relation | None,
     known: HistoryInput,
 ) -> Finding[CopyHistory]:
-    """Return the ledger with what is to be read; an earlier one knows it where the source would compute the same."""
+    """Return the history with its read range."""
+    # The plan under the lock follows one without it: the source need not compute the same range twice.
     if (former := known.earlier_history) is not None and former.has_same_range(history, cursor):
         again = replace(history, read_range=former.read_range, append_key=former.append_key, reasons=former.reasons)
         return Finding(replace(again, warnings=former.warnings), reasons=former.reasons, warnings=former.warnings)

@@ -1,4 +1,7 @@
-"""Incremental copies: the cursor, whose values grow with every change, and the read range that follows from it."""
+"""Incremental copies: the cursor, and the read range that follows from the watermark.
+
+The values of a cursor grow with every change of a row.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,11 @@ _TYPMOD = re.compile(r"\(\d+(?:,-?\d+)?\)")
 
 @dataclass(frozen=True)
 class Kind:
-    """A type that can be a cursor's: what its lookback is given in, and its least value where counting back could miss it."""
+    """A type that a cursor can have.
+
+    `span` is the type of its lookback, `sample` a value of it, `least` its least value where counting back could pass
+    it.
+    """
 
     type: LiteralString
     span: LiteralString
@@ -31,7 +38,7 @@ class Kind:
     least: str | None = None
 
 
-# Types whose order is the same on every server. Not text: its order hangs on the collation, which differs between two
+# Types whose order is the same on every server. Not text: its order depends on the collation, which differs between two
 # servers and changes with the system's libraries. Not floating point: two servers need not agree on a value.
 _KINDS: Mapping[str, Kind] = {
     kind.type: kind
@@ -49,7 +56,7 @@ _KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Cursor:
-    """The cursor of one copy: its column in the source and in the target, and what it is."""
+    """The cursor of one copy: its column in the source and in the target, and its kind."""
 
     column: str
     target_column: str
@@ -58,12 +65,13 @@ class Cursor:
 
 
 def kind_of(type_: str) -> Kind | None:
-    """Return what a type is as a cursor; None where it can be none."""
+    """Return the cursor kind of a type; None if no cursor can have it."""
+    # A precision does not change the order of values.
     return _KINDS.get(_TYPMOD.sub("", type_))
 
 
 def cursor_of(name: str, pairs: Sequence[tuple[Column, Column]]) -> Finding[Cursor | None]:
-    """Return the cursor called `name` in the source, or None and why not."""
+    """Return the cursor whose column in the source is `name`; None with a refusal."""
     pair = next(((given, taken) for given, taken in pairs if given.name == name), None)
     if pair is None:
         missing = Refusal(
@@ -89,20 +97,22 @@ def _of_type(column: Column) -> Refusal:
     )
 
 
-# A time of day with its offset, as Airflow spells moments.
+# A time of day with its offset, as Airflow spells moments. Without the time of day, the end of a date looks like an
+# offset.
 _ZONED = re.compile(r"\d:\d\d(?::\d\d(?:\.\d+)?)?\s*(?:Z|[+-]\d\d(?::?\d\d)?)$")
 
 
 Lookbacks = frozenset[tuple[str, str]]
-"""Types of cursors, and lookbacks that the source can count back by in them."""
+"""Pairs of a cursor type and a lookback that the source can count back by in it."""
 
 
 @dataclass(frozen=True)
 class ReadRange:
-    """Rows whose cursor is at least `start` and less than `end`, None being no bound; and those without a cursor.
+    """Rows whose cursor is at least `start` and less than `end`, and rows without a cursor.
 
-    Rows whose cursor is NULL are read each time: it is not known whether they have been read. `follows`: nothing lies
-    unread between the watermark and `start`, so that it may be moved to what arrives.
+    `start` or `end` None is no bound. Rows whose cursor is NULL are read each time, because it is not known whether
+    they have been read. `follows`: nothing lies unread between the watermark and `start`, so the watermark may be moved
+    to what arrives.
     """
 
     cursor: Cursor
@@ -111,7 +121,10 @@ class ReadRange:
     follows: bool = True
 
     def condition(self) -> Composed | None:
-        """As SQL, with the values in the cursor's own type; None where all rows are read."""
+        """Return the condition as SQL, with the values in the cursor's own type.
+
+        None if all rows are read.
+        """
         cursor = self.cursor
         return copy_script.match_range(
             cursor.column, cursor.kind.type, start=self.start, end=self.end, nulls=cursor.nullable
@@ -128,9 +141,10 @@ class ReadRange:
 def bounds_of(
     spec: CopySpec, source: Session, cursor: Cursor, mark: str | None, computed: Lookbacks = frozenset()
 ) -> Finding[ReadRange]:
-    """Return what is to be read where the watermark is `mark`, and one reason. What the source cannot compute is refused.
+    """Return the read range for the watermark `mark`, with one reason.
 
-    Without a watermark the lookback counts back from nothing; those that the source has `computed` are not asked again.
+    An interval or a lookback that the source cannot compute is refused. A lookback of a copy without a watermark is
+    checked all the same, unless it is among those that the source has `computed` already.
     """
     if spec.interval_start is not None and spec.interval_end is not None:
         return _interval(source, cursor, (spec.interval_start, spec.interval_end), mark)
@@ -144,16 +158,17 @@ def bounds_of(
 
 
 def is_value(source: Session, cursor: Cursor, text: str) -> bool:
-    """Return whether the source can read it as the cursor's type."""
+    """Return whether the source can read `text` as the cursor's type."""
     try:
         _compute_row(source, copy_script.read_value(cursor.kind.type, text))
-    except (psycopg.DataError, UnicodeEncodeError):  # letters the source's encoding lacks are in no value
+    except (psycopg.DataError, UnicodeEncodeError):
+        # UnicodeEncodeError: letters that the source's encoding lacks are in no value of it.
         return False
     return True
 
 
 def zone_warnings(spec: CopySpec, cursor: Cursor) -> tuple[str, ...]:
-    """Return warnings for moments that are compared with a cursor without a time zone."""
+    """Return a warning if an interval has a time zone and the cursor has none."""
     ends = (spec.interval_start or "", spec.interval_end or "")
     if (
         cursor.kind.span != "interval"
@@ -184,8 +199,9 @@ def _interval(source: Session, cursor: Cursor, asked: tuple[str, str], mark: str
 
 
 def _back(source: Session, cursor: Cursor, mark: str | None, lookback: str) -> Finding[str | None]:
-    """The watermark less `lookback`. Without one the lookback is looked at all the same: at the second run is too late."""
+    """Return the watermark less `lookback`; None without a watermark."""
     kind = cursor.kind
+    # A sample stands for the watermark that a first run does not have: its second run is too late to refuse a lookback.
     query = copy_script.count_back(kind.type, mark or kind.sample, lookback, span=kind.span, least=kind.least)
     unit = "a number" if kind.span == "numeric" else "an interval such as '2 days'"
     try:
@@ -201,7 +217,10 @@ def _back(source: Session, cursor: Cursor, mark: str | None, lookback: str) -> F
 
 
 def _compute_row(source: Session, query: Composed) -> dict[str, Any]:
-    """One row of the source's. Raises psycopg's `DataError` for what cannot be read as the cursor's type."""
+    """Return the one row that the source computes.
+
+    Raises psycopg's `DataError` for what cannot be read as the cursor's type.
+    """
     with source.run_user_sql():
         row = source.fetch_one(query)
     assert row is not None  # noqa: S101 -- a SELECT without FROM has one row

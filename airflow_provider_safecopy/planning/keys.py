@@ -1,4 +1,4 @@
-"""Keys: by which columns, and by which equality, a row of the source is a row of the target; and who refers to them."""
+"""Keys: by which columns, and by which equality, rows of both ends are paired; and what refers to them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_provider_safecopy.postgres.session import Session
 from airflow_provider_safecopy.spec import CopySpec
 
 UNIQUE_INDEXES = sql.load("key")["unique_indexes"]
-"""The question that `candidates_of` reads the answer to: rows for the table `oid`."""
+"""The query whose rows `candidates_of` reads: for the table `oid`."""
 
 Qualified = tuple[str, str]
 """Schema and name."""
@@ -29,6 +29,7 @@ class KeyColumn:
     """
 
     name: str
+    # The index's own equality: under another operator or collation, two of its keys could be one row.
     operator: Qualified
     operator_class: Qualified
     collation: Qualified | None
@@ -45,18 +46,21 @@ class Key:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Its columns' names."""
+        """The names of its columns."""
         return tuple(column.name for column in self.columns)
 
     @property
     def exact(self) -> frozenset[str]:
-        """Columns that are the same byte for byte in two rows of one key."""
+        """The columns whose values are the same byte for byte in two rows of one key."""
         return frozenset(column.name for column in self.columns if column.exact)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A unique index that may serve as the key; not if a column is nullable, or cannot be joined by equality."""
+    """A unique index that may serve as the key.
+
+    It cannot if a column is nullable, or cannot be joined by equality.
+    """
 
     key: Key
     nullable: tuple[str, ...]
@@ -64,7 +68,7 @@ class Candidate:
 
 
 def find(session: Session, relation: Relation, spec: CopySpec) -> Key | Refusal:
-    """Read the unique indexes of `relation` and choose its key; see `choose`."""
+    """Return the key of `relation` among its unique indexes; see `choose`."""
     return choose(read_candidates(session, relation.oid), relation, spec)
 
 
@@ -81,7 +85,8 @@ def candidates_of(rows: Iterable[dict[str, Any]]) -> tuple[Candidate, ...]:
 def choose(candidates: Iterable[Candidate], relation: Relation, spec: CopySpec) -> Key | Refusal:
     """Return the key of `relation`, or why there is none.
 
-    It is that of `key_columns`; else the primary key; else a replica identity or a unique index that can serve.
+    The key is that of `key_columns`; otherwise the primary key; otherwise a replica identity or a unique index that can
+    serve.
     """
     copied = copied_columns(relation, spec)
     if spec.key_columns is None:
@@ -90,22 +95,28 @@ def choose(candidates: Iterable[Candidate], relation: Relation, spec: CopySpec) 
 
 
 def copied_columns(relation: Relation, spec: CopySpec) -> frozenset[str]:
-    """The target's columns that the source fills. Those that it cannot fill are refused elsewhere."""
+    """Return the target's columns that the source fills.
+
+    Columns that it cannot fill are refused elsewhere.
+    """
     if spec.columns is not None:
         return frozenset(spec.columns.values())
+    # The copy itself marks missing rows in this column.
     left_alone = {spec.missing_column}
     return frozenset(column.name for column in relation.columns if not column.generated) - left_alone
 
 
 def _best(relation: Relation, candidates: Iterable[Candidate], copied: frozenset[str]) -> Key | Refusal:
-    """The first that will do: they come with the primary key before a replica identity, and the shortest before others."""
+    """Return the first candidate that can serve, or why none can."""
     left_out: Key | None = None
+    # Candidates come in order: the primary key before a replica identity, and the shortest before others.
     for candidate in candidates:
         if candidate.nullable or not candidate.joinable:
             continue
         if copied.issuperset(candidate.key.names):
             return candidate.key
         left_out = left_out or candidate.key
+    # That a good key is not copied helps a person more than that there is none.
     if left_out is not None:
         return _not_copied(relation, left_out.names, copied)
     if relation.temporal_keys:
@@ -178,19 +189,23 @@ def _candidate(rows: list[dict[str, Any]]) -> Candidate:
 
 
 REFERENCES = sql.load("key")["references"]
-"""The question that `parse_references` reads the answer to: rows for the table `oid`."""
+"""The query whose rows `parse_references` reads: for the table `oid`."""
 
 ACTIONS = frozenset("cnd")
-"""What changes the referring rows: cascade, SET NULL, SET DEFAULT. Not NO ACTION (a) and RESTRICT (r), which forbid."""
+"""The actions that change the referring rows: cascade, SET NULL, SET DEFAULT.
+
+NO ACTION (a) and RESTRICT (r) only forbid.
+"""
 
 _WORDS = {"a": "no action", "r": "restrict", "c": "cascade", "n": "set null", "d": "set default"}
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A foreign key of `table` on `columns` of the target, compared by its own operators and the target's collations.
+    """A foreign key of `table` on `columns` of the target.
 
-    `parts`: the target's tables (oids) the referred rows may be in. `own`: `table` is the target, or a part of it.
+    It compares by its own operators and the target's collations. `parts`: the target's tables (oids) the referred rows
+    may be in. `own`: `table` is the target, or a part of it.
     """
 
     name: str
@@ -207,18 +222,18 @@ class Reference:
 
     @property
     def own_actions(self) -> str:
-        """Return the clauses of the target's own foreign key that change its rows; empty without any."""
+        """The clauses of the target's own foreign key that change its rows; empty without any."""
         events: tuple[Literal["DELETE", "UPDATE"], ...] = ("DELETE", "UPDATE")
         actions = zip(events, (self.on_delete, self.on_update), strict=True)
         return ", ".join(self.format_clause(event) for event, action in actions if self.own and action in ACTIONS)
 
     def format_clause(self, event: Literal["DELETE", "UPDATE"]) -> str:
-        """As its definition spells it, such as ``ON DELETE SET NULL``."""
+        """Return the clause as the key's definition spells it, such as ``ON DELETE SET NULL``."""
         return f"ON {event} {_WORDS[self.on_delete if event == 'DELETE' else self.on_update].upper()}"
 
 
 def read_references(session: Session, oid: int) -> tuple[Reference, ...]:
-    """The foreign keys that refer to the table `oid`, or to a partition of it. Reads only."""
+    """Read the foreign keys that refer to the table `oid`, or to a partition of it. Locks nothing."""
     return parse_references(session.fetch_all(REFERENCES, {"oid": oid}))
 
 

@@ -1,7 +1,8 @@
-"""Pages: how one table is divided among lanes. Each reads a range of its pages, all of them in one snapshot.
+"""Page ranges: how one table is divided among pipes.
 
-A row version has one place, and the ranges cover all places, so each row is read once; whatever moves rows (VACUUM
-FULL, CLUSTER) is kept out by the lock that the control session holds on the table as long as the snapshot lives.
+Each pipe reads a range of the table's pages, all of them in one snapshot. A row version has one place, and the ranges
+cover all places, so each row is read once. Whatever moves rows (VACUUM FULL, CLUSTER) is kept out by the lock that the
+control session holds on the table as long as the snapshot lives.
 """
 
 from __future__ import annotations
@@ -19,20 +20,26 @@ from airflow_provider_safecopy.postgres.session import Session
 from airflow_provider_safecopy.spec import CopySpec, MiB, Strategy
 
 LARGE_BYTES = 256 * MiB
-"""From here on ``parallel="auto"`` divides a table: below, the second pair of sessions costs more than it brings."""
+"""The size from which ``parallel="auto"`` divides a table.
+
+Below it, the second pair of sessions costs more than it brings.
+"""
 
 _AUTO_RANGES = 2
-# One lane of a chunked copy keeps 1.7 of two processors busy where the servers share them, and two of them came out
-# slower than one; sequentially, one after the other, a lane leaves the second processor idle: see docs/performance.md.
+# One pipe of a chunked copy keeps 1.7 of two processors busy where the servers share them, and two pipes were slower
+# than one. A sequential pipe leaves the second processor idle: see docs/performance.md.
 _PROCESSORS: dict[Literal["sequential", "chunked"], int] = {"sequential": 2, "chunked": 4}
 _PAGES = sql.load("pages")
-_NO_SWAP_REASON = "after a swap, readers with an older snapshot would miss rows loaded by several lanes"
+_NO_SWAP_REASON = "after a swap, readers with an older snapshot would miss rows loaded by several sessions"
 _ONE_RANGE_HINT = "ask for parallel=1 with publish=swap, or leave publish out"
 
 
 @dataclass(frozen=True)
 class PageRange:
-    """The pages from `first` up to but not including `end`; None means to the last, and what has come since."""
+    """The pages from `first` up to but not including `end`.
+
+    `end` is None for the last range: it also has the pages that were added since.
+    """
 
     first: int
     end: int | None
@@ -50,10 +57,12 @@ def choose_page_ranges(
     transfer: Literal["sequential", "chunked"],
     publish: Strategy,
 ) -> Finding[PageRanges]:
-    """The lanes of a copy, and why: one for all, unless more were asked for and the source can be divided.
+    """Return the page ranges of a copy, one for each pipe, and why.
 
-    A swap has one: what a second would gain is less than what any other way to publish would lose. Only rows that are loaded frozen are there for every snapshot, an imported one and one of a standby
-    included, and COPY freezes rows only in the transaction that emptied the table: several sessions cannot share it.
+    There is one for all pages (None) unless more were asked for and the source can be divided. A swap has one: a second
+    would gain less than any other publish strategy loses. Only rows that are loaded frozen are visible to every
+    snapshot, imported ones and those of standbys included. COPY freezes rows only in the transaction that emptied the
+    table, and several sessions cannot share it.
     """
     wanted = spec.parallel
     if wanted == 1 or source_relation is None:
@@ -67,6 +76,7 @@ def choose_page_ranges(
     if wanted == "auto":
         if (size or 0) < LARGE_BYTES:
             return Finding((None,), reasons=(f"parallel 1: less than {LARGE_BYTES // MiB} MiB",))
+        # Not os.cpu_count(): a container or a worker may use only some of the processors of its machine.
         if (processors := len(os.sched_getaffinity(0))) < (needed := _PROCESSORS[transfer]):
             few = f"parallel 1: {transfer} wants {needed} processors for more, this machine has {processors}"
             return Finding((None,), reasons=(few,))
@@ -85,10 +95,14 @@ def choose_page_ranges(
 
 
 def divide_pages(page_count: int, parts: int) -> Iterator[PageRange | None]:
-    """So many ranges of about the same length, or as many as there are pages; of one, no range at all."""
+    """Yield at most `parts` ranges of about the same length, no more than there are pages.
+
+    A single range is yielded as None: the whole table.
+    """
     count = max(1, min(parts, page_count))
     if count == 1:
         yield None
         return
+    # From the product, not from a rounded length: the remainder is spread over all ranges.
     borders = [page_count * number // count for number in range(count)]
     yield from (PageRange(first, end) for first, end in zip(borders, [*borders[1:], None], strict=True))

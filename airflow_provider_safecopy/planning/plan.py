@@ -1,4 +1,4 @@
-"""The plan: every decision, made before anything is touched, with its reasons. It can be printed."""
+"""The plan: every decision of a copy with its reasons, made before anything is touched. It can be printed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STAGING = TableName("safecopy", "…__safecopy_<token>_<attempt>")
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One statement of the plan: which stage runs it where, and the strongest lock it takes there."""
+    """One statement of the plan: its stage, its database, and the strongest lock it takes there."""
 
     stage: str
     database: Literal["source", "target"]
@@ -43,11 +43,11 @@ class CopyPlan:
 
     `str(plan)` is the plan as people read it: decisions, reasons, the exact SQL and its locks.
 
-    `expected_rows` and `expected_bytes` are the source planner's guess, None where it has none. `publish_steps` is what the
-    chosen way to publish will do, where the plan is to be shown; `history` what is known of earlier ones, None where nothing can be;
-    `definition` the target, or the columns of it, that are to be made first; `key` what rows are paired by, None where
-    they are not; `page_ranges` run side by side, each with the whole source (None) or some of its pages;
-    `hidden_from` are roles that could read staging by default privileges.
+    `expected_rows` and `expected_bytes` are the source planner's guess, None without one. `publish_steps` is what the
+    chosen publish strategy will do, if the plan is to be shown. `history` is what is known of earlier copies, None
+    where nothing can be. `definition` is the target, or the columns of it, to be created first. `key` is what rows are
+    paired by, None where they are not. `page_ranges` are read side by side, each with the whole source (None) or some
+    of its pages. `hidden_from` are roles that could read staging by default privileges.
     """
 
     spec: CopySpec
@@ -78,6 +78,7 @@ class CopyPlan:
         return "\n".join([f"{head}: nothing was touched", *align_facts(facts), *_format_steps(self.steps())])
 
     def __repr__(self) -> str:
+        # One short line: tracebacks and logs print reprs, and the SQL of a plan is long.
         found = ", ".join(refused.code for refused in self.refusals)
         outcome = f"refused: {found}" if found else f"{self.transfer}, {self.format}, {self.publish}"
         return f"<CopyPlan {self.source} -> {self.target}: {outcome}>"
@@ -114,7 +115,7 @@ class CopyPlan:
         return any(taken.identity for _, taken in self.pairs)
 
     def build_query(self, page_range: PageRange | None = None) -> Composed:
-        """The rows to export, all or those in `page_range`."""
+        """Compose the query of the rows to export: all, or those in `page_range`."""
         found = self.source_relation and self.source_relation.name
         bounds = self.history.read_range.condition() if self.history and self.history.read_range else None
         within = None if page_range is None else statements.in_pages(page_range.first, page_range.end)
@@ -123,11 +124,13 @@ class CopyPlan:
         )
 
     def build_copy_source(self, page_range: PageRange | None = None) -> Composed:
-        """Compose what COPY reads: the table itself where all its rows are wanted as they are stored, which costs a fourteenth less."""
+        """Compose what COPY reads: the table itself, or a query."""
         found, narrowed = (
             self.source_relation,
             self.spec.where or (self.history and self.history.read_range) or page_range,
         )
+        # COPY of the table as it is stored costs a fourteenth less than COPY of a query. It cannot filter rows, leaves
+        # out those of partitions and children, and takes no generated column.
         plain = found is not None and found.kind == "r" and not found.has_children and self.pairs
         if (
             found is None
@@ -140,22 +143,25 @@ class CopyPlan:
         return statements.columns_of(found.name, self.source_columns)
 
     def build_insert(self, staging: TableName = STAGING) -> Composed:
-        """All of staging's rows into the target."""
+        """Compose the INSERT of all staging rows into the target."""
         return statements.insert(self.target_name, staging, self.target_columns, identity=self.keeps_identity)
 
     def require_accepted(self, *, retryable: bool | None = None) -> None:
-        """Raise `PlanError` when there are refusals. Those that were not there a moment ago are worth a retry."""
+        """Raise `PlanError` if there are refusals.
+
+        `retryable`: a retry may help, because the refusals were not there a moment ago.
+        """
         if self.refusals:
             raise PlanError(self.refusals, retryable=retryable)
 
     @property
     def source_oid(self) -> int:
-        """The identity of what is read; 0 of a query."""
+        """The OID of what is read; 0 for a query."""
         return self.source_relation.oid if self.source_relation else 0
 
     @property
     def target_oid(self) -> int:
-        """The target's identity; a table dropped and made again has another."""
+        """The target's OID; a table dropped and made again has another."""
         return self.target_relation.oid if self.target_relation else 0
 
     @property
@@ -168,15 +174,20 @@ class CopyPlan:
         )
 
     def steps(self) -> tuple[PlannedStep, ...]:
-        """The statements in order. A token that is not drawn yet stands as ``<token>``."""
+        """Return the statements in order.
+
+        A token that is not drawn yet stands as ``<token>``.
+        """
         if self.refusals:
             return ()
         columns = self.target_columns
+        # Shown with the very statements that run, so that the plan cannot drift away from the copy.
         plain = statements.create_staging(STAGING, [(taken.name, taken.type) for _, taken in self.pairs])
         hidden = together((plain, *statements.hide_staging(STAGING, self.hidden_from)))
         made = [step for step in self.publish_steps if step.stage == "import"]
         copy_out = SQL("COPY {} TO STDOUT (FORMAT {})").format(self.build_copy_source(), SQL(self.format))
         return (
+            # A swap loads into a table of its own making, instead of staging.
             *(made or [PlannedStep("import", "target", hidden.as_string(None), "none on your tables")]),
             PlannedStep("export", "source", copy_out.as_string(None), "ACCESS SHARE"),
             PlannedStep(
@@ -189,7 +200,7 @@ class CopyPlan:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan as plain JSON values."""
+        """Return the plan as plain JSON values."""
         return {
             "source": self.source,
             "target": self.target,
@@ -208,10 +219,10 @@ class CopyPlan:
         }
 
     def find_earlier_report(self) -> CopyReport | None:
-        """The report of an append whose slice is there already: that of the run which appended it; else None."""
+        """Return the report of the run that appended these rows already; None without one."""
         if self.history is None or (first := self.history.earlier_append) is None:
             return None
-        told = f"slice {self.spec.append_key} was appended at {first.published_at}; nothing was exported"
+        told = f"append_key {self.spec.append_key} was appended at {first.published_at}; nothing was exported"
         return replace(
             self.as_report(),
             status="already_published",
@@ -226,7 +237,7 @@ class CopyPlan:
         )
 
     def as_report(self) -> CopyReport:
-        """The report of a dry run."""
+        """Return the report of a dry run."""
         return CopyReport(
             status="planned",
             lock=self.lock,
@@ -264,5 +275,6 @@ def _format_steps(steps: Sequence[PlannedStep]) -> list[str]:
     lines = ["", "  SQL, in order:"] if steps else []
     for step in steps:
         lines += ["", f"  -- {step.stage}, on the {step.database}; lock: {escape(step.lock)}"]
+        # Escaped: a name may hold control characters that a terminal would act upon.
         lines += [f"  {line}" for line in f"{escape(step.sql)};".splitlines()]
     return lines

@@ -1,4 +1,7 @@
-"""Why a copy is refused before anything is touched: every reason found, each with its next step."""
+"""Preflight refusals: why a copy is refused before anything is touched.
+
+Every reason is found, each with its next step.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +21,19 @@ from airflow_provider_safecopy.postgres.psql import LOCK_NOT_AVAILABLE
 from airflow_provider_safecopy.postgres.session import Session
 
 NAME_BYTES = 63
-# Linux takes no longer argument than 128 KiB (MAX_ARG_STRLEN); the pages of a lane come on top.
+# Linux takes no longer argument than 128 KiB (MAX_ARG_STRLEN); the page range of a pipe comes on top.
 _ARGUMENT_BYTES = 127 * 1024
 _LOST = "08"
-# Classes of SQLSTATE that say nothing of the SQL: a lost connection, a cancelled statement, a server in need.
+# Classes of SQLSTATE that say nothing of the SQL: a lost connection, a cancelled statement, a lack of resources.
 _UNRELATED_CLASSES = frozenset({_LOST, "40", "53", "57", "58", "XX"})
 _SOURCES = "rpvmf"
 _TARGETS = "rp"
 
 
 def check_name(session: Session, name: TableName) -> Iterator[Refusal]:
-    """A name the server would cut silently, or cannot spell at all."""
+    """Yield a refusal of a name that the server would cut silently, or cannot spell."""
     for part in (name.schema, name.name):
+        # The limit is in bytes of the server's encoding: a Korean syllable takes three in UTF8, and two in EUC_KR.
         length = 0 if part is None else count_bytes(session, part)
         encoding = session.server.encoding
         if length is None:
@@ -49,7 +53,7 @@ def check_name(session: Session, name: TableName) -> Iterator[Refusal]:
 
 
 def refuse_missing(endpoint: Endpoint, name: TableName, tables: Iterable[TableName]) -> Refusal:
-    """No such table at `endpoint`, and which of its `tables` it may have been meant to be."""
+    """Return the refusal of a table that `endpoint` does not have, with similar ones of its `tables`."""
     alike = find_lookalikes(tables, name)
     hint = "check schema and spelling"
     if alike:
@@ -59,7 +63,10 @@ def refuse_missing(endpoint: Endpoint, name: TableName, tables: Iterable[TableNa
 
 
 def find_lookalikes(tables: Iterable[TableName], name: TableName) -> tuple[TableName, ...]:
-    """Tables that differ from `name` only in normalisation (NFC, NFD), case or schema, the nearest first."""
+    """Return the tables that differ from `name` only in normalisation, case or schema.
+
+    Normalisation is NFC or NFD. At most five, those of the same schema first.
+    """
     wanted = fold_name(name.name)
     alike = [table for table in tables if fold_name(table.name) == wanted]
     return tuple(sorted(alike, key=lambda table: fold_name(table.schema or "") != fold_name(name.schema or ""))[:5])
@@ -68,6 +75,7 @@ def find_lookalikes(tables: Iterable[TableName], name: TableName) -> tuple[Table
 def check_text_size(copy: Composable) -> Iterator[Refusal]:
     """Yield a refusal if SQL that is not plain is too long for an argument of psql."""
     size = len(copy.as_string(None).encode())
+    # Plain SQL goes through a memory file, which has no such limit.
     if size >= _ARGUMENT_BYTES and not is_plain(copy):
         yield Refusal(
             "sql_too_long",
@@ -77,7 +85,7 @@ def check_text_size(copy: Composable) -> Iterator[Refusal]:
 
 
 def refuse_changed_settings(option: str, session: Session, names: str) -> Refusal:
-    """Return the refusal of SQL that changes what rows and other SQL mean."""
+    """Return the refusal of SQL that changes settings which decide what rows mean."""
     return Refusal(
         "settings_changed",
         f"{option}: a function that it runs on {session.endpoint} changed {names}: such settings decide what rows mean",
@@ -86,7 +94,10 @@ def refuse_changed_settings(option: str, session: Session, names: str) -> Refusa
 
 
 def refuse_bad_sql(option: str, session: Session, error: psycopg.Error) -> Refusal:
-    """Return why the server will not run it. Raise the error itself where the SQL is not to blame."""
+    """Return the refusal of SQL that the server cannot run.
+
+    Raises the error itself if the SQL is not to blame.
+    """
     if (error.sqlstate or _LOST)[:2] in _UNRELATED_CLASSES or error.sqlstate == LOCK_NOT_AVAILABLE:
         raise error
     unknown = error.sqlstate in {"42P01", "42883", "42704"}
@@ -99,7 +110,7 @@ def refuse_bad_sql(option: str, session: Session, error: psycopg.Error) -> Refus
 
 
 def check_server(session: Session, *, writing: bool) -> Iterator[Refusal]:
-    """A server whose text cannot be trusted, or that cannot be written to."""
+    """Yield refusals of a server whose text cannot be trusted, or that cannot be written to."""
     where = str(session.endpoint)
     if session.server.encoding == "SQL_ASCII":
         yield Refusal(
@@ -112,7 +123,7 @@ def check_server(session: Session, *, writing: bool) -> Iterator[Refusal]:
 
 
 def check_source(session: Session, relation: Relation) -> Iterator[Refusal]:
-    """A source that cannot be read whole by this role."""
+    """Yield the reasons why this role cannot read the whole source."""
     label, role = relation.label, session.server.role
     if relation.kind not in _SOURCES + "q":
         yield Refusal(
@@ -142,7 +153,7 @@ def check_source(session: Session, relation: Relation) -> Iterator[Refusal]:
 
 
 def check_target(session: Session, relation: Relation) -> Iterator[Refusal]:
-    """A target that cannot be replaced whole by this role."""
+    """Yield the reasons why this role cannot replace the whole target."""
     label, role = relation.label, session.server.role
     if relation.kind not in _TARGETS:
         yield Refusal(
@@ -191,12 +202,15 @@ def _add_article(kind: str) -> str:
 
 
 def _explain_table_difference(asked: TableName, stored: TableName) -> str:
-    # Where the schema was not given, or is another one altogether, it is seen without a word.
+    # A schema that was not given, or is another one altogether, needs no explanation.
     return explain_difference(asked.name, stored.name) or explain_difference(asked.schema or "", stored.schema or "")
 
 
 def explain_difference(asked: str, stored: str) -> str:
-    """Why two names that look alike are two; empty where they are one, or could not be mistaken."""
+    """Return why two names that look alike are two.
+
+    Empty if they are one, or could not be mistaken for each other.
+    """
     if asked == stored or fold_name(asked) != fold_name(stored):
         return ""
     if asked.casefold() == stored.casefold():
@@ -213,7 +227,7 @@ def _spell_schema(relation: Relation) -> str:
 
 
 def refuse_privilege(label: str, role: str, right: str, column: str | None = None) -> Refusal:
-    """A right this role would need."""
+    """Return the refusal of a right that the role lacks."""
     return Refusal(
         "privilege",
         f"{label}: role {role} lacks {right}",
@@ -237,7 +251,10 @@ def of_publications(relation: Relation, publications: Iterable[str]) -> Iterator
 
 
 def find_trigger_drawback(relation: Relation) -> str | None:
-    """Why a way that writes row by row is chosen with reluctance, where triggers may change what is written."""
+    """Return the drawback of a publish strategy that writes row by row, or None.
+
+    Triggers may change what it writes.
+    """
     if not relation.meddlers:
         return None
     return f"triggers of the table may change what is written ({', '.join(map(spell, relation.meddlers))})"

@@ -1,4 +1,7 @@
-"""Row checks: what is refused though every proof agrees, because it cannot be meant; and how much the source will give."""
+"""Row checks: refusals of rows that cannot be meant, though every proof agrees.
+
+Also the estimate of how much the source will give.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _EMPTY_HINT = "set min_rows=0 if that is meant"
 
 
 def describe_checks(spec: CopySpec) -> tuple[str, ...]:
-    """The guards that are up, in one sentence for the plan; none where none is."""
+    """Return the row checks in one sentence for the plan; empty without any."""
     guards = [f"at least {spec.fewest_rows} from the source (min_rows)"] if spec.fewest_rows else []
     if spec.max_shrink is not None:
         guards.append(f"at most {spec.max_shrink:g} % fewer than the target holds (max_shrink)")
@@ -36,13 +39,16 @@ def describe_checks(spec: CopySpec) -> tuple[str, ...]:
 
 
 def check(spec: CopySpec, label: str | None, copied: Sequence[str]) -> Finding[None]:
-    """Return the guards that are up, and refuse those on columns that are not `copied` into the target `label`, if known."""
+    """Return the row checks for the plan; refuse those on columns that are not `copied`.
+
+    `label` is that of the target; None if it is not known, and then no column is refused.
+    """
     reasons = describe_checks(spec)
     return Finding(None, tuple(refusals(spec, label, copied)) if label is not None else (), reasons)
 
 
 def refusals(spec: CopySpec, label: str, copied: Sequence[str]) -> Iterator[Refusal]:
-    """Guarded columns of the target `label` that are not among the `copied` ones."""
+    """Yield a refusal for each checked column of the target `label` that is not `copied`."""
     for column in spec.max_null_share or {}:
         if column not in copied:
             yield Refusal(
@@ -55,7 +61,7 @@ def refusals(spec: CopySpec, label: str, copied: Sequence[str]) -> Iterator[Refu
 
 
 def empty(spec: CopySpec, label: str) -> Refusal:
-    """No rows to copy from `label`, known before anything is copied."""
+    """Return the refusal of a source without rows, known before anything is copied."""
     if spec.min_rows is None:
         message = f"{label} has no rows to copy: publishing would empty the target"
     else:
@@ -64,7 +70,7 @@ def empty(spec: CopySpec, label: str) -> Refusal:
 
 
 def require_rows(plan: CopyPlan, rows: int) -> None:
-    """The source gave as many as it must. Raises `VerifyError`."""
+    """Raise `VerifyError` if the source gave fewer rows than it must."""
     fewest = plan.spec.fewest_rows
     if rows >= fewest:
         return
@@ -78,8 +84,12 @@ def require_rows(plan: CopyPlan, rows: int) -> None:
 
 
 def require_size(plan: CopyPlan, *, previous: int | None, held: int | None) -> None:
-    """The target loses no greater share of its rows than it may; None is not known. Raises `VerifyError`."""
+    """Raise `VerifyError` if the target would lose a greater share of its rows than `max_shrink`.
+
+    `previous` and `held` are its rows before and after; None if not known.
+    """
     allowed = plan.spec.max_shrink
+    # A target that is locked now is not counted: the publish counts it under its own lock.
     if allowed is None or previous is None or held is None or not _exceeds(previous - held, previous, allowed):
         return
     lost = previous - held
@@ -93,7 +103,10 @@ def require_size(plan: CopyPlan, *, previous: int | None, held: int | None) -> N
 
 
 def require_values(plan: CopyPlan, *, rows: int, filled: Sequence[int]) -> None:
-    """No guarded column, `filled` in so many of the `rows`, has more NULLs than it may. Raises `VerifyError`."""
+    """Raise `VerifyError` if a checked column has more NULLs than `max_null_share` allows.
+
+    `filled` are the values that are not NULL among the `rows`, in the order of `max_null_share`.
+    """
     guarded = zip((plan.spec.max_null_share or {}).items(), filled, strict=True)
     wrong = {column: (rows - count, share) for (column, share), count in guarded if _exceeds(rows - count, rows, share)}
     if not wrong:
@@ -122,7 +135,7 @@ def _hint(spec: CopySpec) -> str:
 
 
 def _exceeds(part: int, whole: int, percent: float) -> bool:
-    # As it is written: 2.3 * 100 is less than 230 to a float.
+    # Exactly as the person wrote it: for a float, 2.3 * 100 is less than 230.
     return whole > 0 and part * 100 > Fraction(str(percent)) * whole
 
 
@@ -132,7 +145,7 @@ def _percent(part: int, whole: int) -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The expected rows and bytes; None where they are not known."""
+    """The expected rows and bytes; None if they are not known."""
 
     rows: int | None = None
     size: int | None = None
@@ -150,7 +163,11 @@ def estimate(
     *,
     earlier: CopyPlan | None = None,
 ) -> Finding[Estimate]:
-    """Return how much the copy will read; an `earlier` plan of the same query knows it."""
+    """Return how much the copy is expected to read, by the planner of the source.
+
+    An `earlier` plan of the same query is not estimated again. Refuses SQL that the source cannot run, and a source
+    that is known to be empty.
+    """
     readable = given and given.may_enter and given.may_select and not given.filtered
     if given is None or not readable or not all(column.may_select for column, _ in pairs):
         # Refused already, for a better reason than the server would give.
@@ -163,20 +180,22 @@ def estimate(
         return Finding(Estimate(earlier.expected_rows, earlier.expected_bytes), known)
     where = None if spec.where is None else statements.check_where(read_from, spec.where)
     try:
+        # Only rows that are stored: a view or a query may compute for long before it gives its first row.
         node, is_empty = _ask(session, query, where, counts=given.kind in "rpm" and spec.fewest_rows > 0)
     except SettingsChangedError as error:
         return Finding(UNKNOWN, (preflight.refuse_changed_settings(option, session, error.names),))
     except psycopg.Error as error:
         return Finding(UNKNOWN, (preflight.refuse_bad_sql(option, session, error),))
-    # Text is wider than the planner's idea of it by separators and escapes; this is a guess for a progress bar.
+    # Text is wider than the planner's idea of it by separators and escapes: one byte a column is near enough for a
+    # progress bar.
     expected = Estimate(node["Plan Rows"], node["Plan Rows"] * (node["Plan Width"] + len(columns)))
     return Finding(expected, (empty(spec, given.label),) if is_empty else ())
 
 
 def _ask(session: Session, query: Composed, where: Composed | None, *, counts: bool) -> tuple[dict[str, Any], bool]:
-    """Return the planner's expectation of `query`; and, if that `counts`, whether it has no row."""
+    """Return the planner's expectation of `query`; and, if `counts`, whether it has no row."""
     with session.run_user_sql():
-        # It must be a complete condition, and not only fit between our parentheses.
+        # It must be a complete condition: `true) OR (true` would fit between our parentheses too.
         if where is not None:
             session.fetch_one(statements.explain(where))
         node: dict[str, Any] = session.fetch_value(statements.explain(query))[0]["Plan"]

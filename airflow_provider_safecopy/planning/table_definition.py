@@ -1,4 +1,7 @@
-"""Definition: what is to be made in the target before rows can go there, a table or columns of one. Values only."""
+"""Table definition: what a copy creates in the target before rows can go there.
+
+It is a whole table, or columns of one. Values only.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Identity:
-    """An identity column's sequence, as the source's."""
+    """The sequence of an identity column, as the source has it."""
 
     kind: Literal["ALWAYS", "BY DEFAULT"]
     start: int
@@ -21,7 +24,10 @@ class Identity:
 
 @dataclass(frozen=True)
 class NewColumn:
-    """A column to be made. `type` and `default` are SQL as a server spells it under ``search_path = pg_catalog``."""
+    """A column to be created.
+
+    `type` and `default` are SQL as a server spells it under ``search_path = pg_catalog``.
+    """
 
     name: str
     type: str
@@ -34,7 +40,10 @@ class NewColumn:
 
 @dataclass(frozen=True)
 class NewKey:
-    """A primary key or a unique constraint. Without `name` the server finds one."""
+    """A primary key or a unique constraint to be created.
+
+    Without `name` the server chooses one.
+    """
 
     name: str | None
     primary: bool
@@ -53,7 +62,10 @@ class NewKey:
 
 @dataclass(frozen=True)
 class Definition:
-    """A table's columns, keys and comment; or (no `keys`, no `comment`) the columns that one is to be given."""
+    """The columns, keys and comment of a new table; or new columns of a table.
+
+    The latter has neither `keys` nor `comment`.
+    """
 
     columns: tuple[NewColumn, ...]
     keys: tuple[NewKey, ...] = ()

@@ -1,4 +1,7 @@
-"""Statements that make tables and columns, or change them; some only told to a person, as the next step."""
+"""Statements that create tables and columns, or change them.
+
+Some are only shown to a person, as the next step.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +16,39 @@ from airflow_provider_safecopy.postgres.statements import list_columns, table, v
 
 
 def create_table(name: TableName, definition: Definition) -> Composed:
-    """An empty table, without keys and comments. Fails where there is one already, or a type of that name."""
+    """Compose an empty table, without keys and comments.
+
+    The statement fails if a table or a type of that name exists.
+    """
     return SQL("CREATE TABLE {} (\n  {}\n)").format(
         table(name), SQL(",\n  ").join(_column(column) for column in definition.columns)
     )
 
 
 def add_columns(name: TableName, columns: Iterable[NewColumn]) -> Composed:
-    """Add columns to a table, all at once; without a default that takes no time, whatever the table's size."""
+    """Compose the statement that adds columns to a table, all at once.
+
+    Without defaults it takes no time, whatever the table's size.
+    """
     added = SQL(", ").join(SQL("ADD COLUMN {}").format(_column(column)) for column in columns)
     return SQL("ALTER TABLE {} {}").format(table(name), added)
 
 
 def create_schema(name: str) -> Composed:
-    """For a person to run."""
+    """Compose CREATE SCHEMA, for a person to run."""
     return SQL("CREATE SCHEMA {}").format(Identifier(name))
 
 
 def drop_column(name: TableName, column: str) -> Composed:
-    """For a person to run."""
+    """Compose DROP COLUMN, for a person to run."""
     return SQL("ALTER TABLE {} DROP COLUMN {}").format(table(name), Identifier(column))
 
 
 def retype(name: TableName, column: str, type_: str, *, using: bool) -> Composed:
-    """For a person to run. `using`: values do not become the new type's by themselves."""
+    """Compose ALTER COLUMN TYPE, for a person to run.
+
+    `using`: the values need a cast, because they do not become the new type's by themselves.
+    """
     cast = SQL(" USING {}::{}").format(Identifier(column), verbatim(type_)) if using else SQL("")
     return SQL("ALTER TABLE {} ALTER COLUMN {} TYPE {}{}").format(
         table(name), Identifier(column), verbatim(type_), cast
@@ -59,7 +71,7 @@ def add_key(name: TableName, key: NewKey) -> Composed:
 
 
 def comments(name: TableName, definition: Definition) -> Iterator[Composed]:
-    """Of the table, its columns, and those of its keys whose name is known."""
+    """Yield comments on the table, its columns, and those of its keys whose name is known."""
     if definition.comment is not None:
         yield _comment("TABLE", table(name), definition.comment)
     for column in definition.columns:
@@ -73,11 +85,16 @@ def comments(name: TableName, definition: Definition) -> Iterator[Composed]:
 
 
 def some_value(expression: str) -> Composed:
-    """A query that is never run, only explained: whether this server understands an expression."""
+    """Compose a query of the value of an expression.
+
+    It is never run, only explained: does this server understand the expression?
+    """
+    # On lines of its own: a comment at the end of the expression would hide our parenthesis.
     return SQL("SELECT (\n{}\n)").format(verbatim(expression))
 
 
 def _column(column: NewColumn) -> Composed:
+    # Only built-in collations are made again: see `create_table`.
     collation = SQL(" COLLATE {}").format(Identifier("pg_catalog", column.collation)) if column.collation else SQL("")
     default = SQL(" DEFAULT {}").format(verbatim(column.default)) if column.default is not None else SQL("")
     identity = _identity(column.identity) if column.identity else SQL("")

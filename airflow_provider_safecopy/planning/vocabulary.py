@@ -22,7 +22,7 @@ _UNSPELLABLE = (psycopg.errors.UntranslatableCharacter, psycopg.errors.Character
 class TargetType:
     """A type that the target has. `facts` are what a `Column` says of its type.
 
-    `is_constrained`: a domain whose NOT NULL, default or CHECK rows that are there already would have to obey.
+    `is_constrained`: a domain whose NOT NULL, default or CHECK applies to rows that are there already.
     """
 
     is_pseudo: bool
@@ -32,7 +32,7 @@ class TargetType:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Those of the types, defaults and collations asked for that the target has."""
+    """The requested types, defaults and collations that the target has."""
 
     types: Mapping[str, TargetType]
     defaults: frozenset[str]
@@ -42,7 +42,7 @@ class Vocabulary:
 def read_vocabulary(
     target: Session, types: Iterable[str], defaults: Iterable[str], collations: Iterable[str]
 ) -> Vocabulary:
-    """Ask the target for types and collations, all at once, and for each default by itself."""
+    """Ask the target for all types and all collations at once, and for each default by itself."""
     return Vocabulary(
         _read_types(target, sorted(set(types))),
         frozenset(each for each in sorted(set(defaults)) if _can_evaluate(target, each)),
@@ -59,7 +59,10 @@ def _read_types(target: Session, names: Collection[str]) -> dict[str, TargetType
 def _read_known(
     target: Session, question: str, parameter: str, values: Collection[str], sign: str
 ) -> dict[str, Mapping[str, Any]]:
-    """Return the row for each value that the target knows: whose column `sign` is not empty."""
+    """Return the row of each value that the target knows.
+
+    A row counts if its column `sign` is not empty.
+    """
     if not values:
         return {}
     try:
@@ -68,8 +71,9 @@ def _read_known(
             answers = ask_all(target, _DEFINE[question], {parameter: "text"}, asked)
     except _UNSPELLABLE:
         if len(values) == 1:
-            # What cannot be spelled there is not there.
+            # The target cannot have what its encoding cannot spell.
             return {}
+        # One value that cannot be spelled fails the query for all: each is asked for by itself.
         single = (_read_known(target, question, parameter, [value], sign) for value in values)
         return {value: row for found in single for value, row in found.items()}
     return {value: rows[0] for value, rows in zip(values, answers, strict=True) if rows and rows[0][sign]}
@@ -82,6 +86,7 @@ def _can_evaluate(target: Session, expression: str) -> bool:
     except SettingsChangedError:
         return False
     except psycopg.Error as error:
+        # A lost session or a cancelled query says nothing of the expression.
         if (error.sqlstate or "08")[:2] in {"08", "57"}:
             raise
         return False

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Exported:
-    """A proven export: exit code 0, and the server's own count. Only `prove` makes one."""
+    """A proven export: exit code 0, and the server's own row count. Only a proof makes one."""
 
     rows: int
     bytes: int
@@ -34,7 +34,10 @@ class Exported:
 
     @classmethod
     def together(cls, parts: Sequence[Exported]) -> Exported:
-        """One proof of all lanes; the digest of several is that of their digests, in order."""
+        """Return one proof for all pipes.
+
+        The digest of several is that of their digests, in order.
+        """
         if len(parts) == 1:
             return parts[0]
         digest = digest_of([part.digest for part in parts])
@@ -51,14 +54,17 @@ class Export:
 
 
 def digest_of(digests: Sequence[str]) -> str:
-    """The digest of several lanes: of their digests, in order."""
+    """Return the digest of several pipes: that of their digests, in order."""
     return xxhash.xxh3_128_hexdigest("".join(digests).encode())
 
 
 def start(
     plan: CopyPlan, source: Endpoint, *, pages: PageRange | None = None, snapshot: str, application_name: str
 ) -> Export:
-    """Start the export psql on the rows of `snapshot`, all or those in `pages`. Raises `StageError`."""
+    """Start the export psql on the rows of `snapshot`: all, or those in `pages`.
+
+    Raises `StageError`.
+    """
     assert plan.psql is not None  # noqa: S101 -- a plan without psql is refused
     nonce, (data, into) = make_nonce(), open_pipe()
     scripts, words = _split_scripts(plan, pages, snapshot=snapshot, output=f"/proc/self/fd/{into}", nonce=nonce)
@@ -78,6 +84,7 @@ def start(
         os.close(data)
         raise
     finally:
+        # psql has copies of its own. With the write end open in this process, the data would never end.
         for descriptor in (into, *scripts):
             os.close(descriptor)
     log.info("export started (PID %d): %s", psql.pid, plan.source)
@@ -85,7 +92,10 @@ def start(
 
 
 def wait_for_session(export: Export, *, seconds: float, abort: AbortSwitch) -> None:
-    """Wait until the export's psql has its session, has ended, or `seconds` are over: its stream tells which."""
+    """Wait until the export's psql has its session, has ended, or `seconds` are over.
+
+    Its transcript tells which.
+    """
     deadline = time.monotonic() + seconds
     poll = select.poll()
     poll.register(export.psql.stderr, select.POLLIN)
@@ -97,7 +107,10 @@ def wait_for_session(export: Export, *, seconds: float, abort: AbortSwitch) -> N
 
 
 def prove(export: Export, *, size: int, digest: str) -> Exported:
-    """Return the proof of an export whose psql has ended. Raises `StageError` unless everything it said fits together."""
+    """Return the proof of an export whose psql has ended.
+
+    Raises `StageError` unless everything it reported fits together.
+    """
     psql, transcript = export.psql, export.psql.transcript
     code = psql.process.returncode
     if code != 0:
@@ -118,6 +131,7 @@ def prove(export: Export, *, size: int, digest: str) -> Exported:
 def require_meaning(psql: Psql) -> None:
     """Raise `StageError` if a COPY changed settings that decide what rows mean, or did not report them."""
     said = psql.transcript.values("changed")
+    # One answer, and an empty one: none, or two, would prove nothing.
     if said == [""]:
         return
     names = [each for each in said if each]
@@ -149,7 +163,10 @@ def require_snapshot(psql: Psql) -> None:
 def _split_scripts(
     plan: CopyPlan, pages: PageRange | None, *, snapshot: str, output: str, nonce: str
 ) -> tuple[list[int], list[str]]:
-    """Return memory files of scripts, the last for stdin, and psql's arguments; no script has SQL that is not plain."""
+    """Return memory files of scripts, the last for stdin, and psql's arguments.
+
+    No script contains SQL that is not plain.
+    """
     read, seconds, lock_wait = plan.build_copy_source(pages), plan.spec.timeouts.export, plan.spec.timeouts.lock_wait
     copy = copy_script.export_copy(read, format=plan.format)
     if copy_script.is_plain(copy):
@@ -163,6 +180,7 @@ def _split_scripts(
             lock_wait=lock_wait,
         )
         return [make_memory_file(script)], ["-f", "-"]
+    # psql sends what `-c` gives it to the server unread.
     first = make_memory_file(
         copy_script.export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait)
     )

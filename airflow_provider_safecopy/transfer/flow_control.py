@@ -1,8 +1,10 @@
-"""Pace: how fast the source is read. As fast as it goes, never faster than asked, and ahead of the target only where that pays.
+"""Flow control: how fast the source is read.
+
+It is read as fast as it goes, never faster than `rate_limit`, and ahead of the target only where that pays.
 
 A source that is a little faster than its target gains nothing by being read ahead of it, and what waits on disk costs
-both of them processor time; a source that is much faster is let go early. Which of the two it is shows when it is
-read freely for a while.
+both of them processor time. A source that is much faster is let go early. Reading freely for a while shows which of the
+two it is.
 """
 
 from __future__ import annotations
@@ -13,19 +15,29 @@ from dataclasses import dataclass, field
 from airflow_provider_safecopy.spec import MiB
 
 HOLD_RATIO = 2.0
-"""A source that many times as fast as its target, or less, is held back to the target's speed."""
+"""A source at most this many times as fast as its target is held to the target's speed."""
 
 KEEP_RATIO = 1.5
-"""One that is read ahead already, or less: the processors and disk that this takes make it seem slower than it is."""
+"""The same limit for a source that is read ahead already.
+
+It is lower: the processors and the disk that reading ahead takes make the source seem slower than it is.
+"""
 
 PROBE_BYTES = 64 * MiB
 PROBE_SECONDS = 0.5
-"""To know it, so many bytes and seconds at least are read freely: buffers on the way hide what is shorter."""
+"""The least bytes and seconds of free reading before speeds are compared.
+
+Buffers on the way hide what is shorter.
+"""
 
 HELD_BYTES = 1024 * MiB
 HELD_SECONDS = 3.0
-"""After so many bytes or seconds of being held back it is tried again; after twice as many when that was in vain, and so on."""
+"""The bytes or seconds of being held back after which the source is tried again.
 
+They double with each trial that brings nothing.
+"""
+
+# Without a limit, a source would soon not be tried again in the whole copy.
 _MAX_FACTOR = 16
 
 _BURST_SECONDS = 0.1
@@ -33,10 +45,7 @@ _BURST_SECONDS = 0.1
 
 @dataclass
 class ReadAhead:
-    """The limit on reading one stream ahead of its target.
-
-    While it is, each trial counts twice as much as the one before it: a moment's rush on the disk proves nothing.
-    """
+    """The limit on reading one pipe's source ahead of its target."""
 
     is_ahead: bool = True
     _read_bytes: int = 0
@@ -46,9 +55,13 @@ class ReadAhead:
     _averages: tuple[float, float] = 0.0, 0.0
 
     def can_read_ahead(self, read_bytes: int, written_bytes: int, now: float) -> bool:
-        """Return whether more may be read though the target has not taken all. `read_bytes` and `written_bytes` are bytes so far."""
+        """Return whether more may be read though the target has not taken all.
+
+        `read_bytes` and `written_bytes` are totals so far, `now` is of the monotonic clock.
+        """
         if self.is_ahead:
             if read_bytes - self._read_bytes >= PROBE_BYTES and now - self._since >= PROBE_SECONDS:
+                # Each trial counts twice as much as the one before it: a moment's rush on the disk proves nothing.
                 ours, theirs = self._averages
                 self._averages = (
                     ours / 2 + read_bytes - self._read_bytes,
@@ -68,7 +81,7 @@ class ReadAhead:
 
     def _begin_trial(self, read_bytes: int, written_bytes: int, now: float, *, is_ahead: bool) -> None:
         if self.is_ahead and is_ahead:
-            # It was worth it.
+            # Reading ahead still pays: a later trial need not wait longer than the first.
             self._factor = 1
         elif not is_ahead:
             self._averages = 0.0, 0.0
@@ -77,20 +90,24 @@ class ReadAhead:
 
 @dataclass
 class RateLimit:
-    """At most `rate` bytes a second (None: no limit), for all streams of a copy together."""
+    """The limit of bytes a second, for all pipes of a copy together.
+
+    `rate` None is no limit.
+    """
 
     rate: int | None
     _saved: float = 0.0
     _at: float = field(default_factory=time.monotonic)
 
     def count_allowed(self, wanted: int, now: float) -> int:
-        """Return how many of the `wanted` bytes may be read now: none until some are worth a read."""
+        """Return how many of the `wanted` bytes may be read now; 0 until they are worth a read."""
         if self.rate is None:
             return wanted
+        # A pause is not made up for: no peak may follow it.
         burst = max(1.0, self.rate * _BURST_SECONDS)
         self._saved, self._at = min(burst, self._saved + self.rate * (now - self._at)), now
         return min(wanted, int(self._saved)) if self._saved >= min(wanted, burst / 2) else 0
 
     def consume(self, count: int) -> None:
-        """So many bytes were read."""
+        """Count bytes that were read."""
         self._saved -= count

@@ -1,7 +1,7 @@
-"""The import stage: one psql loads the stream into staging, and commits only when told to.
+"""The import stage: one psql loads the data into staging, and commits only on request.
 
-Its COMMIT comes through a pipe of its own, written once the export is proven and both row counts agree.
-Whatever happens before (our death included: the pipe then ends empty) rolls back.
+Its COMMIT comes through a pipe of its own, written once the export is proven and both row counts agree. Whatever
+happens before, the death of this process included, rolls back: the pipe then ends empty.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A committed staging table: exit code 0, and the server's own count. Only `prove` makes one."""
+    """A committed staging table: exit code 0, and the server's own row count. Only a proof makes one."""
 
     staging: TableName
     rows: int
@@ -38,7 +38,7 @@ class Loaded:
 
     @classmethod
     def from_parts(cls, parts: Sequence[Loaded]) -> Loaded:
-        """One proof of all lanes, as `Exported.together` makes it."""
+        """Return one proof for all pipes, as `Exported.together` does."""
         if len(parts) == 1:
             return parts[0]
         digest = digest_of([part.digest for part in parts])
@@ -50,7 +50,10 @@ class Loaded:
 
 @dataclass
 class Load:
-    """A running import. `data_pipe` and `commit_pipe` are write ends: the stream's, and the one COMMIT comes through."""
+    """A running import.
+
+    `data_pipe` and `commit_pipe` are write ends: of the data, and of the pipe that COMMIT comes through.
+    """
 
     psql: Psql
     staging: TableName
@@ -58,20 +61,21 @@ class Load:
     commit_pipe: int | None
 
     def close_data_pipe(self) -> None:
-        """Let psql see the end of the stream. Only after the export is proven."""
+        """Let psql see the end of the data. Only after the export is proven."""
         if self.data_pipe is not None:
             os.close(self.data_pipe)
             self.data_pipe = None
 
     def commit(self) -> None:
-        """Tell psql to commit. Only after the row counts agree. One that has died is found out by who waits for it."""
+        """Tell psql to commit. Only after the row counts agree."""
         assert self.commit_pipe is not None  # noqa: S101 -- told once
+        # A psql that has died is found by its exit code, for which the caller waits anyway.
         with suppress(BrokenPipeError):
             os.write(self.commit_pipe, copy_script.load_commit(self.psql.transcript.nonce).encode())
         self.close_commit_pipe()
 
     def close_commit_pipe(self) -> None:
-        """Nothing (more) comes through the gate."""
+        """Close the pipe that COMMIT comes through: nothing more is sent."""
         if self.commit_pipe is not None:
             os.close(self.commit_pipe)
             self.commit_pipe = None
@@ -109,6 +113,7 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
         os.close(gate)
         raise
     finally:
+        # psql has copies of its own. With the read ends open in this process, a write to a dead psql would not fail.
         for descriptor in (stdin, told, prologue, epilogue):
             os.close(descriptor)
     os.set_blocking(data, False)
@@ -117,7 +122,10 @@ def start(plan: CopyPlan, target: Endpoint, staging: TableName, *, application_n
 
 
 def require_agreement(exported: Exported, *, rows: int | None, size: int, digest: str, prefix: str = "") -> None:
-    """Raise `VerifyError`, worth a retry, unless what came in is what went out. Asked before COMMIT."""
+    """Raise a retryable `VerifyError` unless the import got what the export gave.
+
+    It is called before COMMIT.
+    """
     proofs: dict[str, dict[str, Any]] = {
         "rows": {"exported": exported.rows, "imported": rows},
         "bytes": {"exported": exported.bytes, "imported": size},
@@ -130,11 +138,15 @@ def require_agreement(exported: Exported, *, rows: int | None, size: int, digest
 
 
 def prove(load: Load, *, rows: int, size: int, digest: str) -> Loaded:
-    """Return the proof of an import whose psql has ended. Raises `StageError` unless it committed just these rows."""
+    """Return the proof of an import whose psql has ended.
+
+    Raises `StageError` unless it committed just these rows.
+    """
     psql, transcript = load.psql, load.psql.transcript
     code = psql.process.returncode
     if code != 0:
         raise psql.build_error(f"failed with exit code {code}")
+    # An exit code of 0 is not enough: psql must also have reported its COMMIT.
     if transcript.number("rows") != rows or transcript.values("committed") != [""]:
         raise psql.build_error("ended with exit code 0 but did not say that it committed", retryable=True)
     seconds = time.monotonic() - psql.started

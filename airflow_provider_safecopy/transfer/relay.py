@@ -1,12 +1,13 @@
 """The relay of bytes from export to import: pipes side by side, and when each may end or commit.
 
-Sequential and chunked differ in one thing, when the imports start. In both, the end of the stream is withheld from
-every import until every export is proven, and COMMIT from each until all row counts agree.
-One thread, one poll loop: nothing here waits for anything it could not be woken from.
+Sequential and chunked differ in one thing: when the imports start. In both, the end of the data is withheld from every
+import until every export is proven, and COMMIT from each until all row counts agree.
+
+There is one thread and one poll loop: nothing here waits for anything it could not be woken from.
 
 A pipe is one export, the spool behind it, and the import it feeds. A copy has one, or several side by side.
 
-Bytes that the import takes at once are passed on while they are warm; what it does not take waits in the spool, and
+Bytes that the import takes at once are passed on while they are warm. What it does not take waits in the spool, and
 while anything waits no more is read, unless the source is to be read ahead: see `flow_control`.
 """
 
@@ -34,20 +35,24 @@ from airflow_provider_safecopy.transfer.load import Load, Loaded
 from airflow_provider_safecopy.transfer.spool import READ_BYTES, Spool, SpoolFullError
 from airflow_provider_safecopy.transfer.wal_flush import WalFlush
 
-# psql writes 4 KiB at a time. Reading each at once costs a wake-up apiece: after a small piece the pipe is given
-# the time to fill, or to empty, by half.
+# psql writes 4 KiB at a time, and reading each at once costs a wake-up apiece: after a small piece the pipe gets time to
+# fill, or to empty, by half.
 _SMALL_BYTES = 64 * 1024
 _REST_SECONDS = (0.001, 0.003)
 _IDLE_SECONDS = 0.01
 _LIMIT_HINT = "raise spool_limit, or use transfer=chunked, which waits for the import instead"
-_DISK_HINT = "mend that, name another spool_dir, or bound by spool_limit what transfer=chunked may take of it"
-# How much is moved before the other descriptors are looked at again.
+_DISK_HINT = "fix that, name another spool_dir, or limit with spool_limit what transfer=chunked may take of it"
+# After so many bytes the other descriptors are looked at again: a fast pipe must not keep the others, or an abort,
+# waiting.
 _MOVE_BYTES = 4 * MiB
 
 
 @dataclass
 class PipeEnd:
-    """One end of the lane: what went through it, and when a byte last moved while it could."""
+    """One end of a pipe: what went through it, and when a byte last moved while it could.
+
+    Times are of the monotonic clock.
+    """
 
     digest: xxhash.xxh3_128
     rested_at: float
@@ -57,23 +62,24 @@ class PipeEnd:
     _rested_size: int = 0
 
     def add(self, data: memoryview) -> None:
-        """Count and digest."""
+        """Count and digest `data`."""
         self.digest.update(data)
         self.size += len(data)
 
     def rest(self, now: float) -> None:
-        """Let what psql moves gather, for as long as half a pipe took since the last rest.
-
-        Not at all where that is shorter than the shortest of rests: psql would find the pipe full, and stand still.
-        """
+        """Let what psql moves gather, for as long as half a pipe took since the last rest."""
         half = PIPE_BYTES / 2 * (now - self.rested_at) / max(1, self.size - self._rested_size)
         self.rested_at, self._rested_size = now, self.size
+        # No rest that is shorter than the shortest: psql would find the pipe full, and stand still.
         if half >= _REST_SECONDS[0]:
             self.resting_until = now + min(half, _REST_SECONDS[1])
 
 
 class Pipe:
-    """Moves the bytes of one export into one import. What it waits for is the stream's to poll."""
+    """The bytes of one export on their way into one import.
+
+    The relay polls for what a pipe waits for.
+    """
 
     def __init__(
         self, export: Export, begin_load: Callable[[], Load], *, spool: Spool, rate_limit: RateLimit, timeouts: Timeouts
@@ -99,30 +105,30 @@ class Pipe:
         return [self.export.psql, *([self.load.psql] if self.load else [])]
 
     def start_load(self) -> None:
-        """Start the import, unless it is there."""
+        """Start the import, unless it has started."""
         if self.load is None:
             self.load = self._begin_load()
             self.target_end.rested_at = self.target_end.moved_at = time.monotonic()
 
     def can_read(self, now: float) -> bool:
-        """Return whether the export is to be read, as soon as there is something to read."""
+        """Return whether the export may be read, as soon as there is something to read."""
         if self.export_ended or self.source_end.resting_until > now:
             return False
         behind = self.load is not None and bool(self.spool)
         if behind and (
             self.spool.is_full or not self._pace.can_read_ahead(self.source_end.size, self.target_end.size, now)
         ):
-            # It is we who do not read: no stall of the export's.
+            # This process does not read: that is no stall of the export.
             self.source_end.moved_at = now
             return False
         if not self._throttle.count_allowed(READ_BYTES, now):
-            # Likewise.
+            # Nor is it one that `rate_limit` holds the reading back.
             self.source_end.moved_at = now
             return False
         return True
 
     def can_write(self, now: float) -> bool:
-        """Return whether the import is to be fed, as soon as it takes something."""
+        """Return whether the import may be fed, as soon as it takes something."""
         if not self.spool:
             self.target_end.moved_at = (
                 self.target_end.moved_at if self.export_ended else max(self.target_end.moved_at, now)
@@ -131,13 +137,13 @@ class Pipe:
         return self.load is not None and self.load.data_pipe is not None and self.target_end.resting_until <= now
 
     def compute_rest(self, now: float) -> float:
-        """Seconds until there is something to do again; 0 where that is not known."""
+        """Return the seconds until there is something to do again; 0 if that is not known."""
         throttled = not self.export_ended and not self._throttle.count_allowed(READ_BYTES, now)
         waits = [side.resting_until - now for side in (self.source_end, self.target_end) if side.resting_until > now]
         return min([*waits, *([_IDLE_SECONDS] if throttled else [])], default=0.0)
 
     def read(self) -> None:
-        """Take what the export has, and pass it on at once where nothing waits."""
+        """Take what the export has, and pass it on at once if nothing waits."""
         now, left = time.monotonic(), _MOVE_BYTES
         while left > 0 and (allowed := self._throttle.count_allowed(READ_BYTES, now)):
             try:
@@ -152,6 +158,7 @@ class Pipe:
             data, left = self._buffer[:count], left - count
             self.source_end.add(data)
             self.source_end.moved_at = self._heard = now
+            # Passed on at once, while it is still warm in the processor.
             rest = data[self._feed_import(data, now) :] if self.load and not self.spool else data
             if rest:
                 self._add_to_spool(rest)
@@ -172,7 +179,7 @@ class Pipe:
                 return
 
     def close_export_data(self) -> None:
-        """Nothing (more) is read."""
+        """Close the export's data: no more of it is read."""
         if not self.export_ended:
             os.close(self.export.data)
             self.export_ended = True
@@ -187,14 +194,14 @@ class Pipe:
     def find_silent_backend(self, since: float) -> int:
         """Return the export's backend if it has sent no byte since `since` and has not ended; else 0.
 
-        It has sent some if there are bytes that nothing reads for now, behind the import or by `rate_limit`.
+        Unread bytes count as sent: the import or `rate_limit` may keep them waiting.
         """
         if self.export_ended or self._heard > since or _has_bytes(self.export.data):
             return 0
         return self.export.psql.transcript.number("backend") or 0
 
     def check_limits(self) -> None:
-        """Raise once a stage has outlived its timeout, stalled, or died before its time."""
+        """Raise if a stage has outlived its timeout, stalled, or ended before its time."""
         load, limits = self.load, self._timeouts
         if load is not None and load.commit_pipe is not None and load.psql.process.poll() is not None:
             load.psql.read_stderr()
@@ -207,7 +214,7 @@ class Pipe:
             psql.require_life(began=psql.started, moved=moved, timeout=timeout, stall=limits.stall)
 
     def read_idle_seconds(self, now: float) -> tuple[float, float]:
-        """Return how long nothing has moved in export and import; 0 where nothing has to move."""
+        """Return for how long nothing has moved in export and import; 0 where nothing has to move."""
         importing = self.load is not None and self.load.psql.process.returncode is None
         return (
             0.0 if self.export_ended else now - self.source_end.moved_at,
@@ -215,18 +222,16 @@ class Pipe:
         )
 
     def close(self) -> None:
-        """Give back all descriptors, once the import has ended and before the export is asked to.
-
-        Blocked in writing, it would not hear.
-        """
+        """Close all descriptors, once the import has ended and before the export is asked to end."""
         if self.load is not None:
             self.load.close_data_pipe()
             self.load.close_commit_pipe()
+        # An export that is blocked in writing would not notice that it is asked to end.
         self.close_export_data()
         self.spool.close()
 
     def _feed_import(self, data: memoryview, now: float) -> int:
-        """Return how many bytes the import took just now."""
+        """Write to the import what it takes now; return how many bytes it took."""
         assert self.load is not None  # noqa: S101 -- there is one where bytes are given
         assert self.load.data_pipe is not None  # noqa: S101 -- it is ended only once all is given
         try:
@@ -252,7 +257,7 @@ class Pipe:
                 f"import: the spool directory {self.spool.directory} does not give back what was written to it: "
                 f"{error.strerror or error}; nothing was committed",
                 stage="import",
-                hint="see what ails that disk, or name another spool_dir",
+                hint="check that disk, or name another spool_dir",
             ) from error
 
     def _add_to_spool(self, data: memoryview) -> None:
@@ -278,15 +283,16 @@ def _has_bytes(descriptor: int) -> bool:
 _TICK_SECONDS = 0.1
 _REPORT_SECONDS = 0.2
 _ASK_SECONDS = 1.0
-# A child whose stderr has ended is gone in a moment: nothing else would tell.
+# A child whose stderr has ended is gone in a moment, and no descriptor would tell.
 _DYING_SECONDS = 0.001
 
 
 class Relay:
-    """One copy's lanes. `run` once, `close` always; `on_export` is called once the source may be let go.
+    """The pipes of one copy. Call `run` once, and `close` always.
 
-    `on_move` is told, all the time, how many bytes have passed on both sides together. `wal` is settled by then. `on_idle`, of source and
-    target, is told for how long no byte has moved there.
+    `on_export` is called once the source may be let go. `on_move` gets, all the time, how many bytes have passed at
+    both ends together. `on_silence` gets the backends of exports that send nothing, once a second. `on_idle`, of source
+    and target, gets for how many seconds no byte has moved there. After `close`, `wal` waits for no answer.
     """
 
     def __init__(
@@ -317,7 +323,10 @@ class Relay:
         self._silent: set[int] = set()
 
     def run(self) -> tuple[Exported, Loaded]:
-        """Carry everything over. Raises `StageError` and its kinds, `VerifyError`, `AbortedError`."""
+        """Move everything from the exports into committed staging, and return the proofs.
+
+        Raises `StageError` and its kinds, `VerifyError`, `AbortedError`.
+        """
         with self._abort.hang(self._interrupt):
             if self._overlapping:
                 self._start_loads()
@@ -327,6 +336,7 @@ class Relay:
                 exporting.prove(lane.export, size=lane.source_end.size, digest=lane.source_end.digest.hexdigest())
                 for lane in self._lanes
             ]
+            # From here on the source is not read any more: its snapshot may end while the imports go on.
             self._proven = True
             self._on_export()
             self._report_progress()
@@ -335,7 +345,8 @@ class Relay:
             return Exported.together(exported), Loaded.from_parts(loaded)
 
     def close(self) -> None:
-        """End what still runs, the imports first and at once, so that they roll back; give back all descriptors."""
+        """End what still runs, and close all descriptors."""
+        # The imports first and at once, so that they roll back.
         end_children([lane.load.psql for lane in self._lanes if lane.load], at_once=True)
         for lane in self._lanes:
             lane.close()
@@ -345,6 +356,7 @@ class Relay:
     def _finish(self, exported: list[Exported]) -> list[Loaded]:
         self._pump(lambda: not any(lane.spool for lane in self._lanes))
         loads = [load for lane in self._lanes if (load := lane.load)]
+        # Only now, with every export proven, may an import see the end of its data.
         for lane, load in zip(self._lanes, loads, strict=True):
             load.close_data_pipe()
             lane.target_end.moved_at = time.monotonic()
@@ -353,6 +365,7 @@ class Relay:
             rows, digest = load.psql.transcript.number("rows"), lane.target_end.digest.hexdigest()
             loading.require_agreement(proof, rows=rows, size=lane.target_end.size, digest=digest)
             exporting.require_meaning(load.psql)
+        # No import commits before the rows of all pipes agree.
         for load in loads:
             load.commit()
         self._pump(lambda: all(load.psql.process.poll() is not None for load in loads))
@@ -389,7 +402,7 @@ class Relay:
             look(max(seconds))
 
     def _check_silence(self, now: float) -> None:
-        """Once a second, have the lookout check what silent exports wait for."""
+        """Have the lookout check, once a second, what silent exports wait for."""
         if now - self._waited < _ASK_SECONDS:
             return
         self._waited = now
@@ -397,9 +410,10 @@ class Relay:
             self._waiting(readers)
 
     def _build_handlers(self, now: float) -> dict[int, tuple[int, Callable[[], None]]]:
-        """Return what to wait for now, and what to do about it."""
+        """Return the descriptors to wait for now, and what to do about each."""
         waiting: dict[int, tuple[int, Callable[[], None]]] = {self._abort.fileno(): (select.POLLIN, self._abort.check)}
         for psql in self._list_children():
+            # A descriptor at its end would wake the poll at once, again and again.
             if psql.stderr not in self._silent:
                 waiting[psql.stderr] = (select.POLLIN, lambda psql=psql: self._read_stderr(psql))  # type: ignore[misc]
         for lane in self._lanes:
@@ -412,7 +426,7 @@ class Relay:
         return waiting
 
     def _compute_timeout(self, now: float) -> int:
-        """Milliseconds to wait at most."""
+        """Return the most milliseconds to wait."""
         rests = [rest for lane in self._lanes if (rest := lane.compute_rest(now)) > 0]
         dying = any(psql.stderr in self._silent and psql.process.returncode is None for psql in self._list_children())
         least = min([*rests, *([_DYING_SECONDS] if dying else [])], default=_TICK_SECONDS)

@@ -1,12 +1,12 @@
-"""Many small tables by one pair of psql that stays, one table after the other.
+"""Many small tables through one persistent psql pair, one table after the other.
 
-For a table of a few rows, starting psql twice takes longer than all the rest. Here each side has one psql for all of
-them, told what is next through its stdin, and believed by what it says after each: it goes on only after success
-(ON_ERROR_STOP), so that the mark with the server's own row count stands for the exit code it does not have yet.
+For a table of a few rows, starting psql twice takes longer than all the rest. Here each side has one psql for all
+tables. It reads from its stdin what is next, and reports after each table. It goes on only after success
+(ON_ERROR_STOP), so the mark with the server's own row count stands for the exit code that is still to come.
 
-The rows of a table wait in a file in memory until its export is proven; only then does its import begin, and its
-COMMIT is sent only after both counts, sizes and digests agree. A table that fails ends its psql: close the shuttle
-then, and take another one.
+The rows of a table wait in a file in memory until its export is proven; only then does its import begin, and its COMMIT
+is sent only after both counts, sizes and digests agree. A table that fails ends its psql: close the pair then, and make
+another one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class PersistentPsql:
-    """One psql that reads its script from a pipe, and what is known of the table it is at."""
+    """One psql that reads its script from a pipe, and the state of its current table.
+
+    `began` and `moved` are of the monotonic clock.
+    """
 
     psql: Psql
     script: int
@@ -55,20 +58,21 @@ class PersistentPsql:
     moved: float = 0.0
 
     def start_table(self, nonce: str, script: str) -> None:
-        """Give it the script of the next table, whose marks carry `nonce`."""
+        """Write the script of the next table, whose marks carry `nonce`."""
         self.psql.transcript = self.psql.transcript.with_nonce(nonce)
         self.began = self.moved = time.monotonic()
         self.write_script(script)
 
     def write_script(self, script: str) -> None:
-        """Give it some more. One that has died is found out by who waits for it."""
+        """Write more of the script."""
         try:
             os.write(self.script, script.encode())
+        # A psql that has died is found by `require_life`, with its exit code.
         except BrokenPipeError:
             log.debug("%s: psql reads no more", self.psql.stage)
 
     def require_life(self, limits: Timeouts) -> None:
-        """Raise once it has ended, outlived the stage's timeout, or stalled."""
+        """Raise if psql has ended, outlived the stage's timeout, or stalled."""
         psql = self.psql
         if psql.process.poll() is not None:
             psql.read_stderr()
@@ -77,7 +81,7 @@ class PersistentPsql:
         psql.require_life(began=self.began, moved=self.moved, timeout=timeout, stall=limits.stall)
 
     def let_end(self, deadline: float) -> None:
-        """Its script has ended, and so will it."""
+        """Wait until psql ends by itself, which it does at the end of its script, or until `deadline`."""
         while self.psql.process.poll() is None and time.monotonic() < deadline:
             wait_for_input(self.psql.stderr, 0.01)
             self.psql.read_stderr()
@@ -89,19 +93,24 @@ _EXIT_SECONDS = 1.0
 _ASK_SECONDS = 1.0
 
 StartGuard = Callable[[], AbstractContextManager[None]]
-"""Around the start of a psql, when it is its turn to connect and no thread of ours lives."""
+"""The context of the start of a psql.
+
+It is entered when psql may connect and this process has no other thread.
+"""
 
 
 class TooLargeError(Exception):
-    """The table has more bytes than a shuttle carries. Internal: it is copied in another way."""
+    """The table has more bytes than a psql pair copies. Internal: it is copied by itself then."""
 
 
 class PsqlPair:
-    """Carries tables of at most `limit` bytes each, all as of `snapshot`. Main thread only; `close` always.
+    """A persistent psql pair for tables of at most `limit` bytes each, all as of `snapshot`.
 
-    `start_guards` is entered around the start of each psql; `on_move` is told whenever a byte or a table has moved, `on_silence`
-    once a second that an export stands still, by its backend, and `on_idle` of either side for how long none has. Raises
-    `StageError` and its kinds, `VerifyError`, `AbortedError`, and of a table that is too large `TooLargeError`.
+    Main thread only; `close` always. `start_guards`, of export and import, are entered around the start of each psql.
+    `on_move` is called whenever a byte or a table has moved. `on_silence` gets, once a second, the backend of an export
+    that stands still. `on_idle`, of source and target, gets for how many seconds no byte has moved there.
+
+    Raises `StageError` and its kinds, `VerifyError`, `AbortedError`, and `TooLargeError` for a table that is too large.
     """
 
     def __init__(
@@ -140,7 +149,10 @@ class PsqlPair:
         self._size, self._digest = 0, xxhash.xxh3_128()
 
     def begin_export(self, plan: CopyPlan) -> None:
-        """Have the source's psql begin with a table, before it is its turn to be fetched: one ahead at most."""
+        """Have the export psql begin with a table before that is fetched.
+
+        It may be one table ahead.
+        """
         if self._asked is plan:
             return
         if self._export is None:
@@ -153,11 +165,11 @@ class PsqlPair:
         self._export.start_table(nonce, query)
 
     def fetch(self, plan: CopyPlan) -> Exported:
-        """The rows of a table, which wait here for `load`, and what proves them."""
+        """Read the rows of a table, which wait here for `load`, and return their proof."""
         self.begin_export(plan)
         driver = self._export
         assert driver is not None  # noqa: S101 -- it has just been asked
-        # Whatever we did meanwhile is no stall of its own.
+        # What this process did meanwhile is no stall of psql.
         driver.began = driver.moved = time.monotonic()
         self._size, self._digest = 0, xxhash.xxh3_128()
         os.ftruncate(self._file, 0)
@@ -169,7 +181,7 @@ class PsqlPair:
         return self._prove_export(driver)
 
     def load(self, plan: CopyPlan, staging: TableName, exported: Exported) -> Loaded:
-        """Make the staging table, and load into it what was fetched. Committed once both sides agree."""
+        """Create the staging table and load what was fetched. Commits once both sides agree."""
         if self._load is None:
             self._load = self._start("import", inherit=self._file)
         driver, nonce = self._load, make_nonce()
@@ -200,9 +212,9 @@ class PsqlPair:
         return Loaded(staging, exported.rows, size, digest, (report,))
 
     def close(self, *, at_once: bool = True) -> None:
-        """End both psqls, the import first, so that it rolls back what it has not committed. Twice is harmless.
+        """End both psqls. A second call is harmless.
 
-        Without `at_once` they are let to end by themselves, for a moment.
+        Without `at_once` they get a moment to end by themselves.
         """
         drivers = [driver for driver in (self._load, self._export) if driver is not None]
         self._load = self._export = self._asked = None
@@ -216,6 +228,7 @@ class PsqlPair:
         for driver in drivers:
             if not at_once:
                 driver.let_end(deadline)
+            # The import at once, so that it rolls back; the export may cancel its query first.
             end_children([driver.psql], at_once=at_once and driver.psql.stage == "import")
 
     @contextmanager
@@ -264,7 +277,7 @@ class PsqlPair:
         return driver
 
     def _wait(self, driver: PersistentPsql, mark: str, *, data: int | None = None) -> None:
-        """Until psql has said `mark`; meanwhile read what comes from `data`."""
+        """Wait until psql has reported `mark`; meanwhile read what comes from `data`."""
         poll, psql = select.poll(), driver.psql
         for descriptor in (psql.stderr, self._abort.fileno(), *(() if data is None else (data,))):
             poll.register(descriptor, select.POLLIN)
@@ -274,7 +287,7 @@ class PsqlPair:
             if data in ready and self._read():
                 driver.moved = time.monotonic()
             if psql.stderr in ready and not psql.read_stderr():
-                # It is ending.
+                # It is ending: a descriptor at its end would wake the poll at once, again and again.
                 poll.unregister(psql.stderr)
             if not psql.transcript.values(mark):
                 self._look[0 if psql.stage == "export" else 1](time.monotonic() - driver.moved)
@@ -290,7 +303,7 @@ class PsqlPair:
             self._waiting([driver.backend])
 
     def _read(self) -> bool:
-        """Take all that is in the pipe now. Whether anything was."""
+        """Read all that is in the pipe now; return whether there was anything."""
         before = self._size
         while True:
             try:
@@ -307,8 +320,9 @@ class PsqlPair:
         return self._size > before
 
     def _digest_file(self) -> tuple[int, str]:
-        """Size and digest of what the import was given."""
+        """Return the size and the digest of what the import was given."""
         size, digest = 0, xxhash.xxh3_128()
+        # Read from the very file that psql read: what this process wrote proves nothing of it.
         while data := os.pread(self._file, _READ_BYTES, size):
             digest.update(data)
             size += len(data)

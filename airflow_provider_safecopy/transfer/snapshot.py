@@ -1,4 +1,4 @@
-"""The snapshot a copy reads, and all its questions about the source are answered from."""
+"""The snapshot that a copy reads. It also answers all questions of the copy about the source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ READ_AGAIN = "run the copy again: it takes a new snapshot"
 
 @contextmanager
 def hold_snapshot(source: Session) -> Iterator[str]:
-    """A transaction on the source, and the name under which psql sees just what it sees. Raises `StageError`."""
+    """Hold a transaction on the source, and yield the name of its snapshot.
+
+    Under that name psql sees just what the transaction sees. Raises `StageError`.
+    """
     connection = source.connection
     try:
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -33,9 +36,11 @@ def hold_snapshot(source: Session) -> Iterator[str]:
 def require_unreplaced(source: Session, *, refused_oid: int = 0) -> None:
     """Raise a retryable `StageError` if what `source` has locked is not what its snapshot saw.
 
-    Called after planning; each export checks the same again for what it has read itself. `refused_oid` is the OID of a table
-    whose plan has refusals: planning has not locked it, and a replaced table is refused for reasons that mislead.
+    It is called after planning; each export checks the same again for what it has read itself. `refused_oid` is the OID
+    of a table whose plan has refusals: planning has not locked it.
     """
+    # TRUNCATE and rewrites are no part of MVCC: an older snapshot sees no rows in the new file. A table that was
+    # replaced before it was planned is refused for reasons that mislead.
     names = source.fetch_value(_SNAPSHOT["replaced"])
     if names or (refused_oid and (names := source.fetch_value(_SNAPSHOT["planned"], {"table": refused_oid}))):
         message = f"export: {describe_replacement(names)}; nothing was changed"
@@ -43,17 +48,18 @@ def require_unreplaced(source: Session, *, refused_oid: int = 0) -> None:
 
 
 def require_no_deadlock(source: Session, *, readers: Sequence[int]) -> None:
-    """Raise a retryable `StageError` if one of `readers` waits for a session that waits for this copy itself.
+    """Raise a retryable `StageError` if one of `readers` waits for a session that waits for this copy.
 
-    `source` holds locks on what was planned, and is idle: a TRUNCATE waits for it, and a later export waits behind
-    that TRUNCATE. Likewise behind a TRUNCATE that waits for another lane. Ending the copy is the way out that harms no
-    other session.
+    `source` holds locks on what was planned, and is idle: a TRUNCATE waits for it, and a later export waits behind that
+    TRUNCATE. The same happens behind a TRUNCATE that waits for another export of this copy.
     """
+    # The server does not detect this deadlock, because the session that holds the snapshot waits for no lock. Ending
+    # the copy is the way out that harms no other session.
     if (found := source.fetch_one(_SNAPSHOT["waits_for_us"], {"readers": list(readers)})) is None:
         return
     facts = ", ".join(str(found[key]) for key in ("role", "application") if found[key])
     who = f"pid {found['pid']}" + (f" ({facts})" if facts else "")
-    keeper = "this copy" if found["for_snapshot"] else "another lane of this copy"
+    keeper = "this copy" if found["for_snapshot"] else "another export of this copy"
     raise StageError(
         f"export: {source.endpoint}: {who} waits to change {found['relation'] or 'what is read'}, which {keeper} keeps as "
         "its snapshot saw it, and the export waits behind that; nothing was changed",

@@ -21,10 +21,16 @@ from airflow_provider_safecopy.errors import Refusal
 
 CHUNK_BYTES = 16 * 1024 * 1024
 MANY_CHUNKS = 64
-"""So many chunk files and more of what is on disk grow with it: each is an open file, and a process may have only so many."""
+"""With this many chunk files on disk, new ones grow with what is on disk.
+
+Each is an open file, and a process may have only so many.
+"""
 
 READ_BYTES = 256 * 1024
-"""The most that is moved at once: small enough to be still warm in the processor when it is written."""
+"""The most that is moved at once, in bytes.
+
+It is small enough to be still warm in the processor when it is written.
+"""
 
 
 _WRITABLE_HINT = "name a writable directory with spool_dir, such as a mounted volume"
@@ -32,12 +38,15 @@ _FREE_HINT = "free space in {}, or name another directory with spool_dir, and ru
 
 
 class SpoolFullError(Exception):
-    """No room: the spool's limit, or the disk's. Internal: the stages turn it into what users see."""
+    """The spool's limit is reached. Internal: the stages turn it into an error for users."""
 
 
 @dataclass
 class _ChunkFile:
-    """`pieces` are the digests and sizes of what was written and is not read yet; the last may still grow."""
+    """A chunk file, which has no name.
+
+    `pieces` are the digests and sizes of what was written and is not read yet; the last may still grow.
+    """
 
     file: IO[bytes]
     written: int = 0
@@ -46,9 +55,10 @@ class _ChunkFile:
     growing: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
 
     def add(self, data: bytes | memoryview) -> None:
-        """Write at the end."""
+        """Write `data` at the end."""
         _write_all(self.file.fileno(), data)
         self.written += len(data)
+        # Small writes share one piece: it is read at once, against one digest.
         size = self.pieces[-1][1] if self.pieces else 0
         if not self.pieces or size + len(data) > READ_BYTES:
             self.growing, size = xxhash.xxh3_64(), 0
@@ -58,7 +68,10 @@ class _ChunkFile:
         self.pieces.append((self.growing.intdigest(), size + len(data)))
 
     def read_piece(self) -> bytes:
-        """The next piece. Raises OSError for one that is not what was written."""
+        """Return the next piece.
+
+        Raises OSError if it is not what was written.
+        """
         digest, size = self.pieces.popleft()
         data = os.pread(self.file.fileno(), size, self.read)
         if len(data) < size:
@@ -73,8 +86,7 @@ class _ChunkFile:
 class Spool:
     """A queue of bytes. `memory` and `limit` bound what it holds in memory and on disk, in bytes.
 
-    Once anything is on disk everything goes there until the disk part is empty again: order is kept,
-    and chunk files are filled rather than sprinkled.
+    `peak_disk_bytes` is the most that was on disk so far.
     """
 
     directory: str
@@ -94,11 +106,12 @@ class Spool:
         return self._goes_to_disk() and self._on_disk + READ_BYTES > self.limit
 
     def append(self, data: bytes | memoryview) -> None:
-        """Append; what `data` views may change afterwards.
+        """Append `data`, which may change afterwards.
 
-        Raises `SpoolFullError` where the limit is reached, OSError where the disk refuses.
+        Raises `SpoolFullError` if the limit is reached, OSError if the disk refuses.
         """
         if not self._goes_to_disk():
+            # A copy, because the relay reads into one buffer again and again.
             self._queue.append(bytes(data))
             self._in_memory += len(data)
             return
@@ -109,9 +122,9 @@ class Spool:
         self.peak_disk_bytes = max(self.peak_disk_bytes, self._on_disk)
 
     def read_head(self) -> bytes | memoryview:
-        """The next bytes, at most `READ_BYTES`, left in place until `advance`.
+        """Return the next bytes, at most `READ_BYTES`, and leave them in place until `advance`.
 
-        Raises IndexError when empty, OSError where the disk does not give back what it took.
+        Raises IndexError if the spool is empty, OSError if the disk does not give back what was written.
         """
         first = self._queue[0]
         if not isinstance(first, _ChunkFile):
@@ -125,7 +138,7 @@ class Spool:
         return data
 
     def advance(self, count: int) -> None:
-        """Forget the first `count` bytes of `head()`."""
+        """Forget the first `count` bytes of `read_head()`."""
         first = self._queue.popleft()
         assert not isinstance(first, _ChunkFile)  # noqa: S101 -- head() has turned it into bytes
         self._in_memory -= count
@@ -133,13 +146,15 @@ class Spool:
             self._queue.appendleft(memoryview(first)[count:])
 
     def close(self) -> None:
-        """Give back memory and disk. Twice is harmless."""
+        """Release memory and disk. A second call is harmless."""
         for item in self._queue:
             if isinstance(item, _ChunkFile):
                 self._close_chunk(item)
         self._queue.clear()
 
     def _goes_to_disk(self) -> bool:
+        # Once anything is on disk everything goes there, until the disk part is empty again: order is kept, and chunk
+        # files are filled rather than sprinkled.
         return self._on_disk > 0 or self._in_memory + READ_BYTES > self.memory
 
     def _close_chunk(self, chunk: _ChunkFile) -> None:
@@ -158,18 +173,22 @@ class Spool:
 def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
+        # A write may take only a part, such as the last bytes of a disk.
         view = view[os.write(descriptor, view) :]
 
 
 def choose_directory(spool_dir: str | None) -> str:
-    """Where chunk files go: `spool_dir`, else the system's temporary directory (`TMPDIR`). Raises OSError if it has none."""
+    """Return the directory of chunk files.
+
+    It is `spool_dir`, or the system's temporary directory (`TMPDIR`). Raises OSError if it has none.
+    """
     return spool_dir or tempfile.gettempdir()
 
 
 def find_refusals(spool_dir: str | None, *, needed: int, limit: int | None) -> list[Refusal]:
-    """Why the spool directory will not do: not there, not writable, or without room for `needed` bytes.
+    """Return why the spool directory cannot be used.
 
-    Without `needed` there must be room for one chunk file.
+    It is not there, not writable, or without room for `needed` bytes; by default there must be room for one chunk file.
     """
     try:
         directory = choose_directory(spool_dir)
@@ -177,6 +196,7 @@ def find_refusals(spool_dir: str | None, *, needed: int, limit: int | None) -> l
         message = f"spool directory: this user may write to no temporary directory ({error.strerror})"
         return [Refusal("spool_dir", message, hint=_WRITABLE_HINT)]
     try:
+        # Only a write shows a directory that is read-only or full, whatever its permissions say.
         with tempfile.TemporaryFile(prefix="safecopy-", dir=directory) as probe:
             probe.write(b"?")
             probe.flush()

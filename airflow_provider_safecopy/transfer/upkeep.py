@@ -1,4 +1,7 @@
-"""Statements on what a publish leaves behind: what its guards count, sequences, statistics, materialized views."""
+"""Statements on what a publish leaves behind.
+
+They serve the counts of row checks, sequences, statistics and materialized views.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 from airflow_provider_safecopy.postgres.names import TableName
 from airflow_provider_safecopy.postgres.statements import table
 
-# Some run while the role's own search_path is in force: what is PostgreSQL's is called by its full name.
+# Some run while the role's own search_path is in force, which may hold functions of the same names. So PostgreSQL's own
+# functions are called by their full names.
 
 
 def count_filled(of: TableName, columns: Sequence[str]) -> Composed:
@@ -19,28 +23,40 @@ def count_filled(of: TableName, columns: Sequence[str]) -> Composed:
 
 
 def peak(of: TableName, column: str, *, highest: bool) -> Composed:
-    """A column's highest or lowest value, as numeric; by its index where there is one."""
+    """Compose the query for a column's highest or lowest value, as numeric.
+
+    It uses the column's index if there is one.
+    """
     function = SQL("max") if highest else SQL("min")
     return SQL("SELECT pg_catalog.{}({})::pg_catalog.numeric FROM {}").format(function, Identifier(column), table(of))
 
 
 def sequence_state(sequence: TableName) -> Composed:
-    """Where a sequence is."""
+    """Compose the query for the state of a sequence."""
     return SQL("SELECT last_value, is_called FROM {}").format(table(sequence))
 
 
 def hold_sequence(sequence: TableName, increment: int) -> Composed:
-    """Changes nothing, but keeps others from drawing until the end of the transaction."""
+    """Compose the statement that keeps other sessions from drawing until the transaction ends.
+
+    It changes nothing.
+    """
     return SQL("ALTER SEQUENCE {} INCREMENT BY {}").format(table(sequence), Literal(increment))
 
 
 def restart_sequence(sequence: TableName, value: int) -> Composed:
-    """The next value to be drawn; undone by a rollback. Values others have cached are not used any more."""
+    """Compose the statement that sets the next value to be drawn.
+
+    A rollback undoes it. Values that other sessions have cached are not used any more.
+    """
     return SQL("ALTER SEQUENCE {} RESTART WITH {}").format(table(sequence), Literal(value))
 
 
 def set_sequence(sequence: TableName, seen: tuple[int, bool], value: int, *, called: bool) -> Composed:
-    """Set it unless it has moved since it was `seen`; no row then. No rollback undoes it."""
+    """Compose the statement that sets a sequence, unless it has moved since it was `seen`.
+
+    It returns no row then. No rollback undoes it.
+    """
     last, was_called = seen
     return SQL(
         "SELECT pg_catalog.setval({name}::pg_catalog.regclass, {value}, {called}) FROM {sequence} "
@@ -56,17 +72,17 @@ def set_sequence(sequence: TableName, seen: tuple[int, bool], value: int, *, cal
 
 
 def move_by_hand(sequence: TableName, value: int) -> str:
-    """For a person to run: the sequence goes on after `value`."""
+    """Return the statement, for a person to run, that has the sequence go on after `value`."""
     name = Literal(table(sequence).as_string(None))
     return SQL("SELECT setval({}, {})").format(name, Literal(value)).as_string(None)
 
 
 def analyze(target: TableName) -> Composed:
-    """Statistics for the planner, of partitions too."""
+    """Compose ANALYZE: statistics for the planner, of partitions too."""
     return SQL("ANALYZE {}").format(table(target))
 
 
 def refresh(view: TableName, *, concurrently: bool) -> Composed:
-    """Make a materialized view anew; `concurrently` its readers do not wait."""
+    """Compose the refresh of a materialized view. With `concurrently` its readers do not wait."""
     how = SQL("CONCURRENTLY ") if concurrently else SQL("")
     return SQL("REFRESH MATERIALIZED VIEW {}{}").format(how, table(view))

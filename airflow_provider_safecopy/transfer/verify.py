@@ -24,12 +24,13 @@ from airflow_provider_safecopy.transfer.load import Loaded
 
 log = logging.getLogger(__name__)
 
+# Not worth a long wait: the publish counts the target again, and under its own lock.
 _LOCK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Proofs that agree. `publish` demands one, and only `verify` makes one."""
+    """Proofs that agree. `publish` requires one, and only `verify` makes one."""
 
     staging: TableName
     rows: int
@@ -41,10 +42,11 @@ class Verification:
 def verify(plan: CopyPlan, exported: Exported, loaded: Loaded, *, source: Session, target: Session) -> Verification:
     """Compare what was exported, imported, and is in staging; with ``verify="full"`` the content too.
 
-    The source is read in the snapshot it was exported from, which `source` still holds. Raises
-    `VerifyError` when proofs differ or a guard refuses, `StageTimeoutError` past `verify_timeout`.
+    The source is read in the snapshot it was exported from, which `source` still holds. Raises `VerifyError` if proofs
+    differ or a row check refuses, `StageTimeoutError` after `verify_timeout`.
     """
     started = time.monotonic()
+    # Before the content is read: a copy that is refused anyway should not wait for that.
     row_checks.require_rows(plan, exported.rows)
     row_checks.require_size(plan, previous=_count_previous(plan, target), held=exported.rows)
     columns, guarded = plan.target_columns, list(plan.spec.max_null_share or {})
@@ -72,9 +74,9 @@ def verify(plan: CopyPlan, exported: Exported, loaded: Loaded, *, source: Sessio
 
 
 def _count_previous(plan: CopyPlan, target: Session) -> int | None:
-    """Return how many rows the target holds, if a guard wants to know; the publish will count again, and under its lock.
+    """Return how many rows the target holds, if `max_shrink` needs it; otherwise None.
 
-    None where there is no table yet, where others have it locked, or where rows may be marked already as missing.
+    None also if there is no table yet, if other sessions have it locked, or if rows may be marked as missing already.
     """
     if plan.spec.max_shrink is None or not plan.target_oid or plan.spec.missing == "mark":
         return None
@@ -103,12 +105,14 @@ def _hash_content(
 def _read_row(
     plan: CopyPlan, session: Session, query: psycopg.sql.Composed, *, lock_timeout: float | None = None
 ) -> dict[str, Any]:
-    """One row, within `verify_timeout`. A savepoint keeps the source's snapshot as it is.
+    """Return the one row of `query`, within `verify_timeout`.
 
     Raises `SettingsChangedError`, and psycopg's `LockNotAvailable` after `lock_timeout` seconds, if given.
     """
     began, limit = time.monotonic(), plan.spec.timeouts.verify
     try:
+        # The server's own timeout comes first and has a message; the connection is cut only if no answer comes. A
+        # savepoint keeps the source's snapshot as it is.
         with session.limit_answer(limit + SILENT_SECONDS), session.run_user_sql(keeps_locks=False):
             session.connection.execute(statements.set_timeout("statement_timeout", limit))
             if lock_timeout is not None:
@@ -131,7 +135,10 @@ def _read_row(
 
 
 def _cancelled_error(session: Session, error: psycopg.Error, *, limit: float, is_late: bool) -> StageError:
-    """By its timeout; or else by a person there, or by a server whose clock jumped."""
+    """Return the error of a cancelled query.
+
+    If it `is_late`, its timeout ended it; otherwise a person did, or a server whose clock jumped.
+    """
     if is_late:
         return StageTimeoutError(
             f"verify on {session.endpoint} took longer than its timeout of {limit:g} s",

@@ -1,7 +1,7 @@
 """The target's write-ahead log, flushed ahead of an import.
 
-COPY writes its pages through a ring of 16 MB, and none of them before the log that describes it is on disk. So an import
-stops every few megabytes and waits for the disk, though it has more to do. Where another session has had the log
+COPY writes its pages through a ring of 16 MB, and none of them before the log that describes it is on disk. So an
+import stops every few megabytes and waits for the disk, though it has more to do. If another session has had the log
 flushed meanwhile, it finds nothing left to wait for.
 """
 
@@ -23,17 +23,16 @@ log = logging.getLogger(__name__)
 _SQL = sql.load("wal")
 _DONE = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
-# Of the stream: a quarter of the ring.
+# A quarter of the ring, so that the log is on disk before the ring is full.
 _EVERY_BYTES = 4 * MiB
 _ANSWER_SECONDS = 5.0
 
 
 class WalFlush:
-    """Has the target flush its log, over its control session while it is not asked anything: one at a time.
+    """Flushes of the target's log over its control session, one at a time, while that is idle.
 
-    Half of the time at most: where the disk is slow, it is left to the import, which flushes more at once.
-    `wait_for_answer` before the session is asked again. Nothing depends on it but time: where a server refuses it, or the session
-    is lost, it is not asked for again, and the next use of the session finds out.
+    Call `wait_for_answer` before the session is used again. Nothing depends on the flushes but time. If a server
+    refuses one, or the session is lost, none is requested any more; the next use of the session finds out why.
     """
 
     def __init__(self, target: Session) -> None:
@@ -46,17 +45,18 @@ class WalFlush:
 
     @property
     def answer_descriptor(self) -> int | None:
-        """The descriptor on which an answer comes; None where none is to come."""
+        """The descriptor on which an answer comes; None if none is to come."""
         usable = self._connection.is_own and not self._connection.closed
         return self._connection.fileno() if self._asked and usable else None
 
     def request_flush(self, size: int) -> None:
-        """So many bytes have been taken by the import: flush, if they are enough."""
+        """Request a flush if the import has taken enough since the last; `size` are its bytes so far."""
         now = time.monotonic()
         if self._asked or self._refused or size - self._flushed < _EVERY_BYTES or now < self._rested:
             return
         wire = self._connection.pgconn
         try:
+            # A session that is busy or in a transaction is in use: nothing else may be sent on it.
             if wire.transaction_status == TransactionStatus.IDLE:
                 wire.send_query(self._query)
                 wire.flush()
@@ -65,13 +65,15 @@ class WalFlush:
             self._give_up(str(error))
 
     def read_answer(self) -> None:
-        """Take what has come of the answer. Never waits."""
+        """Read what has come of the answer. Never waits."""
         wire = self._connection.pgconn
         try:
             wire.consume_input()
             while self._asked and not wire.is_busy():
                 if (result := wire.get_result()) is None:
                     self._asked = False
+                    # At most half of the time: where the disk is slow, flushing is left to the import, which flushes
+                    # more at once.
                     self._rested = 2 * time.monotonic() - self._began
                 elif result.status not in _DONE:
                     self._give_up(result.error_message.decode(errors="replace"))
@@ -80,7 +82,10 @@ class WalFlush:
             self._give_up(str(error))
 
     def wait_for_answer(self) -> None:
-        """Wait for an answer that is still to come; the session of a server that gives none is closed."""
+        """Wait for an answer that is still to come.
+
+        If the server gives none, its session is closed.
+        """
         deadline = time.monotonic() + _ANSWER_SECONDS
         while (descriptor := self.answer_descriptor) is not None:
             poll = select.poll()

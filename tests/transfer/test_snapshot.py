@@ -417,7 +417,9 @@ def test_a_lane_that_waits_behind_what_waits_for_another_lane_ends_in_seconds(
         return started[-1]
 
     mocker.patch.object(export, "start", start)
-    with pytest.raises(StageError, match=r"waits to change erp\.rate, which another lane of this copy keeps") as caught:
+    with pytest.raises(
+        StageError, match=r"waits to change erp\.rate, which another export of this copy keeps"
+    ) as caught:
         hosts.copy(
             "plain", where="erp.factor(id) > 0", parallel=2, publish="delete_insert", min_rows=0, rate_limit=1024 * 1024
         )
