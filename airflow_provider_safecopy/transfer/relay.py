@@ -35,8 +35,8 @@ from airflow_provider_safecopy.transfer.load import Load, Loaded
 from airflow_provider_safecopy.transfer.spool import READ_BYTES, Spool, SpoolFullError
 from airflow_provider_safecopy.transfer.wal_flush import WalFlush
 
-# psql writes 4 KiB at a time, and reading each at once costs a wake-up apiece: after a small piece the pipe gets time to
-# fill, or to empty, by half.
+# psql writes 4 KiB at a time, and reading each at once costs a wake-up apiece: after a small piece the pipe gets time
+# to fill, or to empty, by half.
 _SMALL_BYTES = 64 * 1024
 _REST_SECONDS = (0.001, 0.003)
 _IDLE_SECONDS = 0.01
@@ -336,7 +336,7 @@ class Relay:
                 exporting.prove(lane.export, size=lane.source_end.size, digest=lane.source_end.digest.hexdigest())
                 for lane in self._lanes
             ]
-            # From here on the source is not read any more: its snapshot may end while the imports go on.
+            # No export needs the source any more: its snapshot may end while the imports go on.
             self._proven = True
             self._on_export()
             self._report_progress()

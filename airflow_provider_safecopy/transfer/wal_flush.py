@@ -2,7 +2,7 @@
 
 COPY writes its pages through a ring of 16 MB, and none of them before the log that describes it is on disk. So an
 import stops every few megabytes and waits for the disk, though it has more to do. If another session has had the log
-flushed meanwhile, it finds nothing left to wait for.
+flushed meanwhile, the import finds nothing left to wait for.
 """
 
 from __future__ import annotations
