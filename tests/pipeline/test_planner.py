@@ -277,7 +277,7 @@ def test_a_full_spool_directory_is_worth_a_retry(
     monkeypatch.setattr(spool, "CHUNK_BYTES", 1 << 60)
     for others, retryable in (({}, True), ({"columns": ["없음"]}, False)):
         with pytest.raises(PlanError) as caught:
-            plan(**others).require_accepted()
+            plan(transfer="chunked", **others).require_accepted()
         assert caught.value.retryable == retryable
         assert "free space in" in str(caught.value)
 
