@@ -183,7 +183,8 @@ UNCHECKED = (
 )
 
 
-@pytest.mark.parametrize("most", [slow(most) if most % 4 else most for most in range(5, NEEDED)])
+@pytest.mark.sweep(4)
+@pytest.mark.parametrize("most", range(5, NEEDED))
 def test_a_limit_reached_in_a_copy_is_named_and_worth_a_retry(
     safecopy: Command, spool: Path, nothing_left: NothingLeft, most: int
 ) -> None:
