@@ -130,11 +130,21 @@ class BatchRounds:
                 self._tell(lease.name, Failure.from_error(plan.spec, error))
             elif (first := plan.find_earlier_report()) is not None:
                 self._tell(lease.name, first)
-            elif not fits(plan) or str(plan.target_name) != lease.name or _has_joined(plan, kin.get(lease.name, ())):
+            elif (
+                not fits(plan)
+                or self._locks_itself(plan)
+                or str(plan.target_name) != lease.name
+                or _has_joined(plan, kin.get(lease.name, ()))
+            ):
                 self.too_large.append(lease.name)
             else:
                 ready.append((plan, lease))
         return ready
+
+    def _locks_itself(self, plan: CopyPlan) -> bool:
+        """Return whether the publish would wait for the snapshot of its own batch, which has locked what it reads."""
+        one, other = self._crew.source.server, self._crew.target.server
+        return plan.publish == "truncate_insert" and one.identity == other.identity
 
     def _all(self, ready: Sequence[tuple[CopyPlan, Lease]]) -> None:
         following = [plan for plan, _ in ready[1:]]

@@ -268,6 +268,8 @@ def _carry_out(run: Run) -> CopyReport:
         run.progress(Progress("verify", loaded.bytes, loaded.rows, loaded.rows, loaded.bytes))
         with run.source.cancel_on_abort(run.abort), target.cancel_on_abort(run.abort):
             verification = verify(plan, exported, loaded, source=run.source, target=target)
+        # What it has locked in its snapshot may be the target, where both are one database.
+        run.source.end_transaction()
         run.progress(Progress("publish", loaded.bytes, loaded.rows, loaded.rows, loaded.bytes))
         published = publish(
             plan,

@@ -18,11 +18,11 @@ from airflow_provider_safecopy import shortage
 from airflow_provider_safecopy.errors import ConfigError, PlanError, Refusal, StageError
 from airflow_provider_safecopy.lock import schema
 from airflow_provider_safecopy.planning import (
-    catalog,
     column_match,
     copy_script,
     create_table,
     large_object,
+    own_path,
     preflight,
     row_checks,
     source_schema,
@@ -67,6 +67,8 @@ def check_ends(spec: CopySpec, source: Session, target: Session, known: Catalog)
     """Match the columns of both ends, and refuse what can be no source or no target."""
     servers = refuse([*preflight.check_server(source, writing=False), *preflight.check_server(target, writing=True)])
     given = _source(spec, source, known.source.tables)
+    if given.value:
+        given = dataclasses.replace(given, value=own_path.with_schemas(source, given.value))
     there = known.target.tables[spec.target_table]
     match = Finding(ColumnMatch(relation=there.value))
     blueprint = known.blueprints.get(given.value.oid) if given.value else None
@@ -86,7 +88,7 @@ def _source(spec: CopySpec, session: Session, tables: Tables) -> Finding[Relatio
     if spec.source_table is not None:
         return tables[spec.source_table]
     try:
-        return Finding(catalog.describe_query(session, spec.source_sql or ""))
+        return Finding(own_path.describe_query(session, spec.source_sql or ""))
     except SettingsChangedError as error:
         return Finding(None, (preflight.refuse_changed_settings("source_sql", session, error.names),))
     except psycopg.Error as error:
@@ -412,6 +414,7 @@ def fits(plan: CopyPlan) -> bool:
         and plan.transfer == "sequential"
         and plan.definition is None
         and plan.page_ranges == (None,)
+        and not plan.source_schemas
         and spec.rate_limit is None
         and not spec.refresh_views
         and plan.expected_bytes is not None

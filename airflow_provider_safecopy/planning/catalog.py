@@ -82,6 +82,8 @@ class Relation:
     that fire before INSERT or UPDATE, and may change row values; `triggers`: all that are enabled.
     `updates_refused_by`, `deletes_refused_by`: publications whose row filter or column list does not fit the replica
     identity. `may_select_whole`: SELECT on the table, and not on single columns only. `temporal_keys`: keys on periods.
+    `calls_functions`: its indexes, statistics, checks or defaults call functions of a user's. `schemas`: where things are
+    found, besides pg_catalog, that those functions name without a schema; see `own_path`.
     `kin`: its partitions and parents.
     """
 
@@ -105,6 +107,8 @@ class Relation:
     updates_refused_by: tuple[str, ...] = ()
     deletes_refused_by: tuple[str, ...] = ()
     temporal_keys: tuple[str, ...] = ()
+    calls_functions: bool = False
+    schemas: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
     meddlers: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
@@ -182,12 +186,12 @@ def _column_of(row: dict[str, Any], facts: Mapping[int, Mapping[str, Any]]) -> C
     return Column(**own, **facts[row["type_oid"]])
 
 
-def describe_query(session: Session, source_sql: str) -> Relation:
-    """Return the columns of a query's result, as a relation.
+def describe_query(session: Session, source_sql: str, schemas: tuple[str, ...] = ()) -> Relation:
+    """Return the columns of a query's result, as a relation; `schemas` are searched for names.
 
     Raises psycopg.Error if the server cannot understand the query.
     """
-    with session.run_user_sql(), session.connection.cursor(binary=True) as cursor:
+    with session.run_user_sql(schemas), session.connection.cursor(binary=True) as cursor:
         # It must be a complete query, and not only fit between our parentheses.
         session.fetch_one(statements.explain(statements.verbatim(source_sql)))
         result = cursor.execute(statements.no_rows(source_sql)).pgresult
@@ -198,7 +202,7 @@ def describe_query(session: Session, source_sql: str) -> Relation:
     types = [row["type"] for row in session.fetch_all(_CATALOG["type_names"], {"oids": oids, "typmods": typmods})]
     inner = type_facts(session, oids)
     columns = tuple(Column(name, type_, **inner[oid]) for name, type_, oid in zip(names, types, oids, strict=True))
-    return Relation(name=None, kind="q", columns=columns)
+    return Relation(name=None, kind="q", columns=columns, schemas=schemas)
 
 
 def read_names(session: Session) -> tuple[TableName, ...]:

@@ -189,12 +189,13 @@ def export_script(
     nonce: str,
     seconds: float,
     lock_wait: float = Timeouts.lock_wait,
+    schemas: Sequence[str] = (),
 ) -> str:
     """Return the export's script: COPY `read` under `snapshot` into the file `output`. Only for plain SQL."""
     return (
-        export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait)
+        export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait, schemas=schemas)
         + _script([_write_to_file(export_copy(read, format=format), output)])
-        + export_end(nonce, snapshot=snapshot)
+        + export_end(nonce, snapshot=snapshot, schemas=schemas)
     )
 
 
@@ -206,21 +207,28 @@ def export_output(output: str) -> str:
     return SQL("\\g {}").format(Literal(output)).as_string(None)
 
 
-def export_end(nonce: str, *, snapshot: str) -> str:
+def export_end(nonce: str, *, snapshot: str, schemas: Sequence[str] = ()) -> str:
     """Return the checks after an export's COPY, in its own transaction."""
-    return _script([*_export_checks(nonce, snapshot), SQL("COMMIT;"), _mark(nonce, "end")])
+    return _script([*_export_checks(nonce, snapshot, schemas), SQL("COMMIT;"), _mark(nonce, "end")])
 
 
-def export_opening(*, snapshot: str, nonce: str, seconds: float, lock_wait: float = Timeouts.lock_wait) -> str:
+def export_opening(
+    *,
+    snapshot: str,
+    nonce: str,
+    seconds: float,
+    lock_wait: float = Timeouts.lock_wait,
+    schemas: Sequence[str] = (),
+) -> str:
     """Return the opening script of an export psql.
 
-    It may then export one table after the other, all under `snapshot`.
+    It may then export one table after the other, all under `snapshot`. Names are searched in `schemas` after pg_catalog.
     """
     begin = SQL("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     seen = SQL("SET TRANSACTION SNAPSHOT {}").format(Literal(snapshot))
     last = [read_alone(), SQL("SAVEPOINT {}").format(_BEFORE_EACH)]
     # The savepoint is where each export of a persistent psql starts from: see `export_next`.
-    first = _begin(begin, seen, seconds=seconds, lock_wait=lock_wait, last=last)
+    first = _begin(begin, seen, seconds=seconds, lock_wait=lock_wait, last=last, schemas=schemas)
     return _script([first, *_backend(nonce)])
 
 
@@ -314,7 +322,13 @@ def load_commit(nonce: str) -> str:
     return _script([SQL("COMMIT;"), _mark(nonce, "committed")])
 
 
-def _begin(*first: Composable, seconds: float, lock_wait: float, last: Sequence[Composable] = ()) -> Composed:
+def _begin(
+    *first: Composable,
+    seconds: float,
+    lock_wait: float,
+    last: Sequence[Composable] = (),
+    schemas: Sequence[str] = (),
+) -> Composed:
     """Compose BEGIN, `first`, the pinned settings, the limits and `last` as one message."""
     # All in one message: between two, the role's own idle timeout could end the session.
     # Two minutes later than our own timeout: the server's must never be the one that cuts a healthy stage.
@@ -326,7 +340,7 @@ def _begin(*first: Composable, seconds: float, lock_wait: float, last: Sequence[
     # Known from 17 on; where it is not, there is no row.
     unlimited = SQL("SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout'")
     limited = (set_local(setting, value) for setting, value in limits)
-    return _join([*first, *statements.pins(), *limited, unlimited, *last])
+    return _join([*first, *statements.pins(schemas), *limited, unlimited, *last])
 
 
 def _join(several: Iterable[Composable]) -> Composed:
@@ -347,9 +361,13 @@ def _copy_checks(nonce: str, *, but: tuple[str, ...] = ()) -> list[Composable]:
     ]
 
 
-def _export_checks(nonce: str, snapshot: str) -> list[Composable]:
+def _export_checks(nonce: str, snapshot: str, schemas: Sequence[str] = ()) -> list[Composable]:
     """Return the checks of any COPY, and the source proof."""
-    asked = SQL("SELECT * FROM ({}) AS c, ({}) AS p \\gset").format(statements.select_changed(), proof(snapshot))
+    changed = statements.select_changed(schemas)
+    asked = SQL("SELECT * FROM ({}) AS c, ({}) AS p \\gset").format(changed, proof(snapshot))
+    if schemas:  # the proof compares names that carry their schema
+        own = SQL("SELECT * FROM ({}) AS p \\gset").format(proof(snapshot))
+        asked = SQL("{} \\gset\n{};\n{}").format(changed, set_local("search_path", "pg_catalog"), own)
     marks = ("changed :safecopy_changed", "replaced :safecopy_replaced", "keeper :safecopy_keeper")
     return [_mark(nonce, "rows :ROW_COUNT"), asked, *(_mark(nonce, mark) for mark in marks)]
 

@@ -155,6 +155,11 @@ class CopyPlan:
             raise PlanError(self.refusals, retryable=retryable)
 
     @property
+    def source_schemas(self) -> tuple[str, ...]:
+        """The schemas that are searched after pg_catalog while the source is read."""
+        return self.source_relation.schemas if self.source_relation else ()
+
+    @property
     def source_oid(self) -> int:
         """The OID of what is read; 0 for a query."""
         return self.source_relation.oid if self.source_relation else 0

@@ -181,7 +181,8 @@ def estimate(
     where = None if spec.where is None else statements.check_where(read_from, spec.where)
     try:
         # Only rows that are stored: a view or a query may compute for long before it gives its first row.
-        node, is_empty = _ask(session, query, where, counts=given.kind in "rpm" and spec.fewest_rows > 0)
+        counts = given.kind in "rpm" and spec.fewest_rows > 0
+        node, is_empty = _ask(session, query, where, given.schemas, counts=counts)
     except SettingsChangedError as error:
         return Finding(UNKNOWN, (preflight.refuse_changed_settings(option, session, error.names),))
     except psycopg.Error as error:
@@ -192,9 +193,11 @@ def estimate(
     return Finding(expected, (empty(spec, given.label),) if is_empty else ())
 
 
-def _ask(session: Session, query: Composed, where: Composed | None, *, counts: bool) -> tuple[dict[str, Any], bool]:
+def _ask(
+    session: Session, query: Composed, where: Composed | None, schemas: Sequence[str], *, counts: bool
+) -> tuple[dict[str, Any], bool]:
     """Return the planner's expectation of `query`; and, if `counts`, whether it has no row."""
-    with session.run_user_sql():
+    with session.run_user_sql(schemas):
         # It must be a complete condition: `true) OR (true` would fit between our parentheses too.
         if where is not None:
             session.fetch_one(statements.explain(where))

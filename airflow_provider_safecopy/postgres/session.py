@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -131,7 +131,8 @@ class Session:
 
     What is composed is asked in binary, because that takes the protocol's one-statement way: SQL of a user's that closes
     our parenthesis and goes on with COMMIT and a DELETE is a syntax error then, not a list of statements. Of static SQL,
-    in which there is no user's, the server keeps the plans.
+    in which there is no user's, the server keeps the plans. `searched` are the schemas in which functions have found
+    what they name: the server keeps what it has found there, so that this session cannot tell again whether it takes them.
     """
 
     endpoint: Endpoint
@@ -139,6 +140,7 @@ class Session:
     server: Server
     search_path: tuple[str, ...]
     recall: Recall = field(init=False, repr=False, compare=False)
+    searched: set[str] = field(init=False, repr=False, compare=False, default_factory=set)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recall", Recall(self.connection))
@@ -202,15 +204,15 @@ class Session:
             raise psycopg.errors.LockNotAvailable(_LATE)
 
     @contextmanager
-    def run_user_sql(self, *, keeps_locks: bool = True) -> Iterator[None]:
+    def run_user_sql(self, schemas: Sequence[str] = (), *, keeps_locks: bool = True) -> Iterator[None]:
         """Run user SQL in this block: it cannot write, and its settings are reset afterwards.
 
-        The block is a transaction or, in an open one, a savepoint, whose locks stay with `keeps_locks`; without, nothing
+        Names are searched in pg_catalog and then in `schemas`. The block is a transaction or, in an open one, a savepoint, whose locks stay with `keeps_locks`; without, nothing
         that it has set stays. Raises `SettingsChangedError` if a setting that decides what rows mean was changed.
         """
         idle = self.connection.info.transaction_status == TransactionStatus.IDLE
         savepoint = None if idle else _READING
-        self.connection.execute(statements.begin_reading(savepoint))
+        self.connection.execute(statements.begin_reading(savepoint, schemas))
         try:
             yield
         except BaseException:
@@ -218,7 +220,9 @@ class Session:
             with suppress(psycopg.Error):
                 self.connection.execute(statements.undo_reading(savepoint))
             raise
-        ((changed,),) = self.connection.execute(statements.end_reading(savepoint, keeps_locks=keeps_locks)).fetchall()
+        ((changed,),) = self.connection.execute(
+            statements.end_reading(savepoint, schemas, keeps_locks=keeps_locks)
+        ).fetchall()
         if changed:
             raise SettingsChangedError(self.endpoint, changed)
 

@@ -34,6 +34,11 @@ def check_where(source: TableName | str, where: str) -> Composed:
     return SQL("SELECT FROM {} WHERE\n{}\n").format(_from_clause(source), verbatim(where))
 
 
+def compute(expressions: Composable, source: TableName) -> Composed:
+    """Select `expressions`, as the server spells them, of the rows of a table."""
+    return SQL("SELECT {} FROM {}").format(expressions, table(source))
+
+
 def subquery(query: Composable) -> Composed:
     """A query where COPY wants something to read."""
     return SQL("(\n{}\n)").format(query)
@@ -228,6 +233,8 @@ MEANINGS: tuple[tuple[LiteralString, LiteralString], ...] = (
 )
 """The settings that change rows on their way out or in, as found by a test that tries every setting."""
 
+_PATH = "search_path"
+
 # Settings that change which rows a condition finds, or what a user's expression gives: as database and role have them.
 _OWN: tuple[LiteralString, ...] = (
     "transform_null_equals",
@@ -240,10 +247,12 @@ _OWN: tuple[LiteralString, ...] = (
 )
 
 
-def pins() -> tuple[Composed, ...]:
-    """Pin them for the rest of the transaction."""
+def pins(schemas: Sequence[str] = ()) -> tuple[Composed, ...]:
+    """Pin them for the rest of the transaction. `schemas` are searched after pg_catalog."""
     own = (SQL("SET LOCAL {} TO DEFAULT").format(SQL(name)) for name in _OWN)
-    return (*(set_local(name, value) for name, value in MEANINGS), *own)
+    path = SQL("SET LOCAL search_path = {}").format(_path(schemas))
+    searched = (path if name == _PATH else set_local(name, value) for name, value in MEANINGS)
+    return (*searched, *own)
 
 
 def session_pins() -> tuple[Composed, ...]:
@@ -251,11 +260,15 @@ def session_pins() -> tuple[Composed, ...]:
     return tuple(SQL("SET {} TO {}").format(SQL(name), Literal(value)) for name, value in MEANINGS)
 
 
-def select_changed(*, but: tuple[str, ...] = ()) -> Composed:
+def select_changed(schemas: Sequence[str] = (), *, but: tuple[str, ...] = ()) -> Composed:
     """Ask which settings differ from the pinned values: their names as one text, or empty."""
+    path = SQL(
+        "(SELECT pg_catalog.string_agg(pg_catalog.quote_ident(p.schema), ', ' ORDER BY p.position)"
+        " FROM pg_catalog.unnest(ARRAY[{}]::pg_catalog.text[]) WITH ORDINALITY AS p(schema, position))"
+    ).format(_path(schemas))
     each = (
         SQL("CASE WHEN pg_catalog.current_setting({0}) OPERATOR(pg_catalog.<>) {1} THEN {0} END").format(
-            Literal(name), Literal(value)
+            Literal(name), path if name == _PATH and schemas else Literal(value)
         )
         for name, value in MEANINGS
         if name not in but
@@ -263,19 +276,23 @@ def select_changed(*, but: tuple[str, ...] = ()) -> Composed:
     return SQL("SELECT pg_catalog.concat_ws(', ', {}) AS safecopy_changed").format(SQL(", ").join(each))
 
 
-def begin_reading(savepoint: str | None) -> Composed:
+def begin_reading(savepoint: str | None, schemas: Sequence[str] = ()) -> Composed:
     """Begin a block that cannot write, with all settings pinned: a transaction or a savepoint."""
     begin = SQL("BEGIN READ ONLY") if savepoint is None else SQL("SAVEPOINT {}").format(Identifier(savepoint))
-    return together([begin, *pins()])
+    return together([begin, *pins(schemas)])
 
 
-def end_reading(savepoint: str | None, *, keeps_locks: bool = True) -> Composed:
+def end_reading(savepoint: str | None, schemas: Sequence[str] = (), *, keeps_locks: bool = True) -> Composed:
     """Ask which settings changed, and restore them. Without `keeps_locks` all others are restored as well."""
     if savepoint is None:
-        return together([select_changed(), SQL("ROLLBACK"), *session_pins()])
+        return together([select_changed(schemas), SQL("ROLLBACK"), *session_pins()])
     if not keeps_locks:
-        return SQL("{}; {}").format(select_changed(), undo_reading(savepoint))
-    return together([select_changed(), SQL("RELEASE SAVEPOINT {}").format(Identifier(savepoint)), *pins()])
+        return SQL("{}; {}").format(select_changed(schemas), undo_reading(savepoint))
+    return together([select_changed(schemas), SQL("RELEASE SAVEPOINT {}").format(Identifier(savepoint)), *pins()])
+
+
+def _path(schemas: Sequence[str]) -> Composed:
+    return SQL(", ").join(map(Literal, ("pg_catalog", *schemas)))
 
 
 def undo_reading(savepoint: str | None) -> Composed:

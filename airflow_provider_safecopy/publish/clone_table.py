@@ -19,6 +19,7 @@ import psycopg
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal, StageError, StageTimeoutError, may_pass
 from airflow_provider_safecopy.planning.catalog import Relation
+from airflow_provider_safecopy.planning.own_path import NOT_FOUND
 from airflow_provider_safecopy.postgres import statements
 from airflow_provider_safecopy.postgres.diagnosis import describe
 from airflow_provider_safecopy.postgres.names import TableName
@@ -35,7 +36,18 @@ lock: preparation, the exchange, and the steps after the new table has its owner
 
 _BUILD = sql.load("build")
 _PARTS: tuple[LiteralString, ...] = (
-    *("table", "storage", "identity", "indexes", "index_options", "keys", "index_targets", "checks", "foreign_keys"),
+    *(
+        "table",
+        "storage",
+        "identity",
+        "indexes",
+        "index_options",
+        "keys",
+        "index_targets",
+        "tried",
+        "checks",
+        "foreign_keys",
+    ),
     *("statistics", "targets", "analyze", "released", "held", "left", "entered", "renamed"),
     *("renamed_statistics", "renamed_foreign_keys", "owned", "commented", "granted", "pinned", "dropped"),
 )
@@ -44,8 +56,6 @@ _STATEMENTS = "\n".join(
 )
 # The names that parts have until the exchange: they contain the number of the old table's part.
 _TEMPORARY = re.compile(r"safecopy_[0-9a-f]{32}_[0-9]+")
-# What the server says when a function of the user's does not find what it names without a schema.
-_NOT_FOUND = frozenset({"42883", "42P01", "42704", "3F000"})
 _INSTEAD = "ask for publish=delta or publish=delete_insert"
 
 
@@ -197,8 +207,8 @@ def _build_error(job: PublishContext, step: Step, error: psycopg.Error) -> Stage
         hint = "raise publish_timeout, or see what holds it up"
     elif violated:
         hint = "the rows of the source do not fit the target: mend them, or leave them out with where"
-    elif error.sqlstate in _NOT_FOUND:
-        hint = f"give names in your functions their schema, or {_INSTEAD}"
+    elif error.sqlstate in NOT_FOUND:
+        hint = "give names in your functions their schema, or ask for publish=auto or publish=delete_insert"
     detail = describe(error) if violated or not late else f"not done within {job.plan.spec.timeouts.publish:g} s"
     return (StageTimeoutError if late else StageError)(
         f"prepare: {step.kind} {name} of {job.plan.target_name} cannot be built: {detail}; nothing was changed",

@@ -112,6 +112,7 @@ def find_drawback(session: Session, relation: Relation) -> str | None:
         ("subscribers would not get the rows, of publication {}", found["publications"]),
         ("readers would wait while foreign keys are checked: {}", found["referenced_by"]),
         ("writers of other tables would wait while foreign keys are checked: {}", found["refers_to"]),
+        ("of constraints that are NOT VALID it cannot tell new rows from old ones: {}", found["unvalidated"]),
         ("the new table may be changed by event triggers: {}", found["event_triggers"]),
     )
     return "; ".join(problem.format(", ".join(names)) for problem, names in told if names) or None

@@ -9,7 +9,7 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import PlanError, Refusal, VerifyError
-from airflow_provider_safecopy.planning import keys
+from airflow_provider_safecopy.planning import keys, own_path
 from airflow_provider_safecopy.planning.catalog import Relation
 from airflow_provider_safecopy.planning.keys import ACTIONS, Key, Reference, read_references
 from airflow_provider_safecopy.planning.plan import STAGING, CopyPlan, PlannedStep
@@ -52,6 +52,7 @@ def refusals(table: TargetTable, spec: CopySpec, missing: Missing) -> Iterator[R
             table=label,
             hint="make the key its REPLICA IDENTITY, or add a primary key",
         )
+    yield from own_path.check_reading(table.session, relation, replaces=spec.write_mode == "replace")
     deletes = relation.deletes_refused_by if missing == "delete" else ()
     yield from of_publications(relation, (*relation.updates_refused_by, *deletes))
 

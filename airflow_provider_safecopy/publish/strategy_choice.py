@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from airflow_provider_safecopy import sql
-from airflow_provider_safecopy.errors import Refusal
+from airflow_provider_safecopy.errors import Refusal, StageError
 from airflow_provider_safecopy.planning.finding import Finding
+from airflow_provider_safecopy.planning.own_path import NOT_FOUND
 from airflow_provider_safecopy.planning.target_table import TargetTable, find_pairing_key
 from airflow_provider_safecopy.postgres.lookout import Blocker, list_blockers
 from airflow_provider_safecopy.publish import schema_drift
@@ -142,14 +143,34 @@ def can_leave_swap(job: PublishContext) -> bool:
     return job.plan.publish == "swap" and job.plan.spec.publish == "auto" and not schema_drift.adds_columns(job.plan)
 
 
+def replace_unbuildable(job: PublishContext, error: StageError) -> PublishContext:
+    """Return the job with another way if `auto` chose a swap whose table cannot be built; else raise `error`.
+
+    A function written in another language than SQL shows only when it runs that it names things without a schema.
+    """
+    if error.stage != "prepare" or error.sqlstate not in NOT_FOUND or not can_leave_swap(job):
+        raise error
+    why = f"the new table cannot be built: {error.message}"
+    if (found := _plan_instead(job, why)) is None:
+        raise error
+    return found
+
+
 def _replan(job: PublishContext, blockers: str, seconds: float) -> PublishContext | None:
     """Return the job with the best way that waits for no reader; None if it would wait as well."""
     plan, relation = job.plan, job.plan.target_relation
     asked = {"target": plan.target_oid, "exclusive": False}
     if relation is None or job.target.fetch_all(_BLOCKERS["holders"], asked):
-        # A writer holds the table: any other way would wait for it too.
+        # A writer holds the table: any other strategy would wait for it too.
         return None
-    staging = job.verification.staging
+    return _plan_instead(job, f"it waits for no reader; swap had waited {seconds:g} s for {blockers}")
+
+
+def _plan_instead(job: PublishContext, because: str) -> PublishContext | None:
+    """Return the job with another way than swap; None if there is none, or staging may have changed since it was proven."""
+    plan, relation, staging = job.plan, job.plan.target_relation, job.verification.staging
+    if relation is None:
+        return None
     if job.target.fetch_value(_BLOCKERS["rows_may_change"], {"schema": staging.schema, "name": staging.name}):
         # Rows in staging may have changed since they were proven.
         return None
@@ -157,7 +178,7 @@ def _replan(job: PublishContext, blockers: str, seconds: float) -> PublishContex
     way = choose_instead_of_swap(plan.spec, table)
     if way is None:
         return None
-    why = f"publish {way} instead of swap: it waits for no reader; swap had waited {seconds:g} s for {blockers}"
+    why = f"publish {way} instead of swap: {because}"
     log.warning("%s: %s", plan.target_name, why)
     found = find_pairing_key(plan.spec, table, way)
     return replace(job, plan=replace(plan, publish=way, key=found, reasons=(*plan.reasons, why)))

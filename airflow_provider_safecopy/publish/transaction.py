@@ -29,7 +29,14 @@ from airflow_provider_safecopy.postgres.diagnosis import describe
 from airflow_provider_safecopy.postgres.lookout import lock_wait_error
 from airflow_provider_safecopy.postgres.session import SILENT_SECONDS, Session, end_stage_sessions, open_session
 from airflow_provider_safecopy.postgres.statements import together
-from airflow_provider_safecopy.publish import maintenance, receipt, schema_drift, sequences, target_lock
+from airflow_provider_safecopy.publish import (
+    maintenance,
+    receipt,
+    schema_drift,
+    sequences,
+    strategy_choice,
+    target_lock,
+)
 from airflow_provider_safecopy.publish.context import PublishContext
 from airflow_provider_safecopy.publish.lock_waits import Blockers
 from airflow_provider_safecopy.publish.receipt import Receipt, WatermarkChange
@@ -149,7 +156,11 @@ def publish(
                     with target.connection.transaction(force_rollback=True):
                         fence(target.connection)
                 job = schema_drift.widen(job)
-                before = _prepare(job, drops_staging=drops_staging)
+                try:
+                    before = _prepare(job, drops_staging=drops_staging)
+                except StageError as error:
+                    job = strategy_choice.replace_unbuildable(job, error)
+                    before = _prepare(job, drops_staging=drops_staging)
             ready = time.monotonic()
             with Blockers(job) as blockers:
                 try:

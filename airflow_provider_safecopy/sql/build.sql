@@ -154,6 +154,17 @@ SELECT 'build', 50, 0, 'constraint', string_agg(k.name, ', ' ORDER BY k.conname)
        format('ALTER TABLE %%s ', g.staging) || string_agg('ADD CONSTRAINT ' || k.name || ' ' || k.definition, ', ' ORDER BY k.conname), NULL
 FROM given g CROSS JOIN restriction k WHERE k.contype = 'c' OR k.contype = 'n' AND NOT k.convalidated GROUP BY g.staging
 
+-- name: tried
+-- A constraint that is NOT VALID forbids rows that are new, as all of staging's are: it is made valid first, and then again as
+-- it was.
+SELECT 'build', 48, 0, 'constraint', string_agg(k.name, ', ' ORDER BY k.conname),
+       format('ALTER TABLE %%s ', g.staging) || string_agg(format('ADD CONSTRAINT %%s %%s', k.name, left(k.definition, -10)), ', ' ORDER BY k.conname), NULL
+FROM given g CROSS JOIN restriction k WHERE k.contype IN ('c', 'n') AND right(k.definition, 10) = ' NOT VALID' GROUP BY g.staging
+UNION ALL
+SELECT 'build', 49, 0, 'constraint', string_agg(k.name, ', ' ORDER BY k.conname),
+       format('ALTER TABLE %%s ', g.staging) || string_agg('DROP CONSTRAINT ' || k.name, ', ' ORDER BY k.conname), NULL
+FROM given g CROSS JOIN restriction k WHERE k.contype IN ('c', 'n') AND right(k.definition, 10) = ' NOT VALID' GROUP BY g.staging
+
 -- name: foreign_keys
 -- A foreign key acts from the moment it exists: staging would keep others from deleting referenced rows, and ON DELETE
 -- and ON UPDATE would change its own rows after they were proven. So foreign keys to other tables are made in

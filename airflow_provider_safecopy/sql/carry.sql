@@ -310,6 +310,8 @@ ORDER BY 1
 -- name: reluctance
 SELECT ARRAY(SELECT k.conname::text || ' to ' || k.confrelid::regclass::text FROM pg_constraint k
              WHERE k.contype = 'f' AND k.conrelid = %(oid)s AND k.confrelid <> %(oid)s AND k.conparentid = 0 AND k.convalidated ORDER BY 1) AS refers_to,
+       ARRAY(SELECT k.conname::text FROM pg_constraint k
+             WHERE k.conrelid = %(oid)s AND k.conparentid = 0 AND right(pg_get_constraintdef(k.oid), 10) = ' NOT VALID' ORDER BY 1) AS unvalidated,
        ARRAY(SELECT e.evtname::text FROM pg_event_trigger e
              WHERE e.evtevent = 'ddl_command_end' AND e.evtenabled IN ('O', 'A')
                AND (e.evttags IS NULL OR e.evttags && '{CREATE TABLE,ALTER TABLE}') ORDER BY 1) AS event_triggers,

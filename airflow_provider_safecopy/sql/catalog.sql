@@ -101,6 +101,16 @@ SELECT c.oid, c.relkind::text AS kind, c.relpersistence::text AS persistence,
        -- Keys on periods of time, of version 18 on.
        ARRAY(SELECT k.conname::text FROM pg_constraint k
              WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u') AND (to_jsonb(k) ->> 'conperiod')::bool ORDER BY 1) AS temporal_keys,
+       -- Functions and operators of a user's that a planner may have to look into: those of indexes, statistics and computed
+       -- columns. A function written in SQL names things, and where it gives no schema it depends on the search_path.
+       EXISTS (SELECT FROM (
+                   SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index i WHERE i.indrelid = ANY (tree.oids)
+                   UNION ALL SELECT 'pg_statistic_ext'::regclass, x.oid FROM pg_statistic_ext x WHERE x.stxrelid = ANY (tree.oids)
+                   UNION ALL SELECT 'pg_constraint'::regclass, k.oid FROM pg_constraint k WHERE k.conrelid = ANY (tree.oids) AND k.contype = 'c'
+                   UNION ALL SELECT 'pg_attrdef'::regclass, f.oid FROM pg_attrdef f WHERE f.adrelid = ANY (tree.oids)
+               ) AS thing(class, oid)
+               JOIN pg_depend d ON d.classid = thing.class AND d.objid = thing.oid
+               WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) AND d.refobjid >= 16384) AS calls_functions,
        kin.kin_schemas, kin.kin_names, inbound.referenced_by, inbound.deletes_spread_by,
        nameless.published_without_identity, nameless.update_without_identity,
        unfit.updates_refused_by, unfit.deletes_refused_by
@@ -305,6 +315,17 @@ SELECT pg_relation_size(%(oid)s::oid) AS bytes
 SELECT EXISTS (SELECT FROM pg_stat_activity
                WHERE application_name = %(application)s AND pid <> pg_backend_pid() AND state = 'active'
                  AND COALESCE(wait_event_type, '') NOT IN ('Lock', 'Client'))
+
+-- name: expressions
+-- What is computed where rows of a table are stored, or a table like it is made.
+SELECT pg_get_expr(e.tree, %(oid)s) AS expression
+FROM (SELECT i.indexprs FROM pg_index i WHERE i.indrelid = %(oid)s
+      UNION ALL SELECT i.indpred FROM pg_index i WHERE i.indrelid = %(oid)s
+      UNION ALL SELECT x.stxexprs FROM pg_statistic_ext x WHERE x.stxrelid = %(oid)s
+      UNION ALL SELECT k.conbin FROM pg_constraint k WHERE k.conrelid = %(oid)s AND k.contype = 'c'
+      UNION ALL SELECT f.adbin FROM pg_attrdef f JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
+                WHERE f.adrelid = %(oid)s AND a.attgenerated <> '') AS e(tree)
+WHERE e.tree IS NOT NULL
 
 -- name: large_objects
 SELECT EXISTS (SELECT FROM pg_largeobject_metadata)

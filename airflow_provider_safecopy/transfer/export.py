@@ -178,11 +178,14 @@ def _split_scripts(
             nonce=nonce,
             seconds=seconds,
             lock_wait=lock_wait,
+            schemas=plan.source_schemas,
         )
         return [make_memory_file(script)], ["-f", "-"]
-    # psql sends what `-c` gives it to the server unread.
-    first = make_memory_file(
-        copy_script.export_opening(snapshot=snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait)
+    opening = copy_script.export_opening(
+        snapshot=snapshot, nonce=nonce, seconds=seconds, lock_wait=lock_wait, schemas=plan.source_schemas
     )
+    # psql sends what `-c` gives it to the server unread.
+    first = make_memory_file(opening)
     words = ["-f", f"/proc/self/fd/{first}", "-c", copy_script.export_output(output), "-c", copy.as_string(None)]
-    return [first, make_memory_file(copy_script.export_end(nonce, snapshot=snapshot))], [*words, "-f", "-"]
+    end = copy_script.export_end(nonce, snapshot=snapshot, schemas=plan.source_schemas)
+    return [first, make_memory_file(end)], [*words, "-f", "-"]

@@ -53,7 +53,7 @@ def verify(plan: CopyPlan, exported: Exported, loaded: Loaded, *, source: Sessio
     staged, filled, here, content_hash = 0, [], None, None
     if plan.spec.verify == "full":
         there = _hash_content(plan, target, columns, statements.select(columns, loaded.staging, None))
-        here = _hash_content(plan, source, plan.source_columns, plan.build_query())
+        here = _hash_content(plan, source, plan.source_columns, plan.build_query(), plan.source_schemas)
         staged, content_hash = there["rows"], there["hash"]
     if guarded or plan.spec.verify == "counts":
         counted = _read_row(plan, target, upkeep.count_filled(loaded.staging, guarded))
@@ -97,13 +97,22 @@ def _require_agreement(proofs: dict[str, Any], plan: CopyPlan) -> None:
 
 
 def _hash_content(
-    plan: CopyPlan, session: Session, columns: tuple[str, ...], rows: psycopg.sql.Composed
+    plan: CopyPlan,
+    session: Session,
+    columns: tuple[str, ...],
+    rows: psycopg.sql.Composed,
+    schemas: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    return _read_row(plan, session, statements.content_hash(columns, rows))
+    return _read_row(plan, session, statements.content_hash(columns, rows), schemas)
 
 
 def _read_row(
-    plan: CopyPlan, session: Session, query: psycopg.sql.Composed, *, lock_timeout: float | None = None
+    plan: CopyPlan,
+    session: Session,
+    query: psycopg.sql.Composed,
+    schemas: tuple[str, ...] = (),
+    *,
+    lock_timeout: float | None = None,
 ) -> dict[str, Any]:
     """Return the one row of `query`, within `verify_timeout`.
 
@@ -113,7 +122,7 @@ def _read_row(
     try:
         # The server's own timeout comes first and has a message; the connection is cut only if no answer comes. A
         # savepoint keeps the source's snapshot as it is.
-        with session.limit_answer(limit + SILENT_SECONDS), session.run_user_sql(keeps_locks=False):
+        with session.limit_answer(limit + SILENT_SECONDS), session.run_user_sql(schemas, keeps_locks=False):
             session.connection.execute(statements.set_timeout("statement_timeout", limit))
             if lock_timeout is not None:
                 session.connection.execute(statements.set_timeout("lock_timeout", lock_timeout))

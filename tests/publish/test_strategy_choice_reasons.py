@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_safecopy import pipeline
-from airflow_provider_safecopy.errors import PlanError
+from airflow_provider_safecopy.errors import PlanError, StageError
 from airflow_provider_safecopy.spec import CopySpec
 from tests.conftest import MakeDatabase, MakeRole
 from tests.support.content import rows_of
@@ -168,3 +168,63 @@ def test_a_key_of_periods_is_told_from_none(target: Database, kind: str, options
     for way in ("auto", "delete_insert"):
         pipeline.copy(spec(source_table="public.원본", publish=way), target.endpoint, target.endpoint)
         assert target.value('SELECT "금액" FROM "판매"') == 5
+
+
+_NOT_VALID = {
+    "a check": 'ALTER TABLE "판매" ADD CONSTRAINT "규칙" CHECK ("금액" < 50) NOT VALID',
+    "a foreign key": (
+        'CREATE TABLE "가격" (n int PRIMARY KEY); INSERT INTO "가격" SELECT g * 10 FROM generate_series(1, 4) g;'
+        'ALTER TABLE "판매" ADD CONSTRAINT "규칙" FOREIGN KEY ("금액") REFERENCES "가격" NOT VALID'
+    ),
+    "a NOT NULL": 'ALTER TABLE "판매" ADD CONSTRAINT "규칙" NOT NULL "메모" NOT VALID',
+}
+"""Constraints that rows in the target break already, and new ones of the source."""
+
+
+def _refuse_new_rows(source: Database, target: Database, constraint: str) -> None:
+    if "NOT NULL" in constraint:
+        for each in (source, target):
+            each.execute('UPDATE "판매" SET "메모" = NULL WHERE "번호" IN (9, 99)')
+    target.execute(constraint)
+
+
+@pytest.mark.parametrize("constraint", _NOT_VALID.values(), ids=_NOT_VALID)
+def test_a_constraint_for_new_rows_gives_one_answer_whatever_the_strategy(
+    ends: tuple[Database, Database], constraint: str
+) -> None:
+    """The kind: a constraint that is NOT VALID binds rows that are written, and a swap writes all of them."""
+    source, target = ends
+    if "NOT NULL" in constraint and target.major < 18:
+        pytest.skip("NOT NULL can be NOT VALID from version 18 on")
+    _refuse_new_rows(source, target, constraint)
+    for way in ("auto", "swap", "delta", "delete_insert", "truncate_insert"):
+        if way == "swap" and "FOREIGN" in constraint:
+            continue  # see below
+        with pytest.raises(StageError) as caught:
+            pipeline.copy(spec(publish=way), source.endpoint, target.endpoint)
+        assert "규칙" in caught.value.message or "NOT NULL" in constraint, way
+        assert (caught.value.sqlstate or "")[:2] == "23", way
+        assert target.value('SELECT count(*) FROM "판매"') == 3
+    source.execute('UPDATE "판매" SET "금액" = 10, "메모" = \'메모\'')
+    for way in ("auto", "swap", "delta", "delete_insert"):
+        pipeline.copy(spec(publish=way), source.endpoint, target.endpoint)
+        assert rows_of(source, ROWS) == rows_of(target, ROWS)
+        assert target.value("SELECT convalidated FROM pg_constraint WHERE conname = '규칙'") is False
+
+
+def test_rows_that_broke_such_a_constraint_before_stay(ends: tuple[Database, Database]) -> None:
+    """The kind's other side: `auto` writes only what differs, as the constraint is meant."""
+    source, target = ends
+    source.execute('UPDATE "판매" SET "금액" = 10; INSERT INTO "판매" VALUES (99, 990, \'메모\')')
+    target.execute(_NOT_VALID["a check"])
+    report = pipeline.copy(spec(), source.endpoint, target.endpoint)
+    assert report.publish == "delta"
+    assert rows_of(source, ROWS) == rows_of(target, ROWS)
+
+
+def test_a_swap_says_that_it_does_not_check_such_a_foreign_key(ends: tuple[Database, Database]) -> None:
+    """The kind's border: to check a foreign key and forget that takes a lock that readers of the other table feel."""
+    source, target = ends
+    target.execute(_NOT_VALID["a foreign key"])
+    plan = pipeline.plan(spec(publish="swap"), source.endpoint, target.endpoint)
+    assert any("NOT VALID" in each and "규칙" in each for each in (*plan.reasons, *plan.warnings))

@@ -20,6 +20,7 @@ from psycopg.sql import SQL, Composed
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import PlanError, Refusal
+from airflow_provider_safecopy.planning import own_path
 from airflow_provider_safecopy.planning.catalog import Relation
 from airflow_provider_safecopy.planning.plan import STAGING, CopyPlan, PlannedStep
 from airflow_provider_safecopy.planning.target_table import TargetTable
@@ -72,6 +73,7 @@ def find_refusals(table: TargetTable, spec: CopySpec) -> Iterator[Refusal]:
         and (wrong_to_others := publish_dependents.check_publications(session, relation)) is not None
     ):
         yield wrong_to_others
+    yield from own_path.check_building(session, relation)
     wrong = tuple(clone_table.refusals(session, relation, list_copied_columns(relation, spec)))
     yield from wrong
     known = {(refusal.code, refusal.message) for refusal in wrong}
