@@ -23,7 +23,7 @@ WITH RECURSIVE line(oid) AS (
     -- A name that is a text is looked up when a value is drawn: along the search_path, if it has no schema.
     SELECT c.attrelid, c.attnum, replace(found.match[1], '''''', '''') AS name
     FROM copied c
-    CROSS JOIN LATERAL regexp_matches(c.expression, $$nextval\(\('((?:[^']|'')+)'::text\)::regclass\)$$, 'g') AS found(match)
+    CROSS JOIN LATERAL regexp_matches(c.expression, 'nextval\(\(\x27((?:[^\x27]|\x27\x27)+)\x27::text\)::regclass\)', 'g') AS found(match)
 ), spoken AS (
     SELECT said.attrelid, said.attnum, s.oid
     FROM said
