@@ -50,7 +50,7 @@ def _judged(holder: Holder, own: Mapping[str, str] = OWN, *, cleared: bool | Non
 def state(mocker: MockerFixture, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What Airflow answers when it is asked for the state of a run; this Airflow is called 운영."""
     monkeypatch.setenv("AIRFLOW__SAFECOPY__DEPLOYMENT_ID", "운영")
-    return mocker.patch("airflow_provider_safecopy.hooks.dag_run_state._state", return_value=_run("running"))
+    return mocker.patch("airflow_provider_safecopy.hooks.dag_run_state._read_state", return_value=_run("running"))
 
 
 def _run(state: str | None, started: str | None = OWN["started"]) -> Any:

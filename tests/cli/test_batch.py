@@ -93,7 +93,7 @@ def test_a_busy_one_is_told_skipped_or_waited_for(safecopy: Command, listed: str
     skipped = copied(safecopy, listed, "--json", "--on-busy", "skip")
     assert (skipped.code, skipped.json["status"]) == (0, "published")
     assert [report["status"] for report in skipped.json["tables"]].count("skipped") == 1
-    waited = copied(safecopy, listed, "--on-busy", "wait", "--wait-timeout", "500ms")
+    waited = copied(safecopy, listed, "--on-busy", "wait", "--wait-timeout", "3s")
     assert waited.code == 3
     assert "waiting for it" in waited.err
 
