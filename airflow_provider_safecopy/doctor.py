@@ -14,7 +14,7 @@ from airflow_provider_safecopy import shortage
 from airflow_provider_safecopy.errors import ConfigError, Refusal, SafeCopyError
 from airflow_provider_safecopy.lock import schema as lock
 from airflow_provider_safecopy.lock.model import format_application_name
-from airflow_provider_safecopy.pipeline.planner import describe_publications, draft
+from airflow_provider_safecopy.pipeline.planner import check_tls, describe_publications, draft
 from airflow_provider_safecopy.planning import preflight
 from airflow_provider_safecopy.postgres import memory
 from airflow_provider_safecopy.postgres.diagnosis import describe
@@ -58,7 +58,7 @@ def examine(
         ours, of_source = _session("source", source, stack)
         theirs, of_target = _session("target", target, stack)
         here = [*limits, *_psql(psql), *_spool(spool_dir)]
-        checks = [*here, *of_source, *of_target, *_newest(psql, ours, theirs)]
+        checks = [*here, *of_source, *of_target, *_newest(psql, ours, theirs), *_tls(psql, ours, theirs)]
         found = _lock(theirs) if theirs else ()
         checks += _schema(theirs, found) if theirs else ()
         if ours and theirs:
@@ -132,6 +132,10 @@ def _newest(given: str | None, *sessions: Session | None) -> Iterator[Check]:
     if binary and binary.major < newest:
         detail = f"psql {binary.major} is older than the newest server, {newest}: it will do"
         yield Check("psql version", "warning", detail, "a psql as new as the newest server is better")
+
+
+def _tls(given: str | None, *sessions: Session | None) -> list[Check]:
+    return _failures("psql TLS", list(check_tls(_find_psql(given), *(session for session in sessions if session))))
 
 
 def _find_psql(given: str | None) -> PsqlBinary | None:

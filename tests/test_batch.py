@@ -19,9 +19,10 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import AbortedError, ConfigError, LockBusyError, PlanError
 from airflow_provider_safecopy.lock.living_lock import LivingLock
 from airflow_provider_safecopy.pipeline import batch, planner
-from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport
+from airflow_provider_safecopy.pipeline.outcome import BatchProgress, BatchReport, Failure
 from airflow_provider_safecopy.postgres.names import TableName
 from airflow_provider_safecopy.postgres.psql import Psql
+from airflow_provider_safecopy.report import CopyReport
 from airflow_provider_safecopy.spec import CopySpec, Timeouts
 from airflow_provider_safecopy.table_list import build_specs, parse_entries
 from tests.conftest import MakeDatabase, MakePsql, MakeRole, NothingLeft
@@ -598,3 +599,42 @@ def test_encodings_that_lack_letters_are_told_per_table(
     assert isinstance(error, PlanError)
     assert "name_not_in_encoding" in {refusal.code for refusal in error.refusals}
     assert same((source, euc), "하나")
+
+
+_UNREADABLE = {
+    "not populated": "CREATE MATERIALIZED VIEW public.나쁜 AS SELECT 1 AS n WITH NO DATA",
+    "a view without rights": (
+        "CREATE TABLE public.숨은 (n int); CREATE VIEW public.나쁜 WITH (security_invoker) AS SELECT * FROM public.숨은"
+    ),
+    "a division by zero": "CREATE VIEW public.나쁜 AS SELECT 1 / (1 - 1) AS n FROM public.좋은",
+    "a lost function": (
+        "CREATE FUNCTION public.것(n int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';"
+        "CREATE VIEW public.나쁜 AS SELECT public.것(n) AS n FROM public.좋은; SET check_function_bodies = off;"
+        "CREATE OR REPLACE FUNCTION public.것(n int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 없는.것($1)'"
+    ),
+}
+
+
+@pytest.mark.parametrize("making", _UNREADABLE.values(), ids=_UNREADABLE)
+def test_a_relation_that_cannot_be_planned_is_refused_as_it_is_alone(
+    source: Database, target: Database, role: MakeRole, making: str
+) -> None:
+    """The kind: a question about all tables that errs for one says nothing of the others."""
+    source.execute(f"CREATE TABLE public.좋은 (n int); INSERT INTO public.좋은 VALUES (1); {making}")
+    target.execute("CREATE TABLE public.좋은 (n int); CREATE TABLE public.나쁜 (n int)")
+    reader = role(source)
+    source.execute(f'GRANT SELECT ON public.좋은, public.나쁜 TO "{reader.role}"')
+    specs = [CopySpec.of(source_table=f"public.{name}", target_table=f"public.{name}") for name in ("나쁜", "좋은")]
+    with pytest.raises(PlanError) as alone:
+        pipeline.copy(specs[0], reader.endpoint, target.endpoint)
+    with pytest.raises(PlanError) as together:
+        pipeline.copy_tables(specs, reader.endpoint, target.endpoint)
+    assert together.value.refusals == alone.value.refusals
+    assert target.value("SELECT count(*) FROM public.좋은") == 0
+    report = pipeline.copy_tables(specs, reader.endpoint, target.endpoint, keep_going=True)
+    bad, good = report.outcomes
+    assert isinstance(bad, Failure)
+    assert isinstance(bad.error, PlanError)
+    assert bad.error.refusals == alone.value.refusals
+    assert isinstance(good, CopyReport)
+    assert target.value("SELECT count(*) FROM public.좋은") == 1

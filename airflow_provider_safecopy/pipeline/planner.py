@@ -46,7 +46,7 @@ from airflow_provider_safecopy.planning.source_identity import (
 from airflow_provider_safecopy.planning.target_table import TargetTable, find_pairing_key
 from airflow_provider_safecopy.postgres import memory, statements
 from airflow_provider_safecopy.postgres.names import TableName, spell
-from airflow_provider_safecopy.postgres.psql import PsqlBinary, find_psql
+from airflow_provider_safecopy.postgres.psql import PsqlBinary, find_psql, has_tls
 from airflow_provider_safecopy.postgres.session import Session, SettingsChangedError
 from airflow_provider_safecopy.publish import maintenance, schema_drift, strategy_choice
 from airflow_provider_safecopy.publish.strategies import STRATEGIES
@@ -95,6 +95,7 @@ def _source(spec: CopySpec, session: Session, tables: Tables) -> Finding[Relatio
         return Finding(None, (preflight.refuse_bad_sql("source_sql", session, error),))
 
 
+_TLS_DEMANDED = frozenset({"require", "verify-ca", "verify-full"})
 SMALL_BYTES = 16 * MiB
 """Up to here `transfer="auto"` is sequential: the file is small, and the second psql may start late."""
 
@@ -127,7 +128,7 @@ def choose_method(
         spec, source, source_relation, size, transfer=transfer.value, publish=publish
     )
     room = refuse(spool.find_refusals(spec.spool_dir, needed=needed, limit=spec.spool_limit))
-    said = join(format_, transfer, lanes, binary, room)
+    said = join(format_, transfer, lanes, binary, refuse(check_tls(binary.value, *sessions)), room)
     manner = TransferMethod(format_.value, transfer.value, lanes.value, binary.value)
     return Finding(manner, said.refusals, said.reasons, tuple(_find_warnings(binary.value, source, target)))
 
@@ -204,11 +205,23 @@ def _find_warnings(binary: PsqlBinary | None, source: Session, target: Session) 
     found, newest = [], max(source.server.major, target.server.major)
     if binary and binary.major < newest:
         found.append(f"psql {binary.major} is older than the server ({newest}); it will do, a newer one is better")
+    open_ends = [each for each in (source, target) if each.connection.pgconn.ssl_in_use]
+    if binary and open_ends and not has_tls(binary):
+        named = ", ".join(str(each.endpoint) for each in open_ends)
+        found.append(f"{named}: rows travel unencrypted: {binary.path} was built without TLS")
     if ignored := sorted({*source.endpoint.ignored, *target.endpoint.ignored}):
         found.append(f"{', '.join(ignored)} in the environment: ignored; only the connection says where it goes")
     if target.server.publications:
         found.append(describe_publications(target.server.publications))
     return found
+
+
+def check_tls(binary: PsqlBinary | None, *sessions: Session) -> Iterator[Refusal]:
+    """Yield a refusal for each server that must be reached by TLS, where psql has none."""
+    for session in sessions:
+        if binary and session.endpoint.parameters.get("sslmode") in _TLS_DEMANDED and not has_tls(binary):
+            message = f"{session.endpoint}: the connection demands TLS, and {binary.path} was built without it"
+            yield Refusal("psql", message, hint="install the distribution's psql, or name one in SAFECOPY_PSQL")
 
 
 def describe_publications(publications: tuple[str, ...]) -> str:

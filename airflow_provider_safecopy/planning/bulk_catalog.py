@@ -248,7 +248,7 @@ def _read_blueprints(
     chosen = {found.oid: spec.columns or {each.name: "" for each in found.columns} for spec, found in missing}
     vocabulary = read_vocabulary(
         target,
-        [each.type for _, found in missing for each in found.columns],
+        [each for _, found in missing for each in found.columns],
         [each for oid, original in originals.items() for each in original.list_defaults(chosen[oid])],
         [each for original in originals.values() for each in original.list_collations(original.columns)],
     )

@@ -78,18 +78,18 @@ class SourceDefinition:
         found = self.columns.get(source_column.name, {})
         collation = _choose_collation(vocabulary, name, found)
         # No NOT NULL: the rows that are there already have no value in this column.
-        new = NewColumn(name, source_column.type, found.get("comment"), collation=collation.value)
+        new = NewColumn(name, vocabulary.spell(source_column.type), found.get("comment"), collation=collation.value)
         return Finding(new, warnings=collation.warnings)
 
     def build_column(self, vocabulary: Vocabulary, source_column: Column, name: str) -> Finding[NewColumn]:
         """Return a column for a new table, with warnings of what differs from the source's."""
         found = self.columns.get(source_column.name)
         if found is None:
-            return Finding(NewColumn(name, source_column.type))
+            return Finding(NewColumn(name, vocabulary.spell(source_column.type)))
         default, collation = _choose_default(vocabulary, name, found), _choose_collation(vocabulary, name, found)
         new = NewColumn(
             name,
-            source_column.type,
+            vocabulary.spell(source_column.type),
             found["comment"],
             not_null=found["not_null"],
             default=default.value,
@@ -149,9 +149,9 @@ def read_blueprint(
     """
     chosen = set(names)
     original = SourceDefinition.read(source, relation)
-    types = [each.type for each in relation.columns if each.name in chosen]
+    columns = [each for each in relation.columns if each.name in chosen]
     expressions = original.list_defaults(chosen) if defaults else ()
-    return Blueprint(original, read_vocabulary(target, types, expressions, original.list_collations(chosen)))
+    return Blueprint(original, read_vocabulary(target, columns, expressions, original.list_collations(chosen)))
 
 
 def plan_target_column(
@@ -176,7 +176,7 @@ def plan_target_column(
     if found.is_pseudo:
         message = f"column {column}: no table can have a column of type {source_column.type}"
         return Refusal("column_unaddable", message, label, column, "cast it in source_sql")
-    return Column(name, source_column.type, **found.facts)
+    return Column(name, found.spelled, **found.facts)
 
 
 def _choose_default(vocabulary: Vocabulary, name: str, facts: Mapping[str, Any]) -> Finding[str | None]:

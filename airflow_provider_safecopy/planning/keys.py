@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
+import psycopg
+
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.errors import Refusal
 from airflow_provider_safecopy.planning.catalog import Relation
@@ -191,6 +193,8 @@ def _candidate(rows: list[dict[str, Any]]) -> Candidate:
 REFERENCES = sql.load("key")["references"]
 """The query whose rows `parse_references` reads: for the table `oid`."""
 
+_ORDER = sql.load("key")["order"]
+
 ACTIONS = frozenset("cnd")
 """The actions that change the referring rows: cascade, SET NULL, SET DEFAULT.
 
@@ -230,6 +234,22 @@ class Reference:
     def format_clause(self, event: Literal["DELETE", "UPDATE"]) -> str:
         """Return the clause as the key's definition spells it, such as ``ON DELETE SET NULL``."""
         return f"ON {event} {_WORDS[self.on_delete if event == 'DELETE' else self.on_update].upper()}"
+
+
+def name_order(session: Session, oid: int, error: BaseException | None) -> str:
+    """Return the order of copies that a violated foreign key of the table `oid`, or on it, allows; empty for other errors.
+
+    New rows of the parent go before those of the child, and vanished ones after them: no two copies can do both.
+    """
+    if not isinstance(error, psycopg.errors.ForeignKeyViolation | psycopg.errors.RestrictViolation):
+        return ""
+    found = session.fetch_one(_ORDER, {"oid": oid, "key": error.diag.constraint_name or ""})
+    if found is None:
+        return ""
+    return (
+        f"three copies in this order work: {found['parent']} with write_mode=upsert, which removes nothing; then "
+        f"{found['child']}; then {found['parent']} as it was meant"
+    )
 
 
 def read_references(session: Session, oid: int) -> tuple[Reference, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import psycopg
 
 from airflow_provider_safecopy import sql
 from airflow_provider_safecopy.planning import catalog, table_statements
+from airflow_provider_safecopy.planning.catalog import Column
 from airflow_provider_safecopy.postgres import statements
 from airflow_provider_safecopy.postgres.bulk import ask_all
 from airflow_provider_safecopy.postgres.session import Session, SettingsChangedError
@@ -20,11 +21,12 @@ _UNSPELLABLE = (psycopg.errors.UntranslatableCharacter, psycopg.errors.Character
 
 @dataclass(frozen=True)
 class TargetType:
-    """A type that the target has. `facts` are what a `Column` says of its type.
+    """A type that the target has, as it is `spelled` there. `facts` are what a `Column` says of its type.
 
     `is_constrained`: a domain whose NOT NULL, default or CHECK applies to rows that are there already.
     """
 
+    spelled: str
     is_pseudo: bool
     is_constrained: bool
     facts: Mapping[str, Any]
@@ -38,22 +40,50 @@ class Vocabulary:
     defaults: frozenset[str]
     collations: frozenset[str]
 
+    def spell(self, type_: str) -> str:
+        """Return how the target spells a type of the source, which may be in another schema there."""
+        return self.types[type_].spelled if type_ in self.types else type_
+
 
 def read_vocabulary(
-    target: Session, types: Iterable[str], defaults: Iterable[str], collations: Iterable[str]
+    target: Session, columns: Iterable[Column], defaults: Iterable[str], collations: Iterable[str]
 ) -> Vocabulary:
-    """Ask the target for all types and all collations at once, and for each default by itself."""
+    """Ask the target for types of `columns` and collations, all at once, and for each default by itself."""
     return Vocabulary(
-        _read_types(target, sorted(set(types))),
+        _read_types(target, {each.type: each for each in columns}),
         frozenset(each for each in sorted(set(defaults)) if _can_evaluate(target, each)),
         frozenset(_read_known(target, "collation_there", "name", sorted(set(collations)), "exists")),
     )
 
 
-def _read_types(target: Session, names: Collection[str]) -> dict[str, TargetType]:
-    rows = _read_known(target, "type_there", "type", names, "oid")
+def _read_types(target: Session, columns: Mapping[str, Column]) -> dict[str, TargetType]:
+    rows = _read_known(target, "type_there", "type", sorted(columns), "oid")
     facts = catalog.type_facts(target, [row["oid"] for row in rows.values()]) if rows else {}
-    return {name: TargetType(bool(row["pseudo"]), bool(row["obeyed"]), facts[row["oid"]]) for name, row in rows.items()}
+    found = {name: _target_type(name, row, facts) for name, row in rows.items()}
+    return found | _types_elsewhere(target, [each for name, each in sorted(columns.items()) if name not in found])
+
+
+def _types_elsewhere(target: Session, columns: Sequence[Column]) -> dict[str, TargetType]:
+    """Return the types of `columns` that the target has in another schema: of one extension, or made alike."""
+    wanted = [each for each in columns if each.type_schema]
+    try:
+        with target.connection.transaction():
+            asked = [{"bare": each.bare_type} for each in wanted]
+            answers = ask_all(target, _DEFINE["type_elsewhere"], {"bare": "text"}, asked)
+    except _UNSPELLABLE:
+        return {}
+    facts = catalog.type_facts(target, [row["oid"] for rows in answers for row in rows]) if any(answers) else {}
+    there = {}
+    for column, rows in zip(wanted, answers, strict=True):
+        for row in reversed(rows):
+            known = facts[row["oid"]]
+            if (column.structure, column.origins) == (known["structure"], known["origins"]):
+                there[column.type] = _target_type(row["spelled"], row, facts)
+    return there
+
+
+def _target_type(spelled: str, row: Mapping[str, Any], facts: Mapping[int, Mapping[str, Any]]) -> TargetType:
+    return TargetType(spelled, bool(row["pseudo"]), bool(row["obeyed"]), facts[row["oid"]])
 
 
 def _read_known(

@@ -176,8 +176,9 @@ class Endpoint:
             "PGCONNECT_TIMEOUT": str(max(2, round(connect_timeout))),
         }
         if "password" not in self.parameters:
-            # Without this, psql would look into ~/.pgpass and might find another password than psycopg did.
-            yield environment | {"PGPASSFILE": os.devnull}, []
+            # Without this, psql would look into ~/.pgpass and might find another password than psycopg did. Of a file that
+            # is not there it says nothing; of a device it would say that it is no plain file.
+            yield environment | {"PGPASSFILE": f"{os.devnull}/none"}, []
             return
         descriptor = _password_file(self)
         try:

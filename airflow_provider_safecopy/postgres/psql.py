@@ -71,6 +71,8 @@ _LIBC = ctypes.CDLL(None)
 _END_SIGNALS = ((signal.SIGINT, 1.0), (signal.SIGTERM, 0.5), (signal.SIGKILL, 10.0))
 # Where the server's own words mislead: this is "out of memory".
 _HINTS = {"54000": "a value or a row is larger than the 1 GB PostgreSQL can handle: leave its column out, or cut it"}
+# libpq's own words, in the language that is asked for: a missing feature has no code.
+_NO_TLS = b"SSL support is not compiled in"
 _SNAPSHOT_LOST = frozenset({"22023", "42704"})
 """A server's messages about a snapshot whose session is gone, up to 17 and from 18 on."""
 
@@ -99,6 +101,14 @@ def find_psql(requested: str | None = None) -> PsqlBinary:
     if on_path and not _is_script(on_path):
         return _read_binary(on_path)
     return _find_newest(str(path) for place in _SEARCH_PATHS for path in Path("/").glob(place))
+
+
+@cache
+def has_tls(binary: PsqlBinary) -> bool:
+    """Return whether this psql was built with TLS. It is asked for once, and connects to nothing."""
+    command = [binary.path, "-X", "-w", "-d", f"host={os.devnull}/none sslmode=require connect_timeout=2", "-c", ""]
+    asked = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, env={"LC_ALL": "C"})
+    return _NO_TLS not in asked.stderr
 
 
 def _find_newest(paths: Iterable[str]) -> PsqlBinary:

@@ -22,7 +22,7 @@ from airflow_provider_safecopy.abort import AbortSwitch
 from airflow_provider_safecopy.errors import PublishUnknownError, StageError, StageTimeoutError, may_pass
 from airflow_provider_safecopy.lock.model import Lease
 from airflow_provider_safecopy.planning import history as slices
-from airflow_provider_safecopy.planning import row_checks
+from airflow_provider_safecopy.planning import keys, row_checks
 from airflow_provider_safecopy.planning.plan import CopyPlan
 from airflow_provider_safecopy.postgres import statements
 from airflow_provider_safecopy.postgres.diagnosis import describe
@@ -175,6 +175,8 @@ def publish(
         raise schema_drift.note_added_columns(job, _translate_error(job, error)) from error
     except BaseException as error:
         target.end_transaction()
+        if isinstance(error, StageError) and (order := _order(job, error.__cause__)):
+            error.hint = order
         schema_drift.note_added_columns(job, error)
         raise
     seconds = time.monotonic() - ready
@@ -289,5 +291,15 @@ def _translate_error(job: PublishContext, error: psycopg.Error) -> StageError:
         f"publish into {plan.target_name} failed: {describe(error)}; nothing was changed",
         stage="publish",
         sqlstate=error.sqlstate,
+        hint=_order(job, error),
         retryable=may_pass(error.sqlstate),
     )
+
+
+def _order(job: PublishContext, error: BaseException | None) -> str:
+    """Return the order of copies that works after a violated foreign key; empty where the session cannot be asked."""
+    try:
+        return "" if job.connection.closed else keys.name_order(job.target, job.plan.target_oid, error)
+    except psycopg.Error as lost:
+        log.debug("%s: the tables of a foreign key were not read: %s", job.target.endpoint, lost)
+        return ""

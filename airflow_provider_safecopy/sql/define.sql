@@ -69,6 +69,14 @@ SELECT t.oid, t.typtype = 'p' AS pseudo,
                             OR EXISTS (SELECT FROM pg_constraint k WHERE k.contypid = t.oid)) AS obeyed
 FROM pg_type t WHERE t.oid = to_regtype(%(type)s)
 
+-- name: type_elsewhere
+-- Types of a name in any schema; the same type may be in another schema than in the source.
+SELECT quote_ident(n.nspname) || '.' || %(bare)s::text AS spelled, t.oid, t.typtype = 'p' AS pseudo,
+       t.typtype = 'd' AND (t.typnotnull OR t.typdefault IS NOT NULL
+                            OR EXISTS (SELECT FROM pg_constraint k WHERE k.contypid = t.oid)) AS obeyed
+FROM pg_namespace n JOIN pg_type t ON t.oid = to_regtype(quote_ident(n.nspname) || '.' || %(bare)s::text)
+WHERE n.nspname NOT LIKE 'pg\_%%' ORDER BY n.nspname
+
 -- name: collation_there
 SELECT EXISTS (SELECT FROM pg_collation
                WHERE collname::text = %(name)s AND collnamespace = 'pg_catalog'::regnamespace AND oid < 10000

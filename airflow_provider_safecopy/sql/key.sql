@@ -124,3 +124,14 @@ SELECT set_config('work_mem', GREATEST(pg_size_bytes(current_setting('work_mem')
 -- name: bound
 -- How long a statement may take, in milliseconds, outside of any transaction; 0 for as long as it takes.
 SELECT set_config('statement_timeout', %(milliseconds)s::text, false)
+
+-- name: order
+-- The tables of the foreign key %(key)s of the table, or on it: what refers, and what it refers to. Partitions are named by
+-- their parents.
+SELECT child.root::regclass::text AS child, parent.root::regclass::text AS parent
+FROM pg_constraint k
+CROSS JOIN LATERAL (SELECT COALESCE(pg_partition_root(k.conrelid)::oid, k.conrelid) AS root) AS child
+CROSS JOIN LATERAL (SELECT COALESCE(pg_partition_root(k.confrelid)::oid, k.confrelid) AS root) AS parent
+WHERE k.contype = 'f' AND k.conname::text = %(key)s::text AND child.root <> parent.root
+  AND COALESCE(pg_partition_root(%(oid)s)::oid, %(oid)s::oid) IN (child.root, parent.root)
+ORDER BY k.conparentid, k.oid LIMIT 1

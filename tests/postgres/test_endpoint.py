@@ -440,7 +440,7 @@ def test_the_password_file_is_gone_when_psql_has_been_started(target: Database) 
 def test_without_a_password_there_is_no_password_file() -> None:
     endpoint = Endpoint.from_conninfo("host=db")
     with endpoint.psql_environment(application_name="x", connect_timeout=5) as (environment, descriptors):
-        assert environment["PGPASSFILE"] == os.devnull
+        assert environment["PGPASSFILE"] == f"{os.devnull}/none"
         assert descriptors == []
 
 

@@ -91,7 +91,7 @@ SINCE_18 = f"""
 ALTER TABLE {TABLE} ADD "가상" int GENERATED ALWAYS AS ("부모" + 1) VIRTUAL, ADD "시기" int4range, ADD "이전" int4range,
     ADD CONSTRAINT "미집행" FOREIGN KEY ("Quo""te d.") REFERENCES "통계"."등급" NOT ENFORCED,
     ADD CONSTRAINT "검사 미집행" CHECK ("부모" > 7) NOT ENFORCED,
-    ADD CONSTRAINT "비지 않음" NOT NULL "부모" NOT VALID,
+    ADD CONSTRAINT "비지 않음" NOT NULL "금액" NOT VALID,
     ADD CONSTRAINT "비지 ""않음"" 둘" NOT NULL "등급" NO INHERIT,
     ADD CONSTRAINT "때" UNIQUE ("시기", "기간" WITHOUT OVERLAPS) WITH (fillfactor = 55),
     ADD CONSTRAINT "때의 외래" FOREIGN KEY ("이전", PERIOD "기간") REFERENCES {TABLE} ("시기", PERIOD "기간");
