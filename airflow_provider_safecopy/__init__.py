@@ -91,7 +91,7 @@ _HOMES = {
 }
 
 
-# Hidden from type checkers, which would else believe in any name.
+# Hidden from type checkers, which would otherwise believe in any name.
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
@@ -113,9 +113,10 @@ class _MovedModules:
 
     @staticmethod
     def find_spec(name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
-        """Return how to import `name` from its new place, None where it is no former name."""
+        """Return the spec of `name` at its new place, None if it is no former name."""
         if not name.startswith(f"{__name__}."):
             return None
+        # The table of former names is read only by those who still use one.
         from airflow_provider_safecopy import moved
 
         return moved.find_spec(name)

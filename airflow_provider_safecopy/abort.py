@@ -1,4 +1,4 @@
-"""A one-way stop switch: whatever must end when a run is stopped hangs on it."""
+"""A one-way stop switch, which ends all that hangs on it when a run is stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_provider_safecopy.errors import AbortedError
 
 
 class AbortSwitch:
-    """Thrown once, never back. Safe to throw from a signal handler or another thread.
+    """A switch that is thrown once, never back, safely from a signal handler or another thread.
 
     `throw` takes no lock, allocates next to nothing and does no I/O but one byte into a pipe, because
     a signal handler may interrupt the very code that holds any lock (PEP 475 resumes what it stopped).
@@ -35,7 +35,7 @@ class AbortSwitch:
         return self.reason is not None
 
     def fileno(self) -> int:
-        """A descriptor that becomes readable, for ever, once the switch is thrown."""
+        """Return a descriptor that becomes readable, for ever, once the switch is thrown."""
         return self._wake_read
 
     def wait(self, seconds: float) -> bool:
@@ -47,7 +47,7 @@ class AbortSwitch:
         if self.is_thrown:
             return
         self.reason = reason
-        # In a forked child: the registered ends and the pipe are the parent's.
+        # In a forked child, what hangs on the switch and the pipe are the parent's.
         if os.getpid() != self._process:
             return
         os.write(self._wake_write, b"!")

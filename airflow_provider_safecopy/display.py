@@ -13,12 +13,12 @@ _UNSHOWABLE |= {
 
 
 def escape(text: object) -> str:
-    """`text` safe to print: what would steer a terminal or turn the reading direction is escaped."""
+    """Return `text` with all escaped that would steer a terminal or turn the reading direction."""
     return str(text).translate(_UNSHOWABLE)
 
 
 def format_bytes(number: float) -> str:
-    """A number of bytes as people read it: ``34.5 MiB``."""
+    """Return a number of bytes as people read it: ``34.5 MiB``."""
     if number < 1024:
         return f"{number:,.0f} B"
     for unit in ("KiB", "MiB", "GiB"):
@@ -29,7 +29,7 @@ def format_bytes(number: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """A time as people read it: ``0.8 s``, ``95 s``, ``12 min``, ``1.5 h``."""
+    """Return a time as people read it: ``0.8 s``, ``95 s``, ``12 min``, ``1.5 h``."""
     if seconds < 10:
         return f"{seconds:.1f}".removesuffix(".0") + " s"
     for unit, length, until in (("s", 1, 120), ("min", 60, 3600)):
@@ -39,14 +39,14 @@ def format_seconds(seconds: float) -> str:
 
 
 def count_places(text: str) -> int:
-    """The places `text` takes in a terminal: wide characters two, combining ones none."""
+    """Return the places that `text` takes in a terminal: wide characters two, combining ones none."""
     return sum(_width_of(character) for character in text)
 
 
 def align_columns(
     rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(), indent: str = "  "
 ) -> list[str]:
-    """`rows` as lines, each column as wide as its widest cell. Columns in `right` are flush right."""
+    """Return `rows` as lines, each column as wide as its widest cell. Columns in `right` are flush right."""
     widths = [max(map(count_places, column)) for column in zip(*rows, strict=True)]
     return [indent + "  ".join(_cells(row, widths, right)).rstrip() for row in rows]
 

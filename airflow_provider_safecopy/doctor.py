@@ -1,4 +1,4 @@
-"""The doctor: everything a copy between two endpoints needs, looked at at once, touching nothing."""
+"""The doctor, which checks all that a copy between two endpoints needs, and touches nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LOCK_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: `detail` says what was found, `hint` what to do about it."""
+    """One check: `detail` says what was found, `hint` what to do about it."""
 
     name: str
     outcome: Literal["ok", "warning", "failed"]
@@ -49,11 +49,12 @@ def examine(
     psql: str | None = None,
     spool_dir: str | None = None,
 ) -> tuple[Check, ...]:
-    """Look at psql, the spool directory and each endpoint given; with `spec`, at that copy as well.
+    """Check psql, the spool directory and each endpoint given; with `spec`, that copy as well.
 
-    Never raises for what it finds: a check that failed is an answer, and the rest are still made.
+    Never raises for what it finds: a check that failed is an answer, and the other checks are still made.
     """
-    limits = _limits(spec)  # before anything is open, as a copy looks
+    # Before anything is open, because a copy looks then, too.
+    limits = _limits(spec)
     with ExitStack() as stack:
         ours, of_source = _session("source", source, stack)
         theirs, of_target = _session("target", target, stack)
@@ -63,7 +64,7 @@ def examine(
         checks += _schema(theirs, found) if theirs else ()
         if ours and theirs:
             checks += _pair(ours, theirs)
-            # A plan reads the ledger, which may run another role's code where the schema is another role's.
+            # A plan reads the copy history, which may run the code of another role that owns the schema.
             untrusted = any(refused.code == "untrusted_schema" for refused in found)
             checks += _copy(spec, ours, theirs) if spec and not untrusted else ()
     return tuple(checks)
@@ -88,11 +89,12 @@ def _limits(spec: CopySpec | None) -> list[Check]:
 
 
 def _spool(directory: str | None) -> Iterator[Check]:
-    """Only what speaks against any copy fails: a small one needs less room than a large one's first file."""
+    """Yield the checks of the spool directory. Only what stops every copy fails."""
     if failed := _failures("spool directory", spool.find_refusals(directory, needed=1, limit=None)):
         yield from failed
         return
     yield Check("spool directory", "ok", f"{spool.choose_directory(directory)} can be written to")
+    # A small copy needs less room than the first file of a large one.
     for narrow in spool.find_refusals(directory, needed=0, limit=None):
         yield Check("spool directory", "warning", narrow.message, "it will do for small tables")
 
@@ -141,7 +143,8 @@ def _tls(given: str | None, *sessions: Session | None) -> list[Check]:
 def _find_psql(given: str | None) -> PsqlBinary | None:
     try:
         return find_psql(given)
-    except SafeCopyError:  # told by _psql already
+    # The check of psql has reported this already.
+    except SafeCopyError:
         return None
 
 
@@ -165,6 +168,7 @@ def _pair(source: Session, target: Session) -> Iterator[Check]:
         yield Check("majors", "ok", f"both {one.major}: binary can be used for built-in types")
     else:
         yield Check("majors", "ok", f"{one.major} and {other.major}: text will be used")
+    # No refusal: most rows have only characters that both encodings know.
     if one.encoding != other.encoding:
         detail = (
             f"{one.encoding} and {other.encoding}: a character the target lacks fails the import and names its line"

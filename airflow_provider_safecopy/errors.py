@@ -1,4 +1,4 @@
-"""Every error SafeCopy raises, one root, drawn as a tree.
+"""The errors that SafeCopy raises, as a tree with one root.
 
 ::
 
@@ -60,9 +60,9 @@ _PASSING = frozenset({"spool_full", "source_changed", "target_changed", "open_fi
 
 
 class SafeCopyError(Exception):
-    """The root. `hint` is the next step for a person; empty when there is none to give.
+    """The root of all errors. `hint` is the next step for a person, empty if there is none.
 
-    `stage` is where it happened, None where that is no stage's.
+    `stage` is the stage in which it happened, None outside of stages.
     """
 
     retryable_by_default: ClassVar[bool] = False
@@ -78,10 +78,11 @@ class SafeCopyError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # By default, pickling would call the constructor with the message alone.
         return _rebuild, (type(self), self.args, self.__dict__.copy())
 
     def as_dict(self) -> dict[str, Any]:
-        """The error as plain JSON values: its type, its message and all its data."""
+        """Return the error as plain JSON values: its type, its message and all its data."""
         data = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
         return {"type": type(self).__name__, **data}
 
@@ -96,6 +97,7 @@ class PlanError(SafeCopyError):
     def __init__(self, refusals: tuple[Refusal, ...], *, retryable: bool | None = None) -> None:
         self.refusals = refusals
         if retryable is None and refusals:
+            # One refusal that needs a change makes a retry useless.
             retryable = all(refusal.code in _PASSING for refusal in refusals)
         super().__init__("refused: " + "; ".join(map(str, refusals)), retryable=retryable)
 
@@ -127,8 +129,8 @@ class LockStoreError(SafeCopyError):
 class LockBusyError(SafeCopyError):
     """Another run holds `lock`; nothing was touched.
 
-    `holder` is what is known of them as plain JSON values: ``owner``, ``members`` (task, try, host), ``since``,
-    ``last_progress``, ``due``, ``takeable_in`` (seconds), ``refused`` (how many were sent away since).
+    `holder` describes that run as plain JSON values: ``owner``, ``members`` (task, try, host), ``since``,
+    ``last_progress``, ``due``, ``takeable_in`` (seconds), ``refused`` (how many contenders were refused since).
     """
 
     retryable_by_default = True
@@ -140,9 +142,9 @@ class LockBusyError(SafeCopyError):
 
 
 class LockLostError(SafeCopyError):
-    """The lock was lost, or could no more be shown to be held, and the run stopped itself; nothing was published.
+    """The lock was lost, or could no more be shown to be held: the run stopped itself and published nothing.
 
-    `token` is what this run held. A retry is a new contender, and finds the lock free or busy.
+    `token` is that of this run. A retry is a new contender, and finds the lock free or busy.
     """
 
     retryable_by_default = True
@@ -159,7 +161,7 @@ class StageError(SafeCopyError):
     `stage` is one of connect, plan, export, import, verify, prepare, publish. `exit_code` is psql's own (negative:
     the signal that ended it), `sqlstate` the server's five letters, `stderr_tail` psql's last words.
     `blockers`, if the stage waited for a lock: the sessions that held it, as plain JSON values (``pid``, ``role``,
-    ``application_name``, ``mode``, ``relation``, ``transaction_seconds``, ``query_start``, …). There only when known.
+    ``application_name``, ``mode``, ``relation``, ``transaction_seconds``, ``query_start``, …). Known blockers only.
     """
 
     retryable_by_default = True
@@ -225,7 +227,7 @@ class PublishUnknownError(SafeCopyError):
 
 
 class AbortedError(SafeCopyError):
-    """This run was stopped: a signal, a killed task, a closed terminal. `reason` says who."""
+    """This run was stopped: a signal, a killed task, a closed terminal. `reason` names the cause."""
 
     retryable_by_default = True
 
@@ -235,6 +237,7 @@ class AbortedError(SafeCopyError):
 
 
 def _rebuild(cls: type[SafeCopyError], args: tuple[Any, ...], data: dict[str, Any]) -> SafeCopyError:
+    # Past the constructor, since each class has its own parameters.
     error = cls.__new__(cls, *args)
     error.args = args
     error.__dict__.update(data)

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def get_provider_info() -> dict[str, Any]:
-    """The provider's metadata, in the shape of Airflow's ``provider_info.schema.json``.
+    """Return the provider's metadata, in the shape of Airflow's ``provider_info.schema.json``.
 
     There is no connection type: both ends are plain ``postgres`` connections.
     """

@@ -1,4 +1,4 @@
-"""Any command under a living lock: its output is progress, and one that stands still is ended.
+"""Run any command under a living lock: its output is progress, and a command that stands still is ended.
 
 For cron, systemd and workers. The command runs in a process group of its own, led by a guardian: a small process that
 ends the whole group as soon as this process is gone, however it ended. What leaves that group, as a daemon does, is not
@@ -43,7 +43,10 @@ _CHUNK = 65536
 
 @dataclass(frozen=True)
 class JobEnd:
-    """The end of a job: its exit code as a shell shows it (128 + the signal), its restarts, and whether it stood still."""
+    """The end of a job: its exit code, its restarts, and whether it stood still.
+
+    The exit code is that of a shell: 128 + the number of the signal that ended it.
+    """
 
     code: int
     restarts: int
@@ -51,7 +54,7 @@ class JobEnd:
 
 
 class Job:
-    """Runs `command` while `lock` is held; enter the lock first.
+    """A run of `command` while `lock` is held; enter the lock first.
 
     Progress is each byte of output and each touch of the file in ``$SAFECOPY_HEARTBEAT``. A command without progress
     for nearly the lock's `stale_after` is ended: SIGTERM, then SIGKILL after 5 s at most. It is started again up to
@@ -80,7 +83,7 @@ class Job:
                     break
                 log.warning("the command stood still; it is started again (%d of %d)", restarts + 1, self._restarts)
                 self._progress += 1
-                # Now, and not when the next heartbeat is due: the lock's time is nearly up.
+                # At once, and not when the next heartbeat is due: the lock's time is nearly up.
                 self._lock.send_heartbeat(phase=0, count=self._progress)
             return JobEnd(STALLED, restarts, stalled=True)
 
@@ -89,6 +92,7 @@ class Job:
         with _Group() as group:
             group.start(self._command, {HEARTBEAT: f"/proc/{os.getpid()}/fd/{file}"})
             self._group = group
+            # These came while there was no command to pass them on to.
             for number in self._waiting:
                 group.signal(number)
             try:
@@ -111,13 +115,13 @@ class Job:
         return group.code()
 
     def _advance(self, moved: int) -> None:
-        """Count progress, and say so to the lock now and then. Raises `LockLostError`."""
+        """Count progress, and report it to the lock now and then. Raises `LockLostError`."""
         self._progress += moved
         self._lock.heartbeat(self._progress)
 
     @contextmanager
     def _passing_signals_on(self) -> Iterator[None]:
-        """Pass signals on to the command inside; what was ignored when this process started stays ignored."""
+        """Pass signals on to the command in the block; signals that were ignored before stay ignored."""
         before = {number: signal.getsignal(number) for number in _PASSED_ON}
         heard = [number for number, handling in before.items() if handling is not signal.SIG_IGN]
         try:
@@ -137,7 +141,7 @@ class Job:
 
 
 class _Group:
-    """The process group of one run of the command, and its guardian. Inside ``with``; nothing of it is left after."""
+    """The process group of one run of the command, and its guardian, inside ``with``; none of it stays."""
 
     def __enter__(self) -> Self:
         read_end, self._lifeline = os.pipe2(os.O_CLOEXEC)
@@ -146,7 +150,7 @@ class _Group:
         if not self._id:
             _guard(read_end, self._lifeline)
         os.close(read_end)
-        # The guardian has done so itself.
+        # The guardian does so as well, so that neither has to wait for the other.
         with suppress(ProcessLookupError, PermissionError):
             os.setpgid(self._id, self._id)
         self._process: subprocess.Popen[bytes] | None = None
@@ -160,6 +164,7 @@ class _Group:
             log.warning("processes that the command left behind go on without the lock")
         for stream in tuple(self._streams):
             self._close(stream)
+        # The byte lets the guardian end in peace; without it, it kills the group.
         with suppress(BrokenPipeError):
             os.write(self._lifeline, b"!")
         os.close(self._lifeline)
@@ -190,7 +195,7 @@ class _Group:
             os.killpg(self._id, number)
 
     def is_done(self) -> bool:
-        """Return whether the command itself has ended, and its output was read to its end or for a moment longer."""
+        """Return whether the command has ended; if so, its remaining output is read for a moment first."""
         if self._process is None or self._process.poll() is None:
             return False
         deadline = time.monotonic() + _REST_SECONDS
@@ -205,7 +210,7 @@ class _Group:
         return 128 - code if code < 0 else code
 
     def relay(self, seconds: float) -> int:
-        """Pass output on for one moment of at most `seconds`; return how many bytes moved."""
+        """Pass output on for at most `seconds`. Return how many bytes moved."""
         poll = select.poll()
         for stream in self._streams:
             poll.register(stream, select.POLLIN)
@@ -215,6 +220,7 @@ class _Group:
     def end(self, grace: float) -> None:
         """End the group: SIGTERM, and SIGKILL for what is there after `grace` seconds."""
         self.signal(signal.SIGTERM)
+        # A stopped process acts on SIGTERM only after it goes on.
         self.signal(signal.SIGCONT)
         deadline = time.monotonic() + grace
         while time.monotonic() < deadline and not self._is_alone():
@@ -224,7 +230,7 @@ class _Group:
             self._process.wait()
 
     def _pause(self, seconds: float) -> list[tuple[int, int]]:
-        """Wait without any stream to read, no longer than the command runs."""
+        """Wait for `seconds`, but no longer than the command runs: no stream is left to read."""
         if self._process is not None:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
@@ -240,7 +246,8 @@ class _Group:
         data = os.read(stream, _CHUNK)
         try:
             _write_whole(self._streams[stream], data)
-        except OSError:  # the reader of our output has gone: the command learns it by its own next write
+        # The reader of our output has gone: the command learns it by its own next write.
+        except OSError:
             data = b""
         if not data:
             self._close(stream)
@@ -271,10 +278,11 @@ def _guard(read_end: int, lifeline: int) -> NoReturn:
     try:
         os.setpgid(0, 0)
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
-            # Some belong to the C library.
+            # The C library keeps some signals for itself.
             with suppress(OSError):
                 signal.signal(number, signal.SIG_IGN)
         os.close(lifeline)
+        # The guardian must not keep our streams open: a reader of them waits for their end.
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):
             os.dup2(nothing, stream)
@@ -286,7 +294,8 @@ def _guard(read_end: int, lifeline: int) -> NoReturn:
 
 @contextmanager
 def _open_heartbeat_file() -> Iterator[int]:
-    """Yield the descriptor of the file whose touch is progress: in memory, so that a killed run leaves nothing behind."""
+    """Yield the descriptor of the file whose touch is progress."""
+    # In memory, so that a killed run leaves nothing behind.
     descriptor = memory_file(name="safecopy heartbeat")
     try:
         yield descriptor

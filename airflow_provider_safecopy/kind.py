@@ -21,7 +21,7 @@ def _as_it_is(_option: str, value: object) -> object:
 class Kind:
     """A kind of value.
 
-    `check` raises `ConfigError` for a value that makes no sense, `read` makes one of what people write in Python.
+    `check` raises `ConfigError` for a value that makes no sense. `read` makes a value of what people write in Python.
     `written` is the type that Python accepts, `metavar` stands for a value in the help of the command, and `in_command`
     says there what the command accepts besides. `words` are the allowed ones of a choice.
     """

@@ -147,12 +147,12 @@ MOVED = {
     "transfer.widening": "planning.column_match",
     "transfer.written": "report",
     "wire": "postgres.wire",
-    # A package of statements became modules of their rooms.
+    # `transfer.statements` is missing: that package became a module in each of several packages.
 }
 
 
 def find_spec(name: str) -> ModuleSpec | None:
-    """Return the spec of a module that has moved, None where `name` is no former name."""
+    """Return the spec of a module that has moved, None if `name` is no former name."""
     new = MOVED.get(name.removeprefix(f"{_PACKAGE}."))
     return None if new is None else ModuleSpec(name, _MovedLoader(f"{_PACKAGE}.{new}"))
 

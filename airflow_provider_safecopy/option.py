@@ -1,4 +1,4 @@
-"""Options, declared once: as fields of a dataclass, whose metadata hold all that the faces of an option need.
+"""Options, declared once, as fields of a dataclass whose metadata hold all that is known of an option.
 
 The checks of `CopySpec`, the operator's signature and templates, the command's flags and the reference page follow from
 these declarations.
@@ -18,7 +18,7 @@ from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.kind import Kind
 
 LATER = "later"
-"""Stands for a text that is not known yet."""
+"""The stand-in for a text that is not known yet."""
 
 _DECLARED = "option"
 _NESTED = "options of"
@@ -50,10 +50,10 @@ class Alias:
 class Option:
     """An option as it is declared; its `name`, `default` and `required` come from the field.
 
-    In `meaning`, names of options stand in backticks: each face shows its own spelling. `in_airflow` is what the operator
-    adds to it. `default_text` says what a default of None does. `templated` options may be settled as late as the task
-    runs, and `stand_in` stands for such a value until then. `shared` options hold for all tables of a call, the others
-    may be given for one table alone.
+    In `meaning`, names of options stand in backticks: operator, command and page each show their own spelling.
+    `in_airflow` is what the operator adds to it. `default_text` says what a default of None does. `templated` options
+    may be settled as late as the task runs, and `stand_in` stands for such a value until then. `shared` options hold
+    for all tables of a call, the others may be given for one table alone.
     """
 
     kind: Kind
@@ -74,6 +74,7 @@ class Option:
 
     def check(self, value: Any) -> None:
         """Raise `ConfigError` when the option cannot have this value."""
+        # None stands for a default that the run chooses; elsewhere it is no value.
         if value is not None or self.default is not None:
             self.kind.check(self.name, value)
 
@@ -145,6 +146,7 @@ def _find_nested(declaring: type) -> dict[str, type]:
 
 def warn_of_old_name(message: str) -> None:
     """Warn that an old name was used, at the line outside of Airflow and this package that used it."""
+    # A line of Airflow's would not show the author of a DAG what to change.
     level, frame = 2, sys._getframe(1)  # noqa: SLF001 -- the documented way to walk the stack
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _FRAMES_OF:
         level, frame = level + 1, frame.f_back
@@ -163,6 +165,7 @@ def with_current_names(
             value = alias.read(found.pop(alias.name))
             instead = alias.replacement or each.name
             warn(f"{alias.name} is deprecated, and the next version drops it: use {instead}")
+            # The old value said what the default does.
             if value is None:
                 continue
             if found.get(each.name) not in (None, value):

@@ -20,10 +20,11 @@ from airflow_provider_safecopy.spec import CopySpec, Format, Publish, Stage, Sta
 
 @dataclass(frozen=True)
 class WrittenRows:
-    """Rows by what became of them, how many the target held before (`previous_rows`), and holds now (`current_rows`).
+    """Rows by their outcome, and how many the target held before (`previous_rows`) and holds now (`current_rows`).
 
-    `was_empty`: the target held no row before. The counts, and `deleted`, are None where counting them would mean reading a table of any length for nothing.
-    `deleted` counts rows the source no longer has, not those a way deletes in order to write them again.
+    `was_empty`: the target held no row before. The two counts, and `deleted`, are None if counting would mean reading a
+    table of any length for nothing else. `deleted` counts rows that the source no longer has, not those that a
+    publish strategy deletes and writes again.
     """
 
     inserted: int
@@ -64,13 +65,12 @@ class CopyReport:
     """The report of a copy. `as_dict` is the object `--json` prints; `docs/report.md` has its schema.
 
     `bytes` and `digest` (xxh3, 128 bit, hex) are of the stream. `content_hash` is given for
-    ``verify="full"``. `shape` is the fingerprint of the columns that were read. `holder` is who had the lock, of a copy that was skipped.
-    `rows` are the target's after the publish, `previous_rows` those before it; `inserted`, `updated`, `deleted` and
-    `unchanged` say what became of them.
-    `slice` is what was appended, or the interval of an incremental copy, whose `watermark` says what was read (``start``,
-    ``end``) and where the watermark was (``old``) and is (``new``). `published_at` is the target's own time.
-    `spool_bytes` is the most temporary disk used at once, `peak_rss_bytes` the most
-    memory this process ever used, the interpreter included.
+    ``verify="full"``. `shape` is the fingerprint of the columns that were read. `holder` is the holder of the lock, if
+    the copy was skipped. `rows` are the target's after the publish, `previous_rows` those before it; `inserted`,
+    `updated`, `deleted` and `unchanged` count them by their outcome. `slice` is the append key, or the interval of an
+    incremental copy, whose `watermark` says what was read (``start``, ``end``) and where the watermark was (``old``) and
+    is (``new``). `published_at` is the target's own time. `spool_bytes` is the most temporary disk used at once,
+    `peak_rss_bytes` the most memory that this process ever used, the interpreter included.
     """
 
     status: Status
@@ -106,7 +106,7 @@ class CopyReport:
 
     @classmethod
     def from_busy_error(cls, spec: CopySpec, source: object, target: object, error: LockBusyError) -> CopyReport:
-        """Of a copy that was skipped because its lock was busy; nothing was decided, nothing touched."""
+        """Return the report of a copy that was skipped because its lock was busy; nothing was touched."""
         return cls(
             status="skipped",
             lock=error.lock,
@@ -123,7 +123,7 @@ class CopyReport:
 
     @property
     def row_counts(self) -> tuple[tuple[str, int], ...]:
-        """The rows by what became of them, for people; empty where nothing is known."""
+        """The counts of rows by outcome, for people; empty if nothing is known."""
         words = ("inserted", "updated", "deleted", "unchanged")
         return tuple((word, count) for word in words if (count := getattr(self, word)) is not None)
 
@@ -139,8 +139,9 @@ class CopyReport:
                 return "\n".join([f"{self.status}: nothing was touched", *align_facts(facts)])
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
+        """Return the report as plain JSON values."""
         data = {option.name: getattr(self, option.name) for option in fields(self)}
+        # Only a skipped copy has a holder to report; the schema of all others has no such field.
         if self.holder is None:
             del data["holder"]
         data["stages"] = [vars(stage).copy() for stage in self.stages]

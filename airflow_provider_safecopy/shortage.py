@@ -1,7 +1,7 @@
 """Shortages of this machine: which limit was reached, and what to do about it.
 
-A process may have only so many files open, and a container only so many processes and threads. What fails for that is no
-mistake of the copy: it may succeed when run again, and the limit is named.
+A process may have only so many files open, and a container only so many processes and threads. A failure for that
+reason is no mistake of the copy: it may succeed when run again, and its error names the limit.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from pathlib import Path
 
 from airflow_provider_safecopy.errors import Refusal, StageError
 
-# What a copy opens and starts: for all lanes, and for each of them. A test tries it.
+# The files and threads that a copy needs: once, and for each of its streams. A test counts them.
 _DESCRIPTORS, _DESCRIPTORS_OF_LANE, _DESCRIPTORS_OF_SWITCH = 10, 7, 2
 _TASKS, _TASKS_OF_LANE = 1, 2
 _FEW = 3
-_NO_THREAD = "can't start new thread"  # Python's words; the error has no number
+# Python's own words, since that error has no number.
+_NO_THREAD = "can't start new thread"
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
@@ -42,7 +43,8 @@ def find(error: BaseException, *, starting: bool = False) -> Refusal | None:
 
 
 def look() -> Refusal | None:
-    """Return the shortage of descriptors that there is now, for an error that does not say why."""
+    """Return the shortage of descriptors that there is now, if any."""
+    # For an error that does not give its reason.
     try:
         _open(_FEW)
     except OSError as error:
@@ -68,10 +70,10 @@ def translate(stage: str, *, starting: bool = False) -> Iterator[None]:
 
 
 def check(*, lanes: int | str = 1, switch: bool = True) -> tuple[Refusal, ...]:
-    """Return why a copy with so many `lanes` cannot open or start all that it needs. Nothing stays open or running.
+    """Return why a copy with so many `lanes` (streams) cannot open or start all that it needs.
 
-    Ask before anything is opened for the copy; without `switch`, its abort switch is there already. A word for `lanes`
-    leaves their number to the copy, which needs no more than one.
+    Nothing stays open or running. Ask before anything is opened for the copy; without `switch`, its abort switch is
+    there already. A word for `lanes` leaves their number to the copy, which needs no more than one.
     """
     lanes = lanes if isinstance(lanes, int) else 1
     try:
@@ -92,7 +94,8 @@ def _open(count: int) -> None:
 
 
 def _start(count: int) -> None:
-    """Threads: a limit on processes counts them too."""
+    """Start so many threads, and end them."""
+    # A limit on processes counts threads too, and a thread costs less to try.
     done, started = threading.Event(), list[threading.Thread]()
     try:
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""The request for one copy, as a frozen value, and the declarations of its options: the words, the times, and which go together."""
+"""The request for one copy, as a frozen value, and the declarations of its options."""
 
 from __future__ import annotations
 
@@ -55,14 +55,15 @@ _limit = partial(option, kind=TIMEOUT, group="Time limits", shared=True)
 
 @dataclass(frozen=True)
 class Timeouts:
-    """The longest times of each part, in seconds, 24 days at most. Every one is always in force; none can be switched off.
+    """The time limits of each part, in seconds, 24 days at most. All are always in force.
 
-    A query that sorts before its first row needs a `stall` longer than that sort. A control session waits as long, and
-    3 s, for one answer; when it describes or verifies, and when it publishes, for all of them as long as these may take.
+    A query that sorts before its first row needs a `stall` longer than that sort. A control session waits for one answer
+    3 s longer than `stall`; for all answers of planning, verifying or publishing, as long as these may take.
     """
 
     connect: float = _limit(10, meaning="Longest time to open one session.", name="connect_timeout")
     export: float = _limit(4 * 3600, meaning="Longest time for the whole export.", name="export_timeout")
+    # In Python, `import` is no name.
     import_: float = _limit(4 * 3600, meaning="Longest time for the whole import.", name="import_timeout")
     stall: float = _limit(
         300,
@@ -76,6 +77,7 @@ class Timeouts:
     publish: float = _limit(
         3600, meaning="Longest time to write the rows, waiting for locks included.", name="publish_timeout"
     )
+    # As in `postgres.session`, which this module cannot import: it would load the driver.
     lock_wait: float = _limit(
         180, meaning="Longest time to wait for a lock of another session, in any stage.", name="lock_wait_timeout"
     )
@@ -113,6 +115,7 @@ def _check_mode(spec: CopySpec) -> None:
     defaults = {each.name: each.default for each in spec.options()}
     mode = spec.write_mode
     for name, modes in _ONLY_IN.items():
+        # A default was not asked for, so it contradicts nothing.
         if getattr(spec, name) != defaults[name] and mode not in modes:
             raise ConfigError(f"{name} means nothing with write_mode={mode}, only with {' or '.join(modes)}")
     if (mode == "incremental") != (spec.cursor_column is not None):
@@ -139,7 +142,7 @@ DIAGNOSIS = "Errors and tools"
 
 @dataclass(frozen=True, kw_only=True)
 class CopySpec:
-    """One copy, as asked for: everything but where the two databases are.
+    """The request for one copy, without the addresses of the two databases.
 
     Each field declares an option: its meaning, and what the operator, the command and the reference page need to know.
     `docs/reference/options.md` shows all of them. Exactly one of `source_table` and `source_sql` is given.
@@ -373,6 +376,7 @@ class CopySpec:
     )
 
     def __post_init__(self) -> None:
+        # Each option by itself first: the rules for several rely on sound values.
         check_options(self)
         require_kind("timeouts", self.timeouts, Timeouts)
         require_consistent(self)
@@ -380,6 +384,7 @@ class CopySpec:
     @property
     def patience(self) -> float:
         """Seconds without progress after which the run's locks may be taken."""
+        # The stall watchdog must end a stuck copy before another run may take its lock.
         return self.stale_after or max(600.0, 2 * self.timeouts.stall)
 
     @property
@@ -387,6 +392,7 @@ class CopySpec:
         """The least number of rows that the source must give."""
         if self.min_rows is not None:
             return self.min_rows
+        # An empty source is more often a mistake than a wish, and only these would lose rows by it.
         return 1 if self.write_mode == "replace" or self.missing != "keep" else 0
 
     @classmethod

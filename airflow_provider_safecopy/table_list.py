@@ -1,7 +1,7 @@
-"""The roster: the tables of a batch as people list them, each with what is said of it alone, made into specs.
+"""Table lists: the tables of a batch as people list them, made into specs.
 
-An entry is a name, which the table then has on both sides, or a mapping of options. What is said of one table goes before
-what is said of all.
+An entry is a name, which the table then has on both sides, or a mapping of options. Per-table options override shared
+ones.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from airflow_provider_safecopy.postgres.names import TableName
 from airflow_provider_safecopy.spec import CopySpec
 
 NAME_OPTIONS = ("source_table", "source_sql", "target_table")
-"""How an entry names its table. With a roster they cannot be said of all tables."""
+"""The options by which an entry names its table. With a table list, they cannot be shared options."""
 
 
 @dataclass(frozen=True)
 class TableEntry:
-    """One table as it is listed. `location` is where, for people: ``line 3 of 목록.txt``."""
+    """One table as it is listed. `location` names its place for people: ``line 3 of 목록.txt``."""
 
     location: str
     options: Mapping[str, Any]
@@ -33,7 +33,10 @@ def read_table_options(kind: type[CopySpec] = CopySpec) -> frozenset[str]:
 
 
 def parse_entries(tables: object, location: str, kind: type[CopySpec] = CopySpec) -> tuple[TableEntry, ...]:
-    """The entries of a list of names and mappings; the third is at ``<place>[2]``. Raises `ConfigError`."""
+    """Return the entries of a list of names and mappings. Raises `ConfigError`.
+
+    The third entry is at ``<location>[2]``.
+    """
     if isinstance(tables, str | Mapping) or not isinstance(tables, Sequence):
         raise ConfigError(f"{location} must be a list of tables, not {type(tables).__name__}")
     return tuple(
@@ -45,7 +48,7 @@ def parse_entries(tables: object, location: str, kind: type[CopySpec] = CopySpec
 def build_specs(
     entries: Iterable[TableEntry], shared: Mapping[str, Any], kind: type[CopySpec] = CopySpec
 ) -> tuple[CopySpec, ...]:
-    """A spec for each, with the options `shared` by all. Raises `ConfigError`, naming the place and what is wrong."""
+    """Return a spec for each entry, with the options `shared` by all. Raises `ConfigError` that names the place."""
     if said := [name for name in NAME_OPTIONS if shared.get(name) is not None]:
         raise ConfigError(f"{said[0]} and a list of tables are two ways to say what is copied", hint="give one of them")
     current = with_current_names(shared, kind.options())
@@ -53,6 +56,7 @@ def build_specs(
     specs: dict[TableName, tuple[str, CopySpec]] = {}
     for entry in entries:
         spec = _build_spec(entry, common, kind)
+        # The second copy would replace the rows of the first.
         if (before := specs.get(spec.target_table)) is not None:
             told = f"{entry.location}: {spec.target_table} is the target of {before[0]} already"
             raise ConfigError(told, hint="name each target once")

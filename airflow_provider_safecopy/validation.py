@@ -10,27 +10,29 @@ from airflow_provider_safecopy.errors import ConfigError
 from airflow_provider_safecopy.postgres import fragment
 from airflow_provider_safecopy.postgres.names import TableName, is_text
 
+# An entry of a B-tree index has room for about 2,700 bytes, the columns beside this one included.
 _SHORT_BYTES = 2000
 CENTURY = 100 * 366 * 86400
-"""Seconds. A longer time is a typing error, and clocks and calendars have no answer for it."""
+"""The longest time, in seconds. A longer one is a typing error, and clocks and calendars cannot count it."""
 
 _BEYOND = 1 << 80
 
 
 def require_choice(option: str, value: object, allowed: tuple[str, ...]) -> None:
-    """One of the words `allowed`."""
+    """Raise `ConfigError` unless `value` is one of the words `allowed`."""
     if value not in allowed:
         raise ConfigError(f"{option}={value!r} is not one of {', '.join(allowed)}")
 
 
 def require_kind(option: str, value: object, kind: type) -> None:
-    """The thing itself. Not every word for false is false in Python, and a template may give any."""
+    """Raise `ConfigError` unless `value` is of this kind."""
+    # A template may give the text "False", which Python takes for true.
     if not isinstance(value, kind):
         raise ConfigError(f"{option}={value!r} must be {kind.__name__}")
 
 
 def require_text(option: str, text: object) -> None:
-    """A text that says something, or None."""
+    """Raise `ConfigError` unless `text` is a text that is not blank, or None."""
     if text is None:
         return
     if not isinstance(text, str) or not is_text(text):
@@ -40,20 +42,21 @@ def require_text(option: str, text: object) -> None:
 
 
 def require_short_text(option: str, text: object) -> None:
-    """Check that the text fits into an index of the server."""
+    """Raise `ConfigError` unless the text fits into an index of the server."""
     require_text(option, text)
     if isinstance(text, str) and len(text.encode()) > _SHORT_BYTES:
         raise ConfigError(f"{option} is longer than {_SHORT_BYTES} bytes")
 
 
 def require_positive(option: str, value: object) -> None:
-    """A number above zero, and no larger than can be reckoned with."""
+    """Raise `ConfigError` unless `value` is a number above zero and below 2 to the 80th."""
+    # In Python, True is an int.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _BEYOND:
         raise ConfigError(f"{option}={value!r} must be a positive number, and less than 2 to the 80th")
 
 
 def require_seconds(option: str, value: object, *, most: float = CENTURY) -> None:
-    """A time that clocks and calendars can be asked for."""
+    """Raise `ConfigError` unless `value` is a time above zero, in seconds, and `most` at most."""
     if isinstance(value, int | float) and value > most:
         raise ConfigError(f"{option}={value!r} must be a number of seconds, {most} at most")
     require_positive(option, value)
@@ -71,31 +74,31 @@ def require_path(option: str, value: object) -> None:
 
 
 def require_count(option: str, value: object) -> None:
-    """A whole number, zero included."""
+    """Raise `ConfigError` unless `value` is a whole number, 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigError(f"{option}={value!r} must be a whole number, 0 or more")
 
 
 def require_percent(option: str, value: object) -> None:
-    """A share of a hundred."""
+    """Raise `ConfigError` unless `value` is a percentage, from 0 to 100."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
         raise ConfigError(f"{option}={value!r} must be a percentage, from 0 to 100")
 
 
 def require_streams(option: str, value: object) -> None:
-    """Check that `value` is a number of streams, or ``auto``."""
+    """Raise `ConfigError` unless `value` is a number of streams, or ``auto``."""
     if value != "auto":
         require_count(option, value)
         require_positive(option, value)
 
 
 def require_table(option: str, value: object) -> None:
-    """Check that `value` is the name of a table."""
+    """Raise `ConfigError` unless `value` is the name of a table."""
     require_kind(option, value, TableName)
 
 
 def require_columns(option: str, columns: object) -> None:
-    """Check that `columns` maps source columns to target columns, each once."""
+    """Raise `ConfigError` unless `columns` maps source columns to target columns, each once."""
     if not isinstance(columns, Mapping):
         raise ConfigError(f"{option} must be a list or a mapping, not {columns!r}")
     if not columns:
@@ -106,18 +109,18 @@ def require_columns(option: str, columns: object) -> None:
 
 
 def require_column(option: str, name: object) -> None:
-    """Check that `name` can be the name of a column."""
+    """Raise `ConfigError` unless `name` can be the name of a column."""
     require_column_names(option, [name])
 
 
 def require_key(option: str, names: object) -> None:
-    """Check that `names` lists columns, each once."""
+    """Raise `ConfigError` unless `names` lists columns, each once."""
     if not as_names(option, names):
         raise ConfigError(f"{option} is empty", hint="leave it out to use the primary key")
 
 
 def require_shares(option: str, shares: object) -> None:
-    """Check that `shares` maps columns to percentages."""
+    """Raise `ConfigError` unless `shares` maps columns to percentages."""
     if not isinstance(shares, Mapping):
         raise ConfigError(f"{option}={shares!r} must be a mapping")
     for column, share in shares.items():
@@ -155,7 +158,7 @@ def as_text(_option: str, value: object) -> object:
 
 
 def as_names(option: str, names: object) -> tuple[str, ...] | None:
-    """A list of column names, each once."""
+    """Return a list of column names, each once. Raises `ConfigError`."""
     if names is None:
         return None
     if isinstance(names, str) or not isinstance(names, Sequence):

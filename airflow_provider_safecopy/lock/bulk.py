@@ -41,17 +41,17 @@ _STEP_SECONDS = 0.2
 _ANSWER_SECONDS = 30.0
 
 Ask = Callable[[LiteralString, Mapping[str, Any]], Sequence[Any]]
-"""What asks in a session of its own, and answers with the rows."""
+"""Asks a question in a session of its own, and returns the rows."""
 
 BulkAnswer = Lease | LockBusyError | LockStoreError
-"""What became of one lock: its lease, who has it, or who keeps its row locked."""
+"""The outcome for one lock: its lease, the error of its holder, or that of a session that keeps its row locked."""
 
 
 class BulkStore(PostgresStore):
     """A store in a database that is asked about many locks at once."""
 
     def acquire_all(self, names: Sequence[str], contender: Contender, terms: Promise) -> list[Lease]:
-        """The leases of those that could be had at once. Of the others nothing is said; ask for each by `acquire`."""
+        """Return the leases of the locks that are granted at once. Ask for each other one by `acquire`."""
         common = build_acquire_parameters(contender, terms)
         # In one order, or two batches would wait for each other.
         asked = [common | {"name": name, "lease_id": uuid4()} for name in sorted(names)]
@@ -61,7 +61,10 @@ class BulkStore(PostgresStore):
         return [parse_lease(one["name"], contender, rows[0]) for one, rows in zip(asked, found, strict=True) if rows]
 
     def heartbeat_all(self, leases: Sequence[Lease], *, phase: int, count: int) -> list[float]:
-        """As `heartbeat`, for each. Raises `LockLostError` for the first that is another's by now."""
+        """Send a heartbeat for each lease; return the seconds until each is due.
+
+        Raises `LockLostError` for the first lock that another run has by now.
+        """
         found = self._ask_each(
             "heartbeat", [build_lease_parameters(lease) | {"phase": phase, "count": count} for lease in leases]
         )
@@ -71,7 +74,7 @@ class BulkStore(PostgresStore):
         return [parse_remaining(lease.name, rows[0]) for lease, rows in zip(leases, found, strict=True)]
 
     def release_all(self, leases: Sequence[Lease]) -> None:
-        """As `release`, for each."""
+        """Release each lease, as `release` does."""
         self._ask_each(
             "release", [build_lease_parameters(lease) | {"at_least": format_interval(0)} for lease in leases]
         )
@@ -84,7 +87,10 @@ class BulkStore(PostgresStore):
         first_statement: LiteralString | None = None,
         first_parameters: Mapping[str, Any] | None = None,
     ) -> list[list[DictRow]]:
-        """One message: the settings, `first_statement`, and the statement for each; the answers to the latter."""
+        """Return the answers to the statement for each of `parameters`, asked in one message.
+
+        The settings and `first_statement` come first in that message.
+        """
         if not parameters:
             return []
         settings = {"lock_timeout": f"{_STEP_SECONDS * 1000:.0f}ms", "statement_timeout": f"{_ANSWER_SECONDS:.0f}s"}
@@ -109,9 +115,9 @@ class BulkStore(PostgresStore):
 
 
 class TableLocks(LivingLock):
-    """The lock of a run, if it has one of its own, and beside it those of the tables it is at work on.
+    """The locks of the tables that a run is at work on, and the run's own lock, if it has one.
 
-    `acquire_tables` and `release_tables` add to what is held and take from it, while a pulse may be beating for all of it.
+    `acquire_tables` and `release_tables` change what is held, while a heartbeat may be on its way for all of it.
     """
 
     def __init__(
@@ -127,15 +133,17 @@ class TableLocks(LivingLock):
             () if run_lock is None else run_lock, store, contender=contender, promise=terms, judge=liveness_check
         )
         self._several = store
+        # A run without a lock of its own has none to lose until it acquires that of a table.
         self._until = float("inf")
+        # The heartbeat's thread must not find leases whose time is not yet counted.
         self._changing = threading.Lock()
 
     def acquire(self) -> Self:
-        """Hold the run's own lock, if it has one. Raises `LockBusyError`, `LockStoreError`."""
+        """Acquire the run's own lock, if it has one. Raises `LockBusyError`, `LockStoreError`."""
         return super().acquire() if self.names else self
 
     def require_free(self, names: Iterable[str]) -> None:
-        """Raise `LockBusyError` if one of them is held by another run that lives, changing nothing."""
+        """Raise `LockBusyError` if another living run holds one of these locks. Acquires none."""
         wanted = set(names)
         for holder in self.store.read_holders():
             if holder.name in wanted and self._is_alive(holder):
@@ -143,7 +151,7 @@ class TableLocks(LivingLock):
                 raise busy_error(holder)
 
     def read_held_names(self) -> frozenset[str]:
-        """The names of all locks that are held at this moment. Where the store cannot be asked yet, none."""
+        """Return the names of all locks held at this moment; none while the store cannot be asked yet."""
         try:
             return frozenset(holder.name for holder in self.store.read_holders())
         except LockStoreError as error:
@@ -163,7 +171,8 @@ class TableLocks(LivingLock):
             try:
                 taken = self._several.acquire_all(wanted, self.contender, self.terms)
                 found |= {lease.name: lease for lease in taken}
-            except LockStoreError as error:  # such as a publisher that holds one of the rows: ask for each by itself
+            # Another session may hold the row of one lock: each asked by itself, the others are granted.
+            except LockStoreError as error:
                 living_lock.release_unconfirmed(self.store, self.contender, wanted, error)
             for name in wanted:
                 if name not in found:
@@ -188,7 +197,7 @@ class TableLocks(LivingLock):
             self._end_displaced(lease)
 
     def release_tables(self, leases: Iterable[Lease]) -> None:
-        """Hold these no more."""
+        """Release these leases."""
         going = list(leases)
         with self._changing:
             self.leases = tuple(lease for lease in self.leases if lease not in going)
@@ -198,7 +207,10 @@ class TableLocks(LivingLock):
         self._release_leases(going)
 
     def build_fence(self, lease: Lease, ask: Ask) -> Callable[[object], None]:
-        """Return a check that raises `FencedOutError` in the transaction of `ask`, unless run and table are still ours."""
+        """Return a check that raises `FencedOutError` unless the locks of run and table are still held.
+
+        It belongs into the transaction of `ask`.
+        """
         own = [each for each in self.leases if each.name in self.names and each.name != lease.name]
 
         def check(_: object) -> None:
@@ -209,7 +221,7 @@ class TableLocks(LivingLock):
         return check
 
     def send_heartbeat(self, *, phase: int, count: int) -> None:
-        """As of any living lock, for all that are held now."""
+        """Send a heartbeat for all locks held now, as any living lock does."""
         with self._changing:
             leases, started = self.leases, time.monotonic()
             if not leases:
@@ -220,10 +232,10 @@ class TableLocks(LivingLock):
                 self.lost_error = error
                 raise
             except LockStoreError as error:
-                self.answering = False
+                self.store_answers = False
                 log.warning("no heartbeat: %s", error)
                 return
-            self.answering = True
+            self.store_answers = True
             self._beaten, self._until = started, self._compute_stop(started, remaining)
         self._show_presence()
 
@@ -257,13 +269,15 @@ class TableLocks(LivingLock):
         except LockStoreError as error:
             log.info("locks are released one by one: %s", error)
             super()._release_leases(going)
-        except BaseException:  # raised by a signal: the release may be incomplete
+        # Raised by a signal: the release may be incomplete.
+        except BaseException:
             super()._release_leases(going)
             raise
 
 
 def _build_message(opening: str, query: LiteralString, parameters: Sequence[Mapping[str, Any]]) -> compose.Composed:
-    """All in one. The plan is made once, and forgotten in the same transaction: a pooler finds nothing left."""
+    """Compose one message of all: the opening, and the query for each of `parameters`."""
+    # Prepared, so that the server plans once; deallocated, so that nothing is left in the session of a pooler.
     text, names = sql.number_parameters(query)
     values = [compose.SQL(", ").join(compose.Literal(one[name]) for name in names) for one in parameters]
     return compose.SQL(";\n").join(
@@ -278,7 +292,7 @@ def _build_message(opening: str, query: LiteralString, parameters: Sequence[Mapp
 
 
 def _read_answers(cursor: psycopg.ClientCursor[DictRow]) -> list[list[DictRow]]:
-    """The rows of each statement of the message."""
+    """Return the rows of each statement of the message."""
     found = [cursor.fetchall() if cursor.description else []]
     while cursor.nextset():
         found.append(cursor.fetchall() if cursor.description else [])

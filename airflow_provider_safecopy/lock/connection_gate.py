@@ -1,11 +1,12 @@
-"""The launch gate: connections to one source are opened one after the other, and not too close together.
+"""The connection gate: connections to one source open one after the other, with pauses. The log calls it launch gate.
 
-It does not limit how many run, only how many start at once. It is a lock as any other, in the target's store, held
-while a connection opens, and then resting for the interval. A crashed opener's is taken over: at once where its process
-is seen to be gone, else when opening should long have ended. Copies into different targets do not see each other's.
+It does not limit how many run, only how many start at once. It is a lock like any other, in the target's store. It is
+held while a connection opens, and rests for the interval afterwards. The gate of a crashed opener is taken over: at
+once if its process is seen to be gone, else when opening should long have ended. Copies into different targets have
+different gates.
 
-A copy opens its control session and its psqls in one turn. It gives that turn up where more than half of the time that
-opening may take lies between them, because its tables are locked or its plan takes long, and takes another one then.
+A copy opens its control session and its psqls in one turn. If more than half of the time that opening may take lies
+between them, because its tables are locked or its plan takes long, it gives that turn up and takes another one.
 
 Not gated: sessions that end what a failed run has left behind, and those of plans and doctors.
 """
@@ -28,7 +29,7 @@ from airflow_provider_safecopy.lock.store import Store
 
 log = logging.getLogger(__name__)
 
-# Between two looks at a gate that is held, at least and at most; and between two calls of `on_wait`, at most.
+# The least and the longest pause. The longest is short, because `on_wait` must be called about every second.
 _POLL_SECONDS = (0.02, 1.0)
 _JITTER_SECONDS = 0.05
 
@@ -37,7 +38,7 @@ _JITTER_SECONDS = 0.05
 class ConnectionGate:
     """The gate before `source`, as one opener sees it.
 
-    None for `interval`: there is no gate. `opening_seconds` is how long opening may take; an opener that takes longer has
+    An `interval` of None means that there is no gate. `opening_seconds` is how long opening may take; an opener that takes longer has
     crashed.
     """
 
@@ -49,7 +50,7 @@ class ConnectionGate:
 
     @contextmanager
     def wait_turn(self, abort: AbortSwitch, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Open a connection inside the block: alone, and `interval` seconds after the one before was open.
+        """Wait for the turn to open a connection inside the block: alone, and `interval` seconds after the last.
 
         `on_wait` is called about every second until then. Raises `AbortedError`, `LockStoreError`.
         """
@@ -62,7 +63,7 @@ class ConnectionGate:
 
     @contextmanager
     def try_enter(self) -> Iterator[bool]:
-        """As `turn`, for who does not wait: inside, whether a connection may be opened. Raises `LockStoreError`."""
+        """Yield whether a connection may be opened in the block, without a wait. Raises `LockStoreError`."""
         if self.interval is None:
             yield True
             return
@@ -76,7 +77,10 @@ class ConnectionGate:
             self._log_opened()
 
     def _build_opener(self) -> Contender:
-        """Nothing but an opener: no owner's members share the turn, and no run ends a copy because of its gate."""
+        """Return a contender that is an opener alone.
+
+        No member of its owner shares the turn, and no run ends a copy because of its gate.
+        """
         asking, attempt = self.contender, uuid4()
         place = asking.process and replace(asking.process, may_end=False)
         return replace(
@@ -97,7 +101,7 @@ class ConnectionGate:
         return answer
 
     def _acquire_turn(self, interval: float, abort: AbortSwitch, on_wait: Callable[[], None]) -> tuple[Lease, float]:
-        """The turn, and by our own clock from when on it is certainly ours."""
+        """Return the lease of the turn, and the time on our clock from which it is certainly ours."""
         began, opener, refused = time.monotonic(), self._build_opener(), 0
         while True:
             abort.check()
@@ -132,7 +136,7 @@ class ConnectionGate:
 
 
 class Opening:
-    """The turn in which a copy opens all that it needs of a source. Always `close` it, as soon as nothing is missing."""
+    """The turn in which a copy opens all connections to a source. Always `close` it, as soon as they are open."""
 
     def __init__(self, gate: ConnectionGate, abort: AbortSwitch) -> None:
         self._gate = gate
@@ -142,9 +146,9 @@ class Opening:
 
     @contextmanager
     def turn(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Open a connection inside the block: in the turn that is held, else in a new one. Raises as `Gate.turn` does.
+        """Open a connection inside the block: in the turn that is held, else in a new one.
 
-        The turn is held on after the block.
+        The turn is still held after the block. Raises as `ConnectionGate.wait_turn` does.
         """
         gate = self._gate
         if gate.interval is None:
@@ -160,7 +164,7 @@ class Opening:
 
     @contextmanager
     def glance(self) -> Iterator[bool]:
-        """As `Gate.glance`; in the turn that is held, a connection may be opened."""
+        """Yield whether a connection may be opened in the block: yes in the turn that is held."""
         if self._holds():
             yield True
             return
@@ -168,17 +172,18 @@ class Opening:
             yield mine
 
     def close(self) -> None:
-        """Let the next opener in, after the interval. Twice is harmless."""
+        """Let the next opener in, after the interval. A second call does no harm."""
         self._until = float("-inf")
         self._turn.close()
 
     def _holds(self) -> bool:
-        """Whether the turn is ours for long enough to open a connection; by our own clock."""
+        """Return whether the turn is ours long enough to open a connection, by our own clock."""
         return time.monotonic() < self._until
 
 
 def _seconds_to_wait(holder: Holder, interval: float, refused: int) -> float:
-    """As long as no opener can be let in anyway; then who was refused more often is likely to come sooner."""
+    """Return the seconds for which no opener can be let in anyway, and a random share more."""
+    # The share shrinks with each refusal: an opener that was refused more often is likely to come sooner.
     least, most = _POLL_SECONDS
     # Held now: the holder has yet to open, and then comes the interval; unless it has crashed.
     closed = holder.seconds_to_takeover if holder.owner_key is None else min(max(interval, least), most)

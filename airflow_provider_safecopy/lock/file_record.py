@@ -1,4 +1,4 @@
-"""The files of one lock, written whole or not at all: its state, its history, a guard for its writers, its holders' flocks."""
+"""The files of one lock: its state, its history, a guard for its writers, and its holders' flocks."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ _TEMPORARY_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFI
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Replace a file, for good: whenever the process is killed or the power fails, it is the old one or the new one.
+    """Replace a file, so that a crash or a power failure leaves the old one or the new one.
 
-    For one writer at a time: what an earlier one has half written beside it is written over.
+    For one writer at a time: it overwrites what an earlier one has half written beside the file.
     """
     beside = path.with_name(f"{path.name}.new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -53,6 +53,7 @@ def replace_file(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.rename(path)
+    # The new name, too, must reach the disk: until then a power failure brings back the old file.
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
@@ -93,7 +94,7 @@ def read_own_file(path: Path) -> bytes:
 
 @contextmanager
 def translate_errors(directory: Path) -> Iterator[None]:
-    """Translate errors of the system into `LockStoreError`; raise it too if others may write to `directory`."""
+    """Raise `LockStoreError` for errors of the system, and if others may write to `directory`."""
     try:
         with suppress(FileNotFoundError):
             require_private_directory(directory)
@@ -108,7 +109,7 @@ def translate_errors(directory: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FileHistory:
-    """The file at `path`. A writer is alone with it. Raises OSError.
+    """The history of a lock, in the file at `path`. Only one process writes at a time. Raises OSError.
 
     It is for people: the last line of a process that was killed may be missing or torn, and is then left out.
     """
@@ -116,11 +117,12 @@ class FileHistory:
     path: Path
 
     def append(self, event: Event) -> None:
-        """One event more."""
+        """Append one event."""
         line = _format_event(event)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with os.fdopen(os.open(self.path, flags, 0o600), "r+b", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
+            # A writer that was killed has left half a line, which would spoil this one.
             torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
             file.write(b"\n" + line if torn else line)
         if size > MAX_BYTES:
@@ -128,7 +130,7 @@ class FileHistory:
             self._rewrite(events[len(events) // 2 :])
 
     def read_events(self) -> list[Event]:
-        """All of them, the oldest first."""
+        """Return all events, the oldest first."""
         try:
             lines = read_own_file(self.path).splitlines()
         except FileNotFoundError:
@@ -136,7 +138,7 @@ class FileHistory:
         return [event for line in lines if (event := _parse_event(line)) is not None]
 
     def drop_older(self, oldest: datetime) -> int:
-        """Remove what is older. How many there were."""
+        """Remove events older than `oldest`. Return how many there were."""
         events = self.read_events()
         kept = [event for event in events if event.at >= oldest]
         if len(kept) < len(events):
@@ -178,7 +180,7 @@ class FileRecord:
 
     @classmethod
     def for_lock(cls, directory: Path, name: str) -> Self:
-        """Any text is a name; the files' says enough of it for a person."""
+        """Return the files of the lock `name`, which may be any text; a person can tell it from their names."""
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         readable = re.sub(r"[^\w.]+", "_", name[:40]).strip("._") or "lock"
         # In UTF-8 whatever the locale: a run in another one must find the same files.
@@ -186,7 +188,7 @@ class FileRecord:
 
     @classmethod
     def find_all(cls, directory: Path) -> list[Self]:
-        """Of every lock there has ever been; none where there is no directory yet."""
+        """Return the files of every lock that was ever granted; none where there is no directory yet."""
         try:
             names = os.listdir(directory)  # noqa: PTH208 -- globbing takes what may not be read for empty
         except FileNotFoundError:
@@ -202,12 +204,15 @@ class FileRecord:
 
     @contextmanager
     def hold_guard(self) -> Iterator[None]:
-        """Alone with the lock's files. Raises `LockStoreError` when another process does not let go of them."""
+        """Hold the lock's files alone in the block. Raises `LockStoreError` if another process does so for long."""
         with self._take_guard():
             yield
 
     def read_state(self) -> LockState | None:
-        """As it was written last; None before the first grant. Raises `LockStoreError` when it cannot be read."""
+        """Return the state that was written last; None before the first grant.
+
+        Raises `LockStoreError` if it cannot be read.
+        """
         path = self._file_path("state")
         try:
             return self._require_own_state(LockState.from_json(read_own_file(path)))
@@ -246,20 +251,20 @@ class FileRecord:
             return False
 
     def remove_flocks(self, attempts: Iterable[str]) -> None:
-        """Remove what these attempts had to hold."""
+        """Remove the flock files of these attempts."""
         for attempt in attempts:
             self._flock_path(attempt).unlink(missing_ok=True)
 
     def list_attempts(self) -> set[str]:
-        """The attempts that have something to hold, or have left it."""
+        """Return the attempts that have a flock file, held or left behind."""
         return {path.suffixes[-2][1:] for path in self.directory.glob(f"{self.stem}.*.life")}
 
     def remove(self) -> None:
-        """Remove all files of the lock, and the directory if it is empty then. Inside `hold_guard` alone."""
+        """Remove all files of the lock, and the directory if it is then empty. Call it inside `hold_guard`."""
         self.remove_flocks(self.list_attempts())
         for kind in ("state", "history", "guard"):
             self._file_path(kind).unlink(missing_ok=True)
-        # Other locks lie in it.
+        # The directory may hold other locks.
         with suppress(OSError):
             self.directory.rmdir()
 
@@ -276,13 +281,15 @@ class FileRecord:
             try:
                 self._make_directory()
                 guard = Flock(path)
-            except FileNotFoundError:  # a holder that leaves nothing behind has removed the directory just now
+            # A holder that leaves nothing behind has removed the directory just now.
+            except FileNotFoundError:
                 if not self.directory.parent.is_dir():
                     raise
                 continue
             if guard.try_lock() and guard.is_at(path):
                 return guard
             guard.close()
+            # The system's own wait for a flock has no deadline.
             time.sleep(_POLL_SECONDS)
         raise LockStoreError(
             f"{path}: another process has been changing this lock for {_GUARD_WAIT_SECONDS:g} s",

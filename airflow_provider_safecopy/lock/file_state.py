@@ -1,7 +1,7 @@
 """The state of a lock in a file, and the checks of what it holds: a file may be torn, or changed by hand.
 
-The same facts and rules as the row in `sql/lock.sql`. Instants are seconds since boot, suspended or not; they mean
-nothing after a reboot, until `rebase`.
+Facts and rules are those of the row in `sql/lock.sql`. Instants are seconds since boot, suspended or not; after a
+reboot they mean nothing until `rebase`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from airflow_provider_safecopy.lock.process import ProcessIdentity
 FactCheck = Callable[[Any], bool]
 
 _MAX_SECONDS = 1e10
-"""Since a boot: 300 years, before or after. Calendars end at ten thousand."""
+"""The most seconds since a boot, about 300 years, before or after it. Calendars end at the year 10,000."""
 
 
 def require_facts(facts: Mapping[str, Any], checks: Mapping[str, FactCheck]) -> None:
-    """Each fact must be of its kind. Raises ValueError with the first that is not, TypeError where there are no facts."""
+    """Raise ValueError for the first fact that is not of its kind, TypeError where there are no facts."""
     if not isinstance(facts, Mapping):
         raise TypeError(f"no facts, but {facts!r:.80}")
     for name, of_its_kind in checks.items():
@@ -48,6 +48,7 @@ def is_flag(value: object) -> bool:
 
 
 def is_count(value: object) -> bool:
+    # In Python, True is an int.
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
@@ -60,7 +61,8 @@ def is_optional_seconds(value: object) -> bool:
 
 
 def is_uuid(value: object) -> bool:
-    """As `str` spells one: it becomes a part of a file's name."""
+    """Return whether `value` is a UUID as `str` spells it."""
+    # It becomes a part of a file's name, so no other spelling will do.
     try:
         return isinstance(value, str) and str(UUID(value)) == value
     except ValueError:
@@ -72,7 +74,8 @@ def is_optional_uuid(value: object) -> bool:
 
 
 def is_instant(value: object) -> bool:
-    """In ISO's spelling, with a zone: without one it could not be compared with others, nor shown at the calendar's ends."""
+    """Return whether `value` is a time in ISO's spelling, with a zone."""
+    # Without a zone it cannot be compared with others; at the calendar's ends it cannot be shown in another zone.
     try:
         told = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
@@ -81,7 +84,7 @@ def is_instant(value: object) -> bool:
 
 
 def is_detail(value: object) -> bool:
-    """Whatever may be told of an event, by name."""
+    """Return whether `value` can be the details of an event, by name."""
     return isinstance(value, Mapping)
 
 
@@ -112,15 +115,15 @@ EVENT_FACTS: Mapping[str, FactCheck] = {
 
 
 LAYOUT = 1
-"""Of the file; a newer one is not read."""
+"""The layout of the file; another one is not read."""
 
 WallTime = Callable[[float], datetime]
-"""What people call an instant."""
+"""Returns the wall's time of an instant, for people."""
 
 
 @dataclass(frozen=True)
 class MemberState:
-    """One attempt that holds the lock. `boot` is when it joined: of an earlier boot no process lives."""
+    """One attempt that holds the lock. `boot` is the one in which it joined: no process outlives its boot."""
 
     attempt: str
     try_number: int
@@ -134,7 +137,7 @@ class MemberState:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """From what `State.as_json` made of it."""
+        """Return the member that `LockState.as_json` has written."""
         require_facts(data, MEMBER_FACTS)
         return cls(**{**data, "place": ProcessIdentity.from_dict(data["place"])})
 
@@ -143,7 +146,7 @@ class MemberState:
 class LockState:
     """The holder of the lock `name` and its promise; free while `lease_id` is None. `token` only grows.
 
-    `written_at` and `written_wall` are when that was: by the clock since the boot called `boot`, and by the wall's.
+    `written_at` and `written_wall` are the times of writing: by the clock since the boot `boot`, and by the wall's.
     """
 
     name: str
@@ -165,7 +168,7 @@ class LockState:
 
     @classmethod
     def from_json(cls, text: bytes) -> Self:
-        """From what `as_json` made of it. Raises ValueError, TypeError or KeyError for anything else."""
+        """Return the state that `as_json` has written. Raises ValueError, TypeError or KeyError for another text."""
         data = json.loads(text.decode("utf-8", "surrogatepass"))
         if (layout := data.pop("layout")) != LAYOUT:
             raise ValueError(f"its layout is {layout}, not {LAYOUT}")
@@ -176,14 +179,15 @@ class LockState:
         return cls(members=members, **data)
 
     def as_json(self) -> bytes:
-        """As it is kept."""
+        """Return the content of the state's file."""
         data = {"layout": LAYOUT} | asdict(self)
         return json.dumps(data, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
 
     def rebase(self, boot: str | None, *, now: float, wall: float) -> Self:
-        """The same on the clock of this boot; only here the wall's clock has a say."""
+        """Return the state on the clock of this boot. Only here the wall's clock has a say."""
         if self.boot == boot:
             return self
+        # A wall's clock that was set back counts as if no time had passed: a promise is never cut short by it.
         passed = now - max(0.0, wall - self.written_wall) - self.written_at
         instants = {name: getattr(self, name) + passed for name in ("granted_at", "alive_at", "due_at")}
         rests = None if self.not_before is None else self.not_before + passed
@@ -192,11 +196,11 @@ class LockState:
 
     @property
     def attempts(self) -> tuple[str, ...]:
-        """The attempts that hold it."""
+        """The attempts that hold the lock."""
         return tuple(member.attempt for member in self.members.values())
 
     def find_ended(self, boot: str | None) -> set[str]:
-        """The attempts whose process has ended for certain, by its own name or by the end of its boot."""
+        """Return the attempts whose process has ended for certain: it is gone, or its boot is over."""
         return {each.attempt for each in self.members.values() if not each.detached and _has_ended(each, boot)}
 
     def is_current(self, lease: Lease) -> bool:
@@ -230,10 +234,11 @@ class LockState:
         return self.crash_grace is not None and self.alive_at + self.crash_grace < now and not detached
 
     def grant(self, contender: Contender, terms: Promise, kind: str, now: float) -> Self:
-        """Held by the contender too, or instead."""
+        """Return the state that the contender holds too, or instead of its holder."""
         member = MemberState(
             str(contender.attempt), contender.try_number, contender.is_detached, contender.process, self.boot, now
         )
+        # Members of one run share its token, so only another run begins a new lease.
         base = self if kind in ("join", "supersede") else self._begin_lease(now)
         return replace(
             base,
@@ -259,8 +264,12 @@ class LockState:
         )
 
     def record_heartbeat(self, key: str, progress: tuple[int, int], now: float) -> Self:
-        """Alive; and good for another `stale_after` if `progress`, the phase and the count, has grown."""
+        """Return the state after a heartbeat; `progress` is the phase and the count.
+
+        The promise is good for another `stale_after` seconds if `progress` has grown.
+        """
         mine = self.members[key]
+        # A copy that lives but is stuck must lose its lock.
         if progress <= (mine.phase, mine.count):
             return replace(self, alive_at=now)
         grown = replace(mine, phase=progress[0], count=progress[1], progressed_at=now)
@@ -268,25 +277,26 @@ class LockState:
         return replace(self, alive_at=now, due_at=due, members={**self.members, key: grown})
 
     def remove_member(self, key: str, now: float, *, at_least: float) -> Self:
-        """Without one member; free when it was the last. Who leaves has done something: the run lives on."""
+        """Return the state without one member; free if it was the last."""
         members = {each: member for each, member in self.members.items() if each != key}
+        # A member that leaves has done its work: that is progress of the run.
         if members:
             return replace(self, members=members, due_at=max(self.due_at, now + self.stale_after))
         return replace(self._free(), not_before=self.granted_at + at_least)
 
     def force_free(self) -> Self:
-        """Free; the token grows, so that the former holder is fenced out."""
+        """Return the freed state. The token grows, so that the former holder is fenced out."""
         return replace(self._free(), token=self.token + 1)
 
     def _free(self) -> Self:
         return replace(self, lease_id=None, owner_key=None, owner={}, members={})
 
     def revoke_member(self, key: str) -> Self:
-        """With the attempt of one member marked as fenced out."""
+        """Return the state with the attempt of one member marked as fenced out."""
         return replace(self, members={**self.members, key: replace(self.members[key], revoked=True)})
 
     def find_displaced(self, kind: str = "takeover", contender: Contender | None = None) -> DisplacedHolder | None:
-        """Whom that displaces: its holder, or the contender's former attempt; None without one."""
+        """Return the holder that a lease of this `kind` displaces, or the contender's former attempt; else None."""
         if kind == "supersede" and contender is not None:
             former = [self.members[contender.member]]
             return DisplacedHolder(contender.owner_key, contender.owner, self.token, *_collect_identities(former))
@@ -295,12 +305,12 @@ class LockState:
         return None
 
     def as_lease(self, contender: Contender, kind: str, now: float, displaced: DisplacedHolder | None) -> Lease:
-        """The contender's, which holds it now."""
+        """Return the lease of the contender, which holds the lock now."""
         lease_id = UUID(self.lease_id or "")
         return Lease(self.name, self.token, lease_id, contender, kind, self.due_at - now, displaced)
 
     def as_holder(self, now: float, to_wall_time: WallTime) -> Holder:
-        """Its holder, as a contender is told."""
+        """Return the holder, as a contender sees it."""
         seen = sorted(self.members.items(), key=lambda each: each[1].progressed_at, reverse=True)
         return Holder(
             name=self.name,

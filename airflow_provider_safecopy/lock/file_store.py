@@ -1,13 +1,13 @@
-"""The store of locks in a directory: for the processes of one host, and for those alone.
+"""The store of locks in a directory, for the processes of one host alone.
 
 What it is: an early answer that a lock is busy, and evidence of a crash at once. A member holds a flock as long as it
 lives; where that is free, and pid, start time and boot id say that its process has ended, it is gone. Where they
-cannot say so (another pid namespace), it has crashed once it has not beaten its heart for its `crash_grace` either.
+cannot say so (another pid namespace), it has crashed once it has sent no heartbeat for its `crash_grace` either.
 
 What it is not: a fence. Nothing in here stops the COMMIT of a run that was paused and lost its lock: that takes
 `PostgresStore`, in the target. Nor is it for several hosts: not on NFS; and containers that share a directory but no
 pid namespace see each other's crashes late. Nothing in the directory may be removed, least of all by something that
-cleans up: tokens would begin again at 1, and who holds a lock would lose it.
+cleans up: tokens would begin again at 1, and a holder would lose its lock.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ Clock = Callable[[], float]
 
 
 def read_boot_clock() -> float:
-    """Seconds since boot, suspended or not: no one can set this clock."""
+    """Return the seconds since boot, suspended or not. No process can set this clock."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def to_wall_time(instant: float) -> datetime:
-    """The wall's time of an instant, for people: now, less how long ago that was."""
+    """Return the wall's time of an instant, for people: now, less its age."""
     return datetime.now(UTC) + timedelta(seconds=instant - read_boot_clock())
 
 
 def read_state(record: FileRecord, boot: str | None, now: float) -> LockState | None:
-    """The lock's state on the clock of this boot."""
+    """Return the lock's state on the clock of this boot; None before the first grant."""
     state = record.read_state()
     return None if state is None else state.rebase(boot, now=now, wall=to_wall_time(now).timestamp())
 
 
 @dataclass(frozen=True)
 class Turn:
-    """The lock's files and its state, now."""
+    """A turn with one lock: its files, its state and the time."""
 
     record: FileRecord
     state: LockState
@@ -64,13 +64,13 @@ class Turn:
     @classmethod
     @contextmanager
     def begin(cls, record: FileRecord, name: str, boot: str | None, clock: Clock) -> Iterator[Turn]:
-        """Wait for it. Raises OSError, `LockStoreError`."""
+        """Wait for the turn, and yield it. Raises OSError, `LockStoreError`."""
         with record.hold_guard():
             now = clock()
             yield cls(record, read_state(record, boot, now) or LockState(name, boot=boot), now)
 
     def write(self, state: LockState) -> None:
-        """Let that be the lock's state."""
+        """Write the lock's state, with the time."""
         self.record.write_state(replace(state, written_at=self.now, written_wall=to_wall_time(self.now).timestamp()))
 
     def add_event(
@@ -82,7 +82,7 @@ class Turn:
         displaced: DisplacedHolder | None = None,
         reason: str | None = None,
     ) -> None:
-        """Add to the history. What has happened is not undone because that fails."""
+        """Add an event to the history. A failure is logged alone: what has happened stays."""
         event = Event(
             at=to_wall_time(self.now),
             name=self.state.name,
@@ -105,11 +105,12 @@ _THREAD_WAIT_SECONDS = 10.0
 
 
 class FileStore:
-    """Locks in `directory`; that is made, for this user alone, where only the last part of its path is missing.
+    """Locks in `directory`, which is made for this user alone if only the last part of its path is missing.
 
     `clock` counts seconds since boot; the wall's time is only shown. `remove_on_release` removes the files of a lock that
-    is free again, its history too, and the directory if nothing else lies in it; its tokens then begin again at 1. Threads take turns. A forked child holds nothing
-    of what its parent holds, and cannot use its parent's store: it makes its own.
+    is free again, its history too, and the directory if nothing else lies in it; its tokens then begin again at 1.
+    Threads take turns. A forked child holds none of its parent's locks, and cannot use its parent's store: it makes its
+    own.
     """
 
     def __init__(
@@ -143,29 +144,33 @@ class FileStore:
             if kind is None:
                 return state.as_holder(now, to_wall_time)
             taken, displaced = state.grant(contender, terms, kind, now), state.find_displaced(kind, contender)
+            # The flock first: a member without one would look crashed.
             self._hold_flock(turn, contender)
             turn.write(taken)
             turn.record.remove_flocks({*state.attempts} - {*taken.attempts})
             if kind.startswith("takeover"):
                 turn.add_event(kind, taken.token, contender, displaced=displaced)
+            # The gate is passed for every connection: so many events would tell a person nothing.
             elif not contender.is_passing:
                 turn.add_event(kind, taken.token, contender)
             return taken.as_lease(contender, kind, now, displaced)
 
     def heartbeat(self, lease: Lease, *, phase: int, count: int) -> float:
-        """See `Store`. Lost, too, once it was revoked: there is no fence in here that would tell."""
+        """See `Store`. A lease that was revoked is lost as well."""
         with self._take_turn(lease.name) as turn:
             key = lease.contender.member
+            # Without a fence, the heartbeat alone can tell an attempt that it was revoked.
             if not turn.state.is_current(lease) or turn.state.members[key].revoked:
                 self._drop_flock(turn, lease.contender)
                 raise _lost_error(lease)
+            # Held again after `close`: the holder lives after all.
             self._hold_flock(turn, lease.contender)
             state = turn.state.record_heartbeat(key, (phase, count), turn.now)
             turn.write(state)
             return state.due_at - turn.now
 
     def release(self, lease: Lease, *, at_least: float = 0) -> bool:
-        """See `Store`. By a forked child, as when it leaves a block that its parent entered: nothing."""
+        """See `Store`. Does nothing in a forked child, which may leave a block that its parent entered."""
         if not process.is_own_process(self._process):
             return False
         with self._take_turn(lease.name) as turn:
@@ -177,12 +182,13 @@ class FileStore:
             freed = state.lease_id is None
             if not lease.contender.is_passing:
                 turn.add_event("release" if freed else "leave", state.token, lease.contender)
+            # A lock that still rests needs its file, which says until when.
             if freed and self._remove_on_release and not at_least:
                 turn.record.remove()
             return freed
 
     def revoke(self, lease: Lease) -> bool:
-        """See `Store`. The attempt itself is told at its next heartbeat."""
+        """See `Store`. The attempt itself learns it at its next heartbeat."""
         with self._take_turn(lease.name) as turn:
             key = lease.contender.member
             if not turn.state.is_current(lease) or turn.state.members[key].revoked:
@@ -226,11 +232,11 @@ class FileStore:
                 turn.add_event("refused", turn.state.token, contender)
 
     def read_history(self, name: str | None = None, *, limit: int = 100) -> tuple[Event, ...]:
-        """See `Store`. Of thousands the oldest are gone."""
+        """See `Store`. Of thousands of events, the oldest are gone."""
         records = self._list_records() if name is None else [FileRecord.for_lock(self.directory, name)]
         with file_record.translate_errors(self.directory):
             newest_first = [reversed(record.history.read_events()) for record in records]
-        # Each lock's in the order they were written, whatever the wall's clock was set to meanwhile.
+        # Events of one lock stay in the order of writing, even if the wall's clock was set meanwhile.
         return tuple(islice(merge(*newest_first, key=lambda event: event.at, reverse=True), limit))
 
     def forget(self, *, keep: float) -> int:
@@ -240,13 +246,13 @@ class FileStore:
         return sum(self._forget_lock(name, keep) for name in names)
 
     def close(self) -> None:
-        """See `Store`. A holder that closes its store has crashed, unless it beats its heart again within its grace."""
+        """See `Store`. A holder that closes its store has crashed, unless a heartbeat follows within its grace."""
         while self._lives:
             self._lives.popitem()[1].close()
 
     @contextmanager
     def _take_turn(self, name: str) -> Iterator[Turn]:
-        """Alone with one lock, in this process and on this host."""
+        """Hold one lock's files alone, in this process and on this host, and yield the turn."""
         process.require_own_process(self._process, self.directory)
         if not self._thread.acquire(timeout=_THREAD_WAIT_SECONDS):
             raise LockStoreError(f"{self.directory}: another thread has been using this store for too long")
@@ -286,7 +292,7 @@ class FileStore:
         return None if state is None or state.lease_id is None else state.as_holder(now, to_wall_time)
 
     def _hold_flock(self, turn: Turn, contender: Contender) -> None:
-        """Hold the attempt's flock. Where another store of this process has it already, that one's will do."""
+        """Hold the attempt's flock, unless another store of this process holds it already."""
         attempt = str(contender.attempt)
         key = turn.record.stem, attempt
         if key not in self._lives and (life := turn.record.hold_flock(attempt)) is not None:

@@ -1,7 +1,7 @@
 """A flock that stands for this very process: while it is held, the process lives.
 
-The kernel gives it to every process that has the open file, hence to forked children too; so they let go of their copy
-at once. Programs that are started never get one.
+The kernel gives it to every process that has the open file, and so to forked children too: they close their copy at
+once. Programs that are started never get one.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ _open_flocks: weakref.WeakSet[Flock] = weakref.WeakSet()
 
 
 class Flock:
-    """The file at `path`, open, and locked once `try_lock` has said so. Only `close`, or the end of the process, unlocks it.
+    """The open file at `path`, locked once `try_lock` has returned True.
 
-    Raises OSError; FileNotFoundError where there is none and it is not to be made.
+    Only `close`, or the end of the process, unlocks it. Raises OSError; without `create`, FileNotFoundError for a
+    missing file.
     """
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
@@ -32,7 +33,7 @@ class Flock:
             _open_flocks.add(self)
 
     def try_lock(self) -> bool:
-        """Lock it, unless another process has."""
+        """Lock the file unless another process has; return whether it is locked."""
         if self._descriptor is None:
             return False
         try:
@@ -51,7 +52,7 @@ class Flock:
             return False
 
     def close(self) -> None:
-        """Unlock it. Twice is harmless."""
+        """Unlock and close the file. A second call does no harm."""
         with _registry_lock:
             _open_flocks.discard(self)
             descriptor, self._descriptor = self._descriptor, None

@@ -1,7 +1,7 @@
-"""The pulse of a copy: a thread that beats for the work loop, and stops the run when the lock is lost.
+"""The heartbeat of a copy: a thread that sends it for the work loop, and stops the run when the lock is lost.
 
-The work loop says how far it is; the thread never invents progress. Where the work is one long statement of a
-server's, `watching` is asked whether that server is working on it.
+The work loop reports how far it is; the thread never invents progress. While the work is one long statement on a
+server, `is_working` returns whether that server works on it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Beats for a lock that is held, inside ``with``; throws `abort` once the lock is lost or about to be.
+    """The heartbeat of a lock that is held, inside ``with``. It throws `abort` once the lock is lost or about to be.
 
-    `is_working` is asked, from the thread, only when nothing has moved since the last beat: whether a bounded step of a
-    server's is being worked on. It must not raise.
+    `is_working` returns whether a server works on a bounded step. The thread calls it only if nothing has moved since
+    the last heartbeat. It must not raise.
     """
 
     def __init__(self, lock: LivingLock, abort: AbortSwitch, *, is_working: Callable[[], bool] = lambda: False) -> None:
@@ -32,9 +32,9 @@ class Heartbeat:
         self._working = is_working
         self._phase = 0
         self._count = 0
-        # By the work's thread, as are the two above.
+        # Written by the work's thread alone, as the two above are: so none of them needs a lock.
         self._steps = 0
-        # By the thread in here.
+        # Written by the heartbeat's thread alone.
         self._seen_working = 0
         self._beaten = (0, 0)
         self._stop = threading.Event()
@@ -43,11 +43,11 @@ class Heartbeat:
 
     @property
     def lost_error(self) -> LockLostError | None:
-        """Why the run was stopped, if it was."""
+        """The reason why the run was stopped, if it was."""
         return self._lock.lost_error
 
     def advance(self, phase: int, count: int) -> None:
-        """The work has come so far: cheap, and from the work's thread only. Raises as `require_beat` does."""
+        """Report how far the work is. Cheap, and for the work's thread only. Raises as `require_beat` does."""
         self.require_beat()
         if phase > self._phase:
             self._phase, self._count = phase, count
@@ -55,20 +55,20 @@ class Heartbeat:
             self._count = max(self._count, count)
 
     def count_step(self) -> None:
-        """Something was done that has no measure of its own. Raises as `require_beat` does."""
+        """Count a step that has no measure of its own. Raises as `require_beat` does."""
         self.require_beat()
         self._steps += 1
 
     def require_beat(self) -> None:
-        """Raise RuntimeError if no thread could be started, so that nothing beats."""
+        """Raise RuntimeError if the thread could not be started, so that no heartbeat is sent."""
         if self._unstarted is not None:
             raise self._unstarted
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """No thread inside the block, so that psql can be forked. It must be short.
+        """Stop the thread during the block, so that psql can be forked. The block must be short.
 
-        A thread that cannot be started again raises later, in `require_beat`: here it would lose the psql of the block.
+        If the thread cannot be started again, `require_beat` raises later: an error here would lose the block's psql.
         """
         self._stop_thread()
         try:
@@ -114,7 +114,7 @@ class Heartbeat:
     def _send_heartbeat(self) -> None:
         if self._read_progress() == self._beaten and self._working():
             self._seen_working += 1
-        # Meanwhile: the thread that waits for this one waits for no further question.
+        # The thread that waits for this one to end must not wait for another question.
         if self._stop.is_set():
             return
         phase, count = at = self._read_progress()

@@ -1,11 +1,12 @@
-"""Signs of life: whether a holder's attempts are gone, as this process and the presence notes of this machine tell.
+"""Signs of life of a holder's attempts, from this process and from the presence notes of this machine.
 
-A presence note is what a process says about itself on its own machine.
+A presence note is a file in which a process describes itself on its own machine.
 
 Only a note lets a process be ended, never the row of a lock: any role that may use the lock can write a row that names
 any process. So an attempt leaves a note in a directory that only its own user can write to: which process it is, which
-locks it holds for whom, and until when its promise is good. A run that displaces the attempt reads the note; without one
-it ends no process. A lost note does no harm: the process goes on, and finds at its next heartbeat that it lost its lock.
+locks it holds for which owner, and until when its promise is good. A run that displaces the attempt reads the note;
+without one it ends no process. A lost note does no harm: the process goes on, and finds at its next heartbeat that it
+lost its lock.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class PresenceNote:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
                 with os.fdopen(os.open(beside, flags, 0o600), "wb") as file:
                     file.write(json.dumps(asdict(self)).encode("utf-8", "surrogatepass"))
+                # Renamed, because a run that reads the note meanwhile must not find half of it.
                 beside.rename(path)
         except OSError as error:
             log.debug("attempt %s cannot write its presence note: %s", self.attempt, error)
@@ -84,6 +86,7 @@ class PresenceNote:
 
     def confirms(self, displacement: Displacement) -> bool:
         """Return whether the note agrees that its attempt was rightly displaced."""
+        # A row may be forged, so the displacement is checked against facts that only this user could write.
         match displacement.kind:
             case "supersede":
                 return (self.owner_key, self.member) == (displacement.owner_key, displacement.member)
@@ -99,11 +102,11 @@ class PresenceNote:
 
 @dataclass(frozen=True)
 class Displacement:
-    """Why a holder of the lock `name` in `store` was displaced.
+    """The reason why a holder of the lock `name` in `store` was displaced.
 
-    `kind` is that of the new lease, or why the lock was reaped: stale, gone, finished; released, by another member of its
-    run; or force-release, by a person. `owner_key` and `member` are who displaced it, `gone_owner` the run that a judge said
-    was over.
+    `kind` is that of the new lease, or the reason to reap the lock: stale, gone, finished; released, by another member
+    of its run; or force-release, by a person. `owner_key` and `member` name the contender that displaced it, `gone_owner`
+    the run that a liveness check found finished.
     """
 
     kind: str
@@ -118,6 +121,7 @@ def write_note(
     contender: Contender, *, store: str, names: tuple[str, ...], seconds_left: float, crash_grace: float | None
 ) -> None:
     """Write the note of this process, which holds `names` in `store` for `seconds_left` more seconds."""
+    # A forked child holds none of its parent's locks.
     if contender.process is not None and contender.process.pid == os.getpid():
         now = _read_boot_clock()
         PresenceNote(
@@ -187,6 +191,7 @@ def _note_path(attempt: str, *, create: bool = False) -> Path | None:
             directory,
         )
         return None
+    # The attempt may come from the row of a lock, and any other text could name a file elsewhere.
     return directory / f"{UUID(attempt)}.json"
 
 
@@ -211,13 +216,14 @@ _FINISHED: set[str] = set()
 
 
 def mark_finished(attempt: UUID) -> None:
-    """Whatever the store has of this attempt's, now or in a moment, belongs to no attempt."""
+    """Note that this process is done with the attempt, whatever the store still grants it."""
     _FINISHED.add(str(attempt))
 
 
 @contextmanager
 def track_request(attempt: UUID) -> Iterator[None]:
-    """Around what asks a store for a lock. Where no answer came, the lock may have been granted, or may be yet: `mark_finished`."""
+    """Mark the attempt as finished if the block, which asks a store for a lock, gets no answer."""
+    # The store may have granted the lock all the same, or may yet do so.
     try:
         yield
     except BaseException:
@@ -227,7 +233,10 @@ def track_request(attempt: UUID) -> Iterator[None]:
 
 
 def find_gone(holder: Holder) -> set[str]:
-    """The attempts of `holder` whose process lived on this machine and has ended for certain, or is done with them."""
+    """Return the attempts of `holder` that this machine knows to be gone.
+
+    Their process lived here and has ended for certain, or is this one and is done with them.
+    """
     return {
         seen.attempt
         for seen in holder.members

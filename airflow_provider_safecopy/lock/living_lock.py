@@ -62,36 +62,38 @@ def _release_lease(store: Store, lease: Lease) -> None:
     except LockStoreError as error:
         liveness.mark_finished(lease.attempt)
         log.warning("lock %s could not be released; the next run takes it over: %s", lease.name, error)
-    except BaseException:  # raised by a signal: the release may be incomplete
+    # Raised by a signal: the release may be incomplete.
+    except BaseException:
         liveness.mark_finished(lease.attempt)
         with suppress(LockStoreError):
             store.release(lease)
         raise
 
 
-# Seconds: a holder with a heartbeat this recent has not crashed.
+# A holder with a heartbeat this recent has not crashed.
 _ALIVE_SECONDS = 10.0
 
 LivenessCheck = Callable[[Holder], Collection[str]]
-"""Who knows more of a holder than its store: the attempts it is certain are gone."""
+"""Returns the attempts of a holder that are certainly gone, as far as it knows more than the store."""
 
 
 class LivingLock:
     """One or several locks, held together or not at all, by one attempt.
 
     `where` is the database they live in (a conninfo or an `Endpoint`), a directory of this host (a `Path`), or any
-    `Store`. `contender` is who asks, by default a process that shares its locks with no other; of one owner's attempts
-    each is a member. `terms` says when others may take the locks over: after ``stale_after`` seconds without
+    `Store`. `contender` asks for them, by default a process that shares its locks with no other; each attempt of one
+    owner is a member. `promise` says when others may take the locks over: after ``stale_after`` seconds without
     progress, or ``crash_grace`` seconds after the holder has vanished. `judge` may know that a holder is gone when
     this machine does not. `relatives` are locks that no other attempt may hold while this one holds its own: those of a
-    table's partitions and parents. Each attempt asks after it holds its own lock, so at least one of two gives up.
+    table's partitions and parents. Each attempt asks for them after it holds its own lock, so at least one of two gives
+    up.
 
-    Progress is what `heartbeat` is told of: call it where something was done, never from a timer. Calls closer
+    Progress is each call of `heartbeat`: make it where something was done, never from a timer. Calls closer
     together than `minimum_heartbeat_interval`, in seconds and by default `promise.interval`, cost nothing. It may not be
     longer than half of `stale_after`, nor of `crash_grace`. There is no thread in here.
 
-    Not promised: that a holder which does not call `heartbeat` or `check` notices that it lost the lock. What is
-    written by SQL in the database of the lock is safe nevertheless if its transaction calls `fence`.
+    Not promised: that a holder which does not call `heartbeat` or `check` notices that it lost the lock. SQL in the
+    database of the lock is safe nevertheless if its transaction calls `fence`.
 
     A forked child holds nothing: leaving the block there changes nothing, and the child makes a lock of its own.
     """
@@ -108,6 +110,7 @@ class LivingLock:
         minimum_heartbeat_interval: float | None = None,
     ) -> None:
         self.relatives = frozenset(relatives)
+        # In one order, or two runs could refuse each other.
         self.names = tuple(sorted({names} if isinstance(names, str) else set(names)))
         for name in self.names:
             if not name.strip() or "\0" in name:
@@ -119,14 +122,17 @@ class LivingLock:
         self.leases: tuple[Lease, ...] = ()
         self.lost_error: LockLostError | None = None
         self.store_answers = True
-        """Whether the store answered the last heartbeat."""
+        """True if the store answered the last heartbeat."""
         self._judge = judge
         self._judged: dict[str, Mapping[str, str]] = {}
         self._count = 0
         self._beaten = self._until = 0.0
 
     def acquire(self) -> Self:
-        """Hold all the locks. Raises `LockBusyError` (holding none), `LockStoreError`. Held already: nothing."""
+        """Acquire all the locks, unless they are held. If it raises, it holds none.
+
+        Raises `LockBusyError`, `LockStoreError`.
+        """
         if self.leases:
             return self
         taken: list[Lease] = []
@@ -139,6 +145,7 @@ class LivingLock:
             self._show_presence()
             for lease in taken:
                 self._end_displaced(lease)
+            # Only now: of two relatives that acquire at the same time, the later one is certain to see the other.
             for holder in read_holders(self.store, self.relatives):
                 self._displace(holder)
         except BaseException as error:
@@ -150,9 +157,9 @@ class LivingLock:
         return self
 
     def peek(self) -> bool:
-        """Raise `LockBusyError` if a lock is busy for certain, changing nothing. False promises nothing.
+        """Raise `LockBusyError` if a lock is busy for certain. Acquires none; False promises nothing.
 
-        True: another run, or an earlier attempt of this member, has one; it may keep locked what one would look at.
+        True: another run, or an earlier attempt of this member, has one, and may have locked what a plan would look at.
         """
         held = False
         for name in self.names:
@@ -167,7 +174,7 @@ class LivingLock:
             if holder is not None:
                 ours = holder.owner_key == self.contender.owner_key
                 held = held or not ours or self.contender.member in {seen.member for seen in holder.members}
-        # Not known yet.
+        # The store may not exist yet.
         with suppress(LockStoreError):
             for holder in read_holders(self.store, self.relatives):
                 if self._is_alive(holder):
@@ -177,7 +184,7 @@ class LivingLock:
         return held
 
     def heartbeat(self, progress: int | None = None) -> None:
-        """Something was done: `progress` of it in all so far, or by default one step more.
+        """Report progress: `progress` in all so far, or by default one step more.
 
         Raises `LockLostError` when the lock is another run's, or has not been extended in time; `ConfigError` when
         it was never acquired, or released.
@@ -190,7 +197,7 @@ class LivingLock:
         self.check()
 
     def check(self) -> None:
-        """Raise `LockLostError` if the lock is lost, or its promise is about to end. It asks no server."""
+        """Raise `LockLostError` if the lock is lost, or its promise is about to end. Asks no server."""
         if self.lost_error is None and self.leases and self.seconds_left <= 0:
             self.lost_error = self_stop_error(self.leases[0], self.terms)
         if self.lost_error is not None:
@@ -208,7 +215,7 @@ class LivingLock:
 
     @property
     def takeovers(self) -> tuple[str, ...]:
-        """From whom the locks were taken over, and why; empty when they were free."""
+        """The takeovers of these locks in words: from which holder, and why; empty if they were free."""
         return tuple(
             f"lock {lease.name} was taken over from {lease.displaced} ({lease.kind})"
             for lease in self.leases
@@ -221,7 +228,7 @@ class LivingLock:
         return self.store.backends
 
     def send_heartbeat(self, *, phase: int, count: int) -> None:
-        """Send a heartbeat now. Raises `LockLostError`; a store that cannot be asked is only told to the log."""
+        """Send a heartbeat now. Raises `LockLostError`; a store that does not answer is only logged."""
         started = time.monotonic()
         try:
             remaining = [self.store.heartbeat(lease, phase=phase, count=count) for lease in self.leases]
@@ -237,14 +244,14 @@ class LivingLock:
         self._show_presence()
 
     def fence(self, connection: psycopg.Connection[Any]) -> None:
-        """Inside a transaction in the locks' database: no run takes them before its COMMIT. Raises `FencedOutError`."""
+        """Keep the locks until COMMIT, in a transaction of their database. Raises `FencedOutError`."""
         if not isinstance(self.store, PostgresStore):
             raise ConfigError("only locks in a database can fence a transaction of it")
         for lease in self.leases:
             check_fence(connection, lease)
 
     def release(self) -> None:
-        """Let go of the locks and of the store. Twice, or after they were lost, is harmless."""
+        """Release the locks and close the store. No harm if done twice, or after they were lost."""
         leases, self.leases = self.leases, ()
         try:
             self._release_leases(leases)
@@ -268,6 +275,7 @@ class LivingLock:
         with liveness.track_request(self.contender.attempt):
             answer = self.store.acquire(name, self.contender, self.terms)
             if isinstance(answer, Holder) and (dead := self._find_gone(answer)):
+                # The note of the holder's process is compared with the run that was found finished.
                 self._judged[name] = answer.owner
                 answer = self.store.acquire(name, self.contender, self.terms, dead=dead)
         if isinstance(answer, Lease):
@@ -278,6 +286,7 @@ class LivingLock:
     def _displace(self, holder: Holder) -> None:
         """Fence out a holder that is gone. Raise `LockBusyError` for a living one, one of this very run included."""
         if holder.owner_key != self.contender.owner_key:
+            # Held for a moment, so that the token grows and the former holder cannot publish.
             lease = self._acquire_lock(holder.name)
             try:
                 self._end_displaced(lease)
@@ -293,7 +302,7 @@ class LivingLock:
         self.store.end_sessions(displaced)
 
     def _is_alive(self, holder: Holder) -> bool:
-        """Return whether it is another run's and by no rule to be displaced now."""
+        """Return whether the holder is another run that no rule lets this one displace now."""
         quiet = holder.quiet_seconds > _ALIVE_SECONDS
         return holder.owner_key != self.contender.owner_key and not (
             holder.is_stale or self._find_gone(holder) or quiet
@@ -324,7 +333,7 @@ class LivingLock:
         release_leases(self.store, leases)
 
     def _compute_stop(self, started: float, remaining: Iterable[float]) -> float:
-        """When to stop, by this process's own clock, counted from before the store was asked."""
+        """Return the time to stop, by this process's clock, counted from before the store was asked."""
         return started + min(remaining) - self.terms.margin
 
 

@@ -1,4 +1,4 @@
-"""The values of a lock: who wants it, under which promise, what is held, and what a contender is told."""
+"""The values of a lock: contender, promise, lease, holder, and events."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CRASH_GRACE = 30.0
 
 @dataclass(frozen=True)
 class Promise:
-    """The promise of a holder, in seconds. Contenders never bring their own: the holder's is kept with the lock.
+    """The promise of a holder, in seconds. It is kept with the lock; contenders never bring their own.
 
-    `stale_after`: a holder that makes no progress for so long may be displaced. `crash_grace`: so may, after so long
-    without a heartbeat, a holder that has no session on the server either; longer than a restart of the server, and None
-    behind a transaction pooler, where living clients have no session.
+    `stale_after`: a holder that makes no progress for so long may be displaced. `crash_grace`: so may a holder that
+    sends no heartbeat for so long and has no session on the server either. It is longer than a restart of the server,
+    and None behind a transaction pooler, where living clients have no session.
     """
 
     stale_after: float = STALE_AFTER
@@ -41,6 +41,7 @@ class Promise:
     @property
     def interval(self) -> float:
         """Seconds between heartbeats: often enough for both promises, and never more than needed."""
+        # A fifth: the promise still holds after a few heartbeats without an answer.
         grace = self.crash_grace or self.stale_after
         return max(0.05, min(5.0, self.stale_after / 5, grace / 5))
 
@@ -54,11 +55,11 @@ class Promise:
 class Contender:
     """A contender for a lock: one attempt (`attempt`, random) of one member (`member`) of a run (`owner_key`).
 
-    Attempts of one owner share the lock: another member joins, a higher `try_number` of the same member supersedes,
-    an equal or lower one is busy. `owner` is for people: what a refused contender is told. `process` is the
-    process it lives in; a `is_detached` member lives in none, as the setup task of a DAG run that has ended. Of one that
-    is only `is_passing`, as through the launch gate, the history keeps takeovers alone. `task`: of an instance of a mapped
-    task, that task.
+    Attempts of one owner share the lock: another member joins, a higher `try_number` of the same member supersedes, an
+    equal or lower one is refused. `owner` is for people: a refused contender is told of it. `process` is the process in
+    which it lives; a member that `is_detached` lives in none, as the setup task of a DAG run that has ended. For a
+    contender that `is_passing`, as at the connection gate, the history keeps takeovers alone. `task` is the mapped task
+    of which this is an instance.
     """
 
     owner_key: str
@@ -73,14 +74,14 @@ class Contender:
 
     @classmethod
     def alone(cls, owner: str = "") -> Contender:
-        """A process that shares its lock with no other; `owner` says for people whose it is."""
+        """Return a contender that shares its lock with no other. `owner` names it for people."""
         attempt = uuid4()
         name = owner or "unnamed"
         return cls(f"{name}|{attempt}", {"owner": name, "host": socket.gethostname()}, attempt=attempt)
 
     @property
     def label(self) -> str:
-        """The owner in one line, as it is kept with a receipt: with its member and try, where it may have several."""
+        """The owner in one line, as a receipt keeps it: with member and try, where it may have several."""
         return self.owner.get("owner") or f"{self.owner_key}|{self.member}|{self.try_number}"
 
 
@@ -103,7 +104,7 @@ class Lease:
     """Proof of the right to publish under `name`, good until another run is granted it.
 
     The token alone would not do: restored from a backup, a server issues one twice. `lease_id` is random for each
-    grant, `contender.attempt` for each process; sessions are called ``safecopy:<attempt>``. `kind` is how it came:
+    grant, `contender.attempt` for each process; sessions are called ``safecopy:<attempt>``. `kind` is how it was had:
     grant, join, supersede, takeover-stale, takeover-crash or takeover-dead; `remaining` the seconds until it is due.
     """
 
@@ -125,6 +126,7 @@ class Lease:
 
         It is there after a grant whose answer was lost, and its sessions belong to this very run.
         """
+        # Its sessions would be ended as those of a displaced holder.
         own = str(self.attempt)
         if self.displaced is None or own not in self.displaced.attempts:
             return self
@@ -147,10 +149,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Holder:
-    """The holder of a busy lock, as a contender learns of it. Times are the store's own, `asked_at` among them.
+    """The holder of a busy lock, as a contender sees it. Times are the store's own, `asked_at` among them.
 
-    `due_at` is when it will be taken if nothing moves until then, `refused_count` how many were sent away since `granted_at`.
-    `owner_key` is None while the lock is free but not to be taken before `not_before`; `lease_id` is None then, too.
+    At `due_at` the lock may be taken if nothing moves until then; `refused_count` contenders were refused since
+    `granted_at`. `owner_key` is None while the lock is free but not to be taken before `not_before`; `lease_id` is None
+    then, too.
     """
 
     name: str
@@ -204,7 +207,7 @@ class Holder:
         return Lease(self.name, self.token, self.lease_id, member)
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain JSON values, for `--json` and for errors."""
+        """Return the holder as plain JSON values, for `--json` and for errors."""
         return {
             "name": self.name,
             "token": self.token,
@@ -248,12 +251,12 @@ class Event:
 
 
 def format_application_name(attempt: UUID) -> str:
-    """Return what every session of one attempt is called, by psycopg and psql alike."""
+    """Return the application_name of every session of one attempt, in psycopg and psql alike."""
     return f"safecopy:{attempt}"
 
 
 def describe_owner(owner: Mapping[str, str], owner_key: str) -> str:
-    """An owner in one line for people: its parts by name, without those that only tell machines apart."""
+    """Return an owner in one line for people, without the parts that only tell machines apart."""
     told = [f"{part} {value}" for part, value in owner.items() if part not in ("owner", "deployment", "started")]
     named = owner.get("owner")
     return ", ".join(([named] if named else []) + told) or owner_key

@@ -1,10 +1,10 @@
 """The store of locks in a database: with the data it guards, so that a publish can be fenced.
 
 Each call is one message and one transaction, and leaves nothing behind in the session: it works behind a transaction
-pooler as well. The protocol's reasons are told beside its SQL, in `sql/lock.sql`.
+pooler as well. The reasons of the protocol stand beside its SQL, in `sql/lock.sql`.
 
-A row may have been changed by hand, or restored from something else. Of what decides, `LockStoreError` is raised where it
-cannot be read; what is only told of former holders is left out then.
+A row may have been changed by hand, or restored from something else. A value that decides raises `LockStoreError` if it
+cannot be read; one that only describes former holders is left out.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 _HOLDER_FACTS: Mapping[str, fact.FactCheck] = {
     "token": fact.is_count,
     "owner": lambda value: value is None or fact.is_text_mapping(value),
-    # NULL where a holder has it, and it is not known until when.
+    # NULL is no flag: the lock is held, but its row does not say until when.
     "stale": fact.is_flag,
 }
 _HELD_COLUMNS = ("owner_key", "granted_at", "alive_at", "due_at", "stale_after")
@@ -99,7 +99,7 @@ def format_interval(seconds: float | None) -> str | None:
 
 @contextmanager
 def translate_row_errors(name: str) -> Iterator[None]:
-    """Raise `LockStoreError` with the lock's name and the next step for whatever cannot be read."""
+    """Raise `LockStoreError` for values that cannot be read, with the lock's name and the next step."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -124,7 +124,8 @@ def parse_lease(name: str, contender: Contender, row: DictRow) -> Lease:
 
 
 def parse_displaced(row: DictRow, members: object, owner_key: str | None, owner: object) -> DisplacedHolder:
-    """The lock is theirs no more: of a garbled one nothing is told, and nothing of theirs can be ended."""
+    """Return the former holder in a row, without its garbled parts."""
+    # It has lost the lock already: a garbled part means only that less of it can be reported and ended.
     known = members.values() if isinstance(members, Mapping) else ()
     attempts = tuple(member["id"] for member in known if isinstance(member, Mapping) and fact.is_uuid(member.get("id")))
     places = tuple(
@@ -148,7 +149,7 @@ def parse_member(data: Mapping[str, Any]) -> Member:
 
 
 def parse_event(row: DictRow) -> Event | None:
-    """None for one that cannot be read: it decides nothing."""
+    """Return the event in a row; None if it cannot be read, since it decides nothing."""
     owner, detail = row["owner"] or {}, row["detail"] or {}
     try:
         fact.require_facts(row | {"owner": owner, "detail": detail}, fact.EVENT_FACTS)
@@ -170,7 +171,7 @@ def parse_event(row: DictRow) -> Event | None:
 
 
 def parse_holder(row: DictRow) -> Holder:
-    """A free lock has no times; it is told of only while it may not be taken yet. Raises `LockStoreError`."""
+    """Return the holder in a row; a free lock has one while it rests, without times. Raises `LockStoreError`."""
     with translate_row_errors(row["name"]):
         fact.require_facts(row, _HOLDER_FACTS)
         missing = [name for name in _HELD_COLUMNS if row["held"] and row[name] is None]
@@ -224,7 +225,7 @@ def fenced_out_error(lease: Lease) -> FencedOutError:
     )
 
 
-# A publisher that holds the row and may be displaced is terminated within one.
+# A publisher that holds the row and may be displaced is terminated after one step.
 _LOCK_STEP_SECONDS = 0.2
 # A release, or a heartbeat between two steps of work, waits less.
 _ANSWER_SECONDS = {"heartbeat": 2.0, "release": 2.0, "others": 5.0}
@@ -235,7 +236,7 @@ _PATIENCE_SECONDS = 5.0
 _NO_SCHEMA = frozenset({"3F000", "42P01", "42703"})
 # The server has ended the session.
 _SESSION_ENDED = frozenset({"57P01", "57P02", "57P03", "57P05"})
-# Whose answer, lost with the connection, cannot be had by asking again.
+# Asked again after a lost connection, these would give another answer than the first one.
 _NOT_REPEATABLE = frozenset({"acquire", "force_release"})
 _NO_CONTENDER = Contender("", member="", process=None)
 
@@ -263,7 +264,7 @@ class PostgresStore:
         self._statements = statements
         self._connection: wire.PromptConnection | None = None
         self._trusted: wire.PromptConnection | None = None
-        # Of a grant: its COMMIT may wait for standbys.
+        # It watches grants alone: their COMMIT may wait for standbys.
         self.watcher: wire.Watcher | None = None
         self._turn = threading.Lock()
         self._process = os.getpid()
@@ -296,14 +297,14 @@ class PostgresStore:
                     continue
                 if error.sqlstate != LOCK_NOT_AVAILABLE:
                     raise
-                # It may be ours, but another session holds the row: end it if it is a publisher that may be displaced.
+                # The lock may be free for us while a displaced publisher still holds its row: such a session is ended.
                 ended = self._ask("terminate", asked | {"any_holder": False})
                 log.info("lock %s: ended %d sessions of a holder that may be displaced", name, len(ended))
                 if wait.has_time():
                     continue
                 wait.require_own_sessions(self.read_holder(name), error)
             holder = self._ensure_row(name)
-            # Let go of in between: it may be ours after all.
+            # Otherwise it was released in between, and may be ours after all.
             if holder and (holder.owner_key is not None or holder.seconds_to_takeover or wait.is_finished):
                 return holder
 
@@ -336,7 +337,7 @@ class PostgresStore:
         return self._force(name, kind="reap", overdue=overdue, dead=dead, reason=reason)
 
     def end_sessions(self, displaced: DisplacedHolder) -> int:
-        """See `Store`. Only those this role may end; waits a few seconds until they are gone."""
+        """See `Store`. Ends the sessions that this role may end, and waits a few seconds until they are gone."""
         names = {"names": [f"safecopy:{attempt}" for attempt in displaced.attempts]}
         seen: set[int] = set()
         deadline = time.monotonic() + _PATIENCE_SECONDS
@@ -346,7 +347,7 @@ class PostgresStore:
         return len(seen)
 
     def has_session(self, holder: Holder) -> bool:
-        """Return whether any member of `read_holder` has a session on this server. Behind a pooler a living one may have none."""
+        """Return whether a member of `holder` has a session here. Behind a pooler a living one may have none."""
         names = [f"safecopy:{seen.attempt}" for seen in holder.members]
         return bool(self._ask("connected", {"names": names})[0]["connected"])
 
@@ -419,7 +420,7 @@ class PostgresStore:
         return next(iter(self._ask(statement, parameters)), None)
 
     def _ask(self, statement: str, parameters: Mapping[str, Any]) -> list[DictRow]:
-        """The answer to the statement. A connection found lost is made anew, where asking twice does no harm."""
+        """Return the answer to the statement. A lost connection is made anew if asking twice does no harm."""
         was_open = self._connection is not None
         try:
             try:
@@ -428,8 +429,8 @@ class PostgresStore:
                 if self._connection is not None and error.sqlstate in _SESSION_ENDED:
                     self._connection.close()
                 lost = self._connection is None or self._connection.closed
-                # Who is silent would be silent again.
-                # Ended for being idle: never begun.
+                # A silent server would be silent again.
+                # A session that was ended for being idle has not begun the statement.
                 once = statement in _NOT_REPEATABLE and error.sqlstate != "57P05"
                 if once or isinstance(error, wire.LateError) or not (was_open and lost):
                     raise
@@ -441,7 +442,7 @@ class PostgresStore:
             raise add_blockers_at_once(failure, statement, self._ask, [str(name)]) from error
 
     def _send(self, statement: str, parameters: Mapping[str, Any]) -> list[DictRow]:
-        """One message: the settings, then the statement; the answer to the statement."""
+        """Return the answer to the statement, sent in one message after the settings."""
         seconds = _ANSWER_SECONDS.get(statement, _ANSWER_SECONDS["others"])
         settings = {
             "lock_timeout": f"{round(_LOCK_STEP_SECONDS * 1000)}ms",
@@ -478,9 +479,9 @@ class PostgresStore:
         return "" if self._connection is self._trusted else schema.CHECK
 
     def _connect(self, patience: float) -> wire.PromptConnection:
-        """The connection, made when there is none; it closes itself when there is no answer within `patience`."""
+        """Return the connection, made if there is none. It closes itself without an answer within `patience`."""
         if self._connection is None or self._connection.closed:
-            # Once it was reached, it is reached soon or not at all: the end of a run is not to wait for that.
+            # A server that was reached before is reached soon or not at all, and the end of a run must not wait.
             again = (
                 self._connect_timeout if self._connection is None else min(self._connect_timeout, _RECONNECT_SECONDS)
             )

@@ -1,4 +1,4 @@
-"""Where a process is, whether it is gone for certain, and how to end it: by pid, start time and boot, never by pid alone.
+"""Processes, named by pid, start time and boot, never by pid alone: find out whether one is gone, and end it.
 
 Linux: read from /proc. Elsewhere nothing can be known of a process, and so nothing is claimed.
 """
@@ -54,7 +54,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """One process, named so that no other can be meant: not after a reboot, nor in another container.
+    """One process, named so that no other is meant, not even after a reboot or in another container.
 
     `started` is in clock ticks since boot, `namespace` the inode of the pid namespace. `may_end`: a run that takes the
     lock over may end the process too, because it does nothing else.
@@ -69,14 +69,14 @@ class ProcessIdentity:
 
     @classmethod
     def read_current(cls, *, may_end: bool = False) -> ProcessIdentity:
-        """This process."""
+        """Return the identity of this process."""
         pid = os.getpid()
         boot_id, namespace = _read_boot_and_namespace()
         return cls(socket.gethostname(), pid, boot_id, namespace, _read_start_time(pid), may_end)
 
     @classmethod
     def from_dict(cls, data: object) -> ProcessIdentity | None:
-        """From what `as_dict` made of it, here or in a later version. None for anything else: nothing is claimed."""
+        """Return the identity that `as_dict` of this or a later version has made; None for anything else."""
         if not isinstance(data, Mapping):
             return None
         known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
@@ -84,7 +84,7 @@ class ProcessIdentity:
         return cls(**known) if of_their_kind and {"host", "pid"} <= known.keys() else None
 
     def as_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the identity as plain JSON values."""
         return asdict(self)
 
     @property
@@ -98,7 +98,7 @@ class ProcessIdentity:
         return self._is_known()
 
     def end(self) -> bool:
-        """End the process: SIGTERM, then SIGKILL. False if it is unknown here, not ours, or may not be ended.
+        """End the process: SIGTERM, then SIGKILL. Return False if it is unknown, not ours, or may not be ended.
 
         Call it only for a place from a presence note: a place from a lock's row may name any process.
         """
@@ -113,6 +113,7 @@ class ProcessIdentity:
                 if _read_start_time(self.pid) != self.started:
                     break
                 send(number)
+                # A stopped process does not act on SIGTERM, so it is not given time to.
                 if self._wait_until_gone(0.2 if _is_stopped(self.pid) else grace):
                     return True
         except (ProcessLookupError, PermissionError):
@@ -126,13 +127,14 @@ class ProcessIdentity:
         return self.is_gone
 
     def _is_known(self) -> bool:
+        # In another boot or pid namespace, the same pid is another process.
         known = self.boot_id is not None and self.namespace is not None and self.started is not None
         return known and (self.boot_id, self.namespace) == _read_boot_and_namespace()
 
 
 @contextmanager
 def _open_handle(pid: int) -> Iterator[Callable[[signal.Signals], None]]:
-    """Yield what sends a signal to that process. With a pidfd, it can reach no other process.
+    """Yield a function that sends a signal to that process. With a pidfd, it can reach no other.
 
     A Python built against old headers has no such call, and a sandbox may forbid it: then the pid is used, and its start
     time is compared just before each signal.
@@ -177,14 +179,14 @@ def _read_namespace() -> int | None:
 
 
 def _read_start_time(pid: int) -> int | None:
-    """When the process started, in ticks since boot; None when there is none, or only what is left of one."""
+    """Return the start time of the process, in ticks since boot; None without one, or for a zombie."""
     fields = _read_stat(pid)
-    # A zombie has ended; only its parent has not heard of it yet.
+    # A zombie has ended; only its parent has not noticed it yet.
     return None if not fields or fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def _is_hidden(pid: int) -> bool:
-    """Return whether there is a process of which /proc tells nothing: mounted with hidepid it tells only of one's own."""
+    """Return whether the process is there although /proc hides it, as it does if mounted with hidepid."""
     if _read_stat(pid):
         return False
     try:
@@ -202,7 +204,8 @@ def _is_stopped(pid: int) -> bool:
 
 
 def _read_stat(pid: int) -> list[bytes]:
-    """The fields of /proc/<pid>/stat from the state on: proc(5). What comes before may hold anything."""
+    """Return the fields of /proc/<pid>/stat from the state on, as in proc(5)."""
+    # The program's name comes before them, and may hold blanks and brackets.
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:

@@ -17,6 +17,7 @@ def read_holders(store: Store, names: Collection[str]) -> list[Holder]:
 def busy_error(holder: Holder) -> LockBusyError:
     """Return the error that names the holder, its last progress, and when its lock may be taken."""
     if holder.owner_key is None:
+        # The connection gate rests after each turn: then there is no holder to name.
         text = f"was released a moment ago and can be taken in {holder.seconds_to_takeover:.1f} s"
     else:
         quiet = (holder.asked_at - holder.progressed_at).total_seconds()

@@ -1,4 +1,4 @@
-"""Waits for the row of a lock: report who keeps it locked, and end with that in the error.
+"""Waits for the row of a lock, which report the sessions that keep it locked.
 
 A wait for a row lasts one short step, in the store's only session. So the holders are asked for after a step: those that
 can hold rows of our tables, and of these the one that the row itself names.
@@ -24,7 +24,7 @@ LOCK_NOT_AVAILABLE = "55P03"
 _LOG_AFTER_SECONDS = 1.0
 _HINT = "have that session end its transaction, or end it with SELECT pg_terminate_backend(pid); then run this again"
 
-# A wait for a row ends these at once; the others ask again, and name the holders in the end.
+# One step without the row ends these; the other statements are asked again, and name the holders in the end.
 _SINGLE_STEP_STATEMENTS = frozenset({"heartbeat", "release", "revoke", "terminate", "refused", "ensure"})
 
 Ask = Callable[[str, Mapping[str, Any]], Sequence[Mapping[str, Any]]]
@@ -64,7 +64,7 @@ class RowWait:
 
 
 def find_row_holders(ask: Ask, names: Sequence[str]) -> tuple[Blocker, ...]:
-    """Return who keeps the rows of these locks locked, as far as it can be told. Never raises `LockStoreError`."""
+    """Return the sessions that keep these locks' rows locked, as far as known. Never raises `LockStoreError`."""
     try:
         possible = [dict(row) for row in ask("possible_row_holders", {})]
     except LockStoreError as error:

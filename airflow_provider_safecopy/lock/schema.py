@@ -1,8 +1,7 @@
 """The schema `safecopy` in the target: creation, upgrades by its owner, and rights to use it.
 
-Nothing in it is touched before `lock.trust` allows it.
-
-The schema may be used only if a trusted role owns it, and if its tables are nothing but tables.
+Nothing in it is touched before `CHECK` has passed: the schema may be used only if a trusted role owns it, and if its
+tables are nothing but tables.
 
 Triggers, rules, policies and expressions of a table run with the rights of the role that uses the table. A role that
 made the schema first, or owned it once, may have left one there for the next user.
@@ -35,10 +34,10 @@ _ERROR_PREFIX = "untrusted schema: "
 _MAX_SHOWN = 5
 
 PIN = _TRUST["pin"]
-"""Comes before every question: names are the server's own until the transaction ends."""
+"""The first statement before every question: names are the server's own until the transaction ends."""
 
 CHECK: LiteralString = _TRUST["check"].replace("{suspicions}", _TRUST["suspicions"])
-"""Fails if the schema cannot be trusted, and with it the rest of its message. See `parse_suspicions`."""
+"""A statement that fails, and its message with it, if the schema cannot be trusted. See `parse_suspicions`."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +63,14 @@ def parse_suspicions(error: str) -> tuple[Suspicion, ...] | None:
 
 
 def describe_suspicions(suspicions: Sequence[Suspicion]) -> str:
-    """Return what was found, for people."""
+    """Return the suspicions in words, for people."""
     reasons = "; ".join(each.description for each in suspicions[:_MAX_SHOWN])
     more = f"; and {len(suspicions) - _MAX_SHOWN} more" if len(suspicions) > _MAX_SHOWN else ""
     return f"the target's schema safecopy is not used, because it could run another role's code as this one: {reasons}{more}"
 
 
 def suggest_takeover(suspicions: Sequence[Suspicion]) -> str:
-    """Return the next step."""
+    """Return the next step for a person."""
     owned = any(each.kind == "owner" for each in suspicions)
     who = "a superuser, or the database's owner with the rights of those owners," if owned else "its owner"
     return f"have {who} take it over: safecopy init --target …"
@@ -141,7 +140,7 @@ def _claim(connection: psycopg.Connection[Any], make_tables: MakeTables) -> tupl
 
 
 def _replace(connection: psycopg.Connection[Any], make_tables: MakeTables) -> tuple[str, ...]:
-    # Its owner cannot guess it before COMMIT.
+    # Random, since its owner must not guess the name before COMMIT.
     former = f"safecopy_{secrets.token_hex(8)}"
     connection.execute(compose.SQL("ALTER SCHEMA safecopy RENAME TO {}").format(compose.Identifier(former)))
     make_tables(connection)
@@ -158,7 +157,7 @@ def _move(connection: psycopg.Connection[Any], schema: str, name: str) -> bool:
     asked = {"schema": schema, "name": name}
     if connection.execute(_TRUST["former"], asked).fetchone() is None:
         return False
-    # From here on its owner cannot change it; until now it could, so ask once more.
+    # Its owner can change it until it is locked, so it is looked at once more.
     connection.execute(compose.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_qualify(schema, name)))
     row = connection.execute(_TRUST["former"], asked).fetchone()
     facts = (
@@ -200,7 +199,7 @@ def _copy_rows(
 
 def _build_insert(name: str, columns: compose.Composed, condition: compose.Composed) -> compose.Composed:
     own, moved = _qualify("safecopy", name), _qualify("pg_temp", _temporary_name(name))
-    # Free, with a token above every token granted so far.
+    # Locks come back free, with a token above every token granted so far.
     if name == "lock":
         return compose.SQL(
             "INSERT INTO {} (name, token) SELECT name, LEAST(max(token), {}) + 1 FROM {} WHERE {} AND token >= 0 GROUP BY name"
@@ -232,7 +231,7 @@ _SCHEMA = sql.load("schema")
 # Sessions that have found the schema of this oid trusted. Once is enough: only trusted roles could change it. The
 # check takes ten times as long as asking whether the schema is there.
 _TRUSTED: WeakKeyDictionary[psycopg.Connection[Any], int] = WeakKeyDictionary()
-# A server opens a table to spell its defaults: another session may have locked it.
+# The server opens a table to spell its defaults, and another session may have locked that table.
 _LOCK_TIMEOUT: LiteralString = "SET LOCAL lock_timeout = '5s'"
 _PRESENT_WITH_SUSPICIONS = add_suspicions(_SCHEMA["present"])
 _MAKING_STATEMENTS = (
@@ -253,14 +252,14 @@ _MAKING_STATEMENTS = (
     "watermark_columns",
     "watermark_texts",
 )
-# Data errors that a name leads to, and no row: NUL (told by the driver, without a code), letters the server lacks.
+# Data errors of a name and of no row: NUL (found by the driver, without a code), letters that the server lacks.
 _CALLER_ERRORS = frozenset({None, "22021", "22P05"})
 _GRANTS = ("grant_schema", "grant_lock", "grant_member", "grant_lock_event", "grant_receipt", "grant_watermark")
 
 
 @dataclass(frozen=True)
 class SchemaState:
-    """State of the schema: `made` in this layout, `is_owned` to upgrade, and the suspicions against it."""
+    """State of the schema. `is_current`: it has this layout. `is_owned`: this role may upgrade it."""
 
     is_current: bool
     exists: bool
@@ -306,7 +305,7 @@ def read_state(connection: psycopg.Connection[Any]) -> SchemaState:
 
 
 def find_refusals(connection: psycopg.Connection[Any], *, role: str, may_create: bool) -> tuple[Refusal, ...]:
-    """Why this role cannot hold a lock and keep a receipt here; empty when it can."""
+    """Return why this role cannot hold a lock and keep a receipt here; empty if it can."""
     hint = f"have an owner of the database run: safecopy init --target … --grant {role}"
     found = read_state(connection)
     if found.suspicions:
@@ -331,7 +330,7 @@ def find_refusals(connection: psycopg.Connection[Any], *, role: str, may_create:
 
 
 def build_repair_hint(lock: str) -> str:
-    """The next step where the row of a lock cannot be used."""
+    """Return the next step for a lock whose row cannot be used."""
     return (
         f"safecopy locks release {shlex.quote(lock)} clears the row, all but its token: a token that is wrong is to be put "
         "above all in safecopy.receipt, by UPDATE safecopy.lock"
@@ -339,15 +338,15 @@ def build_repair_hint(lock: str) -> str:
 
 
 def store_error(problem: str, error: psycopg.Error | UnicodeEncodeError, *, lock: str | None = None) -> LockStoreError:
-    """The error of a store in a database, with the next step where a right or the schema is missing, or a row is garbled."""
-    # A name, an owner or a reason with bytes of another encoding in it.
+    """Return the error of a store in a database, with the next step for missing rights and garbled rows."""
+    # A name, an owner or a reason holds bytes of another encoding.
     if isinstance(error, UnicodeEncodeError):
         told = f"{problem}: a text of it is none: {error.reason}"
         return LockStoreError(told, hint="give names, owners and reasons in UTF-8", retryable=False)
     if (found := parse_suspicions(str(error))) is not None:
         return distrust_error(found)
     denied = error.sqlstate in {"42501", "42703", "42704", "3F000", "42P01"}
-    # Of a name, for an index.
+    # The name of a lock is too long for an index.
     too_long = error.sqlstate == "54000"
     hint = "run safecopy init as a role that may, with --grant for this one" if denied else ""
     garbled = isinstance(error, psycopg.DataError | psycopg.errors.NotNullViolation)
@@ -370,7 +369,7 @@ def is_ready(connection: psycopg.Connection[Any]) -> bool:
 
 
 def _ask(connection: psycopg.Connection[Any], question: LiteralString) -> list[tuple[Any, ...]]:
-    """Ask in one message, with search_path pinned first: it may put others' functions before the server's."""
+    """Ask in one message, and pin search_path first: it may put others' functions before the server's."""
     idle = connection.info.transaction_status == TransactionStatus.IDLE
     pins = PIN + ("; " + _LOCK_TIMEOUT if idle else "")
     try:

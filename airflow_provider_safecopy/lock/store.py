@@ -1,4 +1,4 @@
-"""The interface of every store of locks. Its clock is its own; contenders' clocks have no say."""
+"""The interface of every store of locks. Its own clock counts; contenders' clocks have no say."""
 
 from __future__ import annotations
 
@@ -20,51 +20,52 @@ class Store(Protocol):
         """The process ids of the store's own server sessions; none where there is no server."""
 
     def acquire(self, name: str, contender: Contender, terms: Promise, *, dead: Collection[str] = ()) -> Lease | Holder:
-        """The lease: granted, joined, superseded or taken over; or who holds the lock instead.
+        """Return the lease: granted, joined, superseded or taken over; or the holder that keeps the lock.
 
-        `dead` names attempts that are proven to be gone: a lock held by no others is taken at once.
+        `dead` names attempts that are proven to be gone: a lock with no other holder is taken at once.
         """
 
     def heartbeat(self, lease: Lease, *, phase: int, count: int) -> float:
-        """Say that the attempt lives; extend the lease if (phase, count) has grown. Seconds until it is due.
+        """Report that the attempt lives; return the seconds until its lease is due.
 
-        Raises `LockLostError` when the lease is another's by now.
+        The lease is extended if (phase, count) has grown. Raises `LockLostError` if another run has the lock by now.
         """
 
     def release(self, lease: Lease, *, at_least: float = 0) -> bool:
-        """Leave; the last member frees the lock, but no run gets it sooner than `at_least` seconds after its grant.
+        """Leave the lock, which the last member frees. Return whether this call has freed it.
 
-        Twice is harmless, and so is a release after a takeover. True when the lock is free now by this call.
+        No run gets it sooner than `at_least` seconds after its grant. A second release does no harm, and neither does
+        one after a takeover.
         """
 
     def revoke(self, lease: Lease) -> bool:
-        """Fence this very attempt out: whatever it still does, it cannot publish. Whether it was still current."""
+        """Fence this very attempt out, so that it cannot publish. Return whether it was still current."""
 
     def force_release(self, name: str, *, reason: str) -> DisplacedHolder | None:
-        """Take the lock from its holder, who is fenced out. None if it was free."""
+        """Take the lock from its holder, which is fenced out and returned. None if the lock was free."""
 
     def reap(
         self, name: str, *, overdue: float = 0, dead: Collection[str] = (), reason: str = "overdue"
     ) -> DisplacedHolder | None:
-        """As `force_release`, but only from who is stale since `overdue` seconds, or proven to be `dead`."""
+        """Take the lock as `force_release` does, from a holder that is `dead` or stale for `overdue` seconds."""
 
     def end_sessions(self, displaced: DisplacedHolder) -> int:
-        """End what displaced attempts still have in this store's server. How many there were."""
+        """End the sessions of displaced attempts on this store's server. Return how many there were."""
 
     def read_holder(self, name: str) -> Holder | None:
         """Return the holder of one lock; None if it is free."""
 
     def read_holders(self) -> tuple[Holder, ...]:
-        """Every lock that is held now."""
+        """Return the holders of all locks that are held now."""
 
     def record_refusal(self, name: str, contender: Contender) -> None:
-        """Keep a note that the contender was sent away."""
+        """Record that the contender was refused."""
 
     def read_history(self, name: str | None = None, *, limit: int = 100) -> tuple[Event, ...]:
         """Return the events of a lock, the newest first."""
 
     def forget(self, *, keep: float) -> int:
-        """Remove what no living run needs: members of former owners, and history older than `keep` seconds."""
+        """Remove members of former owners, and history older than `keep` seconds. Return how many there were."""
 
     def close(self) -> None:
-        """Let go of connections and files. The locks stay as they are."""
+        """Close connections and files. The locks stay as they are."""

@@ -102,7 +102,7 @@ def _is_spelled_by_path(column: Column) -> bool:
 def _error(session: Session, query: Composed, schemas: tuple[str, ...] = ()) -> psycopg.Error | None:
     """Return the error of a function in `query` that does not find something; None if there is no such error."""
     try:
-        with session.run_user_sql(schemas):
+        with session.run_user_sql(schemas, keeps_locks=False):
             session.fetch_one(query)
     except SettingsChangedError:
         return None

@@ -1,4 +1,4 @@
-"""Signs of work in a server for this run: asked only when no byte moves, and answered by the server itself."""
+"""Watch whether a server works for this run; it is asked only when no byte moves."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from airflow_provider_safecopy.postgres.endpoint import Endpoint
 log = logging.getLogger(__name__)
 
 _CATALOG = sql.load("catalog")
+# A heartbeat waits for the answer, and must be sent long before the promise ends.
 _ANSWER_SECONDS = 3.0
 
 
@@ -25,9 +26,9 @@ class _Connection(wire.PromptConnection):
 
 
 class ActivityWatch:
-    """Looks at the sessions named `format_application_name` on one server, from a connection of its own, made when needed.
+    """A watch on the sessions named `application_name` on one server.
 
-    `enter_gate` says, for the block that opens it, whether it may be opened now.
+    It has a connection of its own, made when needed. `enter_gate` yields whether that may be opened now.
     """
 
     def __init__(
@@ -43,9 +44,9 @@ class ActivityWatch:
         self._connection: psycopg.Connection[Any] | None = None
 
     def is_working(self) -> bool:
-        """Return whether one of them runs a statement, and waits neither for a lock nor for its client. False if unknown.
+        """Return whether a watched session runs a statement, and waits neither for a lock nor for its client.
 
-        A session of the watched name that only asks about the others does not count. Never raises.
+        False if unknown. A session of the watched name that only asks about the others does not count. Never raises.
         """
         try:
             connection = self._connect()
@@ -58,12 +59,12 @@ class ActivityWatch:
         return bool(row and row[0])
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection, if there is one."""
         if self._connection is not None:
             self._connection.close()
 
     def _connect(self) -> psycopg.Connection[Any] | None:
-        """The connection; None when there is none and none may be opened now."""
+        """Return the connection; None if there is none and none may be opened now."""
         if self._connection is None or self._connection.closed:
             self._connection = None
             with self._turn() as mine:

@@ -1,4 +1,4 @@
-"""Asking one question for many things at once: the server plans it once, and answers for all of them in one go."""
+"""Ask one question about many things at once: the server plans it once, and answers for all of them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ _PARAMETER = re.compile(r"%\((\w+)\)s")
 
 
 def of_all(query: LiteralString, types: Mapping[str, LiteralString]) -> Composed:
-    """`query` for each of many sets of its parameters, given as arrays of text, by the name of the parameter.
+    """Compose `query` for many sets of its parameters.
 
-    `types` are what each is taken for. Rows come in the order of the sets, each with its set's number from 1
-    (``safecopy_place``), and in the query's own order within a set.
+    Each parameter is given as an array of text under its name; `types` are the types that its texts are cast to. Rows
+    come in the order of the sets, each with its set's number from 1 (``safecopy_place``), and in the query's own order
+    within a set.
     """
+    # A join does not promise to keep the order of the query's rows, so they are numbered inside it.
     once = _PARAMETER.sub(lambda match: f"asked.{match[1]}::{types[match[1]]}", query)
     return SQL(
         "SELECT asked.safecopy_place, answer.* FROM unnest({arrays}) WITH ORDINALITY AS asked({names}, safecopy_place) "
@@ -38,7 +40,7 @@ Row = dict[str, Any]
 def ask_all(
     session: Session, query: LiteralString, types: Mapping[str, LiteralString], asked: Sequence[Mapping[str, Any]]
 ) -> list[list[Row]]:
-    """Return the rows of `query` for each of the sets of parameters `asked`, whose types are `types`."""
+    """Return the rows of `query` for each set of parameters in `asked`, whose types are `types`."""
     if not asked:
         return []
     arrays = {name: [_text(each[name]) for each in asked] for name in types}
@@ -50,4 +52,5 @@ def ask_all(
 
 
 def _text(value: Any) -> str:
+    # The rows of an array of arrays must be equally long, so each list travels as the text of an array.
     return "{" + ",".join(map(str, value)) + "}" if isinstance(value, list) else str(value)

@@ -40,7 +40,7 @@ _HARMFUL = "cascade".upper()
 
 
 rows_shown: ContextVar[bool] = ContextVar("rows_shown", default=False)
-"""Whether this copy was asked to show rows in its errors."""
+"""True if this copy was asked to show rows in its errors."""
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def describe(error: psycopg.Error) -> str:
 
 
 def describe_output(text: str) -> str:
-    """Return what psql wrote to stderr, as `describe` does, without notices."""
+    """Return psql's stderr as `describe` does, without notices."""
     if rows_shown.get():
         return text
     starts = [match.start() for match in _OPENING.finditer(text)]

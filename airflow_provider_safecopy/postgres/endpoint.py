@@ -1,8 +1,8 @@
-"""Where a database is, and the only core module that ever sees a password.
+"""The address of a database. No other core module ever sees a password.
 
 An endpoint is libpq's own connection parameters, in libpq's own words. psycopg resolves them (service
 files, password files, several hosts), and reads only secrets from PG* variables; psql is then sent to the very server
-psycopg reached, with the password in a file that exists in memory alone.
+that psycopg reached, with the password in a file that exists in memory alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from airflow_provider_safecopy.postgres import memory
 from airflow_provider_safecopy.postgres.environment import find_ignored_variables, shield_from_environment
 
 _KNOWN = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
-# psql reads the password from a file of ours; libpq offers no such way for these.
+# psql reads the password from a file of ours; libpq can read none of these from a file.
 _UNSUPPORTED_SECRETS = frozenset({"sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
 # Decided by us, for every session alike, or already settled by the connection psql repeats.
 _OURS = frozenset({"password", "passfile", "service", "servicefile", "application_name", "fallback_application_name"})
@@ -96,20 +96,20 @@ class Endpoint:
 
     @classmethod
     def from_conninfo(cls, conninfo: str) -> Endpoint:
-        """From any libpq conninfo or URI. Raises `ConfigError`, without repeating what may be a secret."""
+        """Return the endpoint of a libpq conninfo or URI. Raises `ConfigError`, which repeats no secret."""
         parsed = _parse_conninfo(conninfo)
         if isinstance(parsed, ConfigError):
-            # What takes down the locals of a traceback finds no password.
+            # A tool that records the locals of a traceback must find no password.
             del conninfo
             raise parsed
         return cls.from_parameters(parsed)
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Endpoint:
-        """From libpq's parameters by name; None and empty values are left out. Raises `ConfigError`."""
+        """Return the endpoint of libpq's parameters by name, without None and empty values. Raises `ConfigError`."""
         given = {key: str(value) for key, value in parameters.items() if value is not None and value != ""}
         if (wrong := _wrong(given)) is not None:
-            # As above.
+            # As above: they may hold a password.
             del parameters, given
             raise wrong
         return cls(given, _label(given), find_ignored_variables(given))
@@ -124,18 +124,20 @@ class Endpoint:
         connect_timeout: float,
         kind: type[psycopg.Connection[Any]] = psycopg.Connection,
     ) -> psycopg.Connection[Any]:
-        """A new autocommit session. Raises `StageError(stage="connect")`, whose text holds no password.
+        """Open a new autocommit session. Raises `StageError(stage="connect")`, whose text holds no password.
 
-        Nothing is prepared by name.
+        psycopg prepares no statement by name.
         """
         try:
+            # A statement prepared by name is lost where a pooler gives each transaction another session.
             with shortage.translate("connect"), shield_from_environment(self.parameters) as said:
                 return kind.connect(
                     self._conninfo(application_name, connect_timeout, said), autocommit=True, prepare_threshold=None
                 )
         except psycopg.Error as error:
             unreachable = self._unreachable(error)
-        except UnicodeError as error:  # psycopg looks hosts up by Python's own rules for their names
+        # psycopg looks hosts up by Python's own rules for their names.
+        except UnicodeError as error:
             unreachable = StageError(
                 f"{self.label}: cannot connect: no host can have such a name: {error}",
                 stage="connect",
@@ -146,7 +148,7 @@ class Endpoint:
         raise unreachable
 
     def narrow_to(self, connection: psycopg.Connection[Any]) -> Endpoint:
-        """This endpoint, narrowed to the very server, user and password `connection` ended up with."""
+        """Return this endpoint, narrowed to the server, user and password that `connection` has reached."""
         info = connection.info
         settled = _settled_parameters(connection)
         given = {key: value for key, value in self.parameters.items() if key not in _SETTLED}
@@ -164,7 +166,7 @@ class Endpoint:
     def psql_environment(
         self, *, application_name: str, connect_timeout: float
     ) -> Iterator[tuple[dict[str, str], list[int]]]:
-        """Psql's environment, built from nothing, and the descriptors it must inherit.
+        """Yield psql's environment, built from nothing, and the descriptors that it must inherit.
 
         The password is a password file in memory: nothing on disk, nothing in any environment.
         """
@@ -240,7 +242,7 @@ def leave_no_core() -> None:
 
 
 def _parse_conninfo(conninfo: str) -> dict[str, str] | ConfigError:
-    """Libpq's parameters; or why there are none, without repeating what may be a secret."""
+    """Return libpq's parameters, or the error in them, which repeats no secret."""
     hint = "write host=… port=… dbname=… user=…, or postgresql://user@host:port/dbname"
     if _is_ambiguous(conninfo):
         return ConfigError(
@@ -262,7 +264,10 @@ def _parse_conninfo(conninfo: str) -> dict[str, str] | ConfigError:
 
 
 def _is_ambiguous(conninfo: str) -> bool:
-    """Return whether libpq would take the rest of a password with a stray @ or / for the host or the database, which are told."""
+    """Return whether a stray @ or / would make libpq take part of a password for the host or database.
+
+    Messages show host and database.
+    """
     if (uri := _URI.match(conninfo)) is None:
         return False
     authority, _, database = conninfo[uri.end() :].partition("?")[0].partition("/")
@@ -281,7 +286,7 @@ def _wrong(given: Mapping[str, str]) -> ConfigError | None:
     for key, value in given.items():
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
             return ConfigError(f"the connection parameter {key} is not a text: it holds a NUL, or another encoding")
-    # That of a URI without a host may be its password.
+    # The port of a URI without a host may be its password, so its value is not shown.
     if not _PORTS.fullmatch(given.get("port", "")):
         return ConfigError("the connection parameter port is no number")
     for key in _TOLD:
@@ -299,8 +304,8 @@ def _more_than_one_line(given: Mapping[str, str]) -> ConfigError | None:
 
 
 def _password_file(endpoint: Endpoint) -> int:
-    """A password file for libpq that any host, database and user matches. The caller closes it."""
-    # Once more: it may come from the environment.
+    """Return a password file for libpq that matches any host, database and user. The caller closes it."""
+    # Checked once more: the password may come from the environment.
     if (wrong := _more_than_one_line(endpoint.parameters)) is not None:
         raise wrong
     escaped = endpoint.parameters["password"].replace("\\", "\\\\").replace(":", "\\:")
@@ -308,7 +313,7 @@ def _password_file(endpoint: Endpoint) -> int:
 
 
 def _label(parameters: Mapping[str, str]) -> str:
-    """``host:port/dbname``, or the service's name: enough for a person to know which database is meant."""
+    """Return ``host:port/dbname``, or the service's name, so that a person knows which database is meant."""
     if "service" in parameters and "host" not in parameters:
         return f"service={parameters['service']}"
     host = parameters.get("host") or parameters.get("hostaddr") or "local"

@@ -1,7 +1,7 @@
-"""The PG* variables that libpq would read, shut out: only the connection says where it goes.
+"""Shut out the PG* variables that libpq would read: only the connection says where it goes.
 
-Passwords may come from there (PGPASSWORD, PGPASSFILE), and the file of a service that the connection names
-(PGSERVICEFILE). Any other PG* variable is shut out, whichever parameter the connection omits.
+Passwords may come from the environment (PGPASSWORD, PGPASSFILE), and so may the file of a service that the connection
+names (PGSERVICEFILE). Any other PG* variable is shut out, whichever parameter the connection omits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _VARIABLES = {
     for option in pq.Conninfo.get_defaults()
     if option.envvar is not None
 }
-# Secrets, and parameters that each session sets anyway.
+# Secrets belong in no connection string, and each session sets the other parameters anyway.
 _NOT_SHUT_OUT = frozenset({"password", "passfile", "application_name", "client_encoding", "connect_timeout"})
 # Parameters without a value that means the same as no value.
 _UNSPEAKABLE = frozenset({"service", "require_auth"})
@@ -46,8 +46,8 @@ def find_ignored_variables(parameters: Mapping[str, str]) -> tuple[str, ...]:
 def shield_from_environment(parameters: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """Yield what to add to `parameters` so that libpq reads no others from the environment.
 
-    libpq asks the environment for each missing parameter, so each one that it would find there is given. A service and the
-    ways to authenticate have no value for "none in particular": their variables are hidden during the block. If the
+    libpq asks the environment for each missing parameter, so each one that it would find there is given. A service and
+    `require_auth` have no value for "none in particular": their variables are hidden during the block. If the
     connection names a service, whose file may give the missing parameters, all variables are hidden.
     """
     found = _variables(parameters)

@@ -1,6 +1,7 @@
-"""A fragment of SQL, as people write it: without the semicolon at its end, and what follows that.
+"""Fragments of SQL as people write them, without the semicolon at the end and what follows it.
 
-A part of a statement may not have one. It is found where the server finds it: outside of strings, names and comments.
+A part of a statement may have no semicolon. It is found where the server finds it: outside of strings, names and
+comments.
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ _COMMENT = re.compile(r"/\*|\*/")
 
 
 def trim(text: str) -> str:
-    """Return `text` without a semicolon at its end, and comments after that. Text that cannot be read stays as it is."""
+    """Return `text` without a semicolon at its end and the comments after that.
+
+    Text that cannot be read stays as it is.
+    """
     last, ended = 0, False
     for kind, end in _tokens(text):
+        # The server is to find the error where the person made it.
         if kind == "unreadable":
             ended = False
         elif kind == "end":
@@ -56,7 +61,8 @@ def _tokens(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _comment_end(text: str, position: int) -> int | None:
-    """Return where a comment ends, which may hold others; None if it does not."""
+    """Return the end of a comment, which may hold other comments; None if it has none."""
+    # In PostgreSQL comments nest, so the first end is not always theirs.
     depth = 1
     for found in _COMMENT.finditer(text, position):
         depth += 1 if found[0] == "/*" else -1

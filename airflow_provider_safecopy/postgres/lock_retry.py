@@ -22,6 +22,7 @@ LONG_STEP_SECONDS = 0.2
 
 _PAUSE_PER_STEP = 24.0
 _MAX_JITTER = 1.25
+# An abort ends a pause at once; the tick is for `on_wait` alone.
 _TICK_SECONDS = 0.2
 
 Result = TypeVar("Result")

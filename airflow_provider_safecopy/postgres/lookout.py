@@ -1,4 +1,4 @@
-"""The lookout: report who blocks a session that waits for a lock, or for synchronous standbys, in any stage.
+"""The lookout: it reports what a session waits for, in any stage: the holders of a lock, or synchronous standbys.
 
 The waiting thread itself calls it, while it waits for an answer or for bytes: a thread here would make it unsafe to fork
 psql. The lookout has a session of its own, opened only after a wait of `MIN_WAIT_SECONDS`.
@@ -59,7 +59,7 @@ class Blocker:
         return f"{who} ({', '.join(fact for fact in facts if fact)})"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
+        """Return the blocker as plain JSON values."""
         return {name: value for name, value in asdict(self).items() if name != "endable"}
 
 
@@ -79,15 +79,18 @@ log = logging.getLogger(__name__)
 MIN_WAIT_SECONDS = 2.0
 """The lookout ignores shorter waits."""
 
+# A look costs the server a query, and a waiting thread calls for one several times a second.
 _LOOK_EVERY_SECONDS = 1.0
 _LOG_EVERY_SECONDS = 30.0
 _LONG_AGO_SECONDS = 5.0
+# The waiting thread itself asks: meanwhile it notices no answer and no abort.
 _ANSWER_SECONDS = 2.0
+# A server that has just refused a session, or kept silent, would do so again.
 _OPEN_AGAIN_SECONDS = 10.0
 _BLOCKERS = sql.load("blockers")
 
 GateEntry = Callable[[], AbstractContextManager[bool]]
-"""Entered around the opening of a session; gives whether it may be opened now."""
+"""A context for the opening of a session; it yields whether that may be opened now."""
 
 
 class _Connection(wire.PromptConnection):
@@ -95,9 +98,9 @@ class _Connection(wire.PromptConnection):
 
 
 class Lookout:
-    """Watches the sessions named `format_application_name` at `endpoint`, in a session of its own. Always `close` it.
+    """A watch on the sessions named `application_name` at `endpoint`. Always `close` it.
 
-    `enter_gate` is asked before that session is opened.
+    It has a session of its own; `enter_gate` is asked before that is opened.
     """
 
     def __init__(self, endpoint: Endpoint, application_name: str) -> None:
@@ -134,7 +137,7 @@ class Lookout:
         return f"blocked by {list_blockers(found)}" if found else ""
 
     def describe_standbys(self) -> str:
-        """Return that a COMMIT waited for standbys a moment ago, and what to do; empty if none did."""
+        """Return the advice about a COMMIT that waited for standbys a moment ago; empty if none did."""
         if time.monotonic() - self._standbys_seen_at >= _LONG_AGO_SECONDS:
             return ""
         return (
@@ -143,7 +146,7 @@ class Lookout:
         )
 
     def explain(self) -> str:
-        """Return what the wait was for, as seen a moment ago; empty if unknown."""
+        """Return the reasons of a wait, as seen a moment ago; empty if unknown."""
         return "; ".join(filter(None, (self.describe(), self.describe_standbys())))
 
     def close(self) -> None:
@@ -188,6 +191,7 @@ class Lookout:
         """Return the blockers of session `pid`, and those of blockers that only wait in the queue."""
         asked = {"target": 0, "application": self._name}
         found = [read_blocker(row) for row in session.execute(_BLOCKERS["in_the_way"], asked | {"waiting": pid})]
+        # A session that only waits in the queue is not the cause; those that block it are.
         for queued in [each.pid for each in found if not each.holds and each.pid]:
             rows = session.execute(_BLOCKERS["in_the_way"], asked | {"waiting": queued})
             found += [each for each in map(read_blocker, rows) if each.pid not in {one.pid for one in found}]
@@ -204,6 +208,7 @@ class Lookout:
                     )
                     made.row_factory = dict_row
                     self._connection = made
+                    # The role's search_path may put other objects before the server's own.
                     made.execute(_BLOCKERS["own_names"])
         return self._connection
 

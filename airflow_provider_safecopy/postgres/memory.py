@@ -21,7 +21,7 @@ _KEPT_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
 def memory_file(content: bytes = b"", name: str = "safecopy") -> int:
-    """Return the descriptor of a memory file, at its start; the caller closes it. Raises `ConfigError`."""
+    """Return the descriptor of a memory file, at its start. The caller closes it. Raises `ConfigError`."""
     descriptor = _open(name)
     try:
         # Libpq ignores a password file that others may read.
@@ -71,6 +71,7 @@ def _directories() -> tuple[str, ...]:
 
 
 def _open_unnamed(directory: str) -> int:
+    # With O_EXCL the file can never be given a name.
     descriptor = os.open(directory, os.O_RDWR | _O_TMPFILE | os.O_EXCL | os.O_CLOEXEC, 0o600)
     if not _is_in_memory(descriptor):
         os.close(descriptor)
@@ -79,7 +80,7 @@ def _open_unnamed(directory: str) -> int:
 
 
 def _is_in_memory(descriptor: int) -> bool:
-    """Return whether its file system is kept in memory. False if that cannot be found out."""
+    """Return whether the descriptor's file system is kept in memory; False if that is unknown."""
     device = os.fstat(descriptor).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     lines = [line.split() for line in _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()]

@@ -15,6 +15,7 @@ from airflow_provider_safecopy.errors import ConfigError
 
 # What needs no quotes when read back by `TableName.parse`: anything but dots, quotes, blanks, controls.
 _PLAIN = re.compile(r'[^\s."\x00-\x1f]+')
+# Possessive: a long name without its closing quote is not tried again at each of its letters.
 _PART = re.compile(r'"(?P<quoted>(?:[^"]++|"")++)"|(?P<plain>[^."]+)')
 
 
@@ -66,19 +67,19 @@ class TableName:
                 raise ConfigError(f"a table is a name or a pair (schema, table), not {parts!r}")
 
     def __str__(self) -> str:
-        """The spelling `parse` reads back, quoted only where it must be."""
+        """Return the spelling that `parse` reads back, quoted only where it must be."""
         return ".".join(spell(part) for part in (self.schema, self.name) if part is not None)
 
 
 def spell(identifier: str) -> str:
-    """An identifier as a person reads it: in double quotes only where a dot, blank or quote demands it."""
+    """Return an identifier as a person reads it, in double quotes only if it has a dot, blank or quote."""
     if _PLAIN.fullmatch(identifier):
         return identifier
     return '"' + identifier.replace('"', '""') + '"'
 
 
 def is_text(text: str) -> bool:
-    """Return whether UTF-8 can spell it: what was decoded wrongly, as from a command line, holds lone surrogates."""
+    """Return whether UTF-8 can spell `text`: words of a command line in another encoding hold lone surrogates."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

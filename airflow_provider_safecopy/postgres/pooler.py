@@ -1,7 +1,7 @@
-"""Poolers in transaction mode, found before anything is set: their sessions belong to all clients, and so would settings.
+"""Find a pooler in transaction mode before anything is set: its sessions, and their settings, serve all its clients.
 
 A session that is reached directly answers with the process id that the server gave the client at login. A pooler gives
-ids of its own; whether it lends a session for longer than a transaction is tried by a second client.
+ids of its own; then a second client finds out whether it lends a session for longer than a transaction.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from airflow_provider_safecopy.postgres import wire
 from airflow_provider_safecopy.postgres.endpoint import Endpoint
 
 _PID = "SELECT pg_catalog.pg_backend_pid()"
+# By chance a pooler may lend a client the same session again, so one look proves nothing.
 _ROUNDS = 3
 _SECONDS = 5.0
 
@@ -35,7 +36,7 @@ class SharedSessionError(StageError):
 
 
 def require_direct(connection: wire.PromptConnection) -> Composed:
-    """Return the statement that fails with `DivisionByZero` where the session is not reached directly."""
+    """Return a statement that fails with `DivisionByZero` unless the session is reached directly."""
     asked = SQL("SELECT 1 / (pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {})::pg_catalog.int4")
     return asked.format(Literal(connection.info.backend_pid))
 
@@ -43,7 +44,7 @@ def require_direct(connection: wire.PromptConnection) -> Composed:
 def require_own_session(
     endpoint: Endpoint, connection: wire.PromptConnection, *, application_name: str, connect_timeout: float
 ) -> None:
-    """Raise `SharedSessionError` if what `connection` reaches is lent to other clients between its transactions."""
+    """Raise `SharedSessionError` if other clients get the session of `connection` between its transactions."""
     other = endpoint.connect(
         application_name=application_name, connect_timeout=connect_timeout, kind=wire.PromptConnection
     )
@@ -57,13 +58,16 @@ def _share(connection: wire.PromptConnection, other: wire.PromptConnection) -> b
     own = _pid(connection)
     for _ in range(_ROUNDS):
         try:
-            with other.limit_block(_SECONDS), other.transaction():  # it keeps that session meanwhile
+            # A transaction keeps the session that it has got, so that the two can be compared.
+            with other.limit_block(_SECONDS), other.transaction():
                 if _pid(other) == own or _pid(connection) != own:
                     return True
+        # Each client has a session of its own, and the pool has no other one to lend.
         except wire.LateError:
-            return False  # each client has a session of its own, and there is no other one
+            return False
+        # A pooler in statement mode refuses transactions.
         except psycopg.errors.ProtocolViolation:
-            return True  # there are not even transactions
+            return True
     return False
 
 

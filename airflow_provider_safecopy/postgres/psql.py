@@ -1,15 +1,12 @@
-"""psql: found, started, ended. The only module that starts a process.
+"""Find, start and end psql. No other module of a copy starts a process.
 
 *psql moves bytes; psycopg asks questions.* A child gets an environment built from nothing, the real
 binary rather than a distribution's wrapper, its SQL as UTF-8 bytes, and dies with the thread that
 started it (PR_SET_PDEATHSIG follows the thread, not the process: prctl(2)). Where that call does not
-exist its pipes end it: an export cannot write any more, an import is never told to commit.
+exist its pipes end it: an export cannot write any more, an import never gets its COMMIT.
 
-psql's standard input, read in large pieces where the system has what that takes.
-
-psql reads what it imports 4 KiB at a time, as C's library has it. GNU coreutils bring a library for `stdbuf`, which
-sets the size of that buffer in a program that knows nothing of it: a twentieth of the time of an import was measured.
-Without it everything works, and is slower.
+C's library makes psql read its input 4 KiB at a time. GNU coreutils bring a library for `stdbuf`, which enlarges that
+buffer in any program: an import then took up to a twentieth less time. Without that library it works as well.
 """
 
 from __future__ import annotations
@@ -43,7 +40,7 @@ _LIBRARY_PATHS = ("usr/libexec/coreutils", "usr/lib/coreutils", "usr/lib64/coreu
 
 @cache
 def build_buffer_environment() -> Mapping[str, str]:
-    """Return the environment that gives a process large buffers; empty where the library is not there."""
+    """Return the environment that gives a process large buffers; empty without the library."""
     found = next((path for place in _LIBRARY_PATHS for path in Path("/").glob(f"{place}/libstdbuf.so")), None)
     return {} if found is None else {"LD_PRELOAD": str(found), "_STDBUF_I": str(_BUFFER_BYTES)}
 
@@ -67,7 +64,7 @@ _WORDS_BYTES = 500
 _F_SETPIPE_SZ = 1031
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
-# How long a child is asked before it is told: Airflow 3 leaves a killed task five seconds in all.
+# The first two graces are short: Airflow 3 leaves a killed task five seconds in all.
 _END_SIGNALS = ((signal.SIGINT, 1.0), (signal.SIGTERM, 0.5), (signal.SIGKILL, 10.0))
 # Where the server's own words mislead: this is "out of memory".
 _HINTS = {"54000": "a value or a row is larger than the 1 GB PostgreSQL can handle: leave its column out, or cut it"}
@@ -88,9 +85,9 @@ class PsqlBinary:
 
 
 def find_psql(requested: str | None = None) -> PsqlBinary:
-    """The psql to use: `requested`, else `SAFECOPY_PSQL`, else the one on PATH, else the newest installed.
+    """Return the psql to use: `requested`, else `SAFECOPY_PSQL`, else that on PATH, else the newest.
 
-    Debian's psql on PATH is a script that adds 60 ms and picks a cluster by itself: it is passed over.
+    Debian's psql on PATH is a script that adds 60 ms and picks a cluster by itself: it is skipped.
     Raises `ConfigError` when there is none, when the given one is none, or when it is older than 14; `StageError` when
     this machine can start none now.
     """
@@ -112,7 +109,7 @@ def has_tls(binary: PsqlBinary) -> bool:
 
 
 def _find_newest(paths: Iterable[str]) -> PsqlBinary:
-    """The newest that will do: an old or a broken one beside it does no harm."""
+    """Return the newest psql that will do. An old or broken one beside it does no harm."""
     found: list[PsqlBinary] = []
     error = ConfigError(
         "no psql found: neither on PATH nor where distributions put it",
@@ -152,7 +149,7 @@ class Psql:
         application_name: str,
         connect_timeout: float,
     ) -> Psql:
-        """Start psql on `endpoint` with `arguments` after the ones every stage shares. Raises `StageError`."""
+        """Start psql on `endpoint`, with `arguments` after those of every stage. Raises `StageError`."""
         head = [binary.path, "-X", "-w", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
         command = [*head, "-d", endpoint.psql_conninfo(), *arguments]
         parent, colour = os.getpid(), make_nonce()
@@ -171,7 +168,7 @@ class Psql:
                         **environment,
                         **(build_buffer_environment() if stage == "import" else {}),
                         "PG_COLOR": "always",
-                        # See `Transcript`.
+                        # A nonce, so that no message can pretend to have a place: see `Transcript`.
                         "PG_COLORS": f"locus={colour}",
                     },
                     pass_fds=[*inherit, *secret],
@@ -201,7 +198,7 @@ class Psql:
         return self.process.stderr.fileno()
 
     def read_stderr(self) -> bool:
-        """Take what is on stderr now, without waiting, at most 1 MiB of it. False once it has ended."""
+        """Read what is on stderr now, at most 1 MiB, without waiting. Return False once it has ended."""
         for _ in range(16):
             try:
                 data = os.read(self.stderr, 65536)
@@ -222,7 +219,7 @@ class Psql:
             self.process.send_signal(number)
 
     def close(self) -> None:
-        """Hear the last of stderr and let its descriptor go. Twice is harmless."""
+        """Read the rest of stderr and close it. A second call does no harm."""
         if self.process.stderr and not self.process.stderr.closed:
             self.read_stderr()
             self.process.stderr.close()
@@ -235,7 +232,7 @@ class Psql:
         hint: str = "",
         retryable: bool | None = None,
     ) -> StageError:
-        """The error that tells what went wrong, in psql's own last words."""
+        """Return the error of this stage, with psql's own last words."""
         said, sqlstate = describe_output(self.transcript.tail), self.transcript.sqlstate
         if sqlstate == LOCK_NOT_AVAILABLE and kind is StageError:
             kind, hint = StageTimeoutError, hint or "end the session that holds the lock, or raise lock_wait_timeout"
@@ -254,9 +251,9 @@ class Psql:
         )
 
     def require_life(self, *, began: float, moved: float, timeout: float, stall: float) -> None:
-        """Raise once it has worked longer than `timeout` since `began`, or nothing has moved for `stall` seconds.
+        """Raise once the stage outlives `timeout`, or nothing has moved for `stall` seconds.
 
-        `began` and `moved` are of the monotonic clock. Raises `StageTimeoutError`, `StalledError`.
+        `began` and `moved` are times of the monotonic clock. Raises `StageTimeoutError`, `StalledError`.
         """
         now = time.monotonic()
         if now - began > timeout:
@@ -278,14 +275,15 @@ class Psql:
 def end_children(children: Sequence[Psql], *, at_once: bool = False) -> None:
     """End the children together and reap them: SIGINT, SIGTERM, SIGKILL, each with its grace.
 
-    `at_once` starts with SIGKILL: the session loses its client and rolls back. Those of a parent process are left alone.
+    `at_once` starts with SIGKILL: the session loses its client and rolls back. Children of a parent process are left
+    alone.
     """
     children = [child for child in children if child.parent == os.getpid()]
     for number, grace in _END_SIGNALS[-1:] if at_once else _END_SIGNALS:
         deadline = time.monotonic() + grace
         for child in children:
             child.send(number)
-        # Each gets its chance, hence the list.
+        # A list, since `all` alone would stop at the first child that lives on, and reap no other.
         ended = [_wait_for_end(child, deadline) for child in children]
         if all(ended):
             break
@@ -294,11 +292,12 @@ def end_children(children: Sequence[Psql], *, at_once: bool = False) -> None:
 
 
 def open_pipe() -> tuple[int, int]:
-    """A pipe of 1 MiB where the system allows: (read end, write end), neither inherited by default."""
+    """Return a pipe of 1 MiB where the system allows: (read end, write end), neither inherited."""
     ends = os.pipe2(os.O_CLOEXEC)
     try:
         fcntl.fcntl(ends[1], _F_SETPIPE_SZ, PIPE_BYTES)
-    except OSError:  # the user's share of pipe memory is spent: 64 KiB do as well, slower
+    # The user's share of pipe memory is spent: 64 KiB do as well, slower.
+    except OSError:
         return ends
     return ends
 
@@ -328,7 +327,10 @@ def _read_binary(path: str) -> PsqlBinary:
 
 
 def _ask_version(path: str) -> str:
-    """Return what psql answers to --version, told to write to a descriptor that it inherits. Raises as `find_psql` does."""
+    """Return psql's answer to --version, which it writes to a descriptor that it inherits.
+
+    Raises as `find_psql` does.
+    """
     with shortage.translate("plan"):
         inherited, written = os.pipe2(os.O_CLOEXEC)
     try:
@@ -355,14 +357,15 @@ def _run(path: str, *words: str, inherit: Sequence[int] = ()) -> subprocess.Comp
         return subprocess.run(
             [path, *words], capture_output=True, timeout=30, check=False, env={"LC_ALL": "C"}, pass_fds=inherit
         )
-    except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: no file can have such a name
+    # ValueError: no file can have such a name.
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
         if (short := shortage.find(error, starting=True)) is not None:
             raise shortage.as_error(short, "plan") from error
         raise ConfigError(f"{path} does not answer --version: {error}", hint="name a working psql") from error
 
 
 def _last_words(done: subprocess.CompletedProcess[bytes]) -> str:
-    """Return how it ended and the end of what it wrote to stderr: the loader names there a library that is missing."""
+    """Return how it ended and the end of its stderr, where the loader names a missing library."""
     code = done.returncode
     ended = f"exit status {code}" if code >= 0 else f"ended by signal {-code}"
     said = " ".join(done.stderr[-_WORDS_BYTES:].decode("utf-8", "replace").split())
@@ -370,7 +373,7 @@ def _last_words(done: subprocess.CompletedProcess[bytes]) -> str:
 
 
 def _reset_sigchld() -> None:
-    """Have the system report how children end, which a parent may have switched off. Raises `ConfigError`.
+    """Have the system report how children end, which may be switched off. Raises `ConfigError`.
 
     With SIGCHLD ignored, a killed psql looks like one that has done all, and its pid may be another's at once.
     """
@@ -389,12 +392,16 @@ def _is_script(path: str) -> bool:
     try:
         with Path(path).open("rb") as file:
             return file.read(2) == b"#!"
-    except OSError:  # it may be run, but not read: a script could not
+    # This user may run the file but not read it: that cannot be a script, which its interpreter must read.
+    except OSError:
         return False
 
 
 def _die_with_parent(parent: int) -> None:
-    """In the child, before exec: die when the parent does, or now if it already has (Linux); and leave no core file."""
+    """Let this child die with its parent (Linux), and leave no core file.
+
+    It runs in the child, before exec. If the parent has ended already, the child ends now.
+    """
     _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     leave_no_core()
     if os.getppid() != parent:

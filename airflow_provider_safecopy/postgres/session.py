@@ -26,17 +26,17 @@ from airflow_provider_safecopy.postgres.endpoint import Endpoint
 from airflow_provider_safecopy.postgres.lookout import Blocker, Lookout, read_blocker
 from airflow_provider_safecopy.postgres.statements import keep_timeout
 
-# A number is given once: what is kept stays kept though the message failed, or is rolled back.
+# Each number is used once: a prepared statement stays although its message failed or was rolled back.
 _NUMBERS = count(1)
-# What a connection has kept, by the text of the question: there may be several who ask over it.
+# Kept by connection, and not by its user: several callers ask over one connection.
 _KEPT: WeakKeyDictionary[psycopg.Connection[Any], dict[str, str]] = WeakKeyDictionary()
 
 
 class Recall:
-    """Asks static SQL over one connection; each text is planned once, for whatever parameters.
+    """Static SQL over one connection: each text is planned once, for whatever parameters.
 
-    The server is asked each time. The plans live as long as its session does: behind a transaction pooler none are kept
-    them.
+    The server is asked each time. It keeps the plans as long as its session lives, and so none for the next
+    transaction behind a transaction pooler.
     """
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
@@ -44,11 +44,11 @@ class Recall:
         self._names = _KEPT.setdefault(connection, {})
 
     def __call__(self, query: LiteralString, parameters: Mapping[str, Any] | None = None, /) -> list[dict[str, Any]]:
-        """All rows as dicts."""
+        """Return all rows as dicts."""
         try:
             return self._ask(query, parameters or {})
         except psycopg.errors.InvalidSqlStatementName:
-            # A user's trigger has thrown away what the session kept.
+            # A user's trigger has run DISCARD or DEALLOCATE.
             self._names.clear()
             if self._connection.info.transaction_status != TransactionStatus.IDLE:
                 raise
@@ -74,11 +74,11 @@ LOCK_WAIT_SECONDS = 180.0
 """The longest wait for a lock of another session. `Timeouts` repeats it, because it imports no driver."""
 
 SILENT_SECONDS = 3.0
-"""How long after a statement's own timeout the server may take to tell of it, before its connection is cut."""
+"""Seconds that the server has to report a statement's own timeout, before the statement is cancelled."""
 
 _LATE = "the server did not tell of its lock_timeout in time; the wait was cancelled"
 PATIENCE_SECONDS = 300.0
-"""How long an answer may take by default."""
+"""The longest wait for one answer, in seconds, by default."""
 
 _GONE_SECONDS = 10.0
 _READING = "safecopy_reading"
@@ -89,7 +89,7 @@ _SCHEMAS_PUBLISHED = 150000
 
 
 class SettingsChangedError(StageError):
-    """SQL that ran on a server changed settings that decide what rows mean: `names` says which."""
+    """SQL that ran on a server changed settings that decide what rows mean: `names` lists them."""
 
     def __init__(self, endpoint: Endpoint, names: str) -> None:
         super().__init__(
@@ -103,10 +103,10 @@ class SettingsChangedError(StageError):
 
 @dataclass(frozen=True)
 class Server:
-    """The server's facts about itself. `identity` is equal for two sessions in one database, and unequal else.
+    """The server's facts about itself. `identity` is equal for two sessions in one database, and unequal otherwise.
 
     `grantees` are roles that default privileges give rights on the tables this role makes; an empty name is PUBLIC.
-    `publications`: those that send the tables of the schema safecopy to subscribers; not asked of a source.
+    `publications` are those that send the tables of the schema safecopy to subscribers; a source is not asked for them.
     """
 
     major: int
@@ -129,10 +129,10 @@ class Server:
 class Session:
     """A connected control session, its settings pinned, and where psql can reach the same server.
 
-    What is composed is asked in binary, because that takes the protocol's one-statement way: SQL of a user's that closes
-    our parenthesis and goes on with COMMIT and a DELETE is a syntax error then, not a list of statements. Of static SQL,
-    in which there is no user's, the server keeps the plans. `searched` are the schemas in which functions have found
-    what they name: the server keeps what it has found there, so that this session cannot tell again whether it takes them.
+    Composed SQL is asked in binary, because the protocol then allows one statement alone: a user's SQL that closes our
+    parenthesis and goes on with COMMIT and a DELETE is a syntax error, not a list of statements. Static SQL holds no
+    text of a user, so the server keeps its plans. `searched` are the schemas in which functions have found what they
+    name: the server remembers what it found, so this session cannot find out again whether functions need them.
     """
 
     endpoint: Endpoint
@@ -153,7 +153,7 @@ class Session:
     def fetch_one(
         self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None
     ) -> dict[str, Any] | None:
-        """The first row as a dict, or None."""
+        """Return the first row as a dict, or None."""
         if isinstance(query, str):
             return next(iter(self.recall(query, parameters)), None)
         with self.connection.cursor(row_factory=dict_row, binary=True) as cursor:
@@ -162,29 +162,30 @@ class Session:
     def fetch_all(
         self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """All rows as dicts."""
+        """Return all rows as dicts."""
         if isinstance(query, str):
             return self.recall(query, parameters)
         with self.connection.cursor(row_factory=dict_row, binary=True) as cursor:
             return cursor.execute(query, parameters).fetchall()
 
     def fetch_value(self, query: LiteralString | Composed, parameters: Mapping[str, Any] | None = None) -> Any:
-        """The first column of the first row."""
+        """Return the first column of the first row, or None."""
         row = self.fetch_one(query, parameters)
         return None if row is None else next(iter(row.values()))
 
     @contextmanager
     def limit_answer(self, seconds: float) -> Iterator[None]:
-        """Close the connection when the block waits for answers longer than that: psycopg.OperationalError."""
+        """Close the connection if the block waits for answers longer than `seconds`: psycopg.OperationalError."""
         with self.connection.limit_block(seconds):
             yield
 
     @contextmanager
     def limit_lock_wait(self, seconds: float) -> Iterator[None]:
-        """Cancel what waits for a lock for longer than its own lock_timeout of `seconds`: psycopg's `LockNotAvailable`.
+        """Cancel a wait for a lock that outlives its lock_timeout of `seconds`: psycopg's `LockNotAvailable`.
 
-        A server counts its timeouts by its clock: when that is set back by hours meanwhile, they come hours late, and
-        later readers queue behind us so long. Only for what does nothing but wait: what works may take its time.
+        A server counts its timeouts by its clock: if that is set back by hours meanwhile, they come hours late, and
+        later readers queue behind us so long. Use it only for a statement that does nothing but wait: one that works
+        may take its time.
         """
         late = threading.Event()
         timer = threading.Timer(seconds + SILENT_SECONDS, self._cancel, [late])
@@ -199,7 +200,7 @@ class Session:
             timer.cancel()
             # No thread of ours is left when psql is forked, and no cancel of it is on its way any more.
             timer.join()
-        # It came at the same moment as the lock, and may yet hit what follows.
+        # The cancel came at the same moment as the lock, and may yet hit the next statement.
         if late.is_set():
             raise psycopg.errors.LockNotAvailable(_LATE)
 
@@ -207,8 +208,9 @@ class Session:
     def run_user_sql(self, schemas: Sequence[str] = (), *, keeps_locks: bool = True) -> Iterator[None]:
         """Run user SQL in this block: it cannot write, and its settings are reset afterwards.
 
-        Names are searched in pg_catalog and then in `schemas`. The block is a transaction or, in an open one, a savepoint, whose locks stay with `keeps_locks`; without, nothing
-        that it has set stays. Raises `SettingsChangedError` if a setting that decides what rows mean was changed.
+        Names are searched in pg_catalog and then in `schemas`. The block is a transaction or, in an open one, a
+        savepoint. With `keeps_locks` the savepoint's locks stay; without, neither they nor its settings do. Raises
+        `SettingsChangedError` if a setting that decides what rows mean was changed.
         """
         idle = self.connection.info.transaction_status == TransactionStatus.IDLE
         savepoint = None if idle else _READING
@@ -233,7 +235,7 @@ class Session:
         self.connection.execute(SQL("; ").join(again))
 
     def end_transaction(self) -> None:
-        """Roll back whatever is open. A session that is lost, or silent, has nothing open: it is closed."""
+        """Roll back whatever is open. A lost or silent session has nothing open, and is closed."""
         try:
             if not self.connection.closed:
                 with self.limit_answer(_ANSWER_SECONDS):
@@ -244,7 +246,7 @@ class Session:
 
     @contextmanager
     def cancel_on_abort(self, abort: AbortSwitch) -> Iterator[None]:
-        """Cancel what this session runs when the switch is thrown inside the block: `AbortedError`."""
+        """Cancel what this session runs once the switch is thrown in the block: `AbortedError`."""
         with abort.hang(self._cancel), self.connection.unless(lambda: abort.is_thrown):
             try:
                 yield
@@ -268,12 +270,12 @@ def open_session(
     patience: float = PATIENCE_SECONDS,
     lock_wait: float = LOCK_WAIT_SECONDS,
 ) -> Iterator[Session]:
-    """Connect, pin the settings that change what text means, and ask who is there. Raises `StageError`.
+    """Open a control session, pinned to settings that keep the meaning of text. Raises `StageError`.
 
     `read_only` sessions cannot write, whatever SQL a user hands them. An answer that takes longer than `patience`
-    seconds is psycopg.OperationalError, and the session closed; but for what is asked `Session.within` another time.
-    A lock that another session holds longer than `lock_wait` seconds raises psycopg's `LockNotAvailable`; who holds it
-    is logged while it is waited for, and known to the session's lookout.
+    seconds closes the session and raises psycopg.OperationalError; `Session.limit_answer` sets another limit. A lock
+    that another session holds longer than `lock_wait` seconds raises psycopg's `LockNotAvailable`; the log names the
+    holder during the wait, and the session's lookout knows it.
     """
     made = endpoint.connect(
         application_name=application_name, connect_timeout=connect_timeout, kind=wire.PromptConnection
@@ -284,11 +286,12 @@ def open_session(
     connection.lookout = lookout
     try:
         try:
-            # No answer is promised yet.
+            # A pooler accepts connections although its server may never answer.
             with connection.limit_block(max(2.0, connect_timeout)):
                 opening = partial(_introduce, endpoint, connection, read_only=read_only, lock_wait=lock_wait)
                 try:
                     session = opening(pooler.require_direct(connection))
+                # A pooler is in between, and may be one in session mode.
                 except psycopg.errors.DivisionByZero:
                     pooler.require_own_session(
                         endpoint, connection, application_name=application_name, connect_timeout=connect_timeout
@@ -307,10 +310,10 @@ def open_session(
 
 
 def end_stage_sessions(session: Session, *, application_name: str, kept_backends: tuple[int, ...]) -> None:
-    """End what the run still has on this server, and see it gone.
+    """End the sessions that the run still has on this server, and wait until they are gone.
 
-    Called when a stage failed and its psql has been ended. `kept_backends` are the control sessions' backends.
-    Raises `StageError` when one of them is still there after ten seconds.
+    Call it when a stage has failed and its psql has been ended. `kept_backends` are the control sessions' backends,
+    which stay. Raises `StageError` if another session is still there after ten seconds.
     """
     asked = {"application": application_name, "spared": list(kept_backends)}
     deadline = time.monotonic() + _GONE_SECONDS
@@ -332,7 +335,10 @@ def _introduce(
     read_only: bool,
     lock_wait: float,
 ) -> Session:
-    """All in one message, and hence one transaction. A `condition` that fails lets nothing be set."""
+    """Pin the settings and read the server's facts, in one message and so in one transaction.
+
+    If `condition` fails, nothing is set.
+    """
     more = (
         "publications",
         *(("publications_of_schema",) if connection.info.server_version >= _SCHEMAS_PUBLISHED else ()),
@@ -358,5 +364,5 @@ def _introduce(
 
 
 def find_holders(session: Session, table: LiteralString) -> tuple[Blocker, ...]:
-    """Return who holds a lock on one of our tables that a write would wait for, without waiting."""
+    """Return the holders of locks on our `table` that a write would wait for. It does not wait itself."""
     return tuple(map(read_blocker, session.fetch_all(sql.load("blockers")["holders_by_name"], {"table": table})))

@@ -1,8 +1,8 @@
-"""Statements that any room may need: on a table and its rows, prepared ones, and the settings that are pinned.
+"""Statements for any package: on a table and its rows, prepared ones, and those that pin settings.
 
-Any code that runs on a server may change them: a function in a view, a default, a check. So they are pinned before each
-COPY and each query that runs such SQL, and checked after it. All names are spelled with their schema, since
-`search_path` is one of them.
+Any code that runs on a server may change settings: a function in a view, a default, a check. So they are pinned before
+each COPY and each query that runs such SQL, and checked after it. All names are spelled with their schema, since
+`search_path` is such a setting.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from airflow_provider_safecopy.postgres.names import TableName
 
 
 def table(name: TableName) -> Composable:
-    """A table's name, quoted."""
+    """Return a table's name, quoted."""
     return Identifier(name.schema, name.name) if name.schema is not None else Identifier(name.name)
 
 
 def select(columns: Sequence[str], source: TableName | str, where: str | None, *within: Composable | None) -> Composed:
-    """The rows to export: `columns` in order, from a table or a query, filtered by `where`, and `within` all of these."""
+    """Select the rows to export: `columns` in order, that meet `where` and all of `within`.
+
+    `source` is a table or a query.
+    """
+    # Each condition stands on lines of its own: a comment at its end must not swallow our parenthesis.
     filters: list[Composable] = [verbatim(where)] if where is not None else []
     filters += [each for each in within if each is not None]
     filtered = SQL("\nAND ").join(SQL("(\n{}\n)").format(each) for each in filters)
@@ -30,7 +34,8 @@ def select(columns: Sequence[str], source: TableName | str, where: str | None, *
 
 
 def check_where(source: TableName | str, where: str) -> Composed:
-    """Select no columns of the rows that `where` finds, without parentheses: only a complete condition fits."""
+    """Select no columns of the rows that `where` finds, so that only a complete condition fits."""
+    # Without parentheses, in which a condition could be two halves: ``a) OR (b``.
     return SQL("SELECT FROM {} WHERE\n{}\n").format(_from_clause(source), verbatim(where))
 
 
@@ -40,23 +45,26 @@ def compute(expressions: Composable, source: TableName) -> Composed:
 
 
 def subquery(query: Composable) -> Composed:
-    """A query where COPY wants something to read."""
+    """Put a query where COPY wants something to read."""
     return SQL("(\n{}\n)").format(query)
 
 
 def columns_of(name: TableName, columns: Sequence[str]) -> Composed:
-    """Columns of a table where COPY wants something to read."""
+    """Put columns of a table where COPY wants something to read."""
     return SQL("{} ({})").format(table(name), list_columns(columns))
 
 
 def in_pages(first: int, end: int | None) -> Composed:
-    """The rows stored from page `first` on, up to but not including page `end`; None: all the rest."""
+    """Compose the condition for rows stored from page `first` up to page `end`, itself not included.
+
+    None stands for the table's end.
+    """
     lower = SQL("ctid >= '({},0)'::tid").format(Literal(first))
     return lower if end is None else SQL("{} AND ctid < '({},0)'::tid").format(lower, Literal(end))
 
 
 def no_rows(source_sql: str) -> Composed:
-    """A query that returns none of `source_sql`'s rows, but their shape."""
+    """Select none of `source_sql`'s rows, only the shape that they have."""
     return SQL("SELECT * FROM {} LIMIT 0").format(_from_clause(source_sql))
 
 
@@ -71,13 +79,16 @@ def any_row(query: Composable) -> Composed:
 
 
 def any_rows(whole: TableName, leaves: Sequence[TableName]) -> Composed:
-    """Return which tables hold a row, an array of booleans: `whole` with its partitions, then each leaf by itself."""
+    """Compose the question which tables hold a row, answered by an array of booleans.
+
+    The first is for `whole` with its partitions, the others are for each leaf by itself.
+    """
     each = [SQL("EXISTS (SELECT FROM ONLY {})").format(table(leaf)) for leaf in leaves]
     return SQL("SELECT ARRAY[{}]").format(SQL(", ").join([SQL("EXISTS (SELECT FROM {})").format(table(whole)), *each]))
 
 
 def content_hash(columns: Sequence[str], rows: Composable) -> Composed:
-    """Count and order-independent hash of rows, equal for equal content whatever the servers' encodings.
+    """Compose the count and hash of rows, equal for equal content in whatever order and encoding.
 
     The first 64 bits of each row's md5 in UTF-8, summed: duplicates count, the order does not.
     """
@@ -89,7 +100,7 @@ def content_hash(columns: Sequence[str], rows: Composable) -> Composed:
 
 
 def create_staging(staging: TableName, columns: Iterable[tuple[str, str]]) -> Composed:
-    """An unlogged table of the same columns, never replicated. Types are spelled by the server itself."""
+    """Create an unlogged table of these columns, never replicated. The server itself spells the types."""
     columns_and_types = SQL(", ").join(
         SQL("{} {}").format(Identifier(name), verbatim(type_)) for name, type_ in columns
     )
@@ -165,12 +176,12 @@ def insert(target: TableName, staging: TableName, columns: Sequence[str], *, ide
 
 
 def set_local(setting: LiteralString, value: str) -> Composed:
-    """A setting for the rest of the transaction."""
+    """Change a setting for the rest of the transaction."""
     return SQL("SET LOCAL {} = {}").format(SQL(setting), Literal(value))
 
 
 def set_timeout(setting: LiteralString, seconds: float) -> Composed:
-    """A timeout for the rest of the transaction; never rounded down to 0, which would mean none."""
+    """Set a timeout for the rest of the transaction; never rounded down to 0, which would mean none."""
     return set_local(setting, f"{max(1, round(seconds * 1000))}ms")
 
 
@@ -186,7 +197,7 @@ def _from_clause(source: TableName | str) -> Composable:
 
 
 def together(several: Iterable[Composable | str]) -> Composed:
-    """Statements in one message, one after the other; those that are texts are the server's own, or made of its words."""
+    """Join statements into one message. Those given as text are the server's own, or made of its words."""
     return SQL(";\n").join(verbatim(each) if isinstance(each, str) else each for each in several)
 
 
@@ -195,23 +206,23 @@ def list_columns(columns: Sequence[str]) -> Composed:
 
 
 def verbatim(text: str) -> SQL:
-    """SQL of a user, a type spelled by the server, or a mark of ours, as it stands."""
+    """Return SQL as it stands: a user's, a type spelled by the server, or a mark of ours."""
     return SQL(text)
 
 
 def prepare(name: str, query: str) -> Composed:
-    """Keep `query`, which has its parameters in it, or ``$1`` and so on in their places."""
+    """Prepare `query`, which holds its parameters, or ``$1`` and so on in their places."""
     return SQL("PREPARE {} AS {}").format(Identifier(name), verbatim(query))
 
 
 def execute(name: str, values: Sequence[Any] = ()) -> Composed:
-    """Ask it, with the `values` of its parameters, if it has any."""
+    """Execute a prepared statement, with the `values` of its parameters if it has any."""
     given = SQL(" ({})").format(SQL(", ").join(map(Literal, values))) if values else SQL("")
     return SQL("EXECUTE {}{}").format(Identifier(name), given)
 
 
 def first(name: str, query: str, values: Sequence[Any] = ()) -> Composed:
-    """Keep it and ask it, in one message."""
+    """Prepare a statement and execute it, in one message."""
     return SQL("{}; {}").format(prepare(name, query), execute(name, values))
 
 
@@ -248,7 +259,7 @@ _OWN: tuple[LiteralString, ...] = (
 
 
 def pins(schemas: Sequence[str] = ()) -> tuple[Composed, ...]:
-    """Pin them for the rest of the transaction. `schemas` are searched after pg_catalog."""
+    """Pin the settings for the rest of the transaction. `schemas` are searched after pg_catalog."""
     own = (SQL("SET LOCAL {} TO DEFAULT").format(SQL(name)) for name in _OWN)
     path = SQL("SET LOCAL search_path = {}").format(_path(schemas))
     searched = (path if name == _PATH else set_local(name, value) for name, value in MEANINGS)
@@ -256,12 +267,12 @@ def pins(schemas: Sequence[str] = ()) -> tuple[Composed, ...]:
 
 
 def session_pins() -> tuple[Composed, ...]:
-    """Pin them until the session ends."""
+    """Pin the settings until the session ends."""
     return tuple(SQL("SET {} TO {}").format(SQL(name), Literal(value)) for name, value in MEANINGS)
 
 
 def select_changed(schemas: Sequence[str] = (), *, but: tuple[str, ...] = ()) -> Composed:
-    """Ask which settings differ from the pinned values: their names as one text, or empty."""
+    """Ask which settings differ from the pinned values, except those in `but`: their names as one text."""
     path = SQL(
         "(SELECT pg_catalog.string_agg(pg_catalog.quote_ident(p.schema), ', ' ORDER BY p.position)"
         " FROM pg_catalog.unnest(ARRAY[{}]::pg_catalog.text[]) WITH ORDINALITY AS p(schema, position))"

@@ -1,4 +1,4 @@
-"""The wire to a server: given up when nothing comes over it any more."""
+"""Connections that give up when no answer comes over the wire any more."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from psycopg.pq import TransactionStatus
 from airflow_provider_safecopy import shortage
 
 _T = TypeVar("_T")
+# A cancel that comes between two statements stops neither, so it is sent again.
 _CANCEL_SECONDS, _CANCEL_AGAIN_SECONDS = 2.0, 1.0
 
 
 class Watcher(Protocol):
-    """Finds out why an answer does not come."""
+    """A watcher, which finds out why an answer does not come."""
 
     def look(self, seconds: float) -> None:
-        """Called a few times a second while an answer is due, after `seconds` of waiting. Must not raise."""
+        """Look around, after `seconds` of waiting for an answer. Must not raise.
+
+        It is called a few times a second.
+        """
 
     def explain(self) -> str:
-        """Return what the answer waits for; empty if unknown."""
+        """Return the reason why the answer does not come; empty if unknown."""
 
 
 class PromptConnection(psycopg.Connection[Any]):
@@ -60,7 +64,10 @@ class PromptConnection(psycopg.Connection[Any]):
 
     @contextmanager
     def limit_block(self, seconds: float) -> Iterator[None]:
-        """Close the connection when the block waits for answers for longer. A single one may take all of it."""
+        """Close the connection if the block waits for answers longer than `seconds` in all.
+
+        A single answer may take all of that time.
+        """
         usual, limit = self._limit, time.monotonic() + seconds
         self._limit = limit if usual is None else min(limit, usual)
         try:
@@ -70,10 +77,10 @@ class PromptConnection(psycopg.Connection[Any]):
 
     @contextmanager
     def unless(self, stopped: Callable[[], bool]) -> Iterator[None]:
-        """Cancel what is asked in the block, once `stopped` says true: psycopg's `QueryCanceled`.
+        """Cancel what is asked in the block once `stopped` returns True: psycopg's `QueryCanceled`.
 
-        It is looked at while an answer is waited for, so that what was stopped between two questions ends with the
-        next one that takes long; the thread that stops it may cancel what is running as well, which is sooner.
+        `stopped` is called during each wait for an answer. So a stop between two questions ends the next one that takes
+        long. The thread that stops may cancel what is running as well, which is sooner.
         """
         usual, self._stopped = self._stopped, stopped
         try:
@@ -95,16 +102,17 @@ class PromptConnection(psycopg.Connection[Any]):
             self.close()
 
     def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
-        """Wait for each answer of psycopg. It looks around every `interval` seconds."""
-        # Before anything is sent: the parent would take the answer for its own.
+        """Wait for each answer of psycopg, and look around every `interval` seconds."""
+        # Checked before anything is sent: the parent would take the answer for its own.
         if not self.is_own:
             raise psycopg.OperationalError("this session belongs to the parent process")
-        # Unknown to psycopg 3.2.
+        # psycopg 3.2 does not know this parameter.
         more = {} if timeout is None else {"timeout": timeout}
         began = time.monotonic()
         try:
             return super().wait(_in_time(gen, self.patience, self._limit, lambda: self._look(began)), interval, **more)
-        except (OSError, MemoryError) as error:  # an answer may be on its way, and would be taken for that of the next
+        # The answer may still be on its way, and would be taken for that of the next question.
+        except (OSError, MemoryError) as error:
             self.close()
             short = shortage.find(error)
             raise psycopg.OperationalError(short.message if short else str(error)) from error
@@ -115,7 +123,7 @@ class PromptConnection(psycopg.Connection[Any]):
             raise
 
     def _look(self, began: float) -> None:
-        """Nothing has come of an answer yet."""
+        """Look around while no answer has come: tell the lookout, and cancel what was stopped."""
         if self.lookout is not None:
             self.lookout.look(time.monotonic() - began)
         now = time.monotonic()
@@ -129,9 +137,9 @@ class LateError(psycopg.OperationalError):
 
 
 def _in_time(gen: PQGen[_T], seconds: float, limit: float | None, look: Callable[[], None]) -> PQGen[_T]:
-    """The same exchange, ended when nothing was ready at its deadline; past `limit`, a time, whatever is ready.
+    """Wrap an exchange, so that it ends if nothing is ready at its deadline.
 
-    `look` is called as often as nothing is.
+    Past `limit`, a time, it ends whatever is ready. `look` is called whenever nothing is ready.
     """
     began = time.monotonic()
     deadline = began + seconds if limit is None else limit

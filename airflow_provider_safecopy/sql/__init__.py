@@ -1,7 +1,7 @@
-"""Static SQL lives here, in files, each statement under a name.
+"""Static SQL, in files, each statement under a name.
 
-A file holds statements separated by ``-- name: the_name`` lines; `load` returns them by name. What
-needs identifiers composed lives in `transfer/statements/` instead.
+A file holds statements separated by ``-- name: the_name`` lines; `load` returns them by name. SQL whose identifiers are
+composed lives in the `statements` modules instead.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from types import MappingProxyType
 from typing import LiteralString
 
 _NAME = re.compile(r"^-- name: (\w+)[ \t]*$", re.MULTILINE)
-# What only a reader of the file needs; a server would have to read it with every message.
+# Only a reader of the file needs comments; a server would have to read them with every message.
 _FOR_READERS = re.compile(r"^\s*--.*\n|^[ \t]+", re.MULTILINE)
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 
 
 @cache
 def load(file: str) -> Mapping[str, LiteralString]:
-    """The statements of `sql/<file>.sql` by name, without comments. Raises KeyError later for a name that is not there."""
+    """Return the statements of `sql/<file>.sql` by name, without comments.
+
+    An unknown name raises KeyError when it is looked up.
+    """
     text = files(__package__).joinpath(f"{file}.sql").read_text(encoding="utf-8")
     _, *parts = _NAME.split(text)
     # The files are part of this package, hence as literal as a string in the code.
@@ -31,7 +34,7 @@ def load(file: str) -> Mapping[str, LiteralString]:
 
 @cache
 def number_parameters(query: LiteralString) -> tuple[LiteralString, tuple[str, ...]]:
-    """The query as PREPARE wants it, with ``$1`` for its first parameter, and the parameters' names in that order."""
+    """Return the query as PREPARE wants it, and the names of its parameters, the first for ``$1``."""
     names: list[str] = []
 
     def number(match: re.Match[str]) -> str:

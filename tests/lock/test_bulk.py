@@ -104,7 +104,7 @@ def test_a_holder_that_is_overdue_is_displaced(where: Database, locks: TableLock
     assert (taken.kind, taken.token) == ("takeover-stale", 2)
     assert isinstance(found[NAMES[0]], LockBusyError)
     other.send_heartbeat(phase=1, count=1)
-    assert not other.answering  # its session was ended
+    assert not other.store_answers  # its session was ended
     with pytest.raises(LockLostError):
         other.send_heartbeat(phase=1, count=1)
     other.release()

@@ -198,7 +198,7 @@ from airflow_provider_safecopy.lock.model import Contender, Lease, Promise
 
 directory, package, least = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 os.fsync = lambda _: None  # a kill, unlike a power failure, loses nothing that was written; and the disk is slow
-ours = tuple(f"{package}/{name}.py" for name in ("file_record", "file_state", "file_store"))
+ours = tuple(f"{package}/{name}.py" for name in ("file_record", "file_state", "file_store", "flock"))
 
 def die_at(step):
     def trace(frame, event, _):
